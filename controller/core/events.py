@@ -1,0 +1,171 @@
+"""Every fact the journal can hold, one class each.
+
+A fact is written before the action that depends on it and after the action that establishes it.
+The life of one experiment in the order of its events:
+
+    Proposed → TrainingStarted → TrainingFinished → ScoringStarted → ScoringFinished → Decided → Committed
+                     └────────────────┴─────→ Voided (infrastructure; the next attempt starts over)
+
+A crashed run skips scoring; only a kept one is committed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from controller.core.model import Decision, Provenance, Refusal, RunOutcome, Score, Value
+
+
+class EffortStarted(Value):
+    """A research effort begins on a new branch."""
+
+    event: Literal["effort_started"] = "effort_started"
+    tag: str
+    base_commit: str
+
+
+class SessionStarted(Value):
+    """A process took the home over. Everything that runs in it runs with this provenance."""
+
+    event: Literal["session_started"] = "session_started"
+    agent: str
+    budget_seconds: float
+    provenance: Provenance
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class SessionStopped(Value):
+    """The loop ended on purpose: a limit, a person, or an agent with nothing left to try."""
+
+    event: Literal["session_stopped"] = "session_stopped"
+    reason: str
+
+
+class ProposalRefused(Value):
+    """A proposal was refused before it cost any training time."""
+
+    event: Literal["proposal_refused"] = "proposal_refused"
+    agent: str
+    description: str
+    cause: str
+    detail: str
+    train_sha256: str
+
+
+class Proposed(Value):
+    """A proposal became an experiment."""
+
+    event: Literal["proposed"] = "proposed"
+    experiment: int
+    description: str
+    hypothesis: str
+    agent: str
+    parent: str
+    """The frontier commit it starts from."""
+    fixes: int | None = None
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    train_sha256: str
+    """Blob: the full text as it will run."""
+    diff_sha256: str
+    """Blob: the change against the parent."""
+
+
+class TrainingStarted(Value):
+    """The trainer container is about to be started."""
+
+    event: Literal["training_started"] = "training_started"
+    experiment: int
+    attempt: int
+    container: str
+    spec_sha256: str
+    budget_seconds: float
+
+
+class TrainingFinished(Value):
+    event: Literal["training_finished"] = "training_finished"
+    experiment: int
+    attempt: int
+    outcome: RunOutcome
+
+
+class ScoringStarted(Value):
+    event: Literal["scoring_started"] = "scoring_started"
+    experiment: int
+    attempt: int
+    seed: int
+
+
+class ScoringFinished(Value):
+    event: Literal["scoring_finished"] = "scoring_finished"
+    experiment: int
+    attempt: int
+    score: Score | None = None
+    refusal: Refusal | None = None
+
+
+class Decided(Value):
+    event: Literal["decided"] = "decided"
+    experiment: int
+    decision: Decision
+    frontier_bpb: float | None
+    """The score that had to be beaten."""
+
+
+class Committed(Value):
+    """A kept experiment is the head of the branch."""
+
+    event: Literal["committed"] = "committed"
+    experiment: int
+    commit: str
+
+
+class Voided(Value):
+    """An attempt came to nothing through no fault of the experiment; it is repeated."""
+
+    event: Literal["voided"] = "voided"
+    experiment: int
+    attempt: int
+    reason: str
+
+
+class JournalRepaired(Value):
+    """A torn last line, left by a process that died while writing, was cut off."""
+
+    event: Literal["journal_repaired"] = "journal_repaired"
+    removed: str
+    """The torn bytes, clipped and made printable."""
+
+
+AnyEvent = (
+    EffortStarted
+    | SessionStarted
+    | SessionStopped
+    | ProposalRefused
+    | Proposed
+    | TrainingStarted
+    | TrainingFinished
+    | ScoringStarted
+    | ScoringFinished
+    | Decided
+    | Committed
+    | Voided
+    | JournalRepaired
+)
+Event = Annotated[AnyEvent, Field(discriminator="event")]
+
+EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Event)
+
+
+class Record(Value):
+    """One line of the journal: an event and its place in the chain."""
+
+    seq: int
+    time: str
+    """UTC, ISO 8601, microseconds."""
+    experiment: int | None
+    data: Event
+    prev: str
+    """Hash of the line before; 64 zeros for the first."""
+    hash: str

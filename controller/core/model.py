@@ -1,0 +1,233 @@
+"""The vocabulary of Glovebox as values, and the tree of its exceptions.
+
+Three kinds of error are never mixed:
+
+* the experiment's own fault is a value: a `RunOutcome` or `Refusal` with a `Cause`;
+* the infrastructure's fault is an `InfrastructureError`: the experiment is repeated, never blamed;
+* a mistake of the person is a `UserError`: one sentence and an exit status, no traceback.
+
+Anything else is our bug and stops the process with the journal intact.
+
+    GloveboxError
+    ├── UserError            exit 2: usage or configuration
+    │   └── NotReady         exit 3: the machine lacks something
+    ├── VerificationFailed   exit 4: the record contradicts itself
+    ├── InfrastructureError  engine, disk or GPU failed under an experiment
+    ├── AgentError           the agent could not produce a proposal this time
+    │   └── AgentExhausted   the agent has nothing further to propose
+    └── Interrupted          a person asked us to stop
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
+
+
+class GloveboxError(Exception):
+    """Root of every exception raised on purpose."""
+
+    exit_status = 1
+
+
+class UserError(GloveboxError):
+    """Bad usage or configuration; the message is one sentence saying what to do."""
+
+    exit_status = 2
+
+
+class NotReady(UserError):
+    """The machine lacks something an experiment needs; the message says how to get it."""
+
+    exit_status = 3
+
+
+class VerificationFailed(GloveboxError):
+    """Journal, git, ledger and blobs contradict each other."""
+
+    exit_status = 4
+
+
+class InfrastructureError(GloveboxError):
+    """Engine, disk or GPU failed under an experiment; the experiment is not to blame."""
+
+
+class AgentError(GloveboxError):
+    """The agent produced no usable proposal this time; asking again may help."""
+
+
+class AgentExhausted(AgentError):
+    """The agent has nothing further to propose, ever."""
+
+
+class Interrupted(GloveboxError):
+    """A person asked the process to stop; the state on disk is good to continue from."""
+
+    exit_status = 0
+
+
+class Verdict(StrEnum):
+    KEEP = "keep"
+    DISCARD = "discard"
+    CRASH = "crash"
+    REJECT = "reject"
+
+
+class Cause(StrEnum):
+    """Why an experiment was not kept, in a form a program can group by."""
+
+    # discard
+    WORSE = "worse"
+    EQUAL = "equal"
+    # crash
+    SYNTAX = "syntax"
+    IMPORT = "import"
+    SHAPE = "shape"
+    NAME = "name"
+    OOM = "oom"
+    NAN = "nan"
+    TIMEOUT = "timeout"
+    NO_CHECKPOINT = "no-checkpoint"
+    EXIT = "exit"
+    LOAD = "load"
+    FORWARD = "forward"
+    WORKER_TIMEOUT = "worker-timeout"
+    # reject
+    NON_CAUSAL = "non-causal"
+    STATEFUL = "stateful"
+    NOT_FINITE = "not-finite"
+    WRONG_SHAPE = "wrong-shape"
+    WRONG_DTYPE = "wrong-dtype"
+    PROTOCOL = "protocol"
+    IMPLAUSIBLE = "implausible"
+    POLICY = "policy"
+
+
+#: Causes found while scoring that break the rules of the game; the others found there are crashes.
+REJECT_CAUSES = frozenset(
+    {
+        Cause.NON_CAUSAL,
+        Cause.STATEFUL,
+        Cause.NOT_FINITE,
+        Cause.WRONG_SHAPE,
+        Cause.WRONG_DTYPE,
+        Cause.PROTOCOL,
+        Cause.IMPLAUSIBLE,
+        Cause.POLICY,
+    }
+)
+
+#: Crashes that one automated edit may well repair (R9).
+TRIVIAL_CAUSES = frozenset({Cause.SYNTAX, Cause.IMPORT, Cause.SHAPE, Cause.NAME})
+
+
+class Value(BaseModel):
+    """Base of everything that goes into the journal: immutable, and nothing unexpected in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Proposal(Value):
+    """A full new text of train.py with what its author says about it."""
+
+    train_py: str
+    description: str
+    """One line for the ledger."""
+    hypothesis: str = ""
+    agent: str = ""
+    fixes: int | None = None
+    """The crashed experiment this proposal is the one automated fix of."""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    """What a searching agent set, so that it can learn from its own history after a restart."""
+
+
+class Frontier(Value):
+    """The best verified commit."""
+
+    commit: str
+    val_bpb: FiniteFloat | None = None
+    """None until the baseline has been scored."""
+    experiment: int | None = None
+
+
+class Claim(Value):
+    """What a run printed about itself. It decides nothing."""
+
+    val_bpb: float | None = None
+    peak_vram_mb: float | None = None
+    num_steps: float | None = None
+    num_params_M: float | None = None  # noqa: N815 - upstream's key, kept so that notebooks find it
+    training_seconds: float | None = None
+    total_tokens_M: float | None = None  # noqa: N815
+    mfu_percent: float | None = None
+    depth: float | None = None
+
+
+class RunOutcome(Value):
+    """How the trainer container of one experiment ended."""
+
+    seconds: float
+    """Life of the container as the engine reports it."""
+    exit_code: int | None
+    killed_at_limit: bool = False
+    oom_killed: bool = False
+    cause: Cause | None = None
+    """None: the run deserves to be scored."""
+    detail: str = ""
+    """One safe line for people: the last line of the traceback, say."""
+    claim: Claim = Claim()
+    log_sha256: str = ""
+    log_bytes: int = 0
+    """Bytes the run printed, before any capping."""
+    peak_memory_mb: float | None = None
+
+
+class Score(Value):
+    """What the judge measured. Bits per byte; lower is better."""
+
+    val_bpb: float
+    holdout_bpb: float | None = None
+    bytes: int
+    tokens: int
+    holdout_bytes: int = 0
+    seconds: float = 0.0
+    """Time the judge spent, start-up of the containers excluded."""
+    probes: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Refusal(Value):
+    """Why the judge gave no score."""
+
+    cause: Cause
+    detail: str = ""
+
+
+class Decision(Value):
+    """The verdict on one experiment and the rule that gave it."""
+
+    verdict: Verdict
+    cause: Cause | None = None
+    rule: str
+
+
+class Provenance(Value):
+    """What exactly ran: enough to run it again and to compare two runs."""
+
+    image: str
+    data: str
+    """Fingerprint of the prepared data."""
+    prepare: str
+    """sha256 of prepare.py."""
+    program: str
+    """sha256 of program.md."""
+    harness: str
+    """sha256 over every harness file that is mounted."""
+    scale: str
+    device: str
+    """`cpu` or the name of the GPU."""
+    driver: str = ""
+    engine: str = ""
+    runtime: str = ""
+    controller: str = ""
+    """Version of Glovebox."""

@@ -1,0 +1,212 @@
+"""fold(records): the only definition of where a research effort stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from controller.core.events import (
+    Committed,
+    Decided,
+    EffortStarted,
+    ProposalRefused,
+    Proposed,
+    Record,
+    ScoringFinished,
+    ScoringStarted,
+    SessionStarted,
+    SessionStopped,
+    TrainingFinished,
+    TrainingStarted,
+    Voided,
+)
+from controller.core.model import (
+    Cause,
+    Decision,
+    Frontier,
+    Provenance,
+    Refusal,
+    RunOutcome,
+    Score,
+    Verdict,
+)
+
+
+class Phase(StrEnum):
+    """How far an open experiment has come: what is the last fact known about it."""
+
+    PROPOSED = "proposed"
+    TRAINING = "training"
+    TRAINED = "trained"
+    SCORING = "scoring"
+    JUDGED = "judged"
+    DECIDED = "decided"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything the journal says about one experiment."""
+
+    number: int
+    proposal: Proposed
+    proposed_at: str
+    phase: Phase = Phase.PROPOSED
+    attempt: int = 0
+    """The attempt that runs or ran last; 0 before the first."""
+    container: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    budget_seconds: float | None = None
+    outcome: RunOutcome | None = None
+    judgement: Score | Refusal | None = None
+    decision: Decision | None = None
+    frontier_bpb: float | None = None
+    commit: str | None = None
+    provenance: Provenance | None = None
+
+    @property
+    def score(self) -> Score | None:
+        return self.judgement if isinstance(self.judgement, Score) else None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.decision.verdict if self.decision else None
+
+    @property
+    def cause(self) -> Cause | None:
+        return self.decision.cause if self.decision else None
+
+
+@dataclass
+class ResearchState:
+    """Where the effort stands. Built by `fold`, extended by `apply`; nothing else writes to it."""
+
+    tag: str | None = None
+    base_commit: str | None = None
+    frontier: Frontier | None = None
+    experiments: list[Experiment] = field(default_factory=list)
+    """Index is the experiment's number. The last one may still be open."""
+    session: SessionStarted | None = None
+    stopped: str | None = None
+    """Why the last session stopped; None while one runs, or after one was killed."""
+    refused_in_a_row: int = 0
+    head: str = "0" * 64
+    seq: int = -1
+
+    @property
+    def open(self) -> Experiment | None:
+        """The experiment that is not finished yet, if any."""
+        if self.experiments and self.experiments[-1].phase is not Phase.DONE:
+            return self.experiments[-1]
+        return None
+
+    @property
+    def next_number(self) -> int:
+        return len(self.experiments)
+
+    @property
+    def finished(self) -> list[Experiment]:
+        return self.experiments if self.open is None else self.experiments[:-1]
+
+    def count(self, verdict: Verdict) -> int:
+        return sum(1 for experiment in self.finished if experiment.verdict is verdict)
+
+
+class ImpossibleHistory(ValueError):
+    """The records tell a story that no Glovebox can have lived; the journal is not ours or is damaged."""
+
+
+def fold(records: Iterable[Record]) -> ResearchState:
+    """Replay the journal from its beginning.
+
+    Raises ImpossibleHistory when an event cannot follow the ones before it.
+    """
+    state = ResearchState()
+    for record in records:
+        apply(state, record)
+    return state
+
+
+def apply(state: ResearchState, record: Record) -> None:
+    """Extend `state` by one record, in place."""
+    state.head, state.seq = record.hash, record.seq
+    event = record.data
+    match event:
+        case EffortStarted():
+            state.tag, state.base_commit = event.tag, event.base_commit
+            state.frontier = Frontier(commit=event.base_commit)
+        case SessionStarted():
+            state.session, state.stopped = event, None
+        case SessionStopped():
+            state.stopped = event.reason
+        case ProposalRefused():
+            state.refused_in_a_row += 1
+        case Proposed():
+            _propose(state, event, record.time)
+        case _:
+            number = getattr(event, "experiment", None)
+            if number is not None:
+                _advance(state, record)
+
+
+def _propose(state: ResearchState, event: Proposed, time: str) -> None:
+    if state.open is not None or event.experiment != state.next_number:
+        raise ImpossibleHistory(f"experiment {event.experiment} was proposed while {state.next_number} was due")
+    state.refused_in_a_row = 0
+    provenance = state.session.provenance if state.session else None
+    state.experiments.append(
+        Experiment(number=event.experiment, proposal=event, proposed_at=time, provenance=provenance)
+    )
+
+
+def _advance(state: ResearchState, record: Record) -> None:
+    event, experiment = record.data, state.open
+    if experiment is None or experiment.number != record.experiment:
+        raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
+    advanced = _next(experiment, record, state)
+    state.experiments[-1] = advanced
+    if isinstance(event, Committed):
+        score = advanced.score
+        state.frontier = Frontier(
+            commit=event.commit, val_bpb=score.val_bpb if score else None, experiment=advanced.number
+        )
+
+
+def _next(experiment: Experiment, record: Record, state: ResearchState) -> Experiment:
+    event = record.data
+    match event:
+        case TrainingStarted():
+            return replace(
+                experiment,
+                phase=Phase.TRAINING,
+                attempt=event.attempt,
+                container=event.container,
+                started_at=record.time,
+                budget_seconds=event.budget_seconds,
+                outcome=None,
+                judgement=None,
+                provenance=state.session.provenance if state.session else experiment.provenance,
+            )
+        case TrainingFinished():
+            return replace(experiment, phase=Phase.TRAINED, outcome=event.outcome)
+        case ScoringStarted():
+            return replace(experiment, phase=Phase.SCORING)
+        case ScoringFinished():
+            return replace(experiment, phase=Phase.JUDGED, judgement=event.score or event.refusal)
+        case Decided():
+            kept = event.decision.verdict is Verdict.KEEP
+            return replace(
+                experiment,
+                phase=Phase.DECIDED if kept else Phase.DONE,
+                decision=event.decision,
+                frontier_bpb=event.frontier_bpb,
+                finished_at=record.time,
+            )
+        case Committed():
+            return replace(experiment, phase=Phase.DONE, commit=event.commit)
+        case Voided():
+            return replace(experiment, phase=Phase.PROPOSED, container=None, outcome=None, judgement=None)
+        case _:
+            raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")

@@ -1,0 +1,207 @@
+"""What the loop needs from the world, as Protocols.
+
+Adapters implement these; tests use the real ones. The few fakes that exist live in `tests/fakes.py`
+and pass the same contract tests as the real adapter.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from controller.core.container_spec import ContainerSpec, VolumeSpec
+from controller.core.events import AnyEvent, Record
+from controller.core.model import Frontier, Proposal, Refusal, RunOutcome, Score
+from controller.core.state import Experiment, ResearchState
+
+
+class Clock(Protocol):
+    def now(self) -> dt.datetime:
+        """Wall clock, UTC. For people and for comparing with the engine's time stamps."""
+
+    def monotonic(self) -> float:
+        """Seconds that never step. For every deadline."""
+
+
+class Journal(Protocol):
+    """audit.jsonl and its blobs."""
+
+    def append(self, event: AnyEvent) -> Record:
+        """Write one event durably (fsync) and return it with its place in the chain."""
+
+    def records(self) -> Iterator[Record]:
+        """Replay everything from the beginning. Raises VerificationFailed at a broken link."""
+
+    def put_blob(self, content: bytes) -> str:
+        """Store content durably under its sha256 and return that."""
+
+    def get_blob(self, sha256: str) -> bytes:
+        """Raises VerificationFailed if the blob is missing or is not what its name says."""
+
+
+class Repository(Protocol):
+    """The research git repository; its branch `autoresearch/<tag>` is the frontier's line."""
+
+    def begin(self, tag: str, files: Mapping[str, str]) -> str:
+        """Create the branch for a new effort with these files as its first commit; return the commit.
+
+        Doing it twice with the same arguments returns the same commit.
+        Raises UserError if the branch exists with other content.
+        """
+
+    def head(self) -> str:
+        """Full hash of the branch's last commit."""
+
+    def read(self, commit: str, name: str) -> str:
+        """Text of one file at one commit."""
+
+    def commit(self, train_py: str, message: str, trailers: Mapping[str, str]) -> str:
+        """Commit a kept train.py on top of the branch and return the full hash.
+
+        Doing it twice for one `Experiment` trailer returns the same commit.
+        """
+
+    def reset(self) -> None:
+        """Work tree and index are exactly the head of the branch afterwards, whatever they were before."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """All an agent is told before it proposes."""
+
+    program: str
+    """program.md, verbatim."""
+    interface: str
+    """The public part of prepare.py."""
+    frontier: Frontier
+    train_py: str
+    """The frontier's train.py; every proposal starts from it."""
+    history: Sequence[Experiment]
+    """Every finished experiment, oldest first."""
+    scale: str
+    """`cpu` or `gpu`."""
+    source: Callable[[int], str]
+    """train.py of an earlier experiment, by number, as it ran."""
+    excerpt: Callable[[int], str]
+    """A safe excerpt of an earlier experiment's run.log, by number."""
+
+
+class Agent(Protocol):
+    name: str
+
+    def propose(self, context: Context) -> Proposal:
+        """Raises AgentError (try again), AgentExhausted (never again), Interrupted."""
+
+    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+        """One repair of a trivial crash, or None if this agent cannot."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a container ended, in the engine's words."""
+
+    exit_code: int | None
+    oom_killed: bool
+    seconds: float
+    """FinishedAt - StartedAt as the engine measured it."""
+    killed: bool
+    """True if we killed it at its deadline."""
+
+
+class Sandbox(Protocol):
+    """Container life cycle. Every method raises InfrastructureError when the engine fails."""
+
+    def create_volume(self, spec: VolumeSpec) -> None: ...
+
+    def start(self, spec: ContainerSpec) -> float:
+        """Create and start; return the Clock's monotonic time at which the container came to life.
+
+        What the engine created is compared with `spec` before it starts.
+        """
+
+    def follow(self, name: str, sink: Callable[[bytes], None]) -> threading.Thread:
+        """Stream stdout and stderr from the container's first byte into `sink` until it ends."""
+
+    def wait(
+        self,
+        name: str,
+        *,
+        deadline: float,
+        stop: threading.Event,
+        tick: Callable[[], None] | None = None,
+    ) -> Exit:
+        """Wait until the container ends, SIGKILL it at `deadline` (Clock.monotonic).
+
+        `tick` is called about once a second. Raises Interrupted as soon as `stop` is set; the container runs on.
+        """
+
+    def running_since(self, name: str) -> float | None:
+        """Clock.monotonic time of the container's start, or None if it does not exist or never started.
+
+        Also answers for a container that has ended; `wait` then returns at once.
+        """
+
+    def output(self, name: str, limit: int) -> bytes:
+        """The last `limit` bytes of a container's stdout (stderr excluded)."""
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; a container that is gone or dead is fine."""
+
+    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
+        """Force-remove; what is gone already is fine."""
+
+    def leftovers(self, keep: int | None) -> tuple[list[str], list[str]]:
+        """Names of this home's containers and volumes, except those of experiment `keep`."""
+
+    def describe(self) -> Mapping[str, str]:
+        """`engine`, `image` (digest), `runtime` for the provenance. Raises NotReady if they are missing."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at running one experiment. Names every container and volume of it."""
+
+    experiment: int
+    number: int
+    train_path: Path
+    """The proposal as accepted, read-only for everybody."""
+    log_path: Path
+    """run.log, written by us alone."""
+    budget_seconds: float
+
+
+class Trainer(Protocol):
+    """Runs T for one attempt."""
+
+    def spec(self, attempt: Attempt) -> ContainerSpec: ...
+
+    def train(
+        self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]
+    ) -> RunOutcome:
+        """Start T, or adopt it if it is running or has ended already, and see it through to its end.
+
+        The workspace survives until `discard`. `tick` gets the seconds since the container's start.
+        Raises InfrastructureError, Interrupted.
+        """
+
+    def discard(self, attempt: Attempt) -> None:
+        """Remove every container and volume of the attempt. Doing it twice is fine."""
+
+
+class Judge(Protocol):
+    """Runs W and J for the checkpoint T left in its workspace."""
+
+    def score(self, attempt: Attempt, seed: int, stop: threading.Event) -> Score | Refusal:
+        """Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind."""
+
+
+class Observer(Protocol):
+    """Somebody watching: the terminal's progress view, or the JSON log."""
+
+    def recorded(self, record: Record, state: ResearchState) -> None: ...
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None: ...
