@@ -40,7 +40,7 @@ add_next_release() {
     local now=$1 next=$2 uri release
     local sources=/etc/apt/sources.list.d/glovebox-$next.sources keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     printf 'Package: *\nPin: release n=%s*\nPin-Priority: 100\n' "$next" >"/etc/apt/preferences.d/glovebox-$next"
-    debian_sources | while read -r uri release; do
+    distribution_sources | while read -r uri release; do
         case $release in "$now" | "$now-updates" | "$now-security") ;; *) continue ;; esac
         printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n' "$uri" "${release/#$now/$next}"
         if [ -f $keyring ]; then echo "Signed-By: $keyring"; fi

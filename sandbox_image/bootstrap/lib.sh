@@ -44,10 +44,12 @@ apt_install() {
     rm -f "$log"
 }
 
-# "URI RELEASE" of every source of Debian itself that this machine is configured with.
-debian_sources() {
+# "URI RELEASE" of every source of the distribution itself that this machine is configured with.
+distribution_sources() {
+    local id
+    read -r id _ <<<"$(distribution)"
     apt-get indextargets --format '$(REPO_URI) $(RELEASE)' \
-        'Created-By: Packages' 'Origin: Debian' 'Component: main' | sort -u
+        'Created-By: Packages' "Origin: ${id^}" 'Component: main' | sort -u
 }
 
 # need COMMAND PACKAGE: installs PACKAGE if COMMAND is missing, or says what to run.
