@@ -1,0 +1,502 @@
+"""Trust domain + settings → the exact container. The whole security posture is on this page.
+
+Pure: builds values and the JSON the engine's create call takes; `controller.sandbox` sends it, and
+`controller.core.attestation` compares what the engine made of it.
+
+Every container has no network (but for the one that downloads a corpus), a read-only root, no
+capability, no way to gain one, the engine's default seccomp profile, private namespaces, no swap, and
+its own user. What differs between trust domains is what they mount and who may write to it:
+
+    domain    user   reads                                    writes
+    holder    10001  -                                        workspace (only keeps it mounted)
+    trainer   10001  train.py, prepare.py, public data        workspace
+    worker    10002  train.py, prepare.py, tokenizer,         replies
+                     workspace, requests
+    judge     10003  judge.py, prepare.py, judge's data,      requests
+                     replies
+    prepare   owner  prepare.py, a corpus folder              the home, to put data/ there
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MIB = 1024**2
+GIB = 1024**3
+
+LABEL_HOME = "glovebox.home"
+LABEL_EXPERIMENT = "glovebox.experiment"
+LABEL_DOMAIN = "glovebox.domain"
+LABEL_DEADLINE = "glovebox.deadline"
+"""Unix seconds after which anybody may remove the container or volume. Set when it is created."""
+
+SECOND_HAND_SECONDS = 5.0
+"""A container may live this long past its own limit before it counts as abandoned."""
+
+
+class Domain(StrEnum):
+    """The trust domains. They share nothing but what the table above says."""
+
+    HOLDER = "holder"
+    TRAINER = "trainer"
+    WORKER = "worker"
+    JUDGE = "judge"
+    PREPARE = "prepare"
+
+
+USERS: Mapping[Domain, int] = {
+    Domain.HOLDER: 10001,
+    Domain.TRAINER: 10001,
+    Domain.WORKER: 10002,
+    Domain.JUDGE: 10003,
+}
+"""uid = gid of each domain. `prepare` runs as the owner of the home instead."""
+
+
+class Limits(BaseModel):
+    """What one container may use. Sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory: int = Field(default=16 * GIB, gt=0)
+    """Memory, its tmpfs mounts included. There is no swap on top."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Number of CPUs; null means all."""
+    pids: int = Field(default=1024, gt=0)
+    """Processes and threads together. torch.compile alone wants some hundred on a large machine."""
+    tmp_bytes: int = Field(default=4 * GIB, gt=0)
+    """/tmp, executable: the compile cache of torch lives there and dies with the container."""
+    shm_bytes: int = Field(default=256 * MIB, gt=0)
+    """/dev/shm."""
+    file_size_bytes: int = Field(default=8 * GIB, gt=0)
+    """Largest single file a process may write."""
+    open_files: int = Field(default=4096, gt=0)
+    """File descriptors per process."""
+
+
+class SandboxConfig(BaseModel):
+    """Settings of every container. The defaults fit a machine with 16 GiB or more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str = "glovebox-sandbox:latest"
+    """Image of every domain; made by `make image`."""
+    runtime: str = "runc"
+    """OCI runtime known to the engine, `runsc` for instance."""
+    gpu: tuple[str, ...] = ()
+    """Ids of the GPUs T and W may use; none means CPU."""
+    gpu_access: Literal["cdi", "device-request", "runtime"] = "device-request"
+    """How a GPU gets into a container: a CDI name, the engine's device request, or `runtime: nvidia`."""
+    workspace_bytes: int = Field(default=4 * GIB, gt=0)
+    """Everything a run may leave behind: its checkpoint and whatever else it writes to /work."""
+    workspace_inodes: int = Field(default=16384, gt=0)
+    """Files and folders in the workspace."""
+    exchange_bytes: int = Field(default=2 * GIB, gt=0)
+    """Each of the two volumes between worker and judge."""
+    log_bytes: int = Field(default=128 * MIB, gt=0)
+    """What the engine keeps of a container's output; the oldest goes first."""
+    kill_grace_seconds: float = Field(default=2.0, ge=0)
+    """PID 1 of a container ends it this long after the controller should have."""
+    workspace_keep_seconds: float = Field(default=3600.0, ge=0)
+    """How long a workspace outlives the run's limit, for scoring or for a controller that comes back."""
+    trainer: Limits = Limits()
+    worker: Limits = Limits()
+    judge: Limits = Limits(memory=8 * GIB, pids=256, tmp_bytes=GIB, shm_bytes=64 * MIB)
+    holder: Limits = Limits(
+        memory=64 * MIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=64
+    )
+    prepare: Limits = Limits(file_size_bytes=64 * GIB)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A host path or one of our volumes, at a place in the container."""
+
+    source: str
+    target: str
+    read_only: bool = True
+    volume: bool = False
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """A tmpfs volume, gone when the last container that mounts it ends."""
+
+    name: str
+    size_bytes: int
+    inodes: int
+    owner: int
+    life_seconds: float
+    labels: Mapping[str, str]
+
+    def to_engine(self) -> dict[str, Any]:
+        """Body of the engine's create call for volumes."""
+        options = (
+            f"size={self.size_bytes},nr_inodes={self.inodes},mode=0755,"
+            f"uid={self.owner},gid={self.owner},nosuid,nodev,noexec"
+        )
+        return {
+            "Name": self.name,
+            "Driver": "local",
+            "DriverOpts": {"type": "tmpfs", "device": "tmpfs", "o": options},
+            "Labels": dict(self.labels),
+        }
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """One container, completely."""
+
+    name: str
+    domain: Domain
+    image: str
+    command: tuple[str, ...]
+    user: str
+    limits: Limits
+    life_seconds: float
+    """Seconds after its start at which its own PID 1 ends it."""
+    log_bytes: int
+    labels: Mapping[str, str]
+    runtime: str = "runc"
+    gpu: tuple[str, ...] = ()
+    gpu_access: str = "device-request"
+    network: bool = False
+    working_dir: str = "/tmp"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+
+    def to_engine(self) -> dict[str, Any]:
+        """Body of the engine's create call for containers, without the label that tells its deadline."""
+        return {
+            "Image": self.image,
+            "Cmd": list(self.command),
+            "User": self.user,
+            "WorkingDir": self.working_dir,
+            "Env": sorted(f"{key}={value}" for key, value in self._environment().items()),
+            "Labels": dict(self.labels),
+            "Tty": False,
+            "OpenStdin": False,
+            "HostConfig": {**_POSTURE, **self._limits(), **self._devices(), **self._isolation()},
+        }
+
+    def digest(self) -> str:
+        """sha256 over everything the engine is told, for the journal."""
+        return hashlib.sha256(json.dumps(self.to_engine(), sort_keys=True).encode()).hexdigest()
+
+    def _environment(self) -> dict[str, str]:
+        environment = {
+            "HOME": "/tmp",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
+            "TRITON_CACHE_DIR": "/tmp/triton",
+            # An image or a default runtime of NVIDIA's hands out every GPU unless told otherwise.
+            "NVIDIA_VISIBLE_DEVICES": "void",
+        }
+        if self.limits.cpus is not None:
+            # Libraries count the CPUs of the host, not those of the cgroup, and would start too many threads.
+            environment["OMP_NUM_THREADS"] = str(max(1, int(self.limits.cpus)))
+        if self.gpu and self.gpu_access == "runtime":
+            environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(self.gpu)
+            environment["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
+        elif self.gpu and self.gpu_access == "device-request":
+            del environment["NVIDIA_VISIBLE_DEVICES"]  # the engine sets it from the request
+        return environment | dict(self.environment)
+
+    def _limits(self) -> dict[str, Any]:
+        limits = self.limits
+        return {
+            "Memory": limits.memory,
+            "MemorySwap": limits.memory,  # equal: no swap
+            "NanoCpus": int((limits.cpus or 0) * 1e9),  # 0: all
+            "PidsLimit": limits.pids,
+            "ShmSize": limits.shm_bytes,
+            "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_bytes}"},
+            "Ulimits": [
+                {"Name": "core", "Soft": 0, "Hard": 0},
+                {"Name": "fsize", "Soft": limits.file_size_bytes, "Hard": limits.file_size_bytes},
+                {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
+            ],
+            # More than one file, or following stops at a rotation (moby 39235). Compression slows rotation.
+            "LogConfig": {
+                "Type": "local",
+                "Config": {
+                    "max-size": str(max(self.log_bytes // 4, 1)),
+                    "max-file": "4",
+                    "compress": "false",
+                },
+            },
+        }
+
+    def _devices(self) -> dict[str, Any]:
+        requests: list[dict[str, Any]] = []
+        if self.gpu and self.gpu_access == "cdi":
+            requests = [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={gpu}" for gpu in self.gpu]}]
+        elif self.gpu and self.gpu_access == "device-request":
+            capabilities = [["gpu", "compute", "utility"]]
+            requests = [{"Driver": "nvidia", "DeviceIDs": list(self.gpu), "Capabilities": capabilities}]
+        return {"DeviceRequests": requests, "Devices": []}
+
+    def _isolation(self) -> dict[str, Any]:
+        through_runtime = bool(self.gpu) and self.gpu_access == "runtime"
+        return {
+            "Runtime": "nvidia" if through_runtime else self.runtime,
+            "NetworkMode": "bridge" if self.network else "none",
+            "Mounts": [_engine_mount(mount) for mount in self.mounts],
+        }
+
+
+_POSTURE: Mapping[str, Any] = {
+    "ReadonlyRootfs": True,
+    "Privileged": False,
+    "CapDrop": ["ALL"],
+    # No seccomp entry here: the engine applies its default profile.
+    "SecurityOpt": ["no-new-privileges"],
+    "IpcMode": "private",
+    "PidMode": "",
+    "UTSMode": "",
+    "UsernsMode": "",
+    "OomKillDisable": False,
+    "Init": False,  # the image's entrypoint is PID 1 and reaps
+    "AutoRemove": False,
+    "PublishAllPorts": False,
+    "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+}
+
+
+def _engine_mount(mount: Mount) -> dict[str, Any]:
+    body: dict[str, Any] = {"Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
+    if mount.volume:
+        # Without NoCopy the engine would fill an empty volume from the image.
+        return {"Type": "volume", **body, "VolumeOptions": {"NoCopy": True}}
+    return {"Type": "bind", **body, "BindOptions": {"Propagation": "rprivate"}}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which experiment of which home a container belongs to. Gives names and labels."""
+
+    home: Path
+    """The home's real path."""
+    experiment: str
+    """Its number, or `prepare`, or `doctor`."""
+    attempt: int = 1
+
+    @property
+    def home_id(self) -> str:
+        return hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
+
+    def name(self, what: str) -> str:
+        """Name of a container or volume of this attempt."""
+        return f"glovebox-{self.home_id[:8]}-{self.experiment}-{self.attempt}-{what}"
+
+    def labels(self, domain: Domain) -> dict[str, str]:
+        return {LABEL_HOME: self.home_id, LABEL_EXPERIMENT: self.experiment, LABEL_DOMAIN: domain.value}
+
+
+WORKSPACE, REQUESTS, REPLIES = "workspace", "requests", "replies"
+"""Volumes of an attempt, by what they hold."""
+
+
+def workspace(config: SandboxConfig, place: Place, limit_seconds: float) -> VolumeSpec:
+    """T's only writable place besides /tmp; W reads the checkpoint from it."""
+    return VolumeSpec(
+        name=place.name(WORKSPACE),
+        size_bytes=config.workspace_bytes,
+        inodes=config.workspace_inodes,
+        owner=USERS[Domain.TRAINER],
+        life_seconds=_holder_life(config, limit_seconds),
+        labels=place.labels(Domain.HOLDER),
+    )
+
+
+def exchange(
+    config: SandboxConfig, place: Place, what: str, writer: Domain, limit_seconds: float
+) -> VolumeSpec:
+    """One direction between worker and judge; only `writer` can write to it."""
+    return VolumeSpec(
+        name=place.name(what),
+        size_bytes=config.exchange_bytes,
+        inodes=4096,
+        owner=USERS[writer],
+        life_seconds=limit_seconds + config.kill_grace_seconds,
+        labels=place.labels(writer),
+    )
+
+
+def holder(config: SandboxConfig, place: Place, limit_seconds: float) -> ContainerSpec:
+    """Keeps the workspace mounted from before T's start until after W's end."""
+    life = _holder_life(config, limit_seconds)
+    mounts = (Mount(place.name(WORKSPACE), "/work", volume=True),)
+    return _spec(config, place, Domain.HOLDER, ("hold", "--limit", str(life)), life, mounts)
+
+
+def trainer(
+    config: SandboxConfig,
+    place: Place,
+    *,
+    budget_seconds: float,
+    train: Path,
+    prepare: Path,
+    data: Path,
+) -> ContainerSpec:
+    """T: runs the proposal. `train`, `prepare` and `data` are host paths; `data` is the public half."""
+    life = budget_seconds + config.kill_grace_seconds
+    mounts = (
+        Mount(place.name(WORKSPACE), "/work", read_only=False, volume=True),
+        Mount(str(train), "/glovebox/train.py"),
+        Mount(str(prepare), "/work/prepare.py"),
+        Mount(str(data), "/data"),
+    )
+    environment = {
+        "GLOVEBOX_DATA": "/data",
+        "GLOVEBOX_BUDGET_SECONDS": str(budget_seconds),
+        "GLOVEBOX_OUT": "/work",
+    }
+    command = ("train", "--limit", str(life))
+    return _spec(config, place, Domain.TRAINER, command, life, mounts, environment, working_dir="/work")
+
+
+def worker(
+    config: SandboxConfig,
+    place: Place,
+    *,
+    argument: Mapping[str, Any],
+    limit_seconds: float,
+    train: Path,
+    prepare: Path,
+    worker: Path,
+    data: Path,
+) -> ContainerSpec:
+    """W: the agent's model code in a fresh process. Of `data`, the public half, it sees the tokenizer."""
+    mounts = (
+        Mount(str(worker), "/glovebox/worker.py"),
+        Mount(str(prepare), "/glovebox/prepare.py"),
+        Mount(str(train), "/glovebox/train.py"),
+        Mount(str(data / "manifest.json"), "/data/manifest.json"),
+        Mount(str(data / "tokenizer"), "/data/tokenizer"),
+        Mount(place.name(WORKSPACE), "/out", volume=True),
+        Mount(place.name(REQUESTS), "/requests", volume=True),
+        Mount(place.name(REPLIES), "/replies", read_only=False, volume=True),
+    )
+    life = limit_seconds + config.kill_grace_seconds
+    command = _python(life, "/glovebox/worker.py", argument)
+    environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
+    return _spec(config, place, Domain.WORKER, command, life, mounts, environment)
+
+
+def judge(
+    config: SandboxConfig,
+    place: Place,
+    *,
+    argument: Mapping[str, Any],
+    limit_seconds: float,
+    prepare: Path,
+    judge: Path,
+    data: Path,
+) -> ContainerSpec:
+    """J: our code only. `data` is the judge's half. It never gets a GPU."""
+    mounts = (
+        Mount(str(judge), "/glovebox/judge.py"),
+        Mount(str(prepare), "/glovebox/prepare.py"),
+        Mount(str(data), "/judge"),
+        Mount(place.name(REQUESTS), "/requests", read_only=False, volume=True),
+        Mount(place.name(REPLIES), "/replies", volume=True),
+    )
+    life = limit_seconds + config.kill_grace_seconds
+    return _spec(config, place, Domain.JUDGE, _python(life, "/glovebox/judge.py", argument), life, mounts)
+
+
+def preparer(
+    config: SandboxConfig,
+    place: Place,
+    *,
+    arguments: tuple[str, ...],
+    limit_seconds: float,
+    owner: tuple[int, int],
+    prepare: Path,
+    corpus: Path | None = None,
+    network: bool = False,
+    ca_bundle: Path | None = None,
+    proxies: Mapping[str, str] | None = None,
+) -> ContainerSpec:
+    """Prepares the data, once. Our code, as the home's `owner` (uid, gid); sees the home at /home/glovebox.
+
+    `arguments` go to prepare.py as they are; a `corpus` folder is at /corpus. `ca_bundle` and `proxies`
+    (environment variables) are for a network behind a private CA; they need `network`.
+    """
+    mounts = [
+        Mount(str(place.home), PREPARE_HOME, read_only=False),
+        Mount(str(prepare), "/glovebox/prepare.py"),
+    ]
+    environment = dict(proxies or {}) if network else {}
+    if corpus is not None:
+        mounts.append(Mount(str(corpus), PREPARE_CORPUS))
+    if network and ca_bundle is not None:
+        mounts.append(Mount(str(ca_bundle), "/glovebox/ca.pem"))
+        environment |= {"SSL_CERT_FILE": "/glovebox/ca.pem", "REQUESTS_CA_BUNDLE": "/glovebox/ca.pem"}
+    return ContainerSpec(
+        name=place.name(Domain.PREPARE),
+        domain=Domain.PREPARE,
+        image=config.image,
+        command=("exec", "--limit", str(limit_seconds), "--", "python", "/glovebox/prepare.py", *arguments),
+        user=f"{owner[0]}:{owner[1]}",
+        limits=config.prepare,
+        life_seconds=limit_seconds,
+        log_bytes=config.log_bytes,
+        labels=place.labels(Domain.PREPARE),
+        runtime=config.runtime,
+        network=network,
+        environment=environment,
+        mounts=tuple(mounts),
+    )
+
+
+PREPARE_HOME, PREPARE_CORPUS = "/home/glovebox", "/corpus"
+"""Where the preparer finds the home and a corpus folder."""
+
+
+def _holder_life(config: SandboxConfig, limit_seconds: float) -> float:
+    return limit_seconds + config.kill_grace_seconds + config.workspace_keep_seconds
+
+
+def _python(life: float, script: str, argument: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("exec", "--limit", str(life), "--", "python", script, json.dumps(argument, sort_keys=True))
+
+
+def _spec(
+    config: SandboxConfig,
+    place: Place,
+    domain: Domain,
+    command: tuple[str, ...],
+    life: float,
+    mounts: tuple[Mount, ...],
+    environment: Mapping[str, str] | None = None,
+    working_dir: str = "/tmp",
+) -> ContainerSpec:
+    limits: Limits = getattr(config, domain.value)
+    return ContainerSpec(
+        name=place.name(domain),
+        domain=domain,
+        image=config.image,
+        command=command,
+        user=f"{USERS[domain]}:{USERS[domain]}",
+        limits=limits,
+        life_seconds=life,
+        log_bytes=config.log_bytes,
+        labels=place.labels(domain),
+        runtime=config.runtime,
+        gpu=config.gpu if domain in (Domain.TRAINER, Domain.WORKER) else (),
+        gpu_access=config.gpu_access,
+        working_dir=working_dir,
+        environment=environment or {},
+        mounts=mounts,
+    )
