@@ -1,0 +1,182 @@
+"""PID 1 of every sandbox container: starts one child, reaps, and ends everything at the deadline.
+
+    entrypoint.py train --limit SECONDS             copy the proposal into the workspace and train it
+    entrypoint.py exec  --limit SECONDS -- ARGV...  run ARGV
+    entrypoint.py hold  --limit SECONDS             keep volumes mounted until SIGTERM
+
+This is the second hand of the clock. The first is the controller, which kills the container at the
+budget; this one still works when every other process of ours is dead. Seconds count from the start of
+the container, on CLOCK_MONOTONIC. The end of PID 1 is the end of its PID namespace: the kernel then
+kills whatever is left, also what ignored SIGTERM, changed its session or double-forked. From inside,
+PID 1 can be neither killed nor stopped, and being non-dumpable it cannot be traced or written to
+either.
+
+Not protected against here: a child of the same user can send SIGTERM or set a CPU limit, which ends its
+own container early, and can lower PID 1's scheduling priority, which can delay this hand (but not the
+controller's).
+
+Exit status: the child's; 128+n if signal n ended it; 143 after SIGTERM; 124 at the deadline; 125 if
+this program was used wrongly or could not start the child. A status proves nothing about the child,
+which may exit with any.
+
+Needs the standard library only, and no writable file system except the workspace.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+PROPOSAL = Path("/glovebox/train.py")
+WORKSPACE = Path("/work")
+
+STATUS_TIMEOUT = 124
+STATUS_BROKEN = 125
+STATUS_TERMINATED = 128 + signal.SIGTERM
+
+WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+PR_SET_DUMPABLE = 4  # <linux/prctl.h>
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one of the three verbs; returns the container's exit status."""
+    verb, limit, command = parse(argv)
+    if os.getpid() != 1:
+        broken("must be PID 1 of a container: at the deadline it kills every process it can see")
+    make_untraceable()
+    started = container_start()
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, WAKE_UP
+    )  # before the child exists, so that its death cannot be missed
+    deadline = started + limit
+    if verb == "hold":
+        return hold(deadline)
+    if verb == "train":
+        command = stage_proposal()
+    return supervise(start(command, started), deadline)
+
+
+def parse(argv: Sequence[str]) -> tuple[str, float, list[str]]:
+    """The verb, its limit in seconds and the command that `exec` runs. Exits 125 on misuse."""
+    ours, command = list(argv), []
+    if "--" in ours:
+        cut = ours.index("--")
+        ours, command = ours[:cut], ours[cut + 1 :]
+    parser = Parser(prog="entrypoint.py")
+    parser.add_argument("verb", choices=("train", "exec", "hold"))
+    parser.add_argument("--limit", type=float, required=True, metavar="SECONDS")
+    arguments = parser.parse_args(ours)
+    if not (arguments.limit > 0 and math.isfinite(arguments.limit)):
+        broken(f"--limit must be a positive number of seconds, not {arguments.limit}")
+    if (arguments.verb == "exec") != bool(command):
+        broken("exec needs a command after --, and only exec takes one")
+    return arguments.verb, arguments.limit, command
+
+
+class Parser(argparse.ArgumentParser):
+    """Misuse ends with our own status, not argparse's 2, which a child could mean something else by."""
+
+    def error(self, message: str) -> NoReturn:
+        broken(message)
+
+
+def broken(reason: str) -> NoReturn:
+    """Says what is wrong with how this program was used, and ends with the status that means so."""
+    print(f"entrypoint: {reason}", file=sys.stderr)
+    raise SystemExit(STATUS_BROKEN)
+
+
+def make_untraceable() -> None:
+    """Denies the child, which has our user id, ptrace and /proc/1/mem; an exec makes it dumpable again."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        broken(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")
+
+
+def container_start() -> float:
+    """When this process started, in CLOCK_MONOTONIC seconds; proc_pid_stat(5), field 22, is since boot."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot
+    return time.monotonic() - max(0.0, age)
+
+
+def stage_proposal() -> list[str]:
+    """Copies train.py where the run may write, and returns the command that trains it."""
+    try:
+        shutil.copyfile(PROPOSAL, WORKSPACE / "train.py")
+        os.chdir(WORKSPACE)
+    except OSError as error:
+        broken(f"cannot place train.py in {WORKSPACE}: {error}")
+    return ["python", "-u", "train.py"]
+
+
+def start(command: list[str], started: float) -> int:
+    """Starts the child in its own session with clean signals; returns its process id."""
+    environment = {**os.environ, "GLOVEBOX_STARTED": repr(started)}
+    python_ignores = (signal.SIGPIPE, signal.SIGXFSZ)  # an ignored signal would stay ignored across exec
+    try:
+        return os.posix_spawnp(
+            command[0], command, environment, setsid=True, setsigmask=(), setsigdef=python_ignores
+        )
+    except OSError as error:
+        broken(f"cannot start {command[0]}: {error}")
+
+
+def supervise(child: int, deadline: float) -> int:
+    """Reaps until the child ends, SIGTERM arrives or the deadline passes; returns the exit status.
+
+    `deadline` is in CLOCK_MONOTONIC seconds, looked at on every turn: a flood of signals cannot postpone it.
+    """
+    while True:
+        status = reap(child)
+        if status is not None:
+            return status
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            kill_everything()
+            return STATUS_TIMEOUT
+        received = signal.sigtimedwait(WAKE_UP, remaining)
+        if received is not None and received.si_signo != signal.SIGCHLD:
+            kill_everything()
+            return STATUS_TERMINATED
+
+
+def reap(child: int) -> int | None:
+    """Collects every dead process (orphans become ours); the child's exit status once it is among them."""
+    while True:
+        try:
+            pid, raw = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == child:
+            code = os.waitstatus_to_exitcode(raw)
+            return code if code >= 0 else 128 - code
+        if pid == 0:
+            return None
+
+
+def kill_everything() -> None:
+    """SIGKILL to every process of this PID namespace but ourselves."""
+    with contextlib.suppress(ProcessLookupError):  # nobody was left
+        os.kill(-1, signal.SIGKILL)
+
+
+def hold(deadline: float) -> int:
+    """Sleeps until SIGTERM (0) or the deadline (124); the container's volumes stay mounted meanwhile."""
+    while (remaining := deadline - time.monotonic()) > 0:
+        received = signal.sigtimedwait(WAKE_UP, remaining)
+        if received is not None and received.si_signo != signal.SIGCHLD:
+            return 0
+    return STATUS_TIMEOUT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
