@@ -1,0 +1,161 @@
+"""Fetch parquet shards over HTTP: in parallel, with retries, resuming what an earlier attempt left behind.
+
+A shard is `NAME.part` until its size is what the server announced and its footer is a parquet footer; then it is
+renamed to `NAME`. So a file under its final name is complete, and an interrupted preparation loses nothing.
+"""
+
+import hashlib
+import random
+import re
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import requests
+
+ATTEMPTS = 6  # in a row without a single new byte
+BACK_OFF_SECONDS = 1.0  # doubled after each fruitless attempt
+TIMEOUT_SECONDS = (10, 60)  # to connect; between two reads
+CHUNK_BYTES = 1 << 20
+
+
+class BadInput(Exception):
+    """What the user asked for cannot be done; the message is one sentence for them."""
+
+
+class _Incomplete(Exception):
+    """This attempt did not finish the file; another one may."""
+
+
+def download_shards(
+    url: str, names: list[str], folder: Path, workers: int
+) -> dict[str, dict[str, int | str]]:
+    """Make `folder`/NAME a complete copy of `url`/NAME for every name; return each file's {"bytes", "sha256"}.
+
+    Raises BadInput if a shard does not exist, or stays out of reach.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    bar = _Bar(len(names))
+    with ThreadPoolExecutor(min(workers, len(names))) as pool:
+        futures = [pool.submit(_download, f"{url}/{name}", folder / name, bar) for name in names]
+        try:
+            facts = [future.result() for future in futures]
+        except BaseException:
+            bar.cancelled.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    bar.close()
+    return dict(zip(names, facts, strict=True))
+
+
+def _download(url: str, path: Path, bar: "_Bar") -> dict[str, int | str]:
+    if not path.exists():
+        _fetch(url, path, bar)
+    facts: dict[str, int | str] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    bar.file_done()
+    return facts
+
+
+def _fetch(url: str, path: Path, bar: "_Bar") -> None:
+    """Attempt after attempt until the file is whole; an attempt that brought new bytes does not count."""
+    part = path.with_name(path.name + ".part")
+    fruitless = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _continue_file(url, part, bar)
+            if not is_parquet(part):
+                part.unlink()
+                raise _Incomplete("what arrived is not a parquet file")
+            part.rename(path)
+            return
+        except (requests.RequestException, _Incomplete) as error:
+            arrived = part.stat().st_size if part.exists() else 0
+            fruitless = 0 if arrived > before else fruitless + 1
+            if fruitless >= ATTEMPTS:
+                raise BadInput(f"cannot download {url} after {ATTEMPTS} attempts: {error}") from None
+            bar.cancelled.wait(BACK_OFF_SECONDS * 2 ** max(fruitless - 1, 0) * random.uniform(0.5, 1.0))
+
+
+def _continue_file(url: str, part: Path, bar: "_Bar") -> None:
+    """One request for the bytes that `part` lacks, appended to it; checks the announced size.
+
+    Raises BadInput for an answer that will not change (404), _Incomplete or RequestException for the rest.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            total = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
+            if total and int(total[1]) == have:
+                return  # the part was complete already
+            part.unlink()
+            raise _Incomplete("the server's file is shorter than what was downloaded")
+        if response.status_code in {401, 403, 404, 410}:
+            raise BadInput(
+                f"cannot download {url}: the server answered {response.status_code} {response.reason}"
+            )
+        response.raise_for_status()
+        resumed = response.status_code == requests.codes.partial_content
+        start = have if resumed else 0
+        expected = (
+            start + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+        )
+        with part.open("ab" if resumed else "wb") as out:
+            for chunk in response.iter_content(CHUNK_BYTES):
+                if bar.cancelled.is_set():
+                    raise BadInput("the download was cancelled")
+                out.write(chunk)
+                bar.advance(len(chunk))
+    size = part.stat().st_size
+    if expected is not None and size < expected:
+        raise _Incomplete(f"the connection ended after {size} of {expected} bytes")
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the footer of the file can be read: it comes last, so a truncated file has none."""
+    try:
+        return bool(pq.read_metadata(path).num_rows)
+    except (OSError, ValueError):
+        return False
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Bar:
+    """Progress on stderr: a bar that redraws itself in a terminal, a line for each finished file elsewhere."""
+
+    def __init__(self, files: int) -> None:
+        self.files, self.done, self.bytes = files, 0, 0
+        self.started = self.drawn = time.monotonic()
+        self.lock = threading.Lock()
+        self.cancelled = threading.Event()
+        self.terminal = sys.stderr.isatty()
+
+    def advance(self, count: int) -> None:
+        with self.lock:
+            self.bytes += count
+            if self.terminal and time.monotonic() - self.drawn > 0.2:
+                self._draw("\r")
+
+    def file_done(self) -> None:
+        with self.lock:
+            self.done += 1
+            self._draw("\r" if self.terminal else "\n")
+
+    def close(self) -> None:
+        if self.terminal:
+            print(file=sys.stderr)
+
+    def _draw(self, end: str) -> None:
+        self.drawn = time.monotonic()
+        filled = 30 * self.done // self.files
+        rate = self.bytes / 1e6 / max(self.drawn - self.started, 1e-3)
+        line = f"download [{'#' * filled:30}] {self.done}/{self.files} shards, {self.bytes / 1e6:.0f} MB, {rate:.1f} MB/s"
+        print(line, end=end, file=sys.stderr, flush=True)
