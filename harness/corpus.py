@@ -1,10 +1,10 @@
 """Where the text comes from: the corpora that `prepare.py` can turn into token shards.
 
-A corpus is a list of parts. A part is one unit of work for one process, it can be pickled, and it yields documents
-(`str`, not empty) in an order that depends on the content alone. Three corpora exist:
+A corpus is a list of parts. A part is one unit of work for one process: it can be pickled, and it yields
+documents (`str`, not empty), always in the same order. Three corpora exist:
 
 - `stdlib`: library sources and documentation of the Python installation that runs this file; no download.
-- `climbmix`: the shards that upstream trains on; the split of each shard is pinned, so scores stay comparable.
+- `climbmix`: the shards that upstream trains on; the split of each shard is pinned, so scores compare.
 - a folder of .parquet (column `text`), .jsonl (field `text`) and .txt (a file is a document).
 
 Only preparation imports this module; it is not mounted into an experiment.
@@ -55,9 +55,9 @@ class Corpus:
 def open_corpus(
     request: str, downloads: Path, shards: int | None, workers: int, max_bytes: int | None
 ) -> Corpus:
-    """The corpus named `stdlib` or `climbmix`, or else the folder at that path; at most `max_bytes` of a library.
+    """The corpus named `stdlib` (at most `max_bytes` of it) or `climbmix`, or else the folder at that path.
 
-    Raises BadInput with one sentence for the user.
+    Raises BadInput.
     """
     if request == "climbmix":
         return climbmix_corpus(downloads, shards or CLIMBMIX_DEFAULT_SHARDS, workers)

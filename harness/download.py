@@ -1,7 +1,7 @@
 """Fetch parquet shards over HTTP: in parallel, with retries, resuming what an earlier attempt left behind.
 
-A shard is `NAME.part` until its size is what the server announced and its footer is a parquet footer; then it is
-renamed to `NAME`. So a file under its final name is complete, and an interrupted preparation loses nothing.
+A shard is `NAME.part` until its size is what the server announced and its footer is a parquet footer; then it
+is renamed to `NAME`. So a file under its final name is complete, and an interruption loses nothing.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class _Incomplete(Exception):
 def download_shards(
     url: str, names: list[str], folder: Path, workers: int
 ) -> dict[str, dict[str, int | str]]:
-    """Make `folder`/NAME a complete copy of `url`/NAME for every name; return each file's {"bytes", "sha256"}.
+    """Make `folder`/NAME a complete copy of `url`/NAME for each name; return each one's {"bytes", "sha256"}.
 
     Raises BadInput if a shard does not exist, or stays out of reach.
     """
@@ -129,7 +129,7 @@ def sha256_of(path: Path) -> str:
 
 
 class _Bar:
-    """Progress on stderr: a bar that redraws itself in a terminal, a line for each finished file elsewhere."""
+    """Progress on stderr: a bar redrawn in place in a terminal, a line for each finished file elsewhere."""
 
     def __init__(self, files: int) -> None:
         self.files, self.done, self.bytes = files, 0, 0
@@ -156,6 +156,7 @@ class _Bar:
     def _draw(self, end: str) -> None:
         self.drawn = time.monotonic()
         filled = 30 * self.done // self.files
-        rate = self.bytes / 1e6 / max(self.drawn - self.started, 1e-3)
-        line = f"download [{'#' * filled:30}] {self.done}/{self.files} shards, {self.bytes / 1e6:.0f} MB, {rate:.1f} MB/s"
-        print(line, end=end, file=sys.stderr, flush=True)
+        megabytes = self.bytes / 1e6
+        rate = megabytes / max(self.drawn - self.started, 1e-3)
+        bar = f"[{'#' * filled:30}] {self.done}/{self.files} shards, {megabytes:.0f} MB, {rate:.1f} MB/s"
+        print(f"download {bar}", end=end, file=sys.stderr, flush=True)
