@@ -1,0 +1,59 @@
+# Where Python packages come from on this machine, and which of the two lock files fits it.
+# shellcheck shell=bash
+#
+# GLOVEBOX_VARIANT=cpu|cuda   the lock file to use, instead of the choice below
+# GLOVEBOX_WHEELS=DIR         a folder of wheels; without it pip's own find-links setting
+# GLOVEBOX_CA_BUNDLE=FILE     certificate authorities to trust; without it those of PIP_CERT, SSL_CERT_FILE or the system
+
+# The first folder among pip's find-links, or nothing.
+wheels_folder() {
+    local candidate
+    for candidate in ${GLOVEBOX_WHEELS:-${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2>/dev/null)}}; do
+        if [ -d "$candidate" ]; then
+            realpath "$candidate"
+            return
+        fi
+    done
+}
+
+ca_bundle() {
+    local candidate
+    for candidate in "${GLOVEBOX_CA_BUNDLE:-}" "${PIP_CERT:-}" "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt; do
+        if [ -s "$candidate" ]; then
+            realpath "$candidate"
+            return
+        fi
+    done
+}
+
+pip_config() {
+    local candidate
+    for candidate in "${PIP_CONFIG_FILE:-}" ~/.config/pip/pip.conf ~/.pip/pip.conf /etc/pip.conf; do
+        if [ -f "$candidate" ]; then
+            realpath "$candidate"
+            return
+        fi
+    done
+}
+
+# A test engine may call plain runc "nvidia"; that is not a GPU.
+has_gpu() {
+    { have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; } ||
+        { have docker && docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q nvidia-container-runtime; }
+}
+
+# variant PYTHON_TAG (e.g. cp311): "cuda" with a GPU; else "cpu" where torch's CPU wheel for that Python can be had; else
+# "cuda" again, which is larger but runs without a GPU and needs no index of its own.
+variant() {
+    if [ -n "${GLOVEBOX_VARIANT:-}" ]; then
+        echo "$GLOVEBOX_VARIANT"
+    elif has_gpu; then
+        echo cuda
+    elif compgen -G "$(wheels_folder)/torch-*+cpu-$1-*_$(uname -m).whl" >/dev/null; then
+        echo cpu
+    elif [[ "${PIP_INDEX_URL:-} ${PIP_EXTRA_INDEX_URL:-}" == */whl/cpu* ]]; then
+        echo cpu
+    else
+        echo cuda
+    fi
+}
