@@ -1,6 +1,6 @@
 """What can be read out of a run's output: its claim, why it crashed, and what to show of it.
 
-The output is written by the experiment. It may lie, and then about itself alone: a claim never decides anything,
+The output is written by the experiment. It may lie, and then about itself alone: a claim decides nothing,
 and a forged traceback only gives its own crash a wrong name.
 """
 
