@@ -64,8 +64,8 @@ class Scale:
     tokenizer_chars: int
     """The tokenizer is trained on this much of the train split."""
     passage_tokens: int | None
-    """Documents are cut into passages this long, each with its own BOS. The packer drops what does not fit a row:
-    with a short context it would otherwise show a model nothing but the first lines of every file."""
+    """Documents are cut into passages this long, each with its own BOS. The packer drops what does not fit a
+    row: with a short context it would otherwise show a model nothing but the first lines of every file."""
 
 
 SCALES = {
@@ -118,7 +118,7 @@ def prepare(
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder: on the folder itself, so no lock file stays behind. Raises BadInput if taken."""
+    """Hold the lock of a folder, on the folder itself: no lock file stays. Raises BadInput if it is taken."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,7 +212,7 @@ def train_tokenizer(folder: Path, corpus: Corpus, scale: Scale, limit: int | Non
     trainer.train_from_iterator(train_texts(), merged, pattern=SPLIT_PATTERN)
     ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
     if len(ranks) < merged:
-        raise BadInput(f"the corpus has too little text for a vocabulary of {scale.vocab_size} tokens")
+        raise BadInput(f"the corpus has too little text or too few documents for a vocabulary of {scale.vocab_size} tokens")
     special = {name: merged + i for i, name in enumerate(SPECIAL_TOKENS)}
     stored_ranks = {base64.b64encode(token).decode(): rank for token, rank in ranks.items()}
     folder.mkdir()
@@ -281,12 +281,12 @@ def _append_shards(job: Job, held: dict[str, list[tuple[bytes, NDArray[np.uint16
             if job.part.split is None:
                 documents.sort(key=lambda item: item[0])
             with (job.folder / FOLDER_OF_SPLIT[split] / f"{job.index:05d}.bin").open("ab") as shard:
-                np.concatenate([tokens for _, tokens in documents]).astype("<u2").tofile(shard)
+                shard.write(np.concatenate([tokens for _, tokens in documents]).astype("<u2").tobytes())
             documents.clear()
 
 
 def score_tokens_of(split: str, available: int, wanted: int) -> int:
-    """How many tokens of a split can be scored: packing may drop up to half. Raises BadInput if far too few."""
+    """How many tokens of a split can be scored: packing may drop half. Raises BadInput if far too few."""
     if available < wanted // 2:
         raise BadInput(
             "the corpus has too little text or too few documents:"

@@ -44,9 +44,9 @@ EVAL_TOKENS: int  # tokens of the dev split that evaluate_bpb looks at
 
 WALL_SECONDS = float(os.environ.get("GLOVEBOX_BUDGET_SECONDS", "300"))  # the run is killed after this long
 
-# Seconds of training to plan for in a script that starts its own clock late, as upstream's does: after importing,
-# compiling and eleven steps. The rest is held back for that and for saving and evaluating at the end. A script
-# that asks time_left() instead can use almost all of WALL_SECONDS.
+# Seconds of training to plan for in a script that starts its own clock late, like upstream's: after imports,
+# compilation and eleven steps. The rest is held back for these and for saving and evaluating at the end.
+# A script that asks time_left() instead can use almost all of WALL_SECONDS.
 TIME_BUDGET = max(1.0, 0.8 * WALL_SECONDS - 3.0)
 
 
@@ -177,7 +177,7 @@ def pack_rows(
     """Pack documents into full rows, int64 [row_capacity]; every row starts with a document's first token.
 
     Best fit, as upstream: of the `buffer_size` documents at hand take the longest that still fits; if none
-    does, fill the row with the head of the shortest and drop its tail. A last row that stays short is dropped.
+    does, fill the row with the head of the shortest and drop its tail. A last row that stays short is lost.
     """
     lengths: list[int] = []  # sorted, so that bisect finds the best fit; among equals the oldest is last
     waiting: list[NDArray[np.uint16]] = []  # waiting[i] has lengths[i] tokens
@@ -203,7 +203,7 @@ def make_dataloader(
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor, int]]":
     """Batches without end: (inputs, targets, epoch), int64 [B, T], on the GPU if there is one.
 
-    `split` is "train", or "val" for the dev split (the validation split is out of reach here). Epochs count from 1.
+    `split` is "train", or "val" for the dev split; the validation split is out of reach. Epochs count from 1.
     On CUDA the copy is asynchronous: rows are packed while the GPU is still busy with the last batch.
     """
     import torch
@@ -269,8 +269,8 @@ def _losses(model: "torch.nn.Module", inputs: "torch.Tensor", targets: "torch.Te
 def save_checkpoint(model: "torch.nn.Module") -> Path:
     """Write the model's weights as the checkpoint that will be scored, replacing an earlier one in one step.
 
-    A run killed at any moment leaves the last complete checkpoint. Call it as often as you like; it costs a copy
-    of the weights. Names are those of the uncompiled model; tied weights are stored once for each name.
+    A run killed at any moment leaves the last complete checkpoint. Call it as often as you like: it costs a
+    copy of the weights. Names are those of the uncompiled model; tied weights are stored once for each name.
     """
     from safetensors.torch import save_file
 
