@@ -36,6 +36,9 @@ pip_config() {
     done
 }
 
+# The host's Python as wheels name it, e.g. cp311.
+python_tag() { python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])'; }
+
 # A test engine may call plain runc "nvidia"; that is not a GPU.
 has_gpu() {
     { have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; } ||
@@ -55,5 +58,16 @@ variant() {
         echo cpu
     else
         echo cuda
+    fi
+}
+
+# The data that fits the machine, unless GLOVEBOX_CORPUS says which.
+corpus() {
+    if [ -n "${GLOVEBOX_CORPUS:-}" ]; then
+        echo "$GLOVEBOX_CORPUS"
+    elif has_gpu; then
+        echo climbmix
+    else
+        echo stdlib
     fi
 }

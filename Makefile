@@ -1,0 +1,65 @@
+# Every target sets up what it needs; a second run skips what is done.
+#
+# Variables: GLOVEBOX_HOME (state of the research, default ./home), GLOVEBOX_CORPUS (stdlib, climbmix or a folder),
+# GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA),
+# GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`).
+
+export GLOVEBOX_HOME ?= $(CURDIR)/home
+DEMO_HOME ?= $(CURDIR)/home-demo
+BOOTSTRAP := sandbox_image/bootstrap
+BIN := .venv/bin
+
+.PHONY: help up down logs status image prepare demo test check bench clean engine controller-image env env-dev
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: image controller-image ## start the research as a service that survives crashes and reboots
+	@$(BOOTSTRAP)/service.sh up
+
+down: ## stop the service; its state stays in GLOVEBOX_HOME
+	@$(BOOTSTRAP)/service.sh down
+
+logs: ## follow the service's log
+	@$(BOOTSTRAP)/service.sh logs
+
+status: ## where the service's research stands
+	@$(BOOTSTRAP)/service.sh status
+
+image: engine ## build the sandbox image
+	@$(BOOTSTRAP)/image.sh
+
+prepare: image controller-image ## prepare the service's data
+	@$(BOOTSTRAP)/service.sh prepare
+
+demo: image env ## a few minutes of real research in the foreground
+	@$(BOOTSTRAP)/demo.sh $(DEMO_HOME)
+
+test: image env-dev ## run all tests
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: env-dev ## lint, format, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: image env-dev ## measure kill accuracy, overhead and the sandbox's cost
+	@$(BIN)/python -m tests.bench
+
+clean: ## remove the Python environment, caches and the demo; not GLOVEBOX_HOME
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info $(DEMO_HOME)
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+engine:
+	@$(BOOTSTRAP)/engine.sh
+
+controller-image: engine
+	@$(BOOTSTRAP)/controller.sh
+
+env:
+	@$(BOOTSTRAP)/env.sh run
+
+env-dev:
+	@$(BOOTSTRAP)/env.sh dev
