@@ -101,7 +101,7 @@ class SandboxConfig(BaseModel):
     """Files and folders in the workspace."""
     exchange_bytes: int = Field(default=2 * GIB, gt=0)
     """Each of the two volumes between worker and judge."""
-    log_bytes: int = Field(default=128 * MIB, gt=0)
+    log_bytes: int = Field(default=64 * MIB, gt=0)
     """What the engine keeps of a container's output; the oldest goes first."""
     kill_grace_seconds: float = Field(default=2.0, ge=0)
     """PID 1 of a container ends it this long after the controller should have."""
@@ -169,6 +169,8 @@ class ContainerSpec:
     gpu: tuple[str, ...] = ()
     gpu_access: str = "device-request"
     network: bool = False
+    streamed: bool = False
+    """Every byte it prints is wanted, however fast it prints; somebody has to follow it then."""
     working_dir: str = "/tmp"
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
@@ -261,6 +263,7 @@ _POSTURE: Mapping[str, Any] = {
     # No seccomp entry here: the engine applies its default profile.
     "SecurityOpt": ["no-new-privileges"],
     "IpcMode": "private",
+    "CgroupnsMode": "private",
     "PidMode": "",
     "UTSMode": "",
     "UsernsMode": "",
@@ -362,7 +365,7 @@ def trainer(
         "GLOVEBOX_OUT": "/work",
     }
     command = ("train", "--limit", str(life))
-    return _spec(config, place, Domain.TRAINER, command, life, mounts, environment, working_dir="/work")
+    return _spec(config, place, Domain.TRAINER, command, life, mounts, environment, "/work", streamed=True)
 
 
 def worker(
@@ -390,7 +393,7 @@ def worker(
     life = limit_seconds + config.kill_grace_seconds
     command = _python(life, "/glovebox/worker.py", argument)
     environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
-    return _spec(config, place, Domain.WORKER, command, life, mounts, environment)
+    return _spec(config, place, Domain.WORKER, command, life, mounts, environment, streamed=True)
 
 
 def judge(
@@ -460,6 +463,14 @@ def preparer(
     )
 
 
+def gpu_probe(config: SandboxConfig, place: Place) -> ContainerSpec:
+    """Asks, as T would see it, for the name and driver version of the GPU."""
+    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    life = 60.0
+    command = ("exec", "--limit", str(life), "--", *query)
+    return _spec(config, place, Domain.TRAINER, command, life, mounts=())
+
+
 PREPARE_HOME, PREPARE_CORPUS = "/home/glovebox", "/corpus"
 """Where the preparer finds the home and a corpus folder."""
 
@@ -481,6 +492,7 @@ def _spec(
     mounts: tuple[Mount, ...],
     environment: Mapping[str, str] | None = None,
     working_dir: str = "/tmp",
+    streamed: bool = False,
 ) -> ContainerSpec:
     limits: Limits = getattr(config, domain.value)
     return ContainerSpec(
@@ -496,6 +508,7 @@ def _spec(
         runtime=config.runtime,
         gpu=config.gpu if domain in (Domain.TRAINER, Domain.WORKER) else (),
         gpu_access=config.gpu_access,
+        streamed=streamed,
         working_dir=working_dir,
         environment=environment or {},
         mounts=mounts,
