@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -154,8 +154,8 @@ class Sandbox(Protocol):
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
         """Force-remove; what is gone already is fine."""
 
-    def leftovers(self, keep: int | None) -> tuple[list[str], list[str]]:
-        """Names of this home's containers and volumes, except those of experiment `keep`."""
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        """Names of this home's containers and volumes, except those of the experiments in `keep`."""
 
     def describe(self) -> Mapping[str, str]:
         """`engine`, `image` (digest), `runtime` for the provenance. Raises NotReady if they are missing."""
@@ -165,7 +165,8 @@ class Sandbox(Protocol):
 class Attempt:
     """One try at running one experiment. Names every container and volume of it."""
 
-    experiment: int
+    experiment: str
+    """Its number, or `try` for one outside the frontier."""
     number: int
     train_path: Path
     """The proposal as accepted, read-only for everybody."""
@@ -179,9 +180,7 @@ class Trainer(Protocol):
 
     def spec(self, attempt: Attempt) -> ContainerSpec: ...
 
-    def train(
-        self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]
-    ) -> RunOutcome:
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
         """Start T, or adopt it if it is running or has ended already, and see it through to its end.
 
         The workspace survives until `discard`. `tick` gets the seconds since the container's start.

@@ -16,7 +16,6 @@ from controller.core.model import (
 )
 
 
-
 def decide(frontier: Frontier, outcome: RunOutcome, judgement: Score | Refusal | None) -> Decision:
     """Apply R7 and R9 to one finished experiment.
 
@@ -28,19 +27,27 @@ def decide(frontier: Frontier, outcome: RunOutcome, judgement: Score | Refusal |
     if judgement is None:
         raise ValueError("a run without a cause must have been judged")
     if isinstance(judgement, Refusal):
-        return _refused(judgement)
+        return _refused(judgement, outcome)
     return _scored(frontier, judgement)
 
 
-def _refused(refusal: Refusal) -> Decision:
+def _refused(refusal: Refusal, outcome: RunOutcome) -> Decision:
+    if refusal.cause is Cause.NO_CHECKPOINT and outcome.killed_at_limit:
+        return Decision(
+            verdict=Verdict.CRASH, cause=Cause.TIMEOUT, rule="R4: nothing was saved before the kill"
+        )
     if refusal.cause in REJECT_CAUSES:
-        return Decision(verdict=Verdict.REJECT, cause=refusal.cause, rule="the run broke the rules of the game")
+        return Decision(
+            verdict=Verdict.REJECT, cause=refusal.cause, rule="the run broke the rules of the game"
+        )
     return Decision(verdict=Verdict.CRASH, cause=refusal.cause, rule="R9: the checkpoint could not be scored")
 
 
 def _scored(frontier: Frontier, score: Score) -> Decision:
     if not math.isfinite(score.val_bpb) or not 0.0 < score.val_bpb:
-        return Decision(verdict=Verdict.REJECT, cause=Cause.IMPLAUSIBLE, rule="a score must be finite and above 0")
+        return Decision(
+            verdict=Verdict.REJECT, cause=Cause.IMPLAUSIBLE, rule="a score must be finite and above 0"
+        )
     if frontier.val_bpb is None:
         return Decision(verdict=Verdict.KEEP, rule="R8: the first verified score is the frontier")
     if score.val_bpb < frontier.val_bpb:

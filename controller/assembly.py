@@ -1,0 +1,219 @@
+"""Putting a home, a machine and an effort together out of settings. Only the command line comes here."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from controller import __version__, choose, data, doctor, recovery
+from controller.clock import SystemClock
+from controller.core.container_spec import SandboxConfig
+from controller.core.events import EffortStarted, Record, SessionStarted
+from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
+from controller.core.state import ResearchState, fold
+from controller.harness_files import HarnessFiles
+from controller.journal import Journal, home_in_use, read_records
+from controller.judge import ContainerJudge
+from controller.ledger import Ledger
+from controller.loop import Limits, Loop, World
+from controller.progress import observer
+from controller.repository import GitRepository
+from controller.runs import Runs
+from controller.sandbox import DockerSandbox
+from controller.settings import PROJECT, Settings
+from controller.trainer import ContainerTrainer
+
+log = structlog.stdlib.get_logger(__name__)
+
+CLOCK = SystemClock()
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where experiments run."""
+
+    scale: data.Scale
+    name: str
+    """`cpu`, or the GPU's name as its driver tells it."""
+    driver: str
+    sandbox: SandboxConfig
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Everything that is needed to run one attempt, checked to be there."""
+
+    sandbox: DockerSandbox
+    trainer: ContainerTrainer
+    judge: ContainerJudge
+    provenance: Provenance
+
+    @classmethod
+    def assemble(cls, config: Settings) -> Machine:
+        """Raises NotReady or UserError with the first thing that is missing."""
+        sandbox = sandbox_of(config)
+        engine = sandbox.describe()
+        device = resolve_device(config)
+        info = data.read(config.home)
+        data.require_scale(info, device.scale, config.home)
+        doctor.require_disk(config)
+        harness = HarnessFiles.materialise(config.home, PROJECT / "harness")
+        where = data.folder(config.home)
+        return cls(
+            sandbox=sandbox,
+            trainer=ContainerTrainer(
+                sandbox, CLOCK, config.trainer, device.sandbox, config.home, harness, where
+            ),
+            judge=ContainerJudge(sandbox, CLOCK, config.judge, device.sandbox, config.home, harness, where),
+            provenance=Provenance(
+                image=engine["image"],
+                data=info.fingerprint,
+                prepare=harness.sha256("prepare.py"),
+                program="",
+                harness=harness.digest,
+                scale=device.scale,
+                device=device.name,
+                driver=device.driver,
+                engine=engine["engine"],
+                runtime=engine["runtime"],
+                controller=__version__,
+            ),
+        )
+
+
+def run_effort(config: Settings, stop: threading.Event) -> str:
+    """Begin or continue the effort of a home; return why it stopped. The caller holds the home's lock."""
+    agent = choose.make_agent(config)
+    machine = Machine.assemble(config)
+    journal = Journal(config.home, CLOCK)
+    state = fold(journal.records())
+    repository = _begin(config, journal, state)
+    program = repository.read(repository.head(), "program.md")
+    provenance = machine.provenance.model_copy(update={"program": _sha256(program)})
+    recovery.check_comparable(state, provenance, config.budget.wall_seconds)
+    with observer(sys.stdout, CLOCK) as watching:
+        world = World(
+            journal=journal,
+            repository=repository,
+            agent=agent,
+            trainer=machine.trainer,
+            judge=machine.judge,
+            runs=runs_of(config),
+            clock=CLOCK,
+            observer=watching,
+            stop=stop,
+            publish=Ledger(config.home).publish,
+        )
+        limits = Limits(config.limits.experiments, config.limits.hours)
+        loop = Loop(world, fold(journal.records()), limits, config.budget.wall_seconds)
+        recovery.recover(world, machine.sandbox, loop.state)
+        loop.record(
+            SessionStarted(
+                agent=agent.name,
+                budget_seconds=config.budget.wall_seconds,
+                provenance=provenance,
+                settings=config.model_dump(mode="json", exclude={"anthropic_api_key"}),
+            )
+        )
+        return loop.run()
+
+
+def _begin(config: Settings, journal: Journal, state: ResearchState) -> GitRepository:
+    """The research repository; a new effort gets its branch, base commit and first journal line."""
+    path = config.home / "repo"
+    if state.tag is not None:
+        if config.tag not in (None, state.tag):
+            raise UserError(
+                f"The home {config.home} belongs to the effort {state.tag}; use another --home for {config.tag}."
+            )
+        return GitRepository(path, state.tag)
+    tag = config.tag or default_tag(CLOCK.now())
+    files = {
+        "train.py": read_text(config.train, "train.py"),
+        "prepare.py": read_text(PROJECT / "harness" / "prepare.py", "prepare.py"),
+        "program.md": read_text(config.program, "program.md"),
+    }
+    repository = GitRepository(path)
+    base = repository.begin(tag, files)
+    journal.append(EffortStarted(tag=tag, base_commit=base))
+    return repository
+
+
+def default_tag(now: dt.datetime) -> str:
+    """Upstream's habit: `nov21`."""
+    return now.strftime("%b%d").lower()
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a file a person named. Raises UserError if it is not there or not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"There is no {what} at {path}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def sandbox_of(config: Settings) -> DockerSandbox:
+    """Raises NotReady without an engine, or without permission to use it."""
+    return DockerSandbox(config.sandbox, config.home, CLOCK)
+
+
+def resolve_device(config: Settings) -> Device:
+    """Find out where experiments run by asking the engine for a GPU. Raises NotReady if one was demanded in vain."""
+    cpu = Device("cpu", "cpu", "", config.sandbox.model_copy(update={"gpu": ()}))
+    if config.device == "cpu":
+        return cpu
+    wanted = config.sandbox.model_copy(update={"gpu": config.sandbox.gpu or ("0",)})
+    sandbox = DockerSandbox(wanted, config.home, CLOCK)
+    try:
+        name, driver = sandbox.gpu()
+    except (InfrastructureError, NotReady) as error:
+        if config.device == "auto":
+            log.info("no_gpu", reason=str(error))
+            return cpu
+        raise NotReady(
+            f"A GPU was asked for but no container can be given one: {error} Install NVIDIA's container toolkit, set "
+            "sandbox.gpu_access, or pass --device cpu."
+        ) from error
+    finally:
+        sandbox.close()
+    return Device("gpu", name, driver, wanted)
+
+
+def runs_of(config: Settings) -> Runs:
+    return Runs(config.home)
+
+
+def require_effort(home: Path) -> None:
+    """Raises UserError if nothing was ever run in this home."""
+    if next(read_records(home), None) is None:
+        raise UserError(f"No effort was started in {home} yet: `glovebox run --home {home}` starts one.")
+
+
+def read_state(home: Path) -> tuple[list[Record], ResearchState]:
+    """The journal and where it leaves the effort, without taking the home over."""
+    require_effort(home)
+    records = list(read_records(home))
+    return records, fold(records)
+
+
+def reap(config: Settings) -> list[str]:
+    """Remove what belongs to no live experiment, whether or not a controller is at work."""
+    keep = recovery.live(fold(read_records(config.home)))
+    if home_in_use(config.home):
+        keep.add("try")
+        keep.add("prepare")
+    return recovery.reap(sandbox_of(config), keep)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

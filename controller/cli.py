@@ -1,0 +1,259 @@
+"""`glovebox`: the composition root. The only reader of argv; constructs every adapter through `assembly`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from controller import (
+    __version__,
+    assembly,
+    doctor,
+    logs,
+    preparation,
+    report,
+    settings,
+    trial,
+    verify,
+    views,
+)
+from controller.core.model import GloveboxError, UserError, VerificationFailed
+from controller.journal import HomeLock, home_in_use, read_blob
+
+app = typer.Typer(
+    name="glovebox",
+    help="Autonomous training research you can leave alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Home = Annotated[Path | None, typer.Option(help="State directory of the effort.  [env: GLOVEBOX_HOME]")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or gpu.")]
+Budget = Annotated[float | None, typer.Option(help="Seconds of wall clock an experiment gets.")]
+Number = Annotated[int, typer.Argument(help="The experiment's number.", min=0)]
+
+
+def main() -> None:
+    """Run the command; a person's mistake becomes one sentence and an exit status."""
+    try:
+        app()
+    except GloveboxError as error:
+        if str(error):
+            print(f"glovebox: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # Somebody piped us into `head`; that is no error, and flushing stdout at exit must not make one.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@app.command()
+def prepare(
+    home: Home = None,
+    corpus: Annotated[
+        str, typer.Option(help="stdlib, climbmix, or a folder of parquet, jsonl or txt files.")
+    ] = "stdlib",
+    scale: Annotated[str | None, typer.Option(help="cpu or gpu. Default: what this machine has.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="Training shards of climbmix to download.", min=1)
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Parallel downloads.", min=1)] = None,
+) -> None:
+    """Make the data and the tokenizer, once."""
+    config = settings.load(home=home)
+    with HomeLock(config.home):
+        request = preparation.Request(corpus=corpus, scale=scale, shards=shards, workers=workers)
+        preparation.prepare(config, request, _stop_on_signals())
+
+
+@app.command()
+def run(
+    home: Home = None,
+    experiments: Annotated[
+        int | None,
+        typer.Option(help="Stop when the effort has this many experiments, the baseline included."),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
+    budget: Budget = None,
+    agent: Annotated[str | None, typer.Option(help="claude, tuner, replay:DIR or auto.")] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="Name of the effort; its branch is autoresearch/TAG.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Run the research loop in the foreground, until a limit or Ctrl-C."""
+    config = settings.load(
+        home=home,
+        agent=agent,
+        tag=tag,
+        device=device,
+        **_section("budget", wall_seconds=budget),
+        **_section("limits", experiments=experiments, hours=hours),
+    )
+    logs.configure(config.home)
+    stop = _stop_on_signals()
+    with HomeLock(config.home):
+        reason = assembly.run_effort(config, stop)
+    print(f"glovebox: {reason}", file=sys.stderr)
+
+
+@app.command("try")
+def try_(
+    file: Annotated[Path, typer.Argument(help="A train.py.")],
+    home: Home = None,
+    budget: Budget = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Run one train.py as an experiment outside the frontier: nothing is kept, nothing is journalled."""
+    config = settings.load(home=home, device=device, **_section("budget", wall_seconds=budget))
+    logs.configure(config.home, quiet=True)
+    with HomeLock(config.home):
+        result = trial.run(config, file, _stop_on_signals())
+    if as_json:
+        _print_json(result.as_json())
+    else:
+        _console().print(result.as_text(), highlight=False)
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """Show where the effort stands."""
+    config = settings.load(home=home)
+    _, state = assembly.read_state(config.home)
+    running = home_in_use(config.home)
+    if as_json:
+        _print_json(views.status_json(state) | {"running": running})
+    else:
+        _console().print(views.status(state))
+        _console().print(f"A controller is {'at work' if running else 'not running'} in {config.home}.")
+
+
+@app.command("log")
+def log_(home: Home = None, as_json: Json = False) -> None:
+    """List every experiment."""
+    _, state = assembly.read_state(settings.load(home=home).home)
+    if as_json:
+        _print_json(views.log_json(state))
+    else:
+        _console().print(views.log(state))
+
+
+@app.command()
+def show(number: Number, home: Home = None, as_json: Json = False) -> None:
+    """Show one experiment: proposal, diff, log, result and audit trail."""
+    config = settings.load(home=home)
+    records, state = assembly.read_state(config.home)
+    if number >= len(state.experiments):
+        raise UserError(f"There is no experiment {number}; `glovebox log` lists those there are.")
+    trail = [record for record in records if record.experiment == number]
+    diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
+    excerpt = assembly.runs_of(config).excerpt(number)
+    if as_json:
+        _print_json(views.show_json(state, number, records=trail, diff=diff, log_excerpt=excerpt))
+    else:
+        _console().print(views.show(state, number, records=trail, diff=diff, log_excerpt=excerpt))
+
+
+@app.command("report")
+def report_(
+    home: Home = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write to. Default: report/ in the home.")
+    ] = None,
+) -> None:
+    """Draw the progress and write an account of the effort."""
+    config = settings.load(home=home)
+    records, _ = assembly.read_state(config.home)
+    for path in report.write(records, output or config.home / "report"):
+        print(path)
+
+
+@app.command("verify")
+def verify_(home: Home = None, as_json: Json = False) -> None:
+    """Check journal, git, ledger, runs and blobs against each other, offline."""
+    config = settings.load(home=home)
+    assembly.require_effort(config.home)
+    problems = verify.verify(config.home)
+    if as_json:
+        _print_json({"problems": problems})
+    for problem in [] if as_json else problems:
+        print(problem)
+    if problems:
+        raise VerificationFailed(f"{len(problems)} contradictions found in {config.home}.")
+    if not as_json:
+        records, state = assembly.read_state(config.home)
+        print(
+            f"{len(records)} journal lines, {len(state.finished)} experiments: all agree. Head: {state.head}"
+        )
+
+
+@app.command("doctor")
+def doctor_(home: Home = None, device: Device = None, as_json: Json = False) -> None:
+    """Say whether this machine is fit, and what to do if it is not."""
+    checks = doctor.examine(settings.load(home=home, device=device))
+    if as_json:
+        _print_json([check.as_json() for check in checks])
+    for check in [] if as_json else checks:
+        print(check.as_line())
+    if not all(check.ok for check in checks):
+        raise typer.Exit(3)
+
+
+@app.command("reap")
+def reap_(home: Home = None) -> None:
+    """Remove containers and volumes of this home that belong to no live experiment."""
+    for name in assembly.reap(settings.load(home=home)):
+        print(name)
+
+
+@app.command()
+def health(home: Home = None) -> None:
+    """Exit with 0 if a controller is at work in this home, for the health check of the service."""
+    if not home_in_use(settings.load(home=home).home):
+        raise typer.Exit(3)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _section(name: str, **values: Any) -> dict[str, Any]:
+    """One nested settings section out of command line options; nothing if none was given."""
+    given = {key: value for key, value in values.items() if value is not None}
+    return {name: given} if given else {}
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+def _console() -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False, default=str))

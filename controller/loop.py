@@ -1,0 +1,403 @@
+"""propose → train → score → decide → record, forever.
+
+An experiment is a small state machine whose state is what the journal says about it (`core.state.Phase`).
+`Loop.step` looks at the phase and takes the one action that comes next, so going on after a crash and going on
+after the previous action are the same code. Every action is bracketed by journal events.
+"""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from controller.core.decision import decide
+from controller.core.events import (
+    AnyEvent,
+    Committed,
+    Decided,
+    ProposalRefused,
+    Proposed,
+    Record,
+    ScoringFinished,
+    ScoringStarted,
+    SessionStopped,
+    TrainingFinished,
+    TrainingStarted,
+    Voided,
+)
+from controller.core.model import (
+    TRIVIAL_CAUSES,
+    AgentError,
+    AgentExhausted,
+    Frontier,
+    InfrastructureError,
+    Interrupted,
+    NotReady,
+    Proposal,
+    RunOutcome,
+    Score,
+    UserError,
+)
+from controller.core.policy import Objection, check
+from controller.core.state import Experiment, Phase, ResearchState, apply
+from controller.core.untrusted import clean_line, clean_text
+from controller.ports import (
+    Agent,
+    Attempt,
+    Clock,
+    Context,
+    Journal,
+    Judge,
+    Observer,
+    Repository,
+    Trainer,
+)
+from controller.runs import Runs
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: Infrastructure faults in a row on one experiment before we stop and ask for a person.
+MAX_ATTEMPTS = 3
+#: Refused proposals or agent errors in a row before we stop and ask for a person.
+MAX_REFUSALS = 50
+#: The ledger and the prompts hold one line per idea; a hypothesis may be a paragraph.
+DESCRIPTION_CHARACTERS = 200
+HYPOTHESIS_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop without being asked (R12)."""
+
+    experiments: int | None = None
+    """Number of experiments of the effort, the baseline included."""
+    hours: float | None = None
+    """Hours of this session."""
+
+
+@dataclass
+class World:
+    """Everything the loop acts on. Assembled once, by the composition root."""
+
+    journal: Journal
+    repository: Repository
+    agent: Agent
+    trainer: Trainer
+    judge: Judge
+    runs: Runs
+    clock: Clock
+    observer: Observer
+    stop: threading.Event
+    publish: Callable[[ResearchState], None]
+    """Bring the ledger up to date with the state."""
+
+
+class Loop:
+    """One research effort at work on one slot."""
+
+    def __init__(self, world: World, state: ResearchState, limits: Limits, budget_seconds: float) -> None:
+        self._world = world
+        self._limits = limits
+        self._budget_seconds = budget_seconds
+        self._began = world.clock.monotonic()
+        self._faults = 0
+        self._agent_errors = 0
+        self.state = state
+
+    def run(self) -> str:
+        """Work until a limit is reached; return which one. Raises Interrupted, NotReady, UserError."""
+        while (reason := self._reason_to_stop()) is None:
+            try:
+                self.step()
+            except AgentExhausted as error:
+                reason = clean_line(str(error))
+                break
+        self.record(SessionStopped(reason=reason))
+        return reason
+
+    def _reason_to_stop(self) -> str | None:
+        if self._world.stop.is_set():
+            raise Interrupted("stopped by a person")
+        if self.state.open is not None:
+            return None
+        if self._limits.experiments is not None and self.state.next_number >= self._limits.experiments:
+            return f"limit of {self._limits.experiments} experiments reached"
+        hours = (self._world.clock.monotonic() - self._began) / 3600
+        if self._limits.hours is not None and hours >= self._limits.hours:
+            return f"limit of {self._limits.hours:g} hours reached"
+        return None
+
+    def step(self) -> None:
+        """Take the one action that comes next."""
+        experiment = self.state.open
+        if experiment is None:
+            self._propose()
+            return
+        match experiment.phase:
+            case Phase.PROPOSED:
+                self._guarded(experiment, self._train)
+            case Phase.TRAINING:
+                self._guarded(experiment, self._see_training_through)
+            case Phase.TRAINED:
+                self._guarded(experiment, self._score)
+            case Phase.SCORING:
+                self._void(experiment, "the controller stopped while the judge was at work")
+            case Phase.JUDGED:
+                self._decide(experiment)
+            case Phase.DECIDED:
+                self._commit(experiment)
+            case Phase.DONE:
+                raise AssertionError("a finished experiment is not open")
+
+    def record(self, event: AnyEvent) -> Record:
+        """Write one fact down and let the state and the observer know."""
+        record = self._world.journal.append(event)
+        apply(self.state, record)
+        self._world.observer.recorded(record, self.state)
+        return record
+
+    # --- propose -------------------------------------------------------------------------------
+
+    def _propose(self) -> None:
+        try:
+            proposal = self._next_proposal()
+        except AgentExhausted:
+            raise
+        except AgentError as error:
+            self._agent_errors += 1
+            log.warning("agent_failed", error=clean_line(str(error)), in_a_row=self._agent_errors)
+            if self._agent_errors >= MAX_REFUSALS:
+                raise UserError(f"The agent failed {MAX_REFUSALS} times in a row; last: {error}") from error
+            return
+        self._agent_errors = 0
+        objection = None if self.state.next_number == 0 else self._objection(proposal)
+        if objection is None:
+            self._accept(proposal)
+        else:
+            self._refuse(proposal, objection)
+
+    def _next_proposal(self) -> Proposal:
+        if self.state.next_number == 0:
+            train_py = self._world.repository.read(self._frontier.commit, "train.py")
+            return Proposal(train_py=train_py, description="baseline", agent="baseline")
+        context = self._context()
+        crashed = self.state.experiments[-1]
+        if crashed.cause in TRIVIAL_CAUSES and crashed.proposal.fixes is None:
+            fixed = self._world.agent.fix(context, crashed)
+            if fixed is not None:
+                return fixed.model_copy(update={"fixes": crashed.number, "agent": self._world.agent.name})
+        return self._world.agent.propose(context).model_copy(update={"agent": self._world.agent.name})
+
+    def _context(self) -> Context:
+        repository, frontier = self._world.repository, self._frontier
+        return Context(
+            program=repository.read(frontier.commit, "program.md"),
+            interface=repository.read(frontier.commit, "prepare.py"),
+            frontier=frontier,
+            train_py=repository.read(frontier.commit, "train.py"),
+            history=self.state.finished,
+            scale=self.state.session.provenance.scale if self.state.session else "cpu",
+            source=lambda number: self._source(self.state.experiments[number]),
+            excerpt=self._world.runs.excerpt,
+        )
+
+    def _source(self, experiment: Experiment) -> str:
+        return self._world.journal.get_blob(experiment.proposal.train_sha256).decode("utf-8")
+
+    def _objection(self, proposal: Proposal) -> Objection | None:
+        frontier = self._frontier
+        earlier = [e for e in self.state.experiments if e.proposal.parent == frontier.commit]
+        return check(
+            proposal.train_py,
+            self._world.repository.read(frontier.commit, "train.py"),
+            [self._source(experiment) for experiment in earlier],
+        )
+
+    def _accept(self, proposal: Proposal) -> None:
+        parent = self._frontier.commit
+        before = self._world.repository.read(parent, "train.py")
+        diff = unified_diff(before, proposal.train_py)
+        journal = self._world.journal
+        self.record(
+            Proposed(
+                experiment=self.state.next_number,
+                description=clean_line(proposal.description, DESCRIPTION_CHARACTERS),
+                hypothesis=clean_text(proposal.hypothesis, HYPOTHESIS_CHARACTERS),
+                agent=proposal.agent,
+                parent=parent,
+                fixes=proposal.fixes,
+                parameters=proposal.parameters,
+                train_sha256=journal.put_blob(proposal.train_py.encode("utf-8")),
+                diff_sha256=journal.put_blob(diff.encode("utf-8")),
+            )
+        )
+
+    def _refuse(self, proposal: Proposal, objection: Objection) -> None:
+        # surrogatepass: a refused text may be anything, and what was refused must still be on record.
+        blob = self._world.journal.put_blob(proposal.train_py.encode("utf-8", "surrogatepass"))
+        self.record(
+            ProposalRefused(
+                agent=proposal.agent,
+                description=clean_line(proposal.description, DESCRIPTION_CHARACTERS),
+                cause=objection.cause,
+                detail=clean_line(objection.detail),
+                train_sha256=blob,
+            )
+        )
+        if self.state.refused_in_a_row >= MAX_REFUSALS:
+            raise UserError(
+                f"{MAX_REFUSALS} proposals in a row were refused, the last because {objection.detail}; "
+                "look at the agent or at program.md."
+            )
+
+    # --- train and score -----------------------------------------------------------------------
+
+    def _attempt(self, experiment: Experiment, number: int) -> Attempt:
+        return self._world.runs.attempt(experiment.number, number, self._budget_seconds)
+
+    def _train(self, experiment: Experiment) -> None:
+        self._world.runs.write_proposal(
+            experiment.number,
+            train_py=self._source(experiment),
+            diff=self._world.journal.get_blob(experiment.proposal.diff_sha256).decode("utf-8"),
+        )
+        attempt = self._attempt(experiment, experiment.attempt + 1)
+        spec = self._world.trainer.spec(attempt)
+        self.record(
+            TrainingStarted(
+                experiment=experiment.number,
+                attempt=attempt.number,
+                container=spec.name,
+                spec_sha256=spec.digest(),
+                budget_seconds=attempt.budget_seconds,
+            )
+        )
+        self._see_training_through(self._open())
+
+    def _see_training_through(self, experiment: Experiment) -> None:
+        """Also the entry after a restart: the trainer adopts a container that is there already."""
+        attempt = self._attempt(experiment, experiment.attempt)
+        outcome = self._world.trainer.train(
+            attempt,
+            self._world.stop,
+            lambda elapsed: self._world.observer.training(experiment.number, elapsed, attempt.budget_seconds),
+        )
+        self.record(
+            TrainingFinished(experiment=experiment.number, attempt=experiment.attempt, outcome=outcome)
+        )
+
+    def _score(self, experiment: Experiment) -> None:
+        outcome = _known(experiment.outcome)
+        if outcome.cause is not None:
+            self._decide(experiment)
+            return
+        attempt = self._attempt(experiment, experiment.attempt)
+        seed = secrets.randbits(63)
+        self.record(ScoringStarted(experiment=experiment.number, attempt=attempt.number, seed=seed))
+        judgement = self._world.judge.score(attempt, seed, self._world.stop)
+        scored = isinstance(judgement, Score)
+        self.record(
+            ScoringFinished(
+                experiment=experiment.number,
+                attempt=attempt.number,
+                score=judgement if scored else None,
+                refusal=None if scored else judgement,
+            )
+        )
+
+    # --- decide and record ---------------------------------------------------------------------
+
+    def _decide(self, experiment: Experiment) -> None:
+        frontier = self._frontier
+        decision = decide(frontier, _known(experiment.outcome), experiment.judgement)
+        self.record(Decided(experiment=experiment.number, decision=decision, frontier_bpb=frontier.val_bpb))
+        if self.state.open is None:
+            self._world.repository.reset()
+            self._close(self.state.experiments[-1])
+
+    def _commit(self, experiment: Experiment) -> None:
+        commit = commit_kept(self._world, self.state, experiment)
+        self.record(Committed(experiment=experiment.number, commit=commit))
+        self._close(self.state.experiments[-1])
+
+    def _close(self, experiment: Experiment) -> None:
+        """Everything here is a projection of the journal; recovery repeats it when it is missing."""
+        self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
+        self._world.runs.finish(experiment)
+        self._world.publish(self.state)
+        self._faults = 0
+
+    # --- faults --------------------------------------------------------------------------------
+
+    def _guarded(self, experiment: Experiment, action: Callable[[Experiment], None]) -> None:
+        try:
+            action(experiment)
+        except Interrupted:
+            self._void(self._open(), "stopped by a person")
+            raise
+        except InfrastructureError as error:
+            self._faults += 1
+            log.warning("infrastructure_fault", experiment=experiment.number, error=clean_line(str(error)))
+            self._void(self._open(), clean_line(str(error)))
+            if self._faults >= MAX_ATTEMPTS:
+                raise NotReady(
+                    f"Experiment {experiment.number} met {self._faults} infrastructure faults in a row and waits to be "
+                    f"repeated; the last was: {clean_line(str(error))} Run `glovebox doctor`."
+                ) from error
+
+    def _void(self, experiment: Experiment, reason: str) -> None:
+        if experiment.attempt > 0:
+            try:
+                self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
+            except InfrastructureError as error:
+                log.warning("discard_failed", experiment=experiment.number, error=clean_line(str(error)))
+        self.record(Voided(experiment=experiment.number, attempt=experiment.attempt, reason=reason))
+
+    @property
+    def _frontier(self) -> Frontier:
+        if self.state.frontier is None:
+            raise AssertionError("an effort has a frontier from its first event on")
+        return self.state.frontier
+
+    def _open(self) -> Experiment:
+        if self.state.open is None:
+            raise AssertionError("an experiment is open while it is being run")
+        return self.state.open
+
+
+def commit_kept(world: World, state: ResearchState, experiment: Experiment) -> str:
+    """Commit a kept experiment with the trailers an auditor needs; doing it twice gives the same commit."""
+    score, provenance = experiment.score, experiment.provenance
+    if score is None or provenance is None:
+        raise AssertionError("only a scored experiment of a session is ever kept")
+    trailers = {
+        "Experiment": str(experiment.number),
+        "Val-Bpb": f"{score.val_bpb:.6f}",
+        "Image": provenance.image,
+        "Data": provenance.data,
+        "Prepare": provenance.prepare,
+        "Journal": state.head,
+    }
+    train_py = world.journal.get_blob(experiment.proposal.train_sha256).decode("utf-8")
+    return world.repository.commit(train_py, experiment.proposal.description, trailers)
+
+
+def unified_diff(before: str, after: str) -> str:
+    """The change from one train.py to another, three lines of context, as `diff -u` writes it."""
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True), after.splitlines(keepends=True), "a/train.py", "b/train.py"
+    )
+    return "".join(
+        line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def _known(outcome: RunOutcome | None) -> RunOutcome:
+    if outcome is None:
+        raise AssertionError("a trained experiment has an outcome")
+    return outcome

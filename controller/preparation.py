@@ -1,0 +1,108 @@
+"""`glovebox prepare`: run the one-time data preparation of the harness in a container of the sandbox image."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller import assembly, data
+from controller.core.container_spec import PREPARE_CORPUS, PREPARE_HOME, Place, preparer
+from controller.core.model import InfrastructureError, UserError
+from controller.harness_files import HarnessFiles
+from controller.journal import check_writable
+from controller.settings import PROJECT, Settings
+
+NAMED_CORPORA = ("stdlib", "climbmix")
+LIMIT_SECONDS = 24 * 3600.0
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_CA_VARIABLES = ("GLOVEBOX_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for."""
+
+    corpus: str
+    scale: str | None
+    shards: int | None
+    workers: int | None
+
+
+def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
+    """Make home/data, or find that it is there. Raises UserError, NotReady, InfrastructureError, Interrupted."""
+    check_writable(config.home)
+    corpus = _corpus_folder(request.corpus)
+    scale = request.scale or assembly.resolve_device(config).scale
+    sandbox = assembly.sandbox_of(config)
+    sandbox.describe()
+    harness = HarnessFiles.materialise(config.home, PROJECT / "harness")
+    owner = config.home.stat()
+    network = request.corpus == "climbmix"
+    spec = preparer(
+        config.sandbox,
+        Place(config.home.resolve(), "prepare"),
+        arguments=_arguments(request, scale, corpus),
+        limit_seconds=LIMIT_SECONDS,
+        owner=(owner.st_uid, owner.st_gid),
+        harness=harness.preparation(),
+        corpus=corpus,
+        network=network,
+        ca_bundle=_ca_bundle() if network else None,
+        proxies={name: os.environ[name] for name in _PROXY_VARIABLES if name in os.environ},
+    )
+    sandbox.remove(containers=[spec.name])
+    try:
+        started = sandbox.start(spec)
+        following = sandbox.follow(spec.name, _print)
+        end = sandbox.wait(spec.name, deadline=started + LIMIT_SECONDS, stop=stop)
+        following.join(timeout=10)
+    finally:
+        sandbox.remove(containers=[spec.name])
+    if end.exit_code == 2:  # noqa: PLR2004 - the harness has said in one sentence what is wrong
+        raise UserError("The data was not prepared; the line above says why.")
+    if end.exit_code != 0:
+        reason = "ran out of memory" if end.oom_killed else f"ended with status {end.exit_code}"
+        raise InfrastructureError(
+            f"The preparation of the data {reason}; running it again resumes or starts clean."
+        )
+    data.read(config.home)
+
+
+def _corpus_folder(corpus: str) -> Path | None:
+    if corpus in NAMED_CORPORA:
+        return None
+    folder = Path(corpus).expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no corpus {corpus!r}: choose stdlib, climbmix or a folder of parquet, jsonl or txt."
+        )
+    return folder
+
+
+def _arguments(request: Request, scale: str, corpus: Path | None) -> tuple[str, ...]:
+    options = {
+        "--out": f"{PREPARE_HOME}/data",
+        "--downloads": f"{PREPARE_HOME}/downloads",
+        "--corpus": PREPARE_CORPUS if corpus else request.corpus,
+        "--scale": scale,
+        "--shards": request.shards,
+        "--workers": request.workers,
+    }
+    return tuple(word for key, value in options.items() if value is not None for word in (key, str(value)))
+
+
+def _ca_bundle() -> Path | None:
+    """A private CA, as a user behind a company's proxy has it in the environment."""
+    for name in _CA_VARIABLES:
+        path = Path(os.environ.get(name, ""))
+        if path.is_file():
+            return path.resolve()
+    return None
+
+
+def _print(block: bytes) -> None:
+    sys.stdout.write(block.decode("utf-8", "replace"))
+    sys.stdout.flush()

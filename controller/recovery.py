@@ -1,0 +1,63 @@
+"""What a start does with what the last process left behind. Doing it twice changes nothing.
+
+The journal says where the effort stands. Everything else is brought in line with it: containers and volumes
+of no open experiment are removed, the work tree is put back on the frontier, projections that are missing are
+written again. An experiment that was open goes on in the loop, from its phase; a trainer that is still inside
+its time is adopted there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import structlog
+
+from controller.core.model import Provenance, UserError
+from controller.core.state import ResearchState
+from controller.loop import World
+from controller.ports import Sandbox
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def recover(world: World, sandbox: Sandbox, state: ResearchState) -> None:
+    """Bring the world in line with the journal. Raises InfrastructureError if the engine cannot."""
+    reap(sandbox, keep=live(state))
+    world.repository.reset()
+    for experiment in state.finished:
+        if not world.runs.is_finished(experiment):
+            world.runs.finish(experiment)
+    world.publish(state)
+
+
+def live(state: ResearchState) -> set[str]:
+    """Labels of the experiments whose containers may still be of use."""
+    return {str(state.open.number)} if state.open else set()
+
+
+def reap(sandbox: Sandbox, keep: Collection[str]) -> list[str]:
+    """Remove this home's containers and volumes that belong to no live experiment; return their names."""
+    containers, volumes = sandbox.leftovers(keep)
+    sandbox.remove(containers=containers, volumes=volumes)
+    for name in [*containers, *volumes]:
+        log.info("reaped", name=name)
+    return [*containers, *volumes]
+
+
+def check_comparable(state: ResearchState, provenance: Provenance, budget_seconds: float) -> None:
+    """Scores of one effort must mean the same thing. Raises UserError naming what changed."""
+    if state.session is None:
+        return
+    before, after = state.session.provenance, provenance
+    changed = [
+        name
+        for name in ("scale", "data", "prepare", "harness")
+        if getattr(before, name) != getattr(after, name)
+    ]
+    if state.session.budget_seconds != budget_seconds:
+        changed.append(f"budget ({state.session.budget_seconds:g} s before, {budget_seconds:g} s now)")
+    if changed:
+        raise UserError(
+            f"This home's experiments were measured with another {', '.join(changed)}, so new scores could not be "
+            "compared with them; go back to the former setting or start in a new --home."
+        )

@@ -1,0 +1,142 @@
+"""Every setting of Glovebox, in one tree.
+
+Sources, strongest first: command line, environment (`GLOVEBOX_BUDGET__WALL_SECONDS`), `.env`, `glovebox.toml`
+in the home or in the current folder, defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from controller.core.container_spec import SandboxConfig
+from controller.core.model import UserError
+from controller.core.untrusted import clean_line
+from controller.judge import JudgeConfig
+from controller.trainer import TrainerConfig
+
+SETTINGS_FILE = "glovebox.toml"
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class BudgetConfig(BaseModel):
+    """The fixed time of an experiment (R4)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wall_seconds: Annotated[float, Field(gt=0, le=86400)] = 300
+    """Seconds of wall clock from the start of the container, start-up and compilation included."""
+
+
+class LimitsConfig(BaseModel):
+    """When to stop without being asked (R12). Nothing set: never."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    experiments: Annotated[int, Field(gt=0)] | None = None
+    """Experiments of the effort, the baseline included."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Hours of one session."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one research effort."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GLOVEBOX_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    home: Path = Path("home")
+    """State directory of the effort."""
+    tag: str | None = None
+    """Name of the effort; its branch is `autoresearch/<tag>`. Default: today's date, like `nov21`."""
+    agent: str = "auto"
+    """`claude`, `tuner`, `replay:DIR`, or `auto`: what this machine has what it takes for."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where experiments run. `auto`: the GPU if the engine can hand one to a container."""
+    train: Path = PROJECT / "harness" / "train.py"
+    """The baseline a new effort starts from."""
+    program: Path = PROJECT / "program.md"
+    """The instructions a new effort gives its agent."""
+    seed: int = 0
+    """Seed of the built-in tuner."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
+    """Free disk space under which no experiment is started."""
+    budget: BudgetConfig = BudgetConfig()
+    limits: LimitsConfig = LimitsConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    judge: JudgeConfig = JudgeConfig()
+    anthropic_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key")
+    )
+    """Key for the `claude` agent; from the environment or `.env` only."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, _TomlSource(settings_cls)
+
+
+class _TomlSource(InitSettingsSource):
+    """glovebox.toml of the home if it has one, else of the current folder."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls, init_kwargs={})
+
+    def __call__(self) -> dict[str, Any]:
+        home = self.current_state.get("home") or os.environ.get("GLOVEBOX_HOME") or "home"
+        for folder in (Path(home), Path()):
+            if (folder / SETTINGS_FILE).exists():
+                return _read_toml(folder / SETTINGS_FILE)
+        return {}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"The settings file {path} cannot be read: {clean_line(str(error))}.") from error
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` come from the command line, None meaning "not given".
+
+    Raises UserError with one sentence naming the setting that is wrong.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise UserError(_sentence(error)) from error
+    except SettingsError as error:
+        raise UserError(f"A setting cannot be read: {clean_line(str(error))}.") from error
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return f"The setting {name} is wrong: {clean_line(first['msg'])}; see README.md for what it may be."

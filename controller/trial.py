@@ -1,0 +1,97 @@
+"""`glovebox try`: one train.py, run and scored exactly like an experiment, outside the frontier."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller import assembly
+from controller.core.decision import decide
+from controller.core.model import Decision, Frontier, Refusal, RunOutcome, Score, UserError, Verdict
+from controller.core.policy import check
+from controller.ports import Attempt
+from controller.runs import Runs
+from controller.settings import Settings
+
+KEPT_TRIALS = 20
+"""Folders of earlier tries that stay in the home; older ones are removed."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one try came to."""
+
+    folder: Path
+    outcome: RunOutcome
+    judgement: Score | Refusal | None
+
+    @property
+    def decision(self) -> Decision:
+        """As if it were a baseline: `keep` means it was scored."""
+        return decide(Frontier(commit=""), self.outcome, self.judgement)
+
+    def as_json(self) -> dict[str, Any]:
+        """The hold-out score stays out: what a person tunes on must not be it either."""
+        score = self.judgement if isinstance(self.judgement, Score) else None
+        refusal = self.judgement if isinstance(self.judgement, Refusal) else None
+        failed = self.decision.verdict is not Verdict.KEEP
+        return {
+            "val_bpb": score.val_bpb if score else None,
+            "verdict": self.decision.verdict.value if failed else "scored",
+            "cause": self.decision.cause.value if self.decision.cause else None,
+            "detail": refusal.detail if refusal else self.outcome.detail,
+            "seconds": self.outcome.seconds,
+            "scoring_seconds": score.seconds if score else None,
+            "claim": self.outcome.claim.model_dump(exclude_none=True),
+            "log": str(self.folder / "run.log"),
+        }
+
+    def as_text(self) -> str:
+        result = self.as_json()
+        if result["val_bpb"] is None:
+            return f"{result['verdict']} ({result['cause']}): {result['detail']}\nlog: {result['log']}"
+        return (
+            f"val_bpb {result['val_bpb']:.6f} after {result['seconds']:.1f} s, "
+            f"scored in {result['scoring_seconds']:.1f} s\nlog: {result['log']}"
+        )
+
+
+def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
+    """Run `file` once. Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted."""
+    train_py = assembly.read_text(file, "train.py")
+    objection = check(train_py, None)
+    if objection is not None:
+        raise UserError(f"{file} cannot be run: {objection.detail}.")
+    machine = assembly.Machine.assemble(config)
+    folder = _new_folder(config.home)
+    (folder / "train.py").write_text(train_py, encoding="utf-8", newline="")
+    attempt = Attempt(
+        experiment="try",
+        number=1,
+        train_path=folder / "train.py",
+        log_path=folder / "run.log",
+        budget_seconds=config.budget.wall_seconds,
+    )
+    machine.trainer.discard(attempt)  # what a try that was killed left behind
+    try:
+        outcome = machine.trainer.train(attempt, stop, lambda elapsed: None)
+        judgement = None if outcome.cause else machine.judge.score(attempt, secrets.randbits(63), stop)
+    finally:
+        machine.trainer.discard(attempt)
+    trial = Trial(folder, outcome, judgement)
+    Runs.append_summary(folder / "run.log", outcome, judgement, trial.decision)
+    return trial
+
+
+def _new_folder(home: Path) -> Path:
+    tries = home / "tries"
+    folder = tries / dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%f")
+    folder.mkdir(parents=True)
+    for old in sorted(tries.iterdir())[:-KEPT_TRIALS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
