@@ -1,0 +1,242 @@
+"""`tuner`: an optimiser over the constants of train.py. It needs no key and no network.
+
+It searches around the frontier. A proposal is a *move*: one or two constants of the frontier's train.py get
+new values, all others stay. What a move taught is its effect, its score minus the score it had to beat: a
+score by itself says more about how far the effort had come. Optuna's TPE models which values of a constant
+went with good effects and which with bad ones; a trust region, as a share of every constant's range, bounds
+how far from the frontier it may look. The region grows after a keep and shrinks after anything else.
+
+Everything is rebuilt from the history at each proposal, so a restart loses nothing, and the same seed and
+history give the same proposal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from controller.core.constants import Choices, Constant, Literal, find, render, replace, same, tidy, tunable
+from controller.core.model import AgentError, AgentExhausted, Proposal, Verdict
+from controller.core.state import Experiment
+from controller.ports import Context
+
+# The figures below were chosen on synthetic landscapes; tests/agents/test_tuner.py holds one of them.
+_CHANGED_AT_ONCE = (1, 1, 1, 2)
+_FIRST_RADIUS, _LEAST_RADIUS, _GREATEST_RADIUS = 0.25, 0.05, 0.5
+_GROW, _SHRINK = 1.5, 0.93
+_ATTEMPTS = 300
+_ATTEMPTS_PER_WIDENING = 30
+_FAILED = 1e-3
+"""How much worse than the worst scored move a failed one counts; bits per byte."""
+
+Values = dict[str, Literal]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one experiment changed against its frontier and what came of it."""
+
+    changed: Values
+    effect: float | None
+    """Score minus the score to beat, bits per byte; None if the run failed or was rejected."""
+    kept: bool
+
+
+class Tuner:
+    """An `Agent` that changes constants and nothing else."""
+
+    name = "tuner"
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+        self._offered: set[str] = set()
+        """Hashes of what this process proposed: a refused proposal never enters the history."""
+        self._parsed: dict[int, Values] = {}
+
+    def propose(self, context: Context) -> Proposal:
+        """The next move. Raises AgentError if nothing can be tuned, AgentExhausted if no move is untried."""
+        constants = tunable(find(context.train_py), context.scale)
+        if not constants:
+            raise AgentError("train.py has no constant that can be tuned in its marked section")
+        moves = list(self._moves(context))
+        search = _Search(constants, moves, seed=f"{self._seed}/{len(context.history)}/{len(self._offered)}")
+        tried = self._offered | {experiment.proposal.train_sha256 for experiment in context.history}
+        for changed in search.candidates():
+            train_py = replace(context.train_py, changed)
+            digest = hashlib.sha256(train_py.encode()).hexdigest()
+            if digest not in tried:
+                self._offered.add(digest)
+                return self._proposal(train_py, constants, changed, search)
+        raise AgentExhausted("the tuner has tried every combination near the frontier")
+
+    def fix(self, context: Context, crashed: Experiment) -> None:
+        """A crash is a lesson, not a typo: nothing to repair."""
+        return None
+
+    def _proposal(
+        self, train_py: str, constants: Sequence[Constant], changed: Values, search: _Search
+    ) -> Proposal:
+        before = {constant.name: constant.value for constant in constants}
+        steps = [f"{name} {render(before[name])} → {render(value)}" for name, value in changed.items()]
+        return Proposal(
+            train_py=train_py,
+            description="; ".join(steps),
+            hypothesis=(
+                f"A step of at most {search.radius:.0%} of each range from the frontier, "
+                f"chosen from the effects of {len(search.moves)} earlier moves, lowers val_bpb."
+            ),
+            agent=self.name,
+            parameters={"values": {**before, **changed}, "changed": [*sorted(changed)]},
+        )
+
+    def _moves(self, context: Context) -> Iterator[Move]:
+        frontier: Values = {}
+        for experiment in context.history:
+            values = self._values(context, experiment)
+            kept = experiment.verdict is Verdict.KEEP
+            changed = {n: v for n, v in values.items() if n in frontier and not same(v, frontier[n])}
+            if changed and experiment.frontier_bpb is not None:
+                score = experiment.score
+                effect = score.val_bpb - experiment.frontier_bpb if score else None
+                failed = effect is None or not math.isfinite(effect) or experiment.verdict is Verdict.REJECT
+                yield Move(changed, None if failed else effect, kept)
+            if kept:
+                frontier = values
+
+    def _values(self, context: Context, experiment: Experiment) -> Values:
+        """The constants an experiment ran with; read from its train.py if another agent made it."""
+        recorded = experiment.proposal.parameters.get("values")
+        if isinstance(recorded, dict):
+            return {name: v for name, v in recorded.items() if isinstance(v, (bool, int, float, str))}
+        number = experiment.number
+        if number not in self._parsed:
+            try:
+                found = tunable(find(context.source(number)), context.scale)
+            except (AgentError, LookupError, OSError, ValueError):
+                found = []
+            self._parsed[number] = {constant.name: constant.value for constant in found}
+        return self._parsed[number]
+
+
+class _Search:
+    """Candidates for one proposal."""
+
+    def __init__(self, constants: Sequence[Constant], moves: Sequence[Move], seed: str) -> None:
+        self.moves = moves
+        self.radius = _radius(moves)
+        self._constants = constants
+        self._axes = {constant.name: _Axis(constant) for constant in constants}
+        self._random = random.Random(seed)
+        self._study = self._learn()
+
+    def candidates(self) -> Iterator[Values]:
+        """Changed constants only; a few hundred, ever farther from the frontier."""
+        for attempt in range(_ATTEMPTS):
+            radius = self.radius * (1 + attempt // _ATTEMPTS_PER_WIDENING)
+            chosen = self._choose()
+            trial = self._study.ask({c.name: self._axes[c.name].near(radius) for c in chosen})
+            values = {c.name: self._axes[c.name].value_at(trial.params[c.name]) for c in chosen}
+            changed = {c.name: values[c.name] for c in chosen if not same(values[c.name], c.value)}
+            if changed:
+                yield changed
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # TPE forgets what was not run
+
+    def _choose(self) -> list[Constant]:
+        """Constants that were seldom tried or often won come first."""
+        tried = Counter(name for move in self.moves for name in move.changed)
+        won = Counter(name for move in self.moves if move.kept for name in move.changed)
+        weights = [(won[c.name] + 1) / (tried[c.name] + 1) for c in self._constants]
+        count = self._random.choice(_CHANGED_AT_ONCE)
+        return list({c.name: c for c in self._random.choices(self._constants, weights, k=count)}.values())
+
+    def _learn(self) -> optuna.Study:
+        """A study with one finished trial per move, which holds nothing but what the move changed."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(seed=self._random.randrange(2**31), n_startup_trials=1)
+        study = optuna.create_study(sampler=sampler)
+        worst = max([0.0, *(move.effect for move in self.moves if move.effect is not None)]) + _FAILED
+        for move in self.moves:
+            params, axes = self._params(move.changed)
+            if params:
+                value = worst if move.effect is None else move.effect
+                study.add_trial(optuna.trial.create_trial(params=params, distributions=axes, value=value))
+        return study
+
+    def _params(self, changed: Mapping[str, Literal]) -> tuple[Values, dict[str, BaseDistribution]]:
+        """The part of a move that today's ranges and choices still know."""
+        params: Values = {}
+        axes: dict[str, BaseDistribution] = {}
+        for name, value in changed.items():
+            axis = self._axes.get(name)
+            position = axis.position(value) if axis else None
+            if axis and position is not None:
+                params[name], axes[name] = position, axis.whole
+        return params, axes
+
+
+class _Axis:
+    """One constant's domain as TPE samples it: numbers lie in 0..1, words are categories."""
+
+    def __init__(self, constant: Constant) -> None:
+        assert constant.domain is not None  # what `tunable` returns has one
+        self._value, self._domain = constant.value, constant.domain
+        self._words = isinstance(constant.value, (bool, str)) and isinstance(constant.domain, Choices)
+        self.whole: BaseDistribution = FloatDistribution(0.0, 1.0)
+        if self._words and isinstance(constant.domain, Choices):
+            self.whole = CategoricalDistribution(constant.domain.values)
+
+    def near(self, radius: float) -> BaseDistribution:
+        """What lies within the radius around the present value, the next choice at least."""
+        here = self.position(self._value)
+        if self._words or not isinstance(here, float):
+            return self.whole
+        if isinstance(self._domain, Choices):
+            radius = max(radius, 1 / (len(self._domain.values) - 1))
+        return FloatDistribution(max(0.0, here - radius), min(1.0, here + radius))
+
+    def position(self, value: Literal) -> Literal | None:
+        """Where a value lies on the axis; None if the axis does not know it."""
+        domain = self._domain
+        if isinstance(domain, Choices):
+            index = next((i for i, known in enumerate(domain.values) if same(known, value)), None)
+            if index is None or self._words:
+                return None if index is None else value
+            return index / (len(domain.values) - 1)
+        if isinstance(value, (bool, str)) or (domain.log and value <= 0):
+            return None
+        if domain.log:
+            place = math.log(value / domain.low) / math.log(domain.high / domain.low)
+        else:
+            place = (value - domain.low) / (domain.high - domain.low)
+        return min(max(place, 0.0), 1.0)
+
+    def value_at(self, position: Literal) -> Literal:
+        """The constant's value at a position, rounded to what a person would write."""
+        domain = self._domain
+        if self._words or not isinstance(position, float):
+            return position
+        if isinstance(domain, Choices):
+            return domain.values[round(position * (len(domain.values) - 1))]
+        if domain.log:
+            number = domain.low * (domain.high / domain.low) ** position
+        else:
+            number = domain.low + position * (domain.high - domain.low)
+        if isinstance(self._value, int):
+            return int(min(max(round(number), domain.low), domain.high))
+        return tidy(number, domain)
+
+
+def _radius(moves: Sequence[Move]) -> float:
+    """Half the width of the trust region as a share of a constant's range."""
+    radius = _FIRST_RADIUS
+    for move in moves:
+        radius *= _GROW if move.kept else _SHRINK
+        radius = min(max(radius, _LEAST_RADIUS), _GREATEST_RADIUS)
+    return radius
