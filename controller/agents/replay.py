@@ -1,0 +1,72 @@
+"""`replay:DIR`: proposes the Python files of a folder, in the order of their names.
+
+For tests, for importing an existing history and for reproducing a run.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import warnings
+from pathlib import Path
+
+from controller.core.model import AgentExhausted, Proposal, UserError
+from controller.core.state import Experiment
+from controller.ports import Context
+
+
+class Replay:
+    """An `Agent` whose ideas are files. They are read once, at construction.
+
+    Raises UserError if the folder is missing, holds no `*.py`, or one of them is not UTF-8.
+    """
+
+    name = "replay"
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UserError(f"replay:{folder} is not a folder; name one that holds train.py files")
+        paths = sorted(path for path in folder.glob("*.py") if path.is_file())
+        if not paths:
+            raise UserError(f"replay:{folder} holds no *.py file to propose")
+        self._folder = folder
+        self._files = [(path.name, _read(path)) for path in paths]
+
+    def propose(self, context: Context) -> Proposal:
+        """The first file that no experiment has run yet. Raises AgentExhausted when there is none."""
+        done = {experiment.proposal.train_sha256 for experiment in context.history}
+        while self._files:
+            name, train_py = self._files.pop(0)
+            if hashlib.sha256(train_py.encode()).hexdigest() not in done:
+                return Proposal(
+                    train_py=train_py,
+                    description=f"{name}: {title}" if (title := _title(train_py)) else name,
+                    hypothesis=f"{name} is the next file of the replayed folder.",
+                    agent=self.name,
+                )
+        raise AgentExhausted(f"every file of {self._folder} has been proposed")
+
+    def fix(self, context: Context, crashed: Experiment) -> None:
+        """A replay runs what it was given, as it is."""
+        return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _title(train_py: str) -> str:
+    """First line of the module's docstring, or nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(train_py)
+        docstring = ast.get_docstring(tree)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    return docstring.strip().split("\n")[0] if docstring and docstring.strip() else ""

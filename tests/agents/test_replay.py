@@ -1,0 +1,82 @@
+"""The folder is read once; the history says how far it has come."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from controller.agents.replay import Replay
+from controller.core.events import Proposed
+from controller.core.model import AgentExhausted, Frontier, UserError
+from controller.core.state import Experiment
+from controller.ports import Context
+
+
+def ran(*texts: str) -> list[Experiment]:
+    return [
+        Experiment(
+            number=number,
+            proposal=Proposed(
+                experiment=number,
+                description="",
+                hypothesis="",
+                agent="replay",
+                parent="",
+                train_sha256=hashlib.sha256(text.encode()).hexdigest(),
+                diff_sha256="",
+            ),
+            proposed_at="",
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def context(history: Sequence[Experiment] = ()) -> Context:
+    return Context(
+        program="",
+        interface="",
+        frontier=Frontier(commit="c0"),
+        train_py="",
+        history=history,
+        scale="cpu",
+        source=lambda number: "",
+        excerpt=lambda number: "",
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "10_wider.py").write_text('"""\nWider blocks.\n\nMore.\n"""\nA = 1\n')
+    (tmp_path / "02_deeper.py").write_bytes("B = 'ü'\r\n".encode())
+    (tmp_path / "20_broken.py").write_text("X = '\\d'\ndef broken(:\n")
+    (tmp_path / "notes.txt").write_bytes(b"\xff")
+    (tmp_path / "package.py").mkdir()
+    return tmp_path
+
+
+def test_proposes_in_the_order_of_names_and_then_is_exhausted(folder: Path) -> None:
+    agent = Replay(folder)
+    proposals = [agent.propose(context()) for _ in range(3)]
+    descriptions = [proposal.description for proposal in proposals]
+    assert descriptions == ["02_deeper.py", "10_wider.py: Wider blocks.", "20_broken.py"]
+    assert proposals[0].train_py == "B = 'ü'\r\n"
+    with pytest.raises(AgentExhausted, match="has been proposed"):
+        agent.propose(context())
+
+
+def test_skips_what_its_history_has_run(folder: Path) -> None:
+    history = ran("baseline", "B = 'ü'\r\n")
+    assert Replay(folder).propose(context(history)).description.startswith("10_wider.py")
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "file", "binary"])
+def test_bad_folders_are_named_in_one_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "binary" / "a.py").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=rf"^[^\n]*{name}[^\n]*$"):
+        Replay(tmp_path / name)
