@@ -6,10 +6,11 @@ and a forged traceback only gives its own crash a wrong name.
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 
-from controller.core.model import Cause, Claim, Decision, RunOutcome, Score
+from controller.core.model import Cause, Claim, Decision, Refusal, RunOutcome, Score
 from controller.core.untrusted import clean_line, clean_text
 
 #: PID 1 of the container ended the run at its limit; see sandbox_image/entrypoint.py.
@@ -108,7 +109,11 @@ def excerpt(text: str, limit: int = 4000) -> str:
 
 
 def summary(
-    score: Score | None, decision: Decision, outcome: RunOutcome, *, frontier_bpb: float | None = None
+    outcome: RunOutcome,
+    judgement: Score | Refusal | None,
+    decision: Decision,
+    *,
+    frontier_bpb: float | None = None,
 ) -> str:
     """The section the controller appends to run.log, in the format of upstream's summary block.
 
@@ -116,19 +121,22 @@ def summary(
     before, and with no number if there is none. The hold-out score is not in it: agents read this.
     """
     values = {
-        "val_bpb": f"{score.val_bpb:.6f}" if score else "none",
+        "val_bpb": _bpb(judgement.val_bpb if isinstance(judgement, Score) else None),
+        "frontier_bpb": _bpb(frontier_bpb),
         "total_seconds": f"{outcome.seconds:.1f}",
         "exit_code": "none" if outcome.exit_code is None else str(outcome.exit_code),
-        "frontier_bpb": f"{frontier_bpb:.6f}" if frontier_bpb is not None else "none",
         "verdict": str(decision.verdict),
+        "cause": str(decision.cause or "none"),
+        "detail": clean_line(judgement.detail if isinstance(judgement, Refusal) else outcome.detail)
+        or "none",
+        "rule": decision.rule,
     }
-    if decision.cause is not None:
-        values["cause"] = str(decision.cause)
-    if outcome.detail:
-        values["detail"] = clean_line(outcome.detail)
-    values["rule"] = decision.rule
     lines = ["", _HEADING, "---", *(f"{key + ':':<{_COLUMN}}{value}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
+
+
+def _bpb(value: float | None) -> str:
+    return f"{value:.6f}" if value is not None and math.isfinite(value) else "none"
 
 
 def _final_exception(text: str) -> tuple[str, str] | None:

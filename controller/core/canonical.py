@@ -1,0 +1,39 @@
+"""One way to write a value as JSON, so that equal values have equal bytes.
+
+Keys sorted, no spaces, ASCII only: such a line can be hashed, compared, and shown on any terminal. JSON has
+no NaN and no infinities; they become the strings "NaN", "Infinity" and "-Infinity", which pydantic reads back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from pydantic import BaseModel, JsonValue
+
+from controller.core.untrusted import REPLACEMENT
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def plain(value: Any) -> Any:
+    """`value` (models, dicts, lists, scalars) as something any JSON reader understands."""
+    match value:
+        case BaseModel():
+            return plain(value.model_dump())
+        case dict():
+            return {plain(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case str():
+            return _SURROGATES.sub(REPLACEMENT, value)
+    return value
+
+
+def encode(value: dict[str, JsonValue]) -> bytes:
+    """Canonical JSON of a plain value. Raises ValueError for NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")

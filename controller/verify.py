@@ -1,0 +1,181 @@
+"""`glovebox verify`: do journal, blobs, git, ledger and runs tell one story? Offline, read-only.
+
+The hash chain shows that no line of the journal was changed. That its end was not cut off shows in git, whose
+kept commits name the journal's head of their time. That verdicts follow from scores is computed again.
+Somebody who rewrites all of it together is not found; keep the head hash elsewhere if that matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from controller import journal, ledger
+from controller.core.decision import decide
+from controller.core.events import Committed, Decided, ProposalRefused, Proposed, Record
+from controller.core.model import InfrastructureError, VerificationFailed
+from controller.core.state import Experiment, ImpossibleHistory, Phase, ResearchState, apply
+from controller.core.untrusted import clean_line
+from controller.repository import GitRepository
+from controller.runs import Runs
+
+
+def verify(home: Path) -> list[str]:
+    """Every contradiction found, one line each; empty if all agree. Raises NotReady without git."""
+    if not (home / journal.NAME).is_file():
+        return [f"{journal.NAME} is missing"]
+    records: list[Record] = []
+    try:
+        records.extend(journal.read_records(home))
+        state = ResearchState()
+        problems = [*_torn(home, len(records)), *_replay(records, state)]
+    except (VerificationFailed, ImpossibleHistory) as error:
+        # What stands after a broken link is anybody's word; comparing more with it would only confuse.
+        return [str(error)]
+    at_work = journal.home_in_use(home)
+    return [
+        *problems,
+        *_check_blobs(home, records),
+        *_check_runs(home, state),
+        *_check_ledger(home, state, at_work),
+        *_check_git(home, records, state, at_work),
+    ]
+
+
+def _torn(home: Path, lines: int) -> Iterator[str]:
+    if tail := journal.torn_tail(home):
+        yield f"{journal.NAME} line {lines + 1} is torn after {len(tail)} bytes; the next start cuts it off"
+
+
+def _replay(records: list[Record], state: ResearchState) -> Iterator[str]:
+    """Extend `state` record by record and decide everything again."""
+    for record in records:
+        if isinstance(record.data, Decided):
+            yield from _decide_again(record, record.data, state)
+        try:
+            apply(state, record)
+        except ImpossibleHistory as error:
+            raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
+
+
+def _decide_again(record: Record, event: Decided, state: ResearchState) -> Iterator[str]:
+    experiment, frontier = state.open, state.frontier
+    if experiment is None or frontier is None or experiment.outcome is None:
+        return  # apply() has the words for it
+    where = f"{journal.NAME} line {record.seq + 1}: experiment {event.experiment}"
+    if event.frontier_bpb != frontier.val_bpb:
+        yield f"{where} was measured against {event.frontier_bpb}, not the frontier"
+    try:
+        again = decide(frontier, experiment.outcome, experiment.judgement)
+    except ValueError as error:
+        yield f"{where} was decided too early: {error}"
+        return
+    if (again.verdict, again.cause) != (event.decision.verdict, event.decision.cause):
+        yield f"{where} was decided {event.decision.verdict}; by the rules it is {again.verdict}"
+
+
+def _check_blobs(home: Path, records: list[Record]) -> Iterator[str]:
+    for record in records:
+        event = record.data
+        names = [event.train_sha256] if isinstance(event, Proposed | ProposalRefused) else []
+        if isinstance(event, Proposed):
+            names.append(event.diff_sha256)
+        for name in names:
+            try:
+                journal.read_blob(home, name)
+            except VerificationFailed as error:
+                yield f"{journal.NAME} line {record.seq + 1}: {error}"
+
+
+def _check_runs(home: Path, state: ResearchState) -> Iterator[str]:
+    for experiment in state.experiments:
+        if experiment.attempt == 0:
+            continue  # its folder is written just before the first attempt
+        folder, proposal = Runs(home).folder(experiment.number), experiment.proposal
+        for name, blob in (("train.py", proposal.train_sha256), ("change.diff", proposal.diff_sha256)):
+            path = folder / name
+            where = path.relative_to(home)
+            if path.is_symlink() or not path.is_file():
+                yield f"{where} is missing"
+            elif journal.sha256(path.read_bytes()) != blob:
+                yield f"{where} is not what the journal says ran"
+
+
+def _check_ledger(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
+    path = home / ledger.NAME
+    wanted = ledger.render(state).encode("utf-8").splitlines(keepends=True)
+    present = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, (row, due) in enumerate(zip(present, wanted, strict=False), start=1):
+        if row != due:
+            yield f"{ledger.NAME} line {number} is not what the journal says"
+    if len(present) > len(wanted):
+        yield f"{ledger.NAME} has {len(present) - len(wanted)} lines the journal knows nothing of"
+    # A controller at work journals first and writes the row a moment later.
+    if len(present) < len(wanted) - int(at_work):
+        yield f"{ledger.NAME} lacks {len(wanted) - len(present)} lines; the next start adds them"
+
+
+def _check_git(home: Path, records: list[Record], state: ResearchState, at_work: bool) -> Iterator[str]:
+    if state.tag is None:
+        return
+    repository = GitRepository(home / "repo", state.tag)
+    try:
+        if damage := repository.damage():
+            yield clean_line(damage, 500)
+        history = repository.history()
+        base, kept = history[0][0], history[1:]
+        if base != state.base_commit:
+            yield f"repo: the branch begins with {base[:7]}, not with {str(state.base_commit)[:7]}"
+            return
+        expected = [experiment for experiment in state.experiments if experiment.commit is not None]
+        pending = state.open
+        if pending is not None and pending.phase is Phase.DECIDED and len(kept) == len(expected) + 1:
+            expected.append(pending)  # committed, and about to be journalled as such
+        elif len(kept) != len(expected) and not (at_work and len(kept) > len(expected)):
+            yield f"repo: the branch has {len(kept)} commits after its base, the journal {len(expected)}"
+        heads = _heads(records)
+        for experiment, (commit, trailers) in zip(expected, kept, strict=False):
+            yield from _check_commit(home, repository, base, experiment, commit, trailers, heads)
+    except (VerificationFailed, InfrastructureError) as error:
+        yield f"repo: {clean_line(str(error), 500)}"
+
+
+def _check_commit(
+    home: Path,
+    repository: GitRepository,
+    base: str,
+    experiment: Experiment,
+    commit: str,
+    trailers: dict[str, str],
+    heads: dict[int, set[str]],
+) -> Iterator[str]:
+    where = f"repo: commit {commit[:7]}"
+    if experiment.commit not in (None, commit):
+        yield f"{where} stands where the journal has {str(experiment.commit)[:7]}"
+    if trailers.get("Experiment") != str(experiment.number):
+        yield f"{where} is not of experiment {experiment.number}"
+    if experiment.score and trailers.get("Val-Bpb") != f"{experiment.score.val_bpb:.6f}":
+        yield f"{where} claims another score than the journal"
+    if trailers.get("Journal") not in heads.get(experiment.number, set()):
+        yield f"{where} was made from a journal that is not this one: lines are missing"
+    files, unchanged = repository.files(commit), repository.files(base)
+    blob = files.pop("train.py", "")
+    unchanged.pop("train.py", None)
+    if files != unchanged:
+        yield f"{where} changes more than train.py"
+    if not blob or journal.sha256(repository.content(blob)) != experiment.proposal.train_sha256:
+        yield f"{where} holds another train.py than the one that ran"
+
+
+def _heads(records: list[Record]) -> dict[int, set[str]]:
+    """For every decided experiment the heads of the journal between its verdict and its commit."""
+    heads: dict[int, set[str]] = {}
+    open_: int | None = None
+    for record in records:
+        if isinstance(record.data, Committed):
+            open_ = None
+        elif isinstance(record.data, Decided):
+            open_ = record.data.experiment
+        if open_ is not None:
+            heads.setdefault(open_, set()).add(record.hash)
+    return heads
