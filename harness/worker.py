@@ -1,0 +1,266 @@
+"""W, the worker: rebuilds an experiment's model in a fresh process and answers token rows with logits.
+
+`python worker.py CONFIG` (one JSON object, see `Config`). Two forms of train.py are accepted:
+
+- import-safe, with a module-level `build_model()` that needs no arguments: imported as `train`, never run as
+a script;
+- a flat upstream-style script: run as `__main__` until it asks for its first training batch; its module-level
+`model`
+  is the one to score.
+
+The checkpoint is copied into memory, then parsed, then loaded strictly. The model runs in eval mode,
+uncompiled, in inference mode and under the file's own module-level `autocast_ctx` if it has one, else under
+bfloat16 autocast on CUDA.
+
+This process runs the experiment's code, so nothing it says is believed: it protects nothing but itself
+against a broken checkpoint. Exit status: 0 the judge is done; 10 train.py does not import or build; 11 no
+checkpoint; 12 the checkpoint does not fit, is too big or is no safetensors; 13 the forward pass failed; 14
+out of memory; 1 the exchange itself failed. The last line on stderr says why, for people.
+"""
+
+import ast
+import contextlib
+import functools
+import itertools
+import json
+import os
+import stat
+import struct
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import safetensors.torch
+import torch
+from exchange import FAILED, Header, SlotReader, SlotWriter, usable_cpus, wait_until
+
+import prepare
+
+BUILD, NO_CHECKPOINT, CHECKPOINT, FORWARD, MEMORY = 10, 11, 12, 13, 14
+MAX_HEADER_BYTES = 8 << 20  # safetensors names and shapes; about 80,000 tensors
+DTYPE_CODES = {torch.bfloat16: 1, torch.float32: 2}
+COMPILED = "_orig_mod."  # what torch.compile puts into the names of parameters
+
+
+class Failure(Exception):
+    """The experiment's model cannot be served; `status` is the exit status."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class FirstBatch(BaseException):
+    """Ends a flat script where training would begin; no Exception, so `except Exception` lets it pass."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where everything is, and how long and how large it may be."""
+
+    train: Path
+    checkpoint: Path
+    requests: Path
+    replies: Path
+    total_seconds: float
+    """Give up waiting for the judge after this long."""
+    max_checkpoint_bytes: int
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Raises ValueError, KeyError or TypeError if a field is missing or unknown."""
+        fields: dict[str, Any] = json.loads(text)
+        fields |= {name: Path(fields[name]) for name in ("train", "checkpoint", "requests", "replies")}
+        return cls(**fields)
+
+
+@contextlib.contextmanager
+def failing_as(status: int, what: str) -> Iterator[None]:
+    """Turn what the experiment's code raises into a Failure: `status`, or the one for out of memory."""
+    try:
+        yield
+    except (Failure, KeyboardInterrupt):
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{what}: {type(error).__name__}: {error}".split("\n")[0][:500]
+        raise Failure(MEMORY if _is_out_of_memory(error) else status, reason) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch raises a plain RuntimeError when the CPU allocator fails
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)
+
+
+# --- the model -----------------------------------------------------------------
+
+
+def is_importable(source: str) -> bool:
+    """Does train.py define a module-level `build_model` that can be called without arguments?"""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "build_model":
+            args = node.args
+            return len(args.posonlyargs + args.args) == len(args.defaults) and None not in args.kw_defaults
+    return False
+
+
+def run_train(path: Path) -> tuple[types.ModuleType, torch.nn.Module]:
+    """Execute train.py in the form it is written in; its module and the model it builds. Raises Failure."""
+    source = path.read_text()
+    with failing_as(BUILD, "train.py"):
+        importable = is_importable(source)
+        module = types.ModuleType("train" if importable else "__main__")
+        module.__file__ = str(path)
+        sys.modules[module.__name__] = module
+        sys.argv = [str(path)]
+        prepare.make_dataloader = NoBatches
+        with contextlib.suppress(FirstBatch):
+            exec(compile(source, str(path), "exec"), module.__dict__)
+        model = module.build_model() if importable else getattr(module, "model", None)
+        if not isinstance(model, torch.nn.Module):
+            raise Failure(BUILD, "train.py leaves neither build_model() nor a module-level model")
+        return module, _uncompiled(model)
+
+
+class NoBatches:
+    """Stands in for the data loader: whoever asks it for a batch has reached the training."""
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        pass
+
+    def __iter__(self) -> "NoBatches":
+        return self
+
+    def __next__(self) -> NoReturn:
+        raise FirstBatch
+
+
+def _uncompiled(model: torch.nn.Module) -> torch.nn.Module:
+    original = getattr(model, "_orig_mod", model)
+    return original if isinstance(original, torch.nn.Module) else model
+
+
+def forward_context(module: types.ModuleType, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The file's own `autocast_ctx`, else bfloat16 autocast on CUDA and nothing on the CPU."""
+    context = getattr(module, "autocast_ctx", None)
+    if isinstance(context, contextlib.AbstractContextManager):
+        return context
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+# --- the checkpoint ------------------------------------------------------------
+
+
+def read_checkpoint(path: Path, max_bytes: int) -> bytes:
+    """A private copy of the checkpoint file. Raises Failure if it is missing, no regular file or too big.
+
+    It was written by the experiment: a FIFO must not block us, a link must not lead us elsewhere, and the
+    size is checked before a byte is read.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Failure(NO_CHECKPOINT, "the run left no checkpoint") from None
+    except OSError as error:
+        raise Failure(CHECKPOINT, f"checkpoint cannot be opened: {os.strerror(error.errno or 0)}") from None
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise Failure(CHECKPOINT, "checkpoint is not a regular file")
+        if status.st_size > max_bytes:
+            raise Failure(CHECKPOINT, f"checkpoint has {status.st_size} bytes, allowed are {max_bytes}")
+        with failing_as(CHECKPOINT, "checkpoint cannot be read"), open(file, "rb", closefd=False) as stream:
+            return stream.read(status.st_size)
+    finally:
+        os.close(file)
+
+
+def parse_checkpoint(content: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file by name, without torch.compile's part of it. Raises Failure."""
+    if len(content) < 8 or struct.unpack("<Q", content[:8])[0] > MAX_HEADER_BYTES:
+        raise Failure(CHECKPOINT, f"checkpoint has no safetensors header of up to {MAX_HEADER_BYTES} bytes")
+    with failing_as(CHECKPOINT, "checkpoint is no safetensors file"):
+        tensors = safetensors.torch.load(content)
+    return {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load strictly; parts of the model may be compiled, on either side. Raises Failure."""
+    names = {name.replace(COMPILED, ""): name for name in model.state_dict()}
+    with failing_as(CHECKPOINT, "checkpoint does not fit the model"):
+        model.load_state_dict({names.get(name, name): weights[name] for name in weights}, strict=True)
+
+
+# --- answering -----------------------------------------------------------------
+
+
+def encode(logits: object, expected: tuple[int, int, int]) -> tuple[Header, memoryview]:
+    """Header and payload of a reply; what the judge must refuse has no payload, the header says why."""
+    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
+        return Header(0, *expected), memoryview(b"")
+    if tuple(logits.shape) != expected:
+        shape = logits.shape if logits.dim() == 3 else (0, 0, 0)
+        return Header(DTYPE_CODES[torch.float32], *(min(n, 0xFFFFFFFF) for n in shape)), memoryview(b"")
+    dtype = logits.dtype if logits.dtype in DTYPE_CODES else torch.float32
+    numbers = logits.to("cpu", dtype).contiguous()
+    return Header(DTYPE_CODES[dtype], *expected), numbers.view(torch.uint8).numpy().data.cast("B")
+
+
+def answer(config: Config, predict: Callable[[torch.Tensor], object]) -> None:
+    """Answer the judge's batches in order until it is done. Raises Failure, TimeoutError if it is silent."""
+    requests, replies = SlotReader(config.requests), SlotWriter(config.replies)
+    deadline = time.monotonic() + config.total_seconds
+    for number in itertools.count():
+        header = wait_until(functools.partial(requests.poll, number), deadline)
+        if header is None:
+            raise TimeoutError("the judge sent nothing more")
+        if header.rows == 0:
+            return
+        tokens = torch.empty((header.rows, header.length), dtype=torch.int32)
+        requests.read(number, 0, tokens.numpy().data.cast("B"))
+        with failing_as(FORWARD, "forward"):
+            reply = encode(predict(tokens), (header.rows, header.length, header.vocab))
+        replies.write(number, *reply)
+
+
+def serve(config: Config) -> None:
+    """Build, load, answer. Raises Failure."""
+    torch.set_num_threads(usable_cpus())
+    # Compiling costs more than the few batches to score, here and in every compiled function of the model.
+    torch.compiler.set_stance("force_eager")
+    weights = parse_checkpoint(read_checkpoint(config.checkpoint, config.max_checkpoint_bytes))
+    module, model = run_train(config.train)
+    load_weights(model, weights)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with failing_as(BUILD, "model cannot be moved to its device"):
+        model.to(device).eval()
+    context = forward_context(module, device)
+
+    def predict(tokens: torch.Tensor) -> object:
+        with torch.inference_mode(), context:
+            return model(tokens.to(device, torch.int64))
+
+    answer(config, predict)
+
+
+def main() -> NoReturn:
+    """Serve until the judge is done and end with the status that says how it went."""
+    config = Config.from_json(sys.argv[1])
+    status, reason = 0, "done"
+    try:
+        serve(config)
+    except Failure as failure:
+        status, reason = failure.status, str(failure)
+        (config.replies / FAILED).touch()  # so that the judge need not wait for its time limit
+    except Exception as error:
+        status, reason = 1, f"{type(error).__name__}: {error}"
+    print(f"worker: {reason}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)  # threads and exit handlers of the experiment's code must not keep us
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""A tiny prepared data folder, tiny train.py files in both accepted forms, and judge and worker as real processes."""
+
+import base64
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from judge import read_rows
+from prepare import BOS_TOKEN
+
+HARNESS = Path(__file__).parents[2] / "harness"
+VOCAB, LENGTH, BOS = 261, 32, 256
+
+MODEL = """
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(261, 24)
+        self.mix = torch.nn.Linear(48, 24)
+        self.drop = torch.nn.Dropout(0.5)
+        self.head = torch.nn.Linear(24, 261)
+        self.register_buffer("scale", torch.full((1,), 3.0), persistent=False)
+
+    def forward(self, idx, targets=None, reduction="mean"):
+        x = self.embed(idx)
+        before = torch.nn.functional.pad(x, (0, 0, 1, -1))
+        x = torch.tanh(self.mix(torch.cat([x, before], -1)))
+        logits = self.head(self.drop(x)).float() * self.scale
+        if targets is None:
+            return logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+"""
+
+IMPORTABLE = f"""
+import torch
+{MODEL}
+def build_model():
+    return Tiny()
+
+if __name__ == "__main__":
+    raise SystemExit("the worker must not run this")
+"""
+
+FLAT = f"""
+import contextlib, math, torch
+from prepare import MAX_SEQ_LEN, TIME_BUDGET, Tokenizer, make_dataloader, evaluate_bpb
+{MODEL}
+torch.manual_seed(7)
+autocast_ctx = contextlib.nullcontext()
+tokenizer = Tokenizer.from_directory()
+model = Tiny()
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+model = torch.compile(model, dynamic=False) if __debug__ else model
+train_loader = make_dataloader(tokenizer, 4, MAX_SEQ_LEN, "train")
+x, y, epoch = next(train_loader)
+for step in range(5):
+    loss = model(x, y)
+    loss.backward()
+    optimizer.step()
+    model.zero_grad(set_to_none=True)
+    x, y, epoch = next(train_loader)
+model.eval()
+val_bpb = evaluate_bpb(model, tokenizer, 4)
+print(f"val_bpb: {{val_bpb:.6f}}")
+"""
+
+
+def make_data(folder: Path) -> Path:
+    """Write folder/public and folder/judge as preparation would, with random documents."""
+    random = np.random.default_rng(5)
+    token_bytes = random.integers(1, 9, VOCAB).astype(np.int32)
+    token_bytes[BOS:] = 0
+    facts: dict[str, Any] = {
+        "version": 1,
+        "scale": "cpu",
+        "max_seq_len": LENGTH,
+        "vocab_size": VOCAB,
+        "bos_token_id": BOS,
+        "score_tokens": 40 * LENGTH,
+        "holdout_score_tokens": 10 * LENGTH,
+        "constants": {"eval_tokens": 8 * LENGTH},
+    }
+    folders = ("public/train", "public/dev", "judge/val", "judge/holdout")
+    for number, name in enumerate(folders):
+        (folder / name).mkdir(parents=True)
+        for shard in range(2):
+            _documents(np.random.default_rng([number, shard])).tofile(folder / name / f"{shard:05}.bin")
+    (folder / "public/tokenizer").mkdir()
+    for path in ("judge/token_bytes.npy", "public/tokenizer/token_bytes.npy"):
+        np.save(folder / path, token_bytes)
+    ranks = {base64.b64encode(bytes([n])).decode(): n for n in range(BOS)}
+    special = {BOS_TOKEN: BOS} | {f"<|more_{n}|>": BOS + n for n in range(1, VOCAB - BOS)}
+    tokenizer = {"pattern": r"[\s\S]", "ranks": ranks, "special": special}
+    (folder / "public/tokenizer/tokenizer.json").write_text(json.dumps(tokenizer))
+    for path in ("judge", "public"):
+        (folder / path / "manifest.json").write_text(json.dumps(facts))
+    return folder
+
+
+def _documents(random: np.random.Generator) -> NDArray[np.uint16]:
+    lengths = random.integers(1, 3 * LENGTH, 60)
+    parts = [np.concatenate([[BOS], random.integers(0, BOS, n)]) for n in lengths]
+    return np.concatenate(parts).astype("<u2")
+
+
+@dataclass
+class Scoring:
+    """One scoring to be: its folders and the two configurations."""
+
+    data: Path
+    work: Path
+
+    def __post_init__(self) -> None:
+        for folder in (self.requests, self.replies):
+            folder.mkdir()
+        self.judge: dict[str, Any] = {
+            "data": str(self.data / "judge"),
+            "requests": str(self.requests),
+            "replies": str(self.replies),
+            "batch_rows": 4,
+            "score_tokens": None,
+            "holdout_score_tokens": None,
+            "seed": 11,
+            "first_batch_seconds": 60.0,
+            "batch_seconds": 30.0,
+            "total_seconds": 120.0,
+        }
+        self.worker: dict[str, Any] = {
+            "train": str(self.train),
+            "checkpoint": str(self.checkpoint),
+            "requests": str(self.requests),
+            "replies": str(self.replies),
+            "total_seconds": 120.0,
+            "max_checkpoint_bytes": 1 << 20,
+        }
+
+    @property
+    def requests(self) -> Path:
+        return self.work / "requests"
+
+    @property
+    def replies(self) -> Path:
+        return self.work / "replies"
+
+    @property
+    def train(self) -> Path:
+        return self.work / "train.py"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.work / "checkpoint.safetensors"
+
+    def run(self, worker: list[str] | None = None) -> tuple[dict[str, Any], int, str]:
+        """Judge and worker side by side: the judge's result, the worker's exit status and its stderr.
+
+        `worker` is the command of another worker than ours. Neither outlives the call.
+        """
+        command = worker or [sys.executable, str(HARNESS / "worker.py"), json.dumps(self.worker)]
+        judge = [sys.executable, str(HARNESS / "judge.py"), json.dumps(self.judge)]
+        with (
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self.environment()) as w,
+            subprocess.Popen(judge, stdout=subprocess.PIPE, text=True) as j,
+        ):
+            try:
+                output, _ = j.communicate(timeout=100)
+                if worker is not None:
+                    w.kill()  # a worker of ours ends by itself
+                _, errors = w.communicate(timeout=30)
+            finally:
+                w.kill()
+                j.kill()
+        assert j.returncode == 0
+        [line] = output.splitlines()
+        result: dict[str, Any] = json.loads(line)
+        return result, w.returncode, errors
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "GLOVEBOX_DATA": str(self.data / "public"),
+            "GLOVEBOX_OUT": str(self.work),
+            "PYTHONPATH": str(HARNESS),
+        }
+
+
+def tiny_model() -> torch.nn.Module:
+    """The model of `IMPORTABLE` and `FLAT`, with seeded random weights."""
+    namespace: dict[str, Any] = {"torch": torch}
+    exec(MODEL, namespace)
+    torch.manual_seed(3)
+    model: torch.nn.Module = namespace["Tiny"]()
+    return model.eval()
+
+
+def reference_bpb(model: torch.nn.Module, data: Path, split: str, rows: int) -> float:
+    """Bits per byte of the first rows of a split, row by row and in float64."""
+    facts = json.loads((data / "judge/manifest.json").read_text())
+    token_bytes = np.load(data / "judge/token_bytes.npy").tolist()
+    nats, size = 0.0, 0
+    for row in read_rows(data / "judge", split, rows * LENGTH, facts):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(row[None, :-1]))[0].double()
+        losses = -torch.log_softmax(logits, -1)[torch.arange(LENGTH), torch.from_numpy(row[1:])]
+        for loss, target in zip(losses.tolist(), row[1:].tolist(), strict=True):
+            if token_bytes[target]:
+                nats += loss
+                size += token_bytes[target]
+    return nats / math.log(2) / size

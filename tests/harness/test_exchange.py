@@ -1,0 +1,142 @@
+"""The exchange: what one side writes is what the other reads, and nothing in a slot can hang or fool the reader."""
+
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange import (
+    HEADER_BYTES,
+    SLOTS,
+    ExchangeError,
+    Header,
+    SlotReader,
+    SlotWriter,
+    usable_cpus,
+    wait_until,
+)
+
+HEADER = Header(2, 3, 4, 5)
+
+
+def read(reader: SlotReader, number: int, size: int, start: int = 0) -> bytes:
+    content = bytearray(size)
+    reader.read(number, start, memoryview(content))
+    return bytes(content)
+
+
+def test_messages_arrive_in_turn_through_the_same_few_files(tmp_path: Path) -> None:
+    writer, reader = SlotWriter(tmp_path), SlotReader(tmp_path)
+    for number in range(600):  # twice around the one-byte mark
+        assert reader.poll(number) is None
+        payload = number.to_bytes(4, "little")
+        writer.write(number, HEADER._replace(rows=number), memoryview(payload))
+        assert reader.poll(number) == HEADER._replace(rows=number)
+        assert read(reader, number, 4) == payload
+        assert reader.payload_bytes(number) == 4
+    assert len(list(tmp_path.iterdir())) == SLOTS
+
+
+def test_two_messages_can_be_under_way(tmp_path: Path) -> None:
+    writer, reader = SlotWriter(tmp_path), SlotReader(tmp_path)
+    for number in range(SLOTS):
+        writer.write(number, HEADER, memoryview(bytes([number] * 8)))
+    assert [read(reader, number, 8) for number in range(SLOTS) if reader.poll(number)] == [
+        bytes([number] * 8) for number in range(SLOTS)
+    ]
+
+
+def test_parts_of_a_payload(tmp_path: Path) -> None:
+    SlotWriter(tmp_path).write(0, HEADER, memoryview(b"abcdefgh"))
+    reader = SlotReader(tmp_path)
+    assert reader.poll(0) == HEADER
+    assert read(reader, 0, 3, start=2) == b"cde"
+    with pytest.raises(ExchangeError, match="cut short"):
+        read(reader, 0, 3, start=6)
+
+
+def test_other_users_can_read_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        SlotWriter(tmp_path).write(0, HEADER, memoryview(b""))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "slot-0").stat().st_mode & 0o777 == 0o644
+
+
+def _lease(path: Path) -> None:
+    path.touch()
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # what the holder of a lease gets when somebody opens the file
+    fcntl.fcntl(os.open(path, os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
+def _socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # a socket's path must be short
+    try:
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        _socket,
+        _lease,
+        lambda path: path.symlink_to("/etc/hostname"),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to(path),
+    ],
+    ids=["directory", "fifo", "socket", "lease", "link", "link to a device", "loop"],
+)
+def test_a_slot_must_be_a_regular_file(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / "slot-0")
+    with pytest.raises(ExchangeError):
+        SlotReader(tmp_path).poll(0)
+
+
+@given(content=st.binary(max_size=40))
+def test_any_header_is_waited_for_refused_or_taken_at_its_word(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("slots")
+    (folder / "slot-0").write_bytes(content)
+    try:
+        header = SlotReader(folder).poll(0)
+    except ExchangeError:
+        assert content[0] != 1 or len(content) < 16
+    else:
+        assert (header is None) == (content[:1] in (b"", b"\0", b"\xfe"))
+
+
+def test_sparse_payload_is_read_as_zeros(tmp_path: Path) -> None:
+    SlotWriter(tmp_path).write(0, HEADER, memoryview(b""))
+    os.truncate(tmp_path / "slot-0", HEADER_BYTES + (1 << 40))
+    reader = SlotReader(tmp_path)
+    assert reader.poll(0) == HEADER
+    assert reader.payload_bytes(0) == 1 << 40
+    assert read(reader, 0, 100, start=1 << 39) == bytes(100)
+
+
+def test_waiting_ends_with_the_answer_or_at_the_deadline() -> None:
+    answers = iter([None, None, "yes"])
+    assert wait_until(lambda: next(answers), time.monotonic() + 60) == "yes"
+    started = time.monotonic()
+    assert wait_until(lambda: None, started + 0.05) is None
+    assert time.monotonic() >= started + 0.05
+
+
+def test_usable_cpus() -> None:
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))

@@ -1,0 +1,292 @@
+"""The judge: the plan, the arithmetic, and hostile workers as real processes."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from judge import Refused, Role, account, make_plan, read_rows, token_nats, widen
+from tests.harness.scoring import BOS, LENGTH, VOCAB, Scoring, make_data
+
+FACTS = {"max_seq_len": LENGTH, "bos_token_id": BOS}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def scoring(data: Path, tmp_path: Path) -> Scoring:
+    return Scoring(data, tmp_path)
+
+
+# --- the plan ------------------------------------------------------------------
+
+
+def test_rows_are_deterministic_full_and_start_a_document(data: Path) -> None:
+    rows = read_rows(data / "judge", "val", 3 * LENGTH + 1, FACTS)
+    assert rows.shape == (4, LENGTH + 1)
+    assert (rows[:, 0] == BOS).all()
+    assert (rows == read_rows(data / "judge", "val", 3 * LENGTH + 1, FACTS)).all()
+    more = read_rows(data / "judge", "val", 10 * LENGTH, FACTS)
+    assert (more[:4] == rows).all()
+
+
+def test_short_split_gives_what_it_has_and_an_empty_one_fails(data: Path, tmp_path: Path) -> None:
+    assert 10 < len(read_rows(data / "judge", "holdout", 10**9, FACTS)) < 1000
+    with pytest.raises(ValueError, match="no rows"):
+        read_rows(tmp_path, "val", 1, FACTS)
+
+
+def _rows(count: int, first: int) -> NDArray[np.int64]:
+    return np.arange(first, first + count)[:, None] * 100 + np.arange(5)
+
+
+@given(validation=st.integers(1, 9), holdout=st.integers(1, 9), batch=st.integers(1, 7), seed=st.integers(0, 99))
+def test_plan_sends_every_row_once_and_full_batches(validation: int, holdout: int, batch: int, seed: int) -> None:
+    rows = {Role.VALIDATION: _rows(validation, 0), Role.HOLDOUT: _rows(holdout, 50)}
+    plan = make_plan(rows[Role.VALIDATION], rows[Role.HOLDOUT], batch, seed)
+    assert len(plan.inputs) % batch == 0
+    for role, expected in rows.items():
+        sent = plan.roles == role
+        both = np.concatenate([plan.inputs[sent], plan.targets[sent][:, -1:]], axis=1)
+        assert sorted(both.tolist()) == expected.tolist()
+    filler = plan.inputs[plan.roles == Role.FILLER]
+    assert len(filler) < batch
+    assert {*filler[:, 0].tolist()} <= {*np.concatenate([*rows.values()])[:, 0].tolist()}
+
+
+def test_order_is_the_seeds_and_mixes_the_splits() -> None:
+    validation, holdout = _rows(50, 0), _rows(50, 50)
+    plans = [make_plan(validation, holdout, 4, seed) for seed in (1, 1, 2)]
+    assert (plans[0].inputs == plans[1].inputs).all()
+    assert (plans[0].inputs != plans[2].inputs).any()
+    assert 10 < (plans[0].roles[:50] == Role.HOLDOUT).sum() < 40
+
+
+# --- the arithmetic ------------------------------------------------------------
+
+
+def reference_nats(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> list[float]:
+    """-log softmax in float64, with exactly rounded sums."""
+    nats = []
+    for row, target in zip(logits.astype(np.float64).tolist(), targets.tolist(), strict=True):
+        top = row.index(max(row))
+        others = math.fsum(math.exp(x - row[top]) for i, x in enumerate(row) if i != top)
+        nats.append(row[top] - row[target] + math.log1p(others))
+    return nats
+
+
+logit_rows = arrays(np.float32, (3, 8), elements=st.floats(-30, 30, width=32))
+targets_of_rows = arrays(np.int64, 3, elements=st.integers(0, 7))
+
+
+@given(logits=logit_rows, targets=targets_of_rows, scale=st.sampled_from([1e-6, 0.1, 1.0]))
+def test_nats_agree_with_float64(logits: NDArray[np.float32], targets: NDArray[np.int64], scale: float) -> None:
+    scaled = logits * np.float32(scale)
+    assert token_nats(scaled, targets).sum() == pytest.approx(sum(reference_nats(scaled, targets)), rel=3e-6)
+
+
+def test_nats_of_a_realistic_model_agree_to_a_millionth() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, (400, 2048)).astype(np.float32)
+    targets = random.integers(0, 2048, 400)
+    assert token_nats(logits, targets).sum() == pytest.approx(sum(reference_nats(logits, targets)), rel=1e-6)
+
+
+def test_near_certain_predictions_keep_their_precision() -> None:
+    logits = np.array([[20, 0, 0, 0]], np.float32)
+    assert token_nats(logits, np.array([0]))[0] == pytest.approx(3 * math.exp(-20), rel=1e-6, abs=0)
+
+
+@given(
+    logits=arrays(np.float32, (2, 4), elements=st.floats(width=32)),
+    targets=arrays(np.int64, 2, elements=st.integers(0, 3)),
+)
+def test_any_logits_give_finite_nats_or_are_refused(
+    logits: NDArray[np.float32], targets: NDArray[np.int64]
+) -> None:
+    try:
+        nats = token_nats(logits, targets)
+    except Refused as refusal:
+        assert refusal.cause == "not-finite"
+        assert not np.isfinite(logits).all()
+    else:
+        assert np.isfinite(logits).all()
+        assert np.isfinite(nats).all()
+        assert (nats >= 0).all()
+
+
+def test_bfloat16_is_the_upper_half_of_a_float32() -> None:
+    numbers = np.array([1.0, -2.5, 3e38, 0.0], np.float32)
+    bits = (numbers.view(np.uint32) >> 16).astype(np.uint16)
+    assert widen(bits) == pytest.approx(numbers, rel=2**-7)
+    assert widen(numbers) is numbers
+
+
+def test_account_counts_bytes_and_leaves_out_special_tokens() -> None:
+    plan = make_plan(np.array([[0, 1, 2]]), np.array([[0, 2, 2]]), 1, seed=0)
+    nats = np.where(plan.targets == 1, 4.0, 8.0)
+    token_bytes = np.array([0, 2, 0])
+    assert account(plan, nats, token_bytes, Role.VALIDATION) == (4.0 / (2 * math.log(2)), 2, 1)
+    with pytest.raises(ValueError, match="hold-?out"):
+        account(plan, nats, token_bytes, Role.HOLDOUT)
+
+
+# --- hostile workers -----------------------------------------------------------
+
+PRELUDE = """
+import fcntl, json, os, struct, sys, time
+from pathlib import Path
+import numpy as np
+from exchange import FAILED, HEADER_BYTES, Header, SlotReader, SlotWriter, wait_until
+requests, replies = Path(sys.argv[1]), Path(sys.argv[2])
+slot = replies / "slot-0"
+reader, writer = SlotReader(requests), SlotWriter(replies)
+
+def request(number):
+    return wait_until(lambda: reader.poll(number), time.monotonic() + 60)
+
+def logits_for(number):
+    header = request(number)
+    return np.random.default_rng(1).normal(size=(header.rows, header.length, header.vocab)).astype(np.float32)
+
+def reply(number, logits, **changes):
+    shape = dict(zip(("rows", "length", "vocab"), logits.shape))
+    writer.write(number, Header(**({"dtype": 2} | shape | changes)), logits.data.cast("B"))
+
+def answer_from(number):
+    while request(number).rows:
+        reply(number, logits_for(number))
+        number += 1
+
+"""
+
+
+def another(scoring: Scoring) -> Scoring:
+    """A second scoring on the same data."""
+    (scoring.work / "another").mkdir()
+    return Scoring(scoring.data, scoring.work / "another")
+
+
+def hostile(scoring: Scoring, code: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", PRELUDE + code, str(scoring.requests), str(scoring.replies)]
+    result, _, errors = scoring.run(command)
+    assert not errors, errors
+    return result
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("time.sleep(60)", "worker-timeout"),
+        ("reply(0, logits_for(0)); time.sleep(60)", "worker-timeout"),
+        ("slot.write_bytes(bytes(HEADER_BYTES + 9)); time.sleep(60)", "worker-timeout"),
+        ("reply(0, logits_for(0)[:, :, :-1], vocab=request(0).vocab)", "protocol"),
+        ("x = logits_for(0); reply(0, np.concatenate([x, x]), rows=len(x))", "protocol"),
+        ("reply(0, logits_for(0)); os.truncate(slot, 1 << 40)", "protocol"),
+        ("reply(0, logits_for(0)); os.truncate(slot, 5000)", "protocol"),
+        ("slot.mkdir()", "protocol"),
+        ("os.mkfifo(slot)", "protocol"),
+        ("slot.symlink_to('/dev/zero')", "protocol"),
+        ("slot.write_bytes(b'\\x07' * 99999)", "protocol"),
+        ("slot.write_bytes(b'\\x01' * 9)", "protocol"),
+        ("reply(4, logits_for(0))", "protocol"),
+        ("reply(0, logits_for(0), vocab=10)", "wrong-shape"),
+        ("reply(0, logits_for(0), rows=2**32 - 1, length=2**32 - 1, vocab=2**32 - 1)", "wrong-shape"),
+        ("reply(0, logits_for(0)[:1])", "wrong-shape"),
+        ("reply(0, logits_for(0), dtype=7)", "wrong-dtype"),
+        ("x = logits_for(0); x[-1, -1, -1] = np.nan; reply(0, x)", "not-finite"),
+        ("x = logits_for(0); x[0, 0, 0] = np.inf; reply(0, x)", "not-finite"),
+        ("x = logits_for(0); x[1, 2, 3] = -np.inf; reply(0, x)", "not-finite"),
+        ("(replies / FAILED).symlink_to('nowhere')", "worker-failed"),
+    ],
+)
+def test_what_a_worker_may_not_do(scoring: Scoring, code: str, cause: str) -> None:
+    limit = 2.0 if cause == "worker-timeout" else 20.0
+    scoring.judge |= {"first_batch_seconds": limit, "batch_seconds": limit}
+    result = hostile(scoring, code + "\ntime.sleep(60)")
+    assert (result["status"], result["cause"]) == ("refused", cause), result
+    assert "\n" not in str(result["detail"])
+
+
+def test_slow_worker_meets_the_total_limit(scoring: Scoring) -> None:
+    scoring.judge |= {"total_seconds": 2.0, "batch_rows": 1}
+    result = hostile(scoring, "n = 0\nwhile request(n):\n    reply(n, logits_for(n)); n += 1; time.sleep(0.2)")
+    assert result["cause"] == "worker-timeout"
+
+
+def test_logits_rewritten_after_the_judge_took_them_change_nothing(scoring: Scoring) -> None:
+    honest = hostile(scoring, "answer_from(0)")
+    rewriting = """
+number = 0
+while request(number).rows:
+    reply(number, logits_for(number))
+    if number >= 2:  # that this request is here says that the judge has taken reply number - 2
+        with open(replies / f"slot-{(number + 1) % 2}", "r+b") as old:
+            request(number + 1)
+            old.seek(HEADER_BYTES)
+            old.write(b"\\xff" * 10000)
+    number += 1
+"""
+    forged = hostile(another(scoring), rewriting)
+    assert forged["val_bpb"] == honest["val_bpb"]
+
+
+def test_sparse_logits_are_a_uniform_guess(scoring: Scoring) -> None:
+    code = """
+number = 0
+while (header := request(number)).rows:
+    size = header.rows * header.length * header.vocab * 4
+    with open(replies / f"slot-{number % 2}", "ab") as file:
+        os.truncate(file.fileno(), HEADER_BYTES + size)
+    with open(replies / f"slot-{number % 2}", "r+b", buffering=0) as file:
+        file.write(struct.pack("<BBxxIII", 1 + number, 2, header.rows, header.length, header.vocab))
+    number += 1
+"""
+    result = hostile(scoring, code)
+    bits = result["tokens"] * math.log2(VOCAB)
+    assert result["val_bpb"] == pytest.approx(bits / result["bytes"], rel=1e-6)
+
+
+def test_score_depends_neither_on_order_nor_on_batching(scoring: Scoring) -> None:
+    same_for_all = """
+number = 0
+while (header := request(number)).rows:
+    logits = np.linspace(0, 3, header.vocab, dtype=np.float32)
+    reply(number, np.tile(logits, (header.rows, header.length, 1)))
+    number += 1
+"""
+    first = hostile(scoring, same_for_all)
+    other = another(scoring)
+    other.judge |= {"seed": 12, "batch_rows": 7}
+    second = hostile(other, same_for_all)
+    for key in ("val_bpb", "holdout_bpb", "bytes", "tokens", "holdout_bytes"):
+        assert first[key] == pytest.approx(second[key], rel=1e-12)
+
+
+def test_a_request_holds_inputs_and_nothing_else(scoring: Scoring) -> None:
+    scoring.judge |= {"batch_rows": 1, "score_tokens": 1, "holdout_score_tokens": 1}
+    code = """
+sent = []
+while (header := request(len(sent))).rows:
+    tokens = bytearray(4 * header.length)
+    reader.read(len(sent), 0, memoryview(tokens))
+    assert reader.payload_bytes(len(sent)) == len(tokens)
+    reply(len(sent), logits_for(len(sent)))
+    sent.append(np.frombuffer(tokens, np.int32).tolist())
+Path(sys.argv[2], "sent").write_text(json.dumps(sent))
+"""
+    assert hostile(scoring, code)["status"] == "scored"
+    sent = json.loads((scoring.replies / "sent").read_text())
+    expected = [read_rows(scoring.data / "judge", split, 1, FACTS)[0, :-1] for split in ("val", "holdout")]
+    assert sorted(sent) == sorted(row.tolist() for row in expected)

@@ -1,0 +1,241 @@
+"""The worker: both forms of train.py, hostile checkpoints, exit statuses; scored by the judge as a second process."""
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+import prepare
+import worker
+from tests.harness.scoring import FLAT, IMPORTABLE, LENGTH, VOCAB, Scoring, make_data, reference_bpb, tiny_model
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def scoring(data: Path, tmp_path: Path) -> Scoring:
+    scoring = Scoring(data, tmp_path)
+    scoring.train.write_text(IMPORTABLE)
+    save_file(tiny_model().state_dict(), scoring.checkpoint)
+    return scoring
+
+
+@pytest.fixture
+def _own_process_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back afterwards what running a train.py replaces in a process."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setitem(sys.modules, "train", sys)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(prepare, "make_dataloader", prepare.make_dataloader)
+
+
+def test_score_is_that_of_a_plain_evaluation(scoring: Scoring) -> None:
+    result, status, errors = scoring.run()
+    assert result["val_bpb"] == pytest.approx(reference_bpb(tiny_model(), scoring.data, "val", 40), rel=1e-6)
+    assert result["holdout_bpb"] == pytest.approx(
+        reference_bpb(tiny_model(), scoring.data, "holdout", 10), rel=1e-6
+    )
+    assert (status, errors.splitlines()[-1]) == (0, "worker: done")
+
+
+def test_flat_script_trains_and_is_scored_unedited(scoring: Scoring) -> None:
+    scoring.train.write_text(FLAT)
+    trainer = [sys.executable, "-O", str(scoring.train)]  # -O: uncompiled here, compiled in the worker
+    subprocess.run(trainer, env=scoring.environment(), cwd=scoring.work, check=True, timeout=60)
+    result, status, _ = scoring.run()
+    model = tiny_model()
+    model.load_state_dict(worker.parse_checkpoint(scoring.checkpoint.read_bytes()))
+    assert status == 0
+    assert result["val_bpb"] == pytest.approx(reference_bpb(model, scoring.data, "val", 40), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "status"),
+    [
+        (("logits = self", "raise ValueError('no'); logits = self"), "worker-failed", 13),
+        (("logits = self", "raise MemoryError; logits = self"), "worker-failed", 14),
+        (("return logits", "return logits[:, -1:]"), "wrong-shape", 0),
+        (("return logits", "return logits[0]"), "wrong-shape", 0),
+        (("return logits", "return logits[..., :-1]"), "wrong-shape", 0),
+        (("return logits", "return logits.long()"), "wrong-dtype", 0),
+        (("return logits", "return None"), "wrong-dtype", 0),
+        (("return logits", "return logits / 0"), "not-finite", 0),
+    ],
+)
+def test_what_the_model_may_not_return(
+    scoring: Scoring, change: tuple[str, str], cause: str, status: int
+) -> None:
+    scoring.train.write_text(IMPORTABLE.replace(*change))
+    result, got, errors = scoring.run()
+    assert (result["status"], result["cause"], got) == ("refused", cause, status), errors
+
+
+def test_bfloat16_logits_are_scored_as_they_are(scoring: Scoring) -> None:
+    scoring.train.write_text(IMPORTABLE.replace("return logits", "return logits.bfloat16()"))
+    result, _, _ = scoring.run()
+    model = tiny_model()
+    model.register_forward_hook(lambda _module, _inputs, logits: logits.bfloat16())
+    assert result["val_bpb"] == pytest.approx(reference_bpb(model, scoring.data, "val", 40), rel=1e-6)
+
+
+def test_missing_checkpoint_ends_both_sides_at_once(scoring: Scoring) -> None:
+    scoring.checkpoint.unlink()
+    result, status, errors = scoring.run()
+    assert (result["cause"], status) == ("worker-failed", 11)
+    assert errors.splitlines()[-1] == "worker: the run left no checkpoint"
+
+
+# --- train.py ------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_own_process_state")
+@pytest.mark.parametrize("source", [IMPORTABLE, FLAT.replace("dynamic=False", "backend='eager'")])
+def test_both_forms_build_an_uncompiled_model(
+    source: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOVEBOX_DATA", str(data / "public"))
+    prepare.manifest.cache_clear()
+    (tmp_path / "train.py").write_text(source)
+    _, model = worker.run_train(tmp_path / "train.py")
+    prepare.manifest.cache_clear()
+    assert list(model.state_dict()) == list(tiny_model().state_dict())
+
+
+@pytest.mark.usefixtures("_own_process_state")
+@pytest.mark.parametrize(
+    ("source", "status", "reason"),
+    [
+        ("import torch\ndef f(:", 10, "SyntaxError"),
+        ("import nothing_like_it", 10, "ModuleNotFoundError"),
+        ("raise SystemExit(0)", 10, "SystemExit"),
+        ("x = 1", 10, "neither"),
+        ("model = 'gpt'", 10, "neither"),
+        ("def build_model(): return None", 10, "neither"),
+        ("def build_model(): raise MemoryError", 14, "MemoryError"),
+        ("def build_model(depth): ...\nmodel = depth", 10, "NameError"),
+    ],
+)
+def test_what_does_not_build(source: str, status: int, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(source)
+    with pytest.raises(worker.Failure, match=reason) as failure:
+        worker.run_train(tmp_path / "train.py")
+    assert failure.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("source", "importable"),
+    [
+        ("def build_model(): ...", True),
+        ("def build_model(depth=4, *, width=8): ...", True),
+        ("def build_model(depth): ...", False),
+        ("def build_model(depth, width=8): ...", False),
+        ("def build_model(*, width): ...", False),
+        ("def build_model(*sizes): ...", True),
+        ("class A:\n  def build_model(self): ...", False),
+        ("if True:\n  def build_model(): ...", False),
+        ("model = 1", False),
+    ],
+)
+def test_importable_form_needs_build_model_without_arguments(source: str, importable: bool) -> None:
+    assert worker.is_importable(source) is importable
+
+
+# --- the checkpoint ------------------------------------------------------------
+
+
+def test_compiled_names_fit_uncompiled_models_and_the_reverse() -> None:
+    weights = {f"_orig_mod.{name}": tensor for name, tensor in tiny_model().state_dict().items()}
+    parsed = worker.parse_checkpoint(save(weights))
+    assert set(parsed) == set(tiny_model().state_dict())
+    partly = torch.nn.Sequential(torch.compile(torch.nn.Linear(2, 2), backend="eager"))
+    worker.load_weights(partly, {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)})
+    assert partly.state_dict()["0._orig_mod.weight"].sum() == 4
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"\x80\x04\x95" + b"pickle" * 9,
+        struct.pack("<Q", worker.MAX_HEADER_BYTES + 1) + b" " * 100,
+        struct.pack("<Q", 4000) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 60) + b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,9999999]}}',
+    ],
+)
+def test_what_is_no_safetensors_file(content: bytes) -> None:
+    with pytest.raises(worker.Failure) as failure:
+        worker.parse_checkpoint(content)
+    assert failure.value.status == 12
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"weight": torch.ones(2, 2)},
+        {"weight": torch.ones(2, 2), "bias": torch.ones(2), "more": torch.ones(1)},
+        {"weight": torch.ones(2, 3), "bias": torch.ones(2)},
+        {},
+    ],
+)
+def test_what_does_not_fit_the_model(weights: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(worker.Failure) as failure:
+        worker.load_weights(torch.nn.Linear(2, 2), weights)
+    assert failure.value.status == 12
+
+
+def _sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def _link(path: Path) -> None:
+    target = path.with_name("target")
+    target.write_bytes(save({"a": torch.ones(1)}))
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, _sparse, _link, lambda path: path.symlink_to("/dev/zero")]
+)
+@pytest.mark.timeout(10)
+def test_what_is_no_checkpoint_file(make: object, tmp_path: Path) -> None:
+    assert callable(make)
+    make(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(worker.Failure) as failure:
+        worker.read_checkpoint(tmp_path / "checkpoint.safetensors", LIMIT)
+    assert failure.value.status == 12
+
+
+def test_size_limit_is_inclusive(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(b"x" * 100)
+    assert worker.read_checkpoint(path, 100) == b"x" * 100
+    with pytest.raises(worker.Failure, match="100 bytes"):
+        worker.read_checkpoint(path, 99)
+
+
+# --- replies -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code"),
+    [(torch.float32, 2), (torch.bfloat16, 1), (torch.float16, 2), (torch.float64, 2)],
+)
+def test_reply_holds_the_logits_in_a_type_the_judge_reads(dtype: torch.dtype, code: int) -> None:
+    logits = torch.randn(2, LENGTH, VOCAB).to(dtype)
+    header, payload = worker.encode(logits.transpose(0, 1).contiguous().transpose(0, 1), (2, LENGTH, VOCAB))
+    assert header == (code, 2, LENGTH, VOCAB)
+    sent = torch.frombuffer(bytearray(payload), dtype=torch.bfloat16 if code == 1 else torch.float32)
+    assert torch.equal(sent.view(2, LENGTH, VOCAB), logits.to(sent.dtype))
