@@ -36,21 +36,26 @@ COLUMNS = (
 )
 
 
-def publish(home: Path, state: ResearchState) -> None:
-    """Bring the ledger up to date with the state: append what is missing, rewrite what is not ours.
+class Ledger:
+    """The results.tsv of one home."""
 
-    Raises InfrastructureError if the disk does not take it.
-    """
-    path = home / NAME
-    wanted = render(state).encode("utf-8")
-    try:
-        present = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-        if not present or not wanted.startswith(present):
-            write_atomic(path, wanted)
-        elif missing := wanted[len(present) :]:
-            _append(path, missing)
-    except OSError as error:
-        raise InfrastructureError(f"The ledger {path} cannot be written: {error.strerror}.") from error
+    def __init__(self, home: Path) -> None:
+        self._path = home / NAME
+
+    def publish(self, state: ResearchState) -> None:
+        """Bring the file up to date with the state: append what is missing, rewrite what is not ours.
+
+        Raises InfrastructureError if the disk does not take it.
+        """
+        path, wanted = self._path, render(state).encode("utf-8")
+        try:
+            present = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+            if not present or not wanted.startswith(present):
+                write_atomic(path, wanted)
+            elif missing := wanted[len(present) :]:
+                _append(path, missing)
+        except OSError as error:
+            raise InfrastructureError(f"The ledger {path} cannot be written: {error.strerror}.") from error
 
 
 def render(state: ResearchState) -> str:

@@ -1,7 +1,7 @@
 """One way to write a value as JSON, so that equal values have equal bytes.
 
 Keys sorted, no spaces, ASCII only: such a line can be hashed, compared, and shown on any terminal. JSON has
-no NaN and no infinities; they become the strings "NaN", "Infinity" and "-Infinity", which pydantic reads back.
+no NaN and no infinities; they become the strings "NaN", "Infinity" and "-Infinity", as pydantic reads them.
 """
 
 from __future__ import annotations
