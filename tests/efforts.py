@@ -1,0 +1,157 @@
+"""Made-up efforts, as the journal would tell them: for tests of what only reads records."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from controller.core.events import (
+    AnyEvent,
+    Committed,
+    Decided,
+    EffortStarted,
+    ProposalRefused,
+    Proposed,
+    Record,
+    ScoringFinished,
+    ScoringStarted,
+    SessionStarted,
+    TrainingFinished,
+    TrainingStarted,
+)
+from controller.core.model import (
+    REJECT_CAUSES,
+    Cause,
+    Claim,
+    Decision,
+    Frontier,
+    Provenance,
+    Refusal,
+    RunOutcome,
+    Score,
+    Verdict,
+)
+
+PROVENANCE = Provenance(
+    image="sha256:" + "1" * 64,
+    data="2" * 64,
+    prepare="3" * 64,
+    program="4" * 64,
+    harness="5" * 64,
+    scale="cpu",
+    device="cpu",
+    engine="29.0",
+    runtime="runc",
+    controller="0.1.0",
+)
+START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+
+
+class Story:
+    """Tells an effort event by event; each takes ten seconds, a training its own time."""
+
+    def __init__(self, tag: str = "mar1", provenance: Provenance = PROVENANCE) -> None:
+        self.records: list[Record] = []
+        self._now = START
+        self._frontier = Frontier(commit="0" * 40)
+        self._number = 0
+        self.tell(EffortStarted(tag=tag, base_commit="0" * 40))
+        self.tell(SessionStarted(agent="tuner", budget_seconds=300, provenance=provenance))
+
+    def tell(self, event: AnyEvent, seconds: float = 10) -> None:
+        self._now += dt.timedelta(seconds=seconds)
+        seq = len(self.records)
+        self.records.append(
+            Record(
+                seq=seq,
+                time=self._now.isoformat(timespec="microseconds"),
+                experiment=getattr(event, "experiment", None),
+                data=event,
+                prev=f"{seq:064x}",
+                hash=f"{seq + 1:064x}",
+            )
+        )
+
+    def refuse(self, cause: str) -> None:
+        self.tell(
+            ProposalRefused(agent="tuner", description="", cause=cause, detail="", train_sha256="0" * 64)
+        )
+
+    def propose(self, description: str = "an idea") -> None:
+        """Begin an experiment and leave it in training."""
+        self.tell(
+            Proposed(
+                experiment=self._number,
+                description=description,
+                hypothesis="It helps.",
+                agent="tuner",
+                parent=self._frontier.commit,
+                train_sha256="0" * 64,
+                diff_sha256="0" * 64,
+            )
+        )
+        self.tell(
+            TrainingStarted(
+                experiment=self._number,
+                attempt=1,
+                container="glovebox-1",
+                spec_sha256="0" * 64,
+                budget_seconds=300,
+            )
+        )
+
+    def run(self, description: str, result: float | Cause, holdout: float | None = None) -> None:
+        """One whole experiment: a score, or the cause of its failure."""
+        self.propose(description)
+        number = self._number
+        crash = result if isinstance(result, Cause) and result not in REJECT_CAUSES else None
+        outcome = RunOutcome(
+            seconds=290.5,
+            exit_code=1 if crash else 0,
+            cause=crash,
+            detail="RuntimeError: it failed" if crash else "",
+            claim=Claim(val_bpb=float("nan"), depth=4),
+        )
+        self.tell(TrainingFinished(experiment=number, attempt=1, outcome=outcome), seconds=290.5)
+        if crash is None:
+            self._judge(result, holdout)
+        self._decide(result)
+        self._number += 1
+
+    def _judge(self, result: float | Cause, holdout: float | None) -> None:
+        self.tell(ScoringStarted(experiment=self._number, attempt=1, seed=1))
+        score = refusal = None
+        if isinstance(result, Cause):
+            refusal = Refusal(cause=result, detail="it cheated")
+        else:
+            score = Score(val_bpb=result, holdout_bpb=holdout, bytes=1000, tokens=300, seconds=4)
+        self.tell(ScoringFinished(experiment=self._number, attempt=1, score=score, refusal=refusal))
+
+    def _decide(self, result: float | Cause) -> None:
+        before = self._frontier.val_bpb
+        kept = not isinstance(result, Cause) and (before is None or result < before)
+        if isinstance(result, Cause):
+            verdict, cause = (Verdict.REJECT if result in REJECT_CAUSES else Verdict.CRASH), result
+        else:
+            verdict, cause = (Verdict.KEEP, None) if kept else (Verdict.DISCARD, Cause.WORSE)  # type: ignore[assignment]
+        decision = Decision(verdict=verdict, cause=cause, rule="R7: as told")
+        self.tell(Decided(experiment=self._number, decision=decision, frontier_bpb=before))
+        if kept and not isinstance(result, Cause):
+            commit = f"{self._number + 1:040x}"
+            self.tell(Committed(experiment=self._number, commit=commit))
+            self._frontier = Frontier(commit=commit, val_bpb=result, experiment=self._number)
+
+
+def small(
+    descriptions: Sequence[str] = ("MATRIX_LR 0.04 → 0.05", "DEPTH 4 → 6", "a leak", "wider", "deeper"),
+) -> Story:
+    """Baseline, a keep, a crash, a reject, a discard by a hair, a keep."""
+    story = Story()
+    story.run("baseline", 2.0, holdout=2.01)
+    story.run(descriptions[0], 1.9, holdout=1.93)
+    story.refuse("identical")
+    story.run(descriptions[1], Cause.OOM)
+    story.run(descriptions[2], Cause.NON_CAUSAL)
+    story.run(descriptions[3], 1.9005, holdout=1.92)
+    story.run(descriptions[4], 1.85, holdout=1.90)
+    return story

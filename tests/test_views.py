@@ -1,0 +1,139 @@
+"""status, log and show say what the journal says, and nothing a terminal would obey."""
+
+from __future__ import annotations
+
+import io
+import json
+import unicodedata
+
+import pytest
+from rich.console import Console, RenderableType
+
+from controller import views
+from controller.core.state import fold
+from tests.efforts import Story, small
+
+HOSTILE = "\x1b]52;c;Y2xpcA==\x07[red]bold[/red]\x1b[2J :smile: \u202etxt\u200b\tx\r\ny\x9b31m" + "A" * 5000
+
+
+def printed(renderable: RenderableType, width: int = 120, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def harmless(text: str) -> bool:
+    return all(character == "\n" or unicodedata.category(character) not in ("Cc", "Cf") for character in text)
+
+
+def test_status_of_a_finished_effort() -> None:
+    state = fold(small().records)
+    said = views.status_json(state)
+    assert said["branch"] == "autoresearch/mar1"
+    assert said["frontier"]["val_bpb"] == 1.85 and said["frontier"]["experiment"] == 5
+    assert said["baseline_bpb"] == 2.0 and said["improvement_bpb"] == pytest.approx(0.15)
+    assert said["experiments"] == 6
+    assert said["verdicts"] == {"keep": 3, "discard": 1, "crash": 1, "reject": 1}
+    assert said["causes"] == {"oom": 1, "non-causal": 1, "worse": 1}
+    assert said["open"] is None and [row["experiment"] for row in said["last"]] == [1, 2, 3, 4, 5]
+    text = printed(views.status(state))
+    for fact in (
+        "autoresearch/mar1",
+        "1.850000",
+        "2.000000",
+        "0.150000",
+        "3 keep",
+        "1 non-causal",
+        "MATRIX_LR",
+    ):
+        assert fact in text
+
+
+def test_status_names_the_open_experiment() -> None:
+    story = small()
+    story.propose("still running")
+    state = fold(story.records)
+    assert views.status_json(state)["open"]["phase"] == "training"
+    assert views.status_json(state)["experiments"] == 6
+    assert "experiment 6, training: still running" in printed(views.status(state))
+    assert views.log_json(state)[-1]["verdict"] is None
+
+
+def test_an_empty_home_is_no_error() -> None:
+    state = fold([])
+    assert views.log_json(state) == []
+    assert views.status_json(state)["frontier"] is None
+    assert "not started" in printed(views.status(state))
+    assert "No experiment" in printed(views.log(state))
+    assert "0 finished" in printed(views.status(fold(Story().records)))
+
+
+def test_log_has_a_row_for_every_experiment() -> None:
+    state = fold(small().records)
+    rows = views.log_json(state)
+    assert [row["verdict"] for row in rows] == ["keep", "keep", "crash", "reject", "discard", "keep"]
+    assert rows[4]["effect_bpb"] == pytest.approx(0.0005) and rows[4]["cause"] == "worse"
+    assert rows[2]["val_bpb"] is None and rows[2]["cause"] == "oom"
+    lines = printed(views.log(state)).splitlines()
+    assert len(lines) == 7
+    assert "crash oom" in lines[3] and "+0.000500" in lines[5] and "DEPTH 4 → 6" in lines[3]
+
+
+def test_show_tells_all_about_one_experiment() -> None:
+    story = small()
+    state = fold(story.records)
+    records = [record for record in story.records if record.experiment == 3]
+    diff = "--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-A = 1\n+A = 2"
+    said = views.show_json(state, 3, records=records, diff=diff, log_excerpt="step 1")
+    assert said["refusal"] == {"cause": "non-causal", "detail": "it cheated"} and said["score"] is None
+    assert said["diff"] == diff and said["log"] == "step 1"
+    assert [record["data"]["event"] for record in said["records"]][:2] == ["proposed", "training_started"]
+    text = printed(views.show(state, 3, records=records, diff=diff, log_excerpt="step 1"))
+    for fact in (
+        "reject non-causal",
+        "it cheated",
+        "It helps.",
+        "+A = 2",
+        "step 1",
+        "training_started",
+        "290.5 s",
+    ):
+        assert fact in text
+
+
+def test_every_experiment_can_be_shown_in_a_narrow_terminal() -> None:
+    state = fold(small().records)
+    for number in range(len(state.experiments)):
+        text = printed(
+            views.show(state, number, records=[], diff="", log_excerpt=""), width=30, terminal=True
+        )
+        assert max(len(line) for line in text.splitlines()) <= 30
+
+
+def test_claims_that_json_has_no_word_for_become_null() -> None:
+    state = fold(small().records)
+    text = json.dumps(
+        views.show_json(state, 0, records=small().records, diff="", log_excerpt=""), allow_nan=False
+    )
+    assert json.loads(text)["outcome"]["claim"]["val_bpb"] is None
+    json.dumps([views.status_json(state), views.log_json(state)], allow_nan=False)
+
+
+def test_hostile_strings_are_neutral_everywhere() -> None:
+    story = small([HOSTILE] * 5)
+    state = fold(story.records)
+    shown = views.show(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE)
+    for renderable in (views.status(state), views.log(state), shown):
+        text = printed(renderable)
+        assert harmless(text)
+        assert "[red]" in text.replace("\n", "")
+    said = views.show_json(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE)
+    for value in (
+        said["description"],
+        said["diff"],
+        said["log"],
+        said["records"][6]["data"].get("description", ""),
+    ):
+        assert harmless(value)
+    assert len(said["description"]) <= 200
