@@ -60,7 +60,7 @@ def open_corpus(
     Raises BadInput.
     """
     if request == "climbmix":
-        return climbmix_corpus(downloads, shards or CLIMBMIX_DEFAULT_SHARDS, workers)
+        return climbmix_corpus(downloads, CLIMBMIX_DEFAULT_SHARDS if shards is None else shards, workers)
     if shards is not None:
         raise BadInput("--shards only means something with --corpus climbmix")
     if request == "stdlib":
@@ -71,7 +71,7 @@ def open_corpus(
 def origin_of(request: str, shards: int | None) -> str:
     """`Corpus.origin` without reading or downloading the text, to recognise data that is already prepared."""
     if request == "climbmix":
-        return climbmix_origin(shards or CLIMBMIX_DEFAULT_SHARDS)
+        return climbmix_origin(CLIMBMIX_DEFAULT_SHARDS if shards is None else shards)
     if request == "stdlib":
         return library_origin()
     return folder_origin(Path(request), folder_files(Path(request)))

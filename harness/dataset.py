@@ -212,7 +212,10 @@ def train_tokenizer(folder: Path, corpus: Corpus, scale: Scale, limit: int | Non
     trainer.train_from_iterator(train_texts(), merged, pattern=SPLIT_PATTERN)
     ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
     if len(ranks) < merged:
-        raise BadInput(f"the corpus has too little text or too few documents for a vocabulary of {scale.vocab_size} tokens")
+        raise BadInput(
+            "the corpus has too little text or too few documents"
+            f" for a vocabulary of {scale.vocab_size} tokens"
+        )
     special = {name: merged + i for i, name in enumerate(SPECIAL_TOKENS)}
     stored_ranks = {base64.b64encode(token).decode(): rank for token, rank in ranks.items()}
     folder.mkdir()

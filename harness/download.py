@@ -19,7 +19,7 @@ import requests
 ATTEMPTS = 6  # in a row without a single new byte
 BACK_OFF_SECONDS = 1.0  # doubled after each fruitless attempt
 TIMEOUT_SECONDS = (10, 60)  # to connect; between two reads
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16  # what is lost, at most, when a connection breaks
 
 
 class BadInput(Exception):
@@ -76,8 +76,19 @@ def _fetch(url: str, path: Path, bar: "_Bar") -> None:
             arrived = part.stat().st_size if part.exists() else 0
             fruitless = 0 if arrived > before else fruitless + 1
             if fruitless >= ATTEMPTS:
-                raise BadInput(f"cannot download {url} after {ATTEMPTS} attempts: {error}") from None
+                raise BadInput(f"cannot download {url} after {ATTEMPTS} attempts: {_reason(error)}") from None
             bar.cancelled.wait(BACK_OFF_SECONDS * 2 ** max(fruitless - 1, 0) * random.uniform(0.5, 1.0))
+
+
+def _reason(error: Exception) -> str:
+    """The gist of a download error; the messages of requests go on for lines."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the TLS connection failed (REQUESTS_CA_BUNDLE names a file of trusted authorities)"
+    if isinstance(error, requests.Timeout):
+        return "the server does not answer"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection to the server"
+    return str(error)
 
 
 def _continue_file(url: str, part: Path, bar: "_Bar") -> None:

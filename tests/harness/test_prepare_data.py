@@ -15,6 +15,7 @@ from typing import Any
 
 import corpus
 import dataset
+import download
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,12 +131,12 @@ def test_data_of_another_version_is_refused_with_a_remedy(tmp_path: Path) -> Non
     (tmp_path / "public" / "manifest.json").write_text(
         '{"version": 0, "scale": "cpu", "corpus": {"origin": "x"}}'
     )
-    with pytest.raises(dataset.BadInput, match=r"another version.*remove"):
+    with pytest.raises(download.BadInput, match=r"another version.*remove"):
         dataset.check_prepared(tmp_path, "x", "cpu")
 
 
-def write_lines(name: str, *lines: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text("\n".join(lines)) and None
+def write_lines(name: str, *lines: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text("\n".join(lines))
 
 
 def write_parquet_without_text(folder: Path) -> None:
@@ -156,12 +157,12 @@ def write_parquet_of_numbers(folder: Path) -> None:
         (write_parquet_without_text, 'no column "text"'),
         (write_parquet_of_numbers, "does not hold strings"),
         (write_lines("a.parquet", "PAR1"), "not a readable parquet file"),
-        (lambda folder: (folder / "a.txt").write_bytes(b"caf\xe9") and None, "not UTF-8"),
+        (lambda folder: (folder / "a.txt").write_bytes(b"caf\xe9"), "not UTF-8"),
         (write_lines("a.txt", "one short text"), "too little text"),
     ],
 )
 def test_bad_folders_get_one_sentence(
-    tmp_path: Path, run_prepare: RunPrepare, write: Callable[[Path], None], sentence: str
+    tmp_path: Path, run_prepare: RunPrepare, write: Callable[[Path], object], sentence: str
 ) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()

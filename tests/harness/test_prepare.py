@@ -1,0 +1,322 @@
+"""What train.py imports: clock, tokenizer, packing, batches, the dev score, the checkpoint."""
+
+import itertools
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+import prepare
+
+BOS = 0  # in the packing tests
+Document = NDArray[np.uint16]
+
+
+def python(code: str, environment: dict[str, str]) -> list[float]:
+    """Run code in a fresh interpreter; the numbers it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    return [float(word) for word in done.stdout.split()]
+
+
+# --- constants and the clock ---
+
+
+def test_constants_come_from_the_manifest(public_data: Path) -> None:
+    assert (prepare.SCALE, prepare.MAX_SEQ_LEN, prepare.VOCAB_SIZE) == ("cpu", 256, 1024)
+    assert prepare.manifest()["constants"]["eval_tokens"] == prepare.EVAL_TOKENS
+
+
+def test_import_works_without_data_and_says_what_is_missing(
+    harness_environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment = harness_environment | {"GLOVEBOX_DATA": str(tmp_path / "nothing")}
+    python("import prepare; prepare.pack_rows; prepare.time_left()", environment)
+    code = """
+import prepare
+for name in ("MAX_SEQ_LEN", "VOCAB_SIZE", "EVAL_TOKENS"):
+    try:
+        getattr(prepare, name)
+    except prepare.DataNotPreparedError as error:
+        print("run `glovebox prepare`" in str(error) and 1)
+"""
+    assert python(code, environment) == [1, 1, 1]
+
+
+def test_data_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifest.json").write_text('{"version": 99}')
+    monkeypatch.setenv("GLOVEBOX_DATA", str(tmp_path))
+    prepare.manifest.cache_clear()
+    with pytest.raises(prepare.DataNotPreparedError, match="another version"):
+        _ = prepare.MAX_SEQ_LEN
+
+
+def test_importing_does_not_load_torch(harness_environment: dict[str, str]) -> None:
+    assert python("import sys, prepare; print(int('torch' in sys.modules))", harness_environment) == [0]
+
+
+def test_time_left_counts_from_the_start_of_the_container(harness_environment: dict[str, str]) -> None:
+    started = time.monotonic() - 100
+    environment = harness_environment | {"GLOVEBOX_STARTED": str(started), "GLOVEBOX_BUDGET_SECONDS": "250"}
+    left, budget = python("import prepare; print(prepare.time_left(), prepare.TIME_BUDGET)", environment)
+    assert 140 < left <= started + 250 - time.monotonic() + 10
+    assert left < 150
+    assert budget == pytest.approx(0.8 * 250 - 3)
+
+
+def test_time_left_counts_from_the_start_of_the_process_otherwise(
+    harness_environment: dict[str, str],
+) -> None:
+    code = """
+import time
+first_line = time.monotonic()
+import prepare
+print(first_line, time.monotonic() + prepare.time_left() - prepare.WALL_SECONDS)
+"""
+    before = time.monotonic()
+    first_line, started = python(code, harness_environment)
+    tick = 0.02  # /proc counts in hundredths of a second
+    assert before - tick <= started <= first_line + tick
+
+
+@pytest.mark.parametrize("wall", [1, 5, 20, 300])
+def test_time_budget_leaves_a_reserve(harness_environment: dict[str, str], wall: int) -> None:
+    environment = harness_environment | {"GLOVEBOX_BUDGET_SECONDS": str(wall)}
+    (budget,) = python("import prepare; print(prepare.TIME_BUDGET)", environment)
+    assert 0 < budget <= wall
+
+
+# --- tokenizer ---
+
+
+@settings(deadline=None)
+@given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_token_bytes_add_up_to_the_bytes_of_any_text(prepared: Path, text: str) -> None:
+    tokenizer = prepare.Tokenizer.from_directory(prepared / "public" / "tokenizer")
+    token_bytes = np.load(prepared / "public" / "tokenizer" / "token_bytes.npy")
+    ids = tokenizer.encode(text)
+    assert token_bytes[np.array(ids, dtype=int)].sum() == len(text.encode())
+    assert tokenizer.decode(ids) == text  # type: ignore[arg-type]
+
+
+def test_token_bytes_of_tokens_that_are_no_utf8_by_themselves(public_data: Path) -> None:
+    tokenizer = prepare.Tokenizer.from_directory()
+    token_bytes = prepare.get_token_bytes()
+    assert (token_bytes.dtype, token_bytes.shape) == (torch.int32, (1024,))
+    for byte in range(256):
+        assert token_bytes[tokenizer.enc.encode_single_token(bytes([byte]))] == 1
+    specials = [tokenizer.enc.encode_single_token(name) for name in prepare.SPECIAL_TOKENS]
+    assert specials == [1020, 1021, 1022, 1023]
+    assert token_bytes[specials].tolist() == [0, 0, 0, 0]
+    assert int((token_bytes == 0).sum()) == 4
+
+
+def test_encode_prepends_and_takes_lists(public_data: Path) -> None:
+    tokenizer = prepare.Tokenizer.from_directory()
+    plain = tokenizer.encode("some text")
+    bos = tokenizer.get_bos_token_id()
+    assert tokenizer.encode("some text", prepend=bos) == [bos, *plain]
+    assert tokenizer.encode(["some text", ""], prepend=prepare.BOS_TOKEN) == [[bos, *plain], [bos]]
+    assert tokenizer.get_vocab_size() == prepare.VOCAB_SIZE
+    assert bos not in tokenizer.encode(prepare.BOS_TOKEN)
+
+
+# --- packing and batches ---
+
+
+def pack_slowly(documents: list[Document], capacity: int, buffer_size: int) -> Iterator[list[Document]]:
+    """The rule of pack_rows as a scan over the buffer; yields the pieces of each row."""
+    source, waiting = iter(documents), list[Document]()
+    row: list[Document] = []
+    while True:
+        waiting += itertools.islice(source, buffer_size - len(waiting))
+        if not waiting:
+            return
+        room = capacity - sum(map(len, row))
+        fitting = [len(document) for document in waiting if len(document) <= room]
+        wanted = max(fitting) if fitting else min(map(len, waiting))
+        index = next(i for i, document in enumerate(waiting) if len(document) == wanted)
+        row.append(waiting.pop(index)[:room])
+        if sum(map(len, row)) == capacity:
+            yield row
+            row = []
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), max_size=80),
+    capacity=st.integers(2, 24),
+    buffer_size=st.integers(1, 12),
+)
+def test_rows_are_full_and_made_of_documents(lengths: list[int], capacity: int, buffer_size: int) -> None:
+    """Every document has its own number in all its tokens but the first, so that pieces can be told apart."""
+    documents = [np.array([BOS] + [i + 1] * (length - 1), np.uint16) for i, length in enumerate(lengths)]
+    rows = list(prepare.pack_rows(iter(documents), capacity, buffer_size))
+    expected = list(pack_slowly(documents, capacity, buffer_size))
+    assert len(rows) == len(expected)
+    for row, pieces in zip(rows, expected, strict=True):
+        assert row.dtype == np.int64 and row.shape == (capacity,) and row[0] == BOS
+        starts = np.flatnonzero(row == BOS)
+        assert np.diff([*starts, capacity]).tolist() == [len(piece) for piece in pieces]
+        for piece in np.split(row, starts[1:]):
+            assert len(set(piece[1:].tolist())) <= 1  # tokens of one document only
+    used = [
+        int(n) for row in rows for piece in np.split(row, np.flatnonzero(row == BOS)[1:]) for n in piece[1:2]
+    ]
+    assert len(used) == len(set(used))  # and each document once
+
+
+def test_read_documents_gives_back_the_shards(public_data: Path) -> None:
+    documents = list(prepare.read_documents(public_data / "dev", prepare.manifest()["bos_token_id"]))
+    shards = np.concatenate([np.fromfile(p, "<u2") for p in sorted((public_data / "dev").glob("*.bin"))])
+    assert np.array_equal(np.concatenate(documents), shards)
+
+
+def test_batches_are_shifted_rows_and_epochs_count(public_data: Path) -> None:
+    tokenizer = prepare.Tokenizer.from_directory()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    epochs = []
+    for inputs, targets, epoch in prepare.make_dataloader(tokenizer, 8, 64, "val", buffer_size=50):
+        assert inputs.shape == targets.shape == (8, 64)
+        assert inputs.dtype == targets.dtype == torch.int64
+        assert inputs.device.type == device and inputs.is_contiguous() and targets.is_contiguous()
+        assert (inputs[:, 0] == tokenizer.get_bos_token_id()).all()
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        epochs.append(epoch)
+        if epoch == 3:
+            break
+    assert sorted(set(epochs)) == [1, 2, 3] and epochs == sorted(epochs)
+
+
+def test_the_dataloader_knows_two_splits(public_data: Path) -> None:
+    tokenizer = prepare.Tokenizer.from_directory()
+    train, _, _ = next(prepare.make_dataloader(tokenizer, 2, 32, "train"))
+    dev, _, _ = next(prepare.make_dataloader(tokenizer, 2, 32, "val"))
+    assert not torch.equal(train, dev)
+    with pytest.raises(KeyError):
+        next(prepare.make_dataloader(tokenizer, 2, 32, "holdout"))
+
+
+# --- the dev score and the checkpoint ---
+
+
+class Bigram(torch.nn.Module):
+    """Upstream's interface: a loss with a reduction, or logits without targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(1024, 1024)
+        self.calls = 0
+
+    def forward(
+        self, idx: torch.Tensor, targets: torch.Tensor | None = None, reduction: str = "mean"
+    ) -> torch.Tensor:
+        self.calls += 1
+        logits: torch.Tensor = self.table(idx)
+        if targets is None:
+            return logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+class LogitsOnly(torch.nn.Module):
+    def __init__(self, bigram: Bigram) -> None:
+        super().__init__()
+        self.bigram = bigram
+
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
+        return self.bigram(idx)  # type: ignore[no-any-return]
+
+
+def test_evaluate_bpb_of_a_uniform_model(public_data: Path, tmp_path: Path) -> None:
+    """A uniform model needs log2(V) bits a token, so its bpb follows from counting tokens and bytes."""
+    tokenizer, model = prepare.Tokenizer.from_directory(), Bigram()
+    torch.nn.init.zeros_(model.table.weight)
+    token_bytes = prepare.get_token_bytes()
+    batches = prepare.make_dataloader(tokenizer, 16, prepare.MAX_SEQ_LEN, "val")
+    steps = prepare.EVAL_TOKENS // (16 * prepare.MAX_SEQ_LEN)
+    counted = [token_bytes[targets] for _, targets, _ in itertools.islice(batches, steps)]
+    text_tokens = sum(int((b > 0).sum()) for b in counted)
+    expected = math.log2(1024) * text_tokens / sum(int(b.sum()) for b in counted)
+    assert prepare.evaluate_bpb(model, tokenizer, 16) == pytest.approx(expected, rel=1e-6)
+    assert model.calls == steps
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_evaluate_bpb_gives_both_interfaces_the_same_score(public_data: Path) -> None:
+    tokenizer, model = prepare.Tokenizer.from_directory(), Bigram()
+    score = prepare.evaluate_bpb(model, tokenizer, 16)
+    assert prepare.evaluate_bpb(LogitsOnly(model), tokenizer, 16) == pytest.approx(score, rel=1e-6)
+    assert score > 3.0
+
+
+def test_evaluate_bpb_stops_when_time_is_up(public_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, model = prepare.Tokenizer.from_directory(), Bigram()
+    monkeypatch.setattr(prepare, "WALL_SECONDS", 0.0)
+    assert math.isfinite(prepare.evaluate_bpb(model, tokenizer, 16))
+    assert model.calls == 1
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(16, 4)
+        self.head = torch.nn.Linear(4, 16, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("transposed", torch.arange(6.0).view(2, 3).T)
+
+
+def test_checkpoint_of_a_tied_and_compiled_model(public_data: Path, tmp_path: Path) -> None:
+    model = Tied()
+    path = prepare.save_checkpoint(torch.compile(model, backend="eager"))  # type: ignore[arg-type]
+    assert path == tmp_path / "checkpoint.safetensors"
+    assert path.stat().st_mode & 0o777 == 0o644
+    weights = load_file(path)
+    assert set(weights) == {"embed.weight", "head.weight", "transposed"}
+    model.load_state_dict(weights, strict=True)
+    assert torch.equal(weights["embed.weight"], weights["head.weight"])
+    assert torch.equal(weights["transposed"], torch.arange(6.0).view(2, 3).T)
+
+
+def test_checkpoint_of_compiled_submodules(public_data: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
+    assert set(load_file(prepare.save_checkpoint(model))) == {"0.weight", "0.bias"}
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_run_killed_while_saving_leaves_a_whole_checkpoint(
+    harness_environment: dict[str, str], tmp_path: Path, attempt: int
+) -> None:
+    code = """
+import itertools, torch, prepare
+model = torch.nn.Linear(2000, 1000)
+for value in itertools.count(1):
+    torch.nn.init.constant_(model.weight, value), torch.nn.init.constant_(model.bias, value)
+    prepare.save_checkpoint(model)
+    print(value, flush=True)
+"""
+    environment = harness_environment
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(2 + attempt):
+            process.stdout.readline()
+        while not list(
+            tmp_path.glob(".checkpoint.safetensors.*")
+        ):  # until it is in the middle of the next one
+            assert process.poll() is None
+        process.kill()
+    weights = load_file(tmp_path / "checkpoint.safetensors")
+    values = {value for tensor in weights.values() for value in np.unique(tensor.numpy()).tolist()}
+    assert len(values) == 1
+    assert values.pop() >= 2 + attempt
