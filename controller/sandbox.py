@@ -10,7 +10,7 @@ import datetime as dt
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -169,15 +169,14 @@ class DockerSandbox:
             with _engine(f"remove the volume {name}", forgive=_GONE):
                 self._client.remove_volume(name, force=True)
 
-    def leftovers(self, keep: int | None) -> tuple[list[str], list[str]]:
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
         ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
         with _engine("list containers and volumes"):
             containers = self._client.containers(all=True, filters=ours)
             volumes = self._client.volumes(filters=ours)["Volumes"] or []
-        kept = None if keep is None else str(keep)
         return (
-            [c["Names"][0].lstrip("/") for c in containers if c["Labels"].get(LABEL_EXPERIMENT) != kept],
-            [v["Name"] for v in volumes if v["Labels"].get(LABEL_EXPERIMENT) != kept],
+            [c["Names"][0].lstrip("/") for c in containers if c["Labels"].get(LABEL_EXPERIMENT) not in keep],
+            [v["Name"] for v in volumes if v["Labels"].get(LABEL_EXPERIMENT) not in keep],
         )
 
     def describe(self) -> Mapping[str, str]:

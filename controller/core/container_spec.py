@@ -9,12 +9,13 @@ its own user. What differs between trust domains is what they mount and who may 
 
     domain    user   reads                                    writes
     holder    10001  -                                        workspace (only keeps it mounted)
-    trainer   10001  train.py, prepare.py, public data        workspace
-    worker    10002  train.py, prepare.py, tokenizer,         replies
-                     workspace, requests
-    judge     10003  judge.py, prepare.py, judge's data,      requests
-                     replies
-    prepare   owner  prepare.py, a corpus folder              the home, to put data/ there
+    trainer   10001  train.py, public data                    workspace
+    worker    10002  train.py, tokenizer, workspace,          replies
+                     requests
+    judge     10003  judge's data, replies                    requests
+    prepare   owner  a corpus folder                          the home, to put data/ there
+
+Each also reads the files of the harness that `HARNESS` names for it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,15 @@ USERS: Mapping[Domain, int] = {
     Domain.JUDGE: 10003,
 }
 """uid = gid of each domain. `prepare` runs as the owner of the home instead."""
+
+
+HARNESS: Mapping[Domain, tuple[str, ...]] = {
+    Domain.TRAINER: ("prepare.py",),
+    Domain.WORKER: ("exchange.py", "prepare.py", "worker.py"),
+    Domain.JUDGE: ("exchange.py", "judge.py", "prepare.py"),
+    Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
+}
+"""The files of the harness that each domain is given, read-only."""
 
 
 class Limits(BaseModel):
@@ -348,16 +358,16 @@ def trainer(
     *,
     budget_seconds: float,
     train: Path,
-    prepare: Path,
+    harness: Path,
     data: Path,
 ) -> ContainerSpec:
-    """T: runs the proposal. `train`, `prepare` and `data` are host paths; `data` is the public half."""
+    """T: runs the proposal. `train`, `harness` and `data` are host paths; `data` is the public half."""
     life = budget_seconds + config.kill_grace_seconds
     mounts = (
         Mount(place.name(WORKSPACE), "/work", read_only=False, volume=True),
         Mount(str(train), "/glovebox/train.py"),
-        Mount(str(prepare), "/work/prepare.py"),
         Mount(str(data), "/data"),
+        *_harness(Domain.TRAINER, harness, "/work"),
     )
     environment = {
         "GLOVEBOX_DATA": "/data",
@@ -375,14 +385,12 @@ def worker(
     argument: Mapping[str, Any],
     limit_seconds: float,
     train: Path,
-    prepare: Path,
-    worker: Path,
+    harness: Path,
     data: Path,
 ) -> ContainerSpec:
     """W: the agent's model code in a fresh process. Of `data`, the public half, it sees the tokenizer."""
     mounts = (
-        Mount(str(worker), "/glovebox/worker.py"),
-        Mount(str(prepare), "/glovebox/prepare.py"),
+        *_harness(Domain.WORKER, harness),
         Mount(str(train), "/glovebox/train.py"),
         Mount(str(data / "manifest.json"), "/data/manifest.json"),
         Mount(str(data / "tokenizer"), "/data/tokenizer"),
@@ -402,14 +410,12 @@ def judge(
     *,
     argument: Mapping[str, Any],
     limit_seconds: float,
-    prepare: Path,
-    judge: Path,
+    harness: Path,
     data: Path,
 ) -> ContainerSpec:
     """J: our code only. `data` is the judge's half. It never gets a GPU."""
     mounts = (
-        Mount(str(judge), "/glovebox/judge.py"),
-        Mount(str(prepare), "/glovebox/prepare.py"),
+        *_harness(Domain.JUDGE, harness),
         Mount(str(data), "/judge"),
         Mount(place.name(REQUESTS), "/requests", read_only=False, volume=True),
         Mount(place.name(REPLIES), "/replies", volume=True),
@@ -425,7 +431,7 @@ def preparer(
     arguments: tuple[str, ...],
     limit_seconds: float,
     owner: tuple[int, int],
-    prepare: Path,
+    harness: Path,
     corpus: Path | None = None,
     network: bool = False,
     ca_bundle: Path | None = None,
@@ -438,7 +444,7 @@ def preparer(
     """
     mounts = [
         Mount(str(place.home), PREPARE_HOME, read_only=False),
-        Mount(str(prepare), "/glovebox/prepare.py"),
+        *_harness(Domain.PREPARE, harness),
     ]
     environment = dict(proxies or {}) if network else {}
     if corpus is not None:
@@ -473,6 +479,10 @@ def gpu_probe(config: SandboxConfig, place: Place) -> ContainerSpec:
 
 PREPARE_HOME, PREPARE_CORPUS = "/home/glovebox", "/corpus"
 """Where the preparer finds the home and a corpus folder."""
+
+
+def _harness(domain: Domain, folder: Path, target: str = "/glovebox") -> list[Mount]:
+    return [Mount(str(folder / name), f"{target}/{name}") for name in HARNESS[domain]]
 
 
 def _holder_life(config: SandboxConfig, limit_seconds: float) -> float:

@@ -1,0 +1,78 @@
+"""The copies of the harness that containers mount.
+
+Experiments never see the installed files: an upgrade of Glovebox in the middle of an effort would change
+them under its feet. A copy is named by its content, so what ran can be found and compared later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.core.container_spec import HARNESS
+from controller.core.model import UserError, VerificationFailed
+
+NAMES = tuple(sorted({name for names in HARNESS.values() for name in names}))
+"""Every file of the harness that is mounted anywhere."""
+
+
+@dataclass(frozen=True)
+class HarnessFiles:
+    """One set of harness files in a folder of the home."""
+
+    folder: Path
+    hashes: Mapping[str, str]
+    """sha256 of each file, by name."""
+
+    @classmethod
+    def materialise(cls, source: Path, home: Path) -> HarnessFiles:
+        """Copy the files from `source` to `home`/harness/<hash>/, or find them there. Raises UserError."""
+        try:
+            contents = {name: (source / name).read_bytes() for name in NAMES}
+        except OSError as error:
+            raise UserError(f"A file of the harness cannot be read: {error}.") from error
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        files = cls(home / "harness" / _digest(hashes)[:16], hashes)
+        if not files.folder.exists():
+            _write(files.folder, contents)
+        files.verify()
+        return files
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the names and hashes of all files."""
+        return _digest(self.hashes)
+
+    def verify(self) -> None:
+        """Raises VerificationFailed if a copy is not, or no longer, what it was made from."""
+        for name, expected in self.hashes.items():
+            path = self.folder / name
+            try:
+                actual = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise VerificationFailed(f"A file of the harness cannot be read: {error}.") from error
+            if actual != expected:
+                raise VerificationFailed(f"{path} was changed; restore it or remove {self.folder}.")
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    lines = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """The folder appears complete or not at all. Readable by every user: containers have their own."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+    try:
+        for name, content in contents.items():
+            (partial / name).write_bytes(content)
+            (partial / name).chmod(0o444)
+        partial.chmod(0o755)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""run.log while it is being written: bounded in size, whatever the run prints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+
+class RunLog:
+    """Keeps the first and the last bytes of a stream in a file, with one line between that counts the rest.
+
+    The file can be followed with `tail -f` while it grows. It never holds more than head + 2 * tail bytes:
+    at that size its middle is cut out in place. Memory stays flat. Writing may happen in another thread.
+    """
+
+    def __init__(self, path: Path, *, head_bytes: int, tail_bytes: int) -> None:
+        """Replaces what is at `path`. Raises OSError."""
+        self._head, self._tail = head_bytes, tail_bytes
+        self._lock = threading.Lock()
+        self._file = open(path, "wb+", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._size = 0
+        self.total = 0
+        """Bytes written so far, those cut out included."""
+        self.failure: OSError | None = None
+        """Why the file could not be written, a full disk for instance."""
+
+    def write(self, block: bytes) -> None:
+        """Append. Never raises: a reader thread has nobody to raise to."""
+        with self._lock:
+            self.total += len(block)
+            if self._file.closed or self.failure:
+                return
+            try:
+                self._append(block)
+                if self._size > self._head + 2 * self._tail:
+                    self._cut()
+            except OSError as error:
+                self.failure = error
+
+    def close(self) -> None:
+        """Cut to the final size and make it durable; what is written later is dropped. Raises OSError."""
+        with self._lock:
+            if self._file.closed:
+                return
+            try:
+                if self.failure is None and self.total > self._head + self._tail:
+                    self._cut()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+
+    def _append(self, block: bytes) -> None:
+        view = memoryview(block)
+        while view:
+            view = view[self._file.write(view) :]
+        self._size += len(block)
+
+    def _cut(self) -> None:
+        descriptor = self._file.fileno()
+        tail = os.pread(descriptor, self._tail, self._size - self._tail)
+        left_out = self.total - self._head - self._tail
+        self._file.seek(self._head)
+        self._size = self._head
+        self._append(b"\n[... %d bytes left out ...]\n" % left_out)
+        self._append(tail)
+        os.ftruncate(descriptor, self._size)
+
+
+def tail_text(path: Path, limit: int) -> str:
+    """The last `limit` bytes of a log as text; what is not UTF-8 is replaced. Raises OSError."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - limit, 0))
+        return file.read(limit).decode("utf-8", errors="replace")
+
+
+def sha256(path: Path) -> str:
+    """Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

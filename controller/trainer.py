@@ -1,0 +1,160 @@
+"""Runs T: the proposal, in its container, against the clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller import workspace
+from controller.core import container_spec
+from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, SandboxConfig
+from controller.core.model import InfrastructureError, RunOutcome
+from controller.core.runlog import LIMIT_EXIT_CODE, claim, crash_cause
+from controller.ports import Attempt, Clock, Exit
+from controller.run_log import RunLog, sha256, tail_text
+from controller.workspace import LivingSandbox
+
+_CLASSIFIED_BYTES = 1 * MIB
+"""How much of the end of run.log is searched for the claim and for what went wrong."""
+_SILENCE_SECONDS = 5.0
+"""A reader of a dead container's output that delivers nothing for this long is stuck."""
+
+
+class TrainerConfig(BaseModel):
+    """Settings of run.log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    log_head_bytes: int = Field(default=8 * MIB, gt=0)
+    """How much of the beginning of a run's output is kept."""
+    log_tail_bytes: int = Field(default=8 * MIB, gt=0)
+    """How much of the end is kept."""
+
+
+class ContainerTrainer:
+    """`ports.Trainer` on a Sandbox."""
+
+    def __init__(
+        self,
+        sandbox: LivingSandbox,
+        clock: Clock,
+        *,
+        config: TrainerConfig,
+        containers: SandboxConfig,
+        home: Path,
+        harness: Path,
+        data: Path,
+    ) -> None:
+        """`harness` holds the files to mount, `data` is the public half of the prepared data."""
+        self._sandbox, self._clock = sandbox, clock
+        self._config, self._containers = config, containers
+        self._home, self._harness, self._data = home.resolve(), harness.resolve(), data.resolve()
+
+    def spec(self, attempt: Attempt) -> ContainerSpec:
+        return container_spec.trainer(
+            self._containers,
+            self._place(attempt),
+            budget_seconds=attempt.budget_seconds,
+            train=attempt.train_path.resolve(),
+            harness=self._harness,
+            data=self._data,
+        )
+
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        name = self.spec(attempt).name
+        started = self._sandbox.running_since(name)
+        began = self._begin(attempt) if started is None else started
+        log = self._open_log(attempt)
+        try:
+            reader = self._sandbox.follow(name, log.write)
+            end = self._sandbox.wait(
+                name,
+                deadline=began + attempt.budget_seconds,
+                stop=stop,
+                tick=lambda: tick(self._clock.monotonic() - began),
+            )
+            log = self._drain(attempt, reader, log)
+        finally:
+            log.close()
+        workspace.require(self._sandbox, self._place(attempt))
+        if log.failure:
+            raise InfrastructureError(f"run.log could not be written: {log.failure}.")
+        return _outcome(attempt, end, log.total)
+
+    def discard(self, attempt: Attempt) -> None:
+        place = self._place(attempt)
+        domains = (Domain.TRAINER, Domain.WORKER, Domain.JUDGE, Domain.HOLDER)
+        volumes = (container_spec.WORKSPACE, container_spec.REQUESTS, container_spec.REPLIES)
+        self._sandbox.remove(
+            containers=[place.name(domain) for domain in domains],
+            volumes=[place.name(volume) for volume in volumes],
+        )
+
+    def _place(self, attempt: Attempt) -> Place:
+        return Place(self._home, attempt.experiment, attempt.number)
+
+    def _begin(self, attempt: Attempt) -> float:
+        """Volume, holder, T. What an earlier start of the same attempt left half made is removed first."""
+        self.discard(attempt)
+        place, budget = self._place(attempt), attempt.budget_seconds
+        self._sandbox.create_volume(container_spec.workspace(self._containers, place, budget))
+        self._sandbox.start(container_spec.holder(self._containers, place, budget))
+        return self._sandbox.start(self.spec(attempt))
+
+    def _open_log(self, attempt: Attempt) -> RunLog:
+        try:
+            return RunLog(
+                attempt.log_path,
+                head_bytes=self._config.log_head_bytes,
+                tail_bytes=self._config.log_tail_bytes,
+            )
+        except OSError as error:
+            raise InfrastructureError(f"run.log could not be written: {error}.") from error
+
+    def _drain(self, attempt: Attempt, reader: threading.Thread, log: RunLog) -> RunLog:
+        """Wait for the rest of the output. A stuck reader is replaced, once, by one of the finished log."""
+        if _finish(reader, log):
+            return log
+        log.close()
+        again = self._open_log(attempt)
+        if not _finish(self._sandbox.follow(self.spec(attempt).name, again.write), again):
+            again.close()
+            raise InfrastructureError("The engine does not hand out the run's output.")
+        return again
+
+
+def _finish(reader: threading.Thread, log: RunLog) -> bool:
+    """True when the reader has read everything; False if it is stuck."""
+    while reader.is_alive():
+        before = log.total
+        reader.join(_SILENCE_SECONDS)
+        if reader.is_alive() and log.total == before:
+            return False
+    return True
+
+
+def _outcome(attempt: Attempt, end: Exit, printed_bytes: int) -> RunOutcome:
+    overran = end.exit_code == LIMIT_EXIT_CODE and end.seconds >= attempt.budget_seconds
+    killed_at_limit = end.killed or overran
+    try:
+        text = tail_text(attempt.log_path, _CLASSIFIED_BYTES)
+        log_sha256 = sha256(attempt.log_path)
+    except OSError as error:
+        raise InfrastructureError(f"run.log could not be read: {error}.") from error
+    cause, detail = crash_cause(
+        text, exit_code=end.exit_code, oom_killed=end.oom_killed, killed_at_limit=killed_at_limit
+    )
+    return RunOutcome(
+        seconds=end.seconds,
+        exit_code=end.exit_code,
+        killed_at_limit=killed_at_limit,
+        oom_killed=end.oom_killed,
+        cause=cause,
+        detail=detail,
+        claim=claim(text),
+        log_sha256=log_sha256,
+        log_bytes=printed_bytes,
+    )

@@ -1,0 +1,25 @@
+"""The workspace of an attempt, and the witness that nothing happened to it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from controller.core.container_spec import Domain, Place
+from controller.core.model import InfrastructureError
+from controller.ports import Sandbox
+
+
+class LivingSandbox(Sandbox, Protocol):
+    """A Sandbox that can also tell whether a container still runs."""
+
+    def alive(self, name: str) -> bool: ...
+
+
+def require(sandbox: LivingSandbox, place: Place) -> None:
+    """Raises InfrastructureError if the workspace cannot be what T made it.
+
+    It lives exactly as long as its holder, and no experiment can reach the holder: a dead one means that
+    the engine or the machine went down, so neither T nor its checkpoint may be blamed.
+    """
+    if not sandbox.alive(place.name(Domain.HOLDER)):
+        raise InfrastructureError("The workspace is gone: the engine or the machine restarted.")
