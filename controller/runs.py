@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from controller.core.canonical import plain
 from controller.core.model import Decision, InfrastructureError, Refusal, RunOutcome, Score
@@ -69,8 +68,7 @@ class Runs:
                 experiment.decision,
                 frontier_bpb=experiment.frontier_bpb,
             )
-            content = json.dumps(describe(experiment), indent=2, allow_nan=False) + "\n"
-            write_atomic(folder / "experiment.json", content.encode("ascii"))
+            write_atomic(folder / "experiment.json", describe(experiment))
         except OSError as error:
             raise InfrastructureError(f"{folder} cannot be written: {error.strerror}.") from error
 
@@ -97,40 +95,37 @@ class Runs:
         frontier_bpb: float | None = None,
     ) -> None:
         """End run.log with the controller's own section, once. Raises OSError."""
-        section = summary(outcome, judgement, decision, frontier_bpb=frontier_bpb).encode("utf-8")
+        section = summary(outcome, judgement, decision, frontier_bpb=frontier_bpb).encode("utf-8", "replace")
         content = log_path.read_bytes() if log_path.exists() else b""
         if not content.endswith(section):
             write_atomic(log_path, content + section)
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
+def describe(experiment: Experiment) -> bytes:
     """experiment.json. Without the hold-out score: whoever picks experiments by eye must not pick by it."""
-    proposal, decision = experiment.proposal, experiment.decision
-    score, refusal = experiment.score, experiment.judgement
-    described: dict[str, Any] = plain(
-        {
-            "experiment": experiment.number,
-            "description": proposal.description,
-            "hypothesis": proposal.hypothesis,
-            "agent": proposal.agent,
-            "parent": proposal.parent,
-            "fixes": proposal.fixes,
-            "parameters": proposal.parameters,
-            "train_sha256": proposal.train_sha256,
-            "diff_sha256": proposal.diff_sha256,
-            "proposed_at": experiment.proposed_at,
-            "started_at": experiment.started_at,
-            "finished_at": experiment.finished_at,
-            "attempt": experiment.attempt,
-            "container": experiment.container,
-            "budget_seconds": experiment.budget_seconds,
-            "outcome": experiment.outcome,
-            "score": score.model_dump(exclude={"holdout_bpb", "holdout_bytes"}) if score else None,
-            "refusal": refusal if isinstance(refusal, Refusal) else None,
-            "frontier_bpb": experiment.frontier_bpb,
-            "decision": decision,
-            "commit": experiment.commit,
-            "provenance": experiment.provenance,
-        }
-    )
-    return described
+    proposal, score, judgement = experiment.proposal, experiment.score, experiment.judgement
+    described = {
+        "experiment": experiment.number,
+        "description": proposal.description,
+        "hypothesis": proposal.hypothesis,
+        "agent": proposal.agent,
+        "parent": proposal.parent,
+        "fixes": proposal.fixes,
+        "parameters": proposal.parameters,
+        "train_sha256": proposal.train_sha256,
+        "diff_sha256": proposal.diff_sha256,
+        "proposed_at": experiment.proposed_at,
+        "started_at": experiment.started_at,
+        "finished_at": experiment.finished_at,
+        "attempt": experiment.attempt,
+        "container": experiment.container,
+        "budget_seconds": experiment.budget_seconds,
+        "outcome": experiment.outcome,
+        "score": score.model_dump(exclude={"holdout_bpb", "holdout_bytes"}) if score else None,
+        "refusal": judgement if isinstance(judgement, Refusal) else None,
+        "frontier_bpb": experiment.frontier_bpb,
+        "decision": experiment.decision,
+        "commit": experiment.commit,
+        "provenance": experiment.provenance,
+    }
+    return json.dumps(plain(described), indent=2, allow_nan=False).encode("ascii") + b"\n"

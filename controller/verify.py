@@ -14,10 +14,11 @@ from controller import journal, ledger
 from controller.core.decision import decide
 from controller.core.events import Committed, Decided, ProposalRefused, Proposed, Record
 from controller.core.model import InfrastructureError, VerificationFailed
+from controller.core.runlog import summary
 from controller.core.state import Experiment, ImpossibleHistory, Phase, ResearchState, apply
 from controller.core.untrusted import clean_line
 from controller.repository import GitRepository
-from controller.runs import Runs
+from controller.runs import Runs, describe
 
 
 def verify(home: Path) -> list[str]:
@@ -36,7 +37,7 @@ def verify(home: Path) -> list[str]:
     return [
         *problems,
         *_check_blobs(home, records),
-        *_check_runs(home, state),
+        *_check_runs(home, state, at_work),
         *_check_ledger(home, state, at_work),
         *_check_git(home, records, state, at_work),
     ]
@@ -87,7 +88,10 @@ def _check_blobs(home: Path, records: list[Record]) -> Iterator[str]:
                 yield f"{journal.NAME} line {record.seq + 1}: {error}"
 
 
-def _check_runs(home: Path, state: ResearchState) -> Iterator[str]:
+def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
+    settled = state.finished[:-1] if at_work else state.finished  # the last one may be being closed right now
+    for experiment in settled:
+        yield from _check_result(home, experiment)
     for experiment in state.experiments:
         if experiment.attempt == 0:
             continue  # its folder is written just before the first attempt
@@ -99,6 +103,23 @@ def _check_runs(home: Path, state: ResearchState) -> Iterator[str]:
                 yield f"{where} is missing"
             elif journal.sha256(path.read_bytes()) != blob:
                 yield f"{where} is not what the journal says ran"
+
+
+def _check_result(home: Path, experiment: Experiment) -> Iterator[str]:
+    folder = Runs(home).folder(experiment.number)
+    description, log = folder / "experiment.json", folder / "run.log"
+    if not description.is_file():
+        yield f"{description.relative_to(home)} is missing; the next start writes it"
+    elif description.read_bytes() != describe(experiment):
+        yield f"{description.relative_to(home)} is not what the journal says"
+    outcome, decision = experiment.outcome, experiment.decision
+    if outcome is None or decision is None or not outcome.log_sha256:
+        return
+    section = summary(outcome, experiment.judgement, decision, frontier_bpb=experiment.frontier_bpb)
+    content = log.read_bytes() if log.is_file() else b""
+    printed = content.removesuffix(section.encode("utf-8", "replace"))
+    if printed == content or journal.sha256(printed) != outcome.log_sha256:
+        yield f"{log.relative_to(home)} is not what the run printed and the judge found"
 
 
 def _check_ledger(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
