@@ -130,7 +130,8 @@ def _begin(config: Settings, journal: Journal, state: ResearchState) -> GitRepos
     if state.tag is not None:
         if config.tag not in (None, state.tag):
             raise UserError(
-                f"The home {config.home} belongs to the effort {state.tag}; use another --home for {config.tag}."
+                f"The home {config.home} belongs to the effort {state.tag}; "
+                f"use another --home for {config.tag}."
             )
         return GitRepository(path, state.tag)
     tag = config.tag or default_tag(CLOCK.now())
@@ -168,7 +169,7 @@ def sandbox_of(config: Settings) -> DockerSandbox:
 
 
 def resolve_device(config: Settings) -> Device:
-    """Find out where experiments run by asking the engine for a GPU. Raises NotReady if one was demanded in vain."""
+    """Where experiments run, found out by asking for a GPU. Raises NotReady if one was demanded in vain."""
     cpu = Device("cpu", "cpu", "", config.sandbox.model_copy(update={"gpu": ()}))
     if config.device == "cpu":
         return cpu
@@ -181,8 +182,8 @@ def resolve_device(config: Settings) -> Device:
             log.info("no_gpu", reason=str(error))
             return cpu
         raise NotReady(
-            f"A GPU was asked for but no container can be given one: {error} Install NVIDIA's container toolkit, set "
-            "sandbox.gpu_access, or pass --device cpu."
+            f"A GPU was asked for but no container can be given one: {error} "
+            "Install NVIDIA's container toolkit, set sandbox.gpu_access, or pass --device cpu."
         ) from error
     finally:
         sandbox.close()

@@ -21,7 +21,8 @@ def agent_name(config: Settings) -> str:
     if name == "claude":
         if config.anthropic_api_key is None:
             raise UserError(
-                "--agent claude needs an API key in ANTHROPIC_API_KEY; without one, use the built-in tuner: --agent tuner."
+                "--agent claude needs an API key in ANTHROPIC_API_KEY; "
+                "without one, use the built-in tuner: --agent tuner."
             )
         raise UserError("This version has no claude agent yet; use the built-in tuner: --agent tuner.")
     if name == "tuner" or (name.startswith(REPLAY) and len(name) > len(REPLAY)):

@@ -44,7 +44,8 @@ def read(home: Path) -> DataInfo:
         info = DataInfo.model_validate_json(text)
     except ValidationError as error:
         raise UserError(
-            f"The data's manifest {path} is not one of ours: remove {folder(home)} and run `glovebox prepare` again."
+            f"The data's manifest {path} is not one of ours: "
+            f"remove {folder(home)} and run `glovebox prepare` again."
         ) from error
     if info.version != DATA_VERSION:
         raise UserError(
@@ -58,6 +59,6 @@ def require_scale(info: DataInfo, scale: Scale, home: Path) -> None:
     """Raises UserError if the data was not made for the device experiments run on."""
     if info.scale != scale:
         raise UserError(
-            f"The data in {folder(home)} was prepared at scale {info.scale} but experiments would run at scale {scale}: "
-            f"pass --device {info.scale}, or prepare data for {scale} in another --home."
+            f"The data in {folder(home)} was prepared at scale {info.scale} but experiments would run at "
+            f"scale {scale}: pass --device {info.scale}, or prepare data for {scale} in another --home."
         )

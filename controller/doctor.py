@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller import assembly, choose, data
-
 from controller.core.model import GloveboxError, NotReady
 from controller.journal import check_writable, home_in_use
 from controller.settings import Settings
@@ -78,7 +77,7 @@ def require_disk(config: Settings) -> str:
     free = shutil.disk_usage(existing).free
     if free < config.min_free_bytes:
         raise NotReady(
-            f"{config.home} has {free / 1e9:.1f} GB of free disk and a run needs {config.min_free_bytes / 1e9:.1f} GB: "
-            "free some, or lower min_free_bytes."
+            f"{config.home} has {free / 1e9:.1f} GB of free disk and a run needs "
+            f"{config.min_free_bytes / 1e9:.1f} GB: free some, or lower min_free_bytes."
         )
     return f"{free / 1e9:.1f} GB free"

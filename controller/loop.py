@@ -1,8 +1,8 @@
 """propose → train → score → decide → record, forever.
 
 An experiment is a small state machine whose state is what the journal says about it (`core.state.Phase`).
-`Loop.step` looks at the phase and takes the one action that comes next, so going on after a crash and going on
-after the previous action are the same code. Every action is bracketed by journal events.
+`Loop.step` looks at the phase and takes the one action that comes next, so going on after a crash and going
+on after the previous action are the same code. Every action is bracketed by journal events.
 """
 
 from __future__ import annotations
@@ -346,8 +346,8 @@ class Loop:
             self._void(self._open(), clean_line(str(error)))
             if self._faults >= MAX_ATTEMPTS:
                 raise NotReady(
-                    f"Experiment {experiment.number} met {self._faults} infrastructure faults in a row and waits to be "
-                    f"repeated; the last was: {clean_line(str(error))} Run `glovebox doctor`."
+                    f"Experiment {experiment.number} met {self._faults} infrastructure faults in a row and "
+                    f"waits to be repeated; the last was: {clean_line(str(error))} Run `glovebox doctor`."
                 ) from error
 
     def _void(self, experiment: Experiment, reason: str) -> None:

@@ -136,7 +136,8 @@ class Sandbox(Protocol):
     ) -> Exit:
         """Wait until the container ends, SIGKILL it at `deadline` (Clock.monotonic).
 
-        `tick` is called about once a second. Raises Interrupted as soon as `stop` is set; the container runs on.
+        `tick` is called about once a second. Raises Interrupted as soon as `stop` is set; the container
+        runs on.
         """
 
     def running_since(self, name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""`glovebox prepare`: run the one-time data preparation of the harness in a container of the sandbox image."""
+"""`glovebox prepare`: run the harness's one-time data preparation in a container of the sandbox image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Request:
 
 
 def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
-    """Make home/data, or find that it is there. Raises UserError, NotReady, InfrastructureError, Interrupted."""
+    """Make home/data, or find that it is there.
+
+    Raises UserError, NotReady, InfrastructureError, Interrupted.
+    """
     check_writable(config.home)
     corpus = _corpus_folder(request.corpus)
     scale = request.scale or assembly.resolve_device(config).scale
@@ -61,7 +64,7 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
         following.join(timeout=10)
     finally:
         sandbox.remove(containers=[spec.name])
-    if end.exit_code == 2:  # noqa: PLR2004 - the harness has said in one sentence what is wrong
+    if end.exit_code == 2:
         raise UserError("The data was not prepared; the line above says why.")
     if end.exit_code != 0:
         reason = "ran out of memory" if end.oom_killed else f"ended with status {end.exit_code}"

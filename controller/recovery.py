@@ -58,6 +58,6 @@ def check_comparable(state: ResearchState, provenance: Provenance, budget_second
         changed.append(f"budget ({state.session.budget_seconds:g} s before, {budget_seconds:g} s now)")
     if changed:
         raise UserError(
-            f"This home's experiments were measured with another {', '.join(changed)}, so new scores could not be "
-            "compared with them; go back to the former setting or start in a new --home."
+            f"This home's experiments were measured with another {', '.join(changed)}, so new scores could "
+            "not be compared with them; go back to the former setting or start in a new --home."
         )

@@ -62,7 +62,10 @@ class Trial:
 
 
 def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
-    """Run `file` once. Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted."""
+    """Run `file` once.
+
+    Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted.
+    """
     train_py = assembly.read_text(file, "train.py")
     objection = check(train_py, None)
     if objection is not None:

@@ -44,7 +44,7 @@ def _refused(refusal: Refusal, outcome: RunOutcome) -> Decision:
 
 
 def _scored(frontier: Frontier, score: Score) -> Decision:
-    if not math.isfinite(score.val_bpb) or not 0.0 < score.val_bpb:
+    if not math.isfinite(score.val_bpb) or not score.val_bpb > 0.0:
         return Decision(
             verdict=Verdict.REJECT, cause=Cause.IMPLAUSIBLE, rule="a score must be finite and above 0"
         )
