@@ -10,7 +10,7 @@ A slot file is one page with the header, then the payload:
 
     offset 0     u8   mark     1 + n % 255, written last, alone; 0 or missing: nothing here yet
     offset 1     u8   dtype    code in `DTYPES` (replies) or 0 (requests)
-    offset 4     u32  rows     B; a request with 0 rows says that the judge is done
+    offset 4     u32  rows     B
     offset 8     u32  length   T
     offset 12    u32  vocab    V
     offset 4096  payload       request: int32 [B, T] tokens; reply: bfloat16 or float32 [B, T, V] logits
@@ -26,14 +26,13 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 SLOTS = 2
 HEADER_BYTES = 4096  # one page, so that the payload is page-aligned
 DTYPES = {1: ("bfloat16", 2), 2: ("float32", 4)}  # code: (name, bytes per number)
-FAILED = "failed"  # the worker creates this file in the replies folder when it gives up
+CLOSED = "closed"  # a file of this name says that the folder's owner sends nothing more
 
 # Both sides poll. A futex does not reach across two containers' mounts, and inotify on a shared tmpfs stays
 # silent under gVisor. At half a millisecond a waiting process costs about one percent of a core, and a batch
@@ -42,11 +41,13 @@ POLL_SECONDS = 0.0005
 
 _HEADER = struct.Struct("<BBxxIII")
 
-T = TypeVar("T")
-
 
 class ExchangeError(Exception):
     """The other side broke the protocol; the message is our own text and safe to print."""
+
+
+class Closed(Exception):
+    """The other side has said that it sends nothing more."""
 
 
 class Header(NamedTuple):
@@ -56,15 +57,6 @@ class Header(NamedTuple):
     rows: int
     length: int
     vocab: int
-
-
-def wait_until(poll: Callable[[], T | None], deadline: float) -> T | None:
-    """What `poll` returns once it is not None; None if `deadline` (seconds, time.monotonic) passes before."""
-    while (value := poll()) is None:
-        if time.monotonic() >= deadline:
-            return None
-        time.sleep(POLL_SECONDS)
-    return value
 
 
 def usable_cpus() -> int:
@@ -107,6 +99,10 @@ class SlotWriter:
         os.pwrite(file, packed[1:], 1)
         os.pwrite(file, packed[:1], 0)
 
+    def close(self) -> None:
+        """Say that no further message follows: the judge is done, or the worker gives up."""
+        (self._folder / CLOSED).touch()
+
     def _open(self, number: int) -> int:
         slot = number % SLOTS
         if slot not in self._files:
@@ -122,6 +118,19 @@ class SlotReader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[int, int] = {}
+
+    def wait(self, number: int, deadline: float) -> Header:
+        """The header of message `number`, once it is there.
+
+        Raises TimeoutError after `deadline` (seconds, time.monotonic), Closed, ExchangeError as `poll` does.
+        """
+        while (header := self.poll(number)) is None:
+            if os.path.lexists(self._folder / CLOSED):
+                raise Closed
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"message {number} did not come in time")
+            time.sleep(POLL_SECONDS)
+        return header
 
     def poll(self, number: int) -> Header | None:
         """The header of message `number`, or None if it is not there yet.

@@ -17,7 +17,6 @@ while the worker is busy starting on the same cores.
 import itertools
 import json
 import math
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,17 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from exchange import (
-    DTYPES,
-    FAILED,
-    SLOTS,
-    ExchangeError,
-    Header,
-    SlotReader,
-    SlotWriter,
-    usable_cpus,
-    wait_until,
-)
+from exchange import DTYPES, SLOTS, Closed, ExchangeError, Header, SlotReader, SlotWriter, usable_cpus
 from numpy.typing import NDArray
 
 from prepare import pack_rows, read_documents
@@ -191,9 +180,12 @@ class Replies:
         """The header of reply `number`. Raises Refused if time is up or the worker gave up."""
         patience = self._config.batch_seconds if number else self._config.first_batch_seconds
         deadline = min(self._last + patience, self._started + self._config.total_seconds)
-        header = wait_until(lambda: self._poll(number), deadline)
-        if header is None:
-            raise Refused("worker-timeout", f"no reply to batch {number} within its time")
+        try:
+            header = self._reader.wait(number, deadline)
+        except TimeoutError:
+            raise Refused("worker-timeout", f"no reply to batch {number} within its time") from None
+        except Closed:
+            raise Refused("worker-failed", f"the worker gave up before batch {number}") from None
         self._last = time.monotonic()
         return header
 
@@ -205,12 +197,6 @@ class Replies:
         starts = range(0, len(flat), step)
         scores = pool.map(lambda i: self._chunk_nats(number, header.dtype, i, flat[i : i + step]), starts)
         return np.concatenate(list(scores)).reshape(targets.shape)
-
-    def _poll(self, number: int) -> Header | None:
-        header = self._reader.poll(number)
-        if header is None and os.path.lexists(self._config.replies / FAILED):
-            raise Refused("worker-failed", "the worker gave up")
-        return header
 
     def _check(self, number: int, header: Header, shape: tuple[int, ...]) -> None:
         got = (header.rows, header.length, header.vocab)
@@ -251,20 +237,17 @@ def collect(config: Config, plan: Plan, vocab: int) -> Nats:
         requests.write(number, Header(0, len(inputs), inputs.shape[1], vocab), inputs.data.cast("B"))
 
     scores = np.empty(plan.targets.shape, np.float64)
-    awaited = -1
     try:
         for number in range(min(SLOTS, batches)):
             send(number)
         with ThreadPoolExecutor(usable_cpus()) as pool:
             for number in range(batches):
-                awaited = number
                 header = replies.wait(number)
                 scores[rows(number)] = replies.nats(number, header, plan.targets[rows(number)], pool)
                 if number + SLOTS < batches:
                     send(number + SLOTS)
-    finally:  # scored or refused: tell the worker that no batch follows
-        for number in range(awaited + 1, awaited + 1 + SLOTS):
-            requests.write(number, Header(0, 0, 0, 0), memoryview(b""))
+    finally:
+        requests.close()  # scored or refused, the worker need not wait any longer
     return scores
 
 

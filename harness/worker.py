@@ -20,7 +20,6 @@ out of memory; 1 the exchange itself failed. The last line on stderr says why, f
 
 import ast
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -36,7 +35,7 @@ from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
-from exchange import FAILED, Header, SlotReader, SlotWriter, usable_cpus, wait_until
+from exchange import Closed, Header, SlotReader, SlotWriter, usable_cpus
 
 import prepare
 
@@ -214,10 +213,9 @@ def answer(config: Config, predict: Callable[[torch.Tensor], object]) -> None:
     requests, replies = SlotReader(config.requests), SlotWriter(config.replies)
     deadline = time.monotonic() + config.total_seconds
     for number in itertools.count():
-        header = wait_until(functools.partial(requests.poll, number), deadline)
-        if header is None:
-            raise TimeoutError("the judge sent nothing more")
-        if header.rows == 0:
+        try:
+            header = requests.wait(number, deadline)
+        except Closed:
             return
         tokens = torch.empty((header.rows, header.length), dtype=torch.int32)
         requests.read(number, 0, tokens.numpy().data.cast("B"))
@@ -254,7 +252,7 @@ def main() -> NoReturn:
         serve(config)
     except Failure as failure:
         status, reason = failure.status, str(failure)
-        (config.replies / FAILED).touch()  # so that the judge need not wait for its time limit
+        SlotWriter(config.replies).close()  # the judge need not wait until its time limit
     except Exception as error:
         status, reason = 1, f"{type(error).__name__}: {error}"
     print(f"worker: {reason}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A tiny prepared data folder, tiny train.py files in both accepted forms, and judge and worker as real processes."""
+"""A tiny prepared data folder, tiny train.py files in both forms, judge and worker as real processes."""
 
 import base64
 import json

@@ -51,8 +51,12 @@ def _rows(count: int, first: int) -> NDArray[np.int64]:
     return np.arange(first, first + count)[:, None] * 100 + np.arange(5)
 
 
-@given(validation=st.integers(1, 9), holdout=st.integers(1, 9), batch=st.integers(1, 7), seed=st.integers(0, 99))
-def test_plan_sends_every_row_once_and_full_batches(validation: int, holdout: int, batch: int, seed: int) -> None:
+@given(
+    validation=st.integers(1, 9), holdout=st.integers(1, 9), batch=st.integers(1, 7), seed=st.integers(0, 99)
+)
+def test_plan_sends_every_row_once_and_full_batches(
+    validation: int, holdout: int, batch: int, seed: int
+) -> None:
     rows = {Role.VALIDATION: _rows(validation, 0), Role.HOLDOUT: _rows(holdout, 50)}
     plan = make_plan(rows[Role.VALIDATION], rows[Role.HOLDOUT], batch, seed)
     assert len(plan.inputs) % batch == 0
@@ -91,7 +95,9 @@ targets_of_rows = arrays(np.int64, 3, elements=st.integers(0, 7))
 
 
 @given(logits=logit_rows, targets=targets_of_rows, scale=st.sampled_from([1e-6, 0.1, 1.0]))
-def test_nats_agree_with_float64(logits: NDArray[np.float32], targets: NDArray[np.int64], scale: float) -> None:
+def test_nats_agree_with_float64(
+    logits: NDArray[np.float32], targets: NDArray[np.int64], scale: float
+) -> None:
     scaled = logits * np.float32(scale)
     assert token_nats(scaled, targets).sum() == pytest.approx(sum(reference_nats(scaled, targets)), rel=3e-6)
 
@@ -138,7 +144,7 @@ def test_account_counts_bytes_and_leaves_out_special_tokens() -> None:
     nats = np.where(plan.targets == 1, 4.0, 8.0)
     token_bytes = np.array([0, 2, 0])
     assert account(plan, nats, token_bytes, Role.VALIDATION) == (4.0 / (2 * math.log(2)), 2, 1)
-    with pytest.raises(ValueError, match="hold-?out"):
+    with pytest.raises(ValueError, match="holdout"):
         account(plan, nats, token_bytes, Role.HOLDOUT)
 
 
@@ -148,13 +154,13 @@ PRELUDE = """
 import fcntl, json, os, struct, sys, time
 from pathlib import Path
 import numpy as np
-from exchange import FAILED, HEADER_BYTES, Header, SlotReader, SlotWriter, wait_until
+from exchange import CLOSED, HEADER_BYTES, Closed, Header, SlotReader, SlotWriter
 requests, replies = Path(sys.argv[1]), Path(sys.argv[2])
 slot = replies / "slot-0"
 reader, writer = SlotReader(requests), SlotWriter(replies)
 
 def request(number):
-    return wait_until(lambda: reader.poll(number), time.monotonic() + 60)
+    return reader.wait(number, time.monotonic() + 60)
 
 def logits_for(number):
     header = request(number)
@@ -162,12 +168,17 @@ def logits_for(number):
 
 def reply(number, logits, **changes):
     shape = dict(zip(("rows", "length", "vocab"), logits.shape))
-    writer.write(number, Header(**({"dtype": 2} | shape | changes)), logits.data.cast("B"))
+    header = Header(**({"dtype": 2} | shape | changes))
+    writer.write(number, header, np.ascontiguousarray(logits).data.cast("B"))
 
-def answer_from(number):
-    while request(number).rows:
-        reply(number, logits_for(number))
-        number += 1
+def requested():
+    number = 0
+    try:
+        while True:
+            yield number, request(number)
+            number += 1
+    except Closed:
+        pass
 
 """
 
@@ -191,7 +202,7 @@ def hostile(scoring: Scoring, code: str) -> dict[str, Any]:
         ("time.sleep(60)", "worker-timeout"),
         ("reply(0, logits_for(0)); time.sleep(60)", "worker-timeout"),
         ("slot.write_bytes(bytes(HEADER_BYTES + 9)); time.sleep(60)", "worker-timeout"),
-        ("reply(0, logits_for(0)[:, :, :-1], vocab=request(0).vocab)", "protocol"),
+        ("reply(0, logits_for(0)[..., 1:], vocab=request(0).vocab)", "protocol"),
         ("x = logits_for(0); reply(0, np.concatenate([x, x]), rows=len(x))", "protocol"),
         ("reply(0, logits_for(0)); os.truncate(slot, 1 << 40)", "protocol"),
         ("reply(0, logits_for(0)); os.truncate(slot, 5000)", "protocol"),
@@ -208,7 +219,7 @@ def hostile(scoring: Scoring, code: str) -> dict[str, Any]:
         ("x = logits_for(0); x[-1, -1, -1] = np.nan; reply(0, x)", "not-finite"),
         ("x = logits_for(0); x[0, 0, 0] = np.inf; reply(0, x)", "not-finite"),
         ("x = logits_for(0); x[1, 2, 3] = -np.inf; reply(0, x)", "not-finite"),
-        ("(replies / FAILED).symlink_to('nowhere')", "worker-failed"),
+        ("(replies / CLOSED).symlink_to('nowhere')", "worker-failed"),
     ],
 )
 def test_what_a_worker_may_not_do(scoring: Scoring, code: str, cause: str) -> None:
@@ -221,22 +232,19 @@ def test_what_a_worker_may_not_do(scoring: Scoring, code: str, cause: str) -> No
 
 def test_slow_worker_meets_the_total_limit(scoring: Scoring) -> None:
     scoring.judge |= {"total_seconds": 2.0, "batch_rows": 1}
-    result = hostile(scoring, "n = 0\nwhile request(n):\n    reply(n, logits_for(n)); n += 1; time.sleep(0.2)")
+    result = hostile(scoring, "for n, _ in requested():\n    reply(n, logits_for(n)); time.sleep(0.2)")
     assert result["cause"] == "worker-timeout"
 
 
 def test_logits_rewritten_after_the_judge_took_them_change_nothing(scoring: Scoring) -> None:
-    honest = hostile(scoring, "answer_from(0)")
+    honest = hostile(scoring, "for n, _ in requested():\n    reply(n, logits_for(n))")
     rewriting = """
-number = 0
-while request(number).rows:
-    reply(number, logits_for(number))
+for number, _ in requested():
     if number >= 2:  # that this request is here says that the judge has taken reply number - 2
-        with open(replies / f"slot-{(number + 1) % 2}", "r+b") as old:
-            request(number + 1)
+        with open(replies / f"slot-{number % 2}", "r+b") as old:
             old.seek(HEADER_BYTES)
             old.write(b"\\xff" * 10000)
-    number += 1
+    reply(number, logits_for(number))
 """
     forged = hostile(another(scoring), rewriting)
     assert forged["val_bpb"] == honest["val_bpb"]
@@ -244,14 +252,12 @@ while request(number).rows:
 
 def test_sparse_logits_are_a_uniform_guess(scoring: Scoring) -> None:
     code = """
-number = 0
-while (header := request(number)).rows:
+for number, header in requested():
     size = header.rows * header.length * header.vocab * 4
     with open(replies / f"slot-{number % 2}", "ab") as file:
         os.truncate(file.fileno(), HEADER_BYTES + size)
     with open(replies / f"slot-{number % 2}", "r+b", buffering=0) as file:
         file.write(struct.pack("<BBxxIII", 1 + number, 2, header.rows, header.length, header.vocab))
-    number += 1
 """
     result = hostile(scoring, code)
     bits = result["tokens"] * math.log2(VOCAB)
@@ -260,11 +266,9 @@ while (header := request(number)).rows:
 
 def test_score_depends_neither_on_order_nor_on_batching(scoring: Scoring) -> None:
     same_for_all = """
-number = 0
-while (header := request(number)).rows:
+for number, header in requested():
     logits = np.linspace(0, 3, header.vocab, dtype=np.float32)
     reply(number, np.tile(logits, (header.rows, header.length, 1)))
-    number += 1
 """
     first = hostile(scoring, same_for_all)
     other = another(scoring)
@@ -278,11 +282,11 @@ def test_a_request_holds_inputs_and_nothing_else(scoring: Scoring) -> None:
     scoring.judge |= {"batch_rows": 1, "score_tokens": 1, "holdout_score_tokens": 1}
     code = """
 sent = []
-while (header := request(len(sent))).rows:
+for number, header in requested():
     tokens = bytearray(4 * header.length)
-    reader.read(len(sent), 0, memoryview(tokens))
-    assert reader.payload_bytes(len(sent)) == len(tokens)
-    reply(len(sent), logits_for(len(sent)))
+    reader.read(number, 0, memoryview(tokens))
+    assert reader.payload_bytes(number) == len(tokens)
+    reply(number, logits_for(number))
     sent.append(np.frombuffer(tokens, np.int32).tolist())
 Path(sys.argv[2], "sent").write_text(json.dumps(sent))
 """

@@ -1,4 +1,4 @@
-"""The worker: both forms of train.py, hostile checkpoints, exit statuses; scored by the judge as a second process."""
+"""The worker: both forms of train.py, hostile checkpoints, exit statuses; scored by a real judge."""
 
 import os
 import struct
@@ -12,7 +12,16 @@ from safetensors.torch import save, save_file
 
 import prepare
 import worker
-from tests.harness.scoring import FLAT, IMPORTABLE, LENGTH, VOCAB, Scoring, make_data, reference_bpb, tiny_model
+from tests.harness.scoring import (
+    FLAT,
+    IMPORTABLE,
+    LENGTH,
+    VOCAB,
+    Scoring,
+    make_data,
+    reference_bpb,
+    tiny_model,
+)
 
 LIMIT = 1 << 20
 
@@ -157,7 +166,8 @@ def test_compiled_names_fit_uncompiled_models_and_the_reverse() -> None:
     weights = {f"_orig_mod.{name}": tensor for name, tensor in tiny_model().state_dict().items()}
     parsed = worker.parse_checkpoint(save(weights))
     assert set(parsed) == set(tiny_model().state_dict())
-    partly = torch.nn.Sequential(torch.compile(torch.nn.Linear(2, 2), backend="eager"))
+    partly = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    partly[0] = torch.compile(partly[0], backend="eager")
     worker.load_weights(partly, {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)})
     assert partly.state_dict()["0._orig_mod.weight"].sum() == 4
 
