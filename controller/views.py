@@ -299,7 +299,8 @@ def _detail_lines(experiment: Experiment) -> Iterable[tuple[str, str]]:
         yield "commit", experiment.commit
     if experiment.provenance:
         for key, value in experiment.provenance.model_dump().items():
-            yield key, str(value)
+            if value:
+                yield key, str(value)
 
 
 def _title(text: str) -> Rule:

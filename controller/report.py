@@ -1,0 +1,231 @@
+"""The account of an effort: `report.md` and `progress.png`, from the journal alone.
+
+The same journal gives the same report. Everything an agent or a run wrote is escaped, so that it stays text
+wherever the Markdown is rendered.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from controller import chart
+from controller.core.events import ProposalRefused, Record, SessionStarted, Voided
+from controller.core.model import Provenance, UserError, Verdict
+from controller.core.state import Experiment, ResearchState, fold
+from controller.core.untrusted import clean_line
+from controller.views import effect
+
+REPORT, PICTURE = "report.md", "progress.png"
+
+_NEAR_MISSES = 5
+_COMMIT = 7
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$#]|://|www\.|(?<![^\W_])_|_(?![^\W_])")
+
+
+def write(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write both files and return their paths. Raises UserError if the folder cannot be written."""
+    state = fold(records)
+    report, picture = folder / REPORT, folder / PICTURE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        chart.draw(state, picture)
+        report.write_text(render(records, state), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from error
+    return [report, picture]
+
+
+def render(records: Sequence[Record], state: ResearchState) -> str:
+    """The account as Markdown."""
+    sections = [
+        _summary(records, state),
+        _picture(state),
+        _kept(state),
+        _holdout(state),
+        _near_misses(state),
+        _failures(records, state),
+        _time(records, state),
+        _provenance(records),
+    ]
+    return "\n\n".join("\n".join(section) for section in map(list, sections) if section) + "\n"
+
+
+def escape(text: str, limit: int = 200) -> str:
+    """One line of Markdown that renders as the cleaned text itself: no markup, no link, no new cell."""
+    return _SPECIAL.sub(
+        lambda match: "\\" + match[0] if match[0] != "www." else "www\\.", clean_line(text, limit)
+    )
+
+
+def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    yield f"# autoresearch/{escape(state.tag or 'nothing yet')}"
+    yield ""
+    agents = list(dict.fromkeys(r.data.agent for r in records if isinstance(r.data, SessionStarted)))
+    if records:
+        by = f" by {', '.join(map(escape, agents))}" if agents else ""
+        yield f"From {_moment(records[0].time)} to {_moment(records[-1].time)}{by}."
+    counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
+    yield f"{len(state.finished)} experiments: {counts}."
+    if state.open:
+        yield f"Experiment {state.open.number} is open ({state.open.phase})."
+    kept = _verdicts(state, Verdict.KEEP)
+    if kept and kept[0].score and kept[-1].score:
+        first, best = kept[0].score.val_bpb, kept[-1].score.val_bpb
+        yield ""
+        yield (
+            f"**Best: {best:.6f} bits per byte** (experiment {kept[-1].number}, commit "
+            f"`{(kept[-1].commit or '')[:_COMMIT]}`); baseline {first:.6f}; "
+            f"change {best - first:+.6f} ({_percent(best - first, first)})."
+        )
+        yield "Each score is one run; how much of a small difference is chance was not measured."
+
+
+def _picture(state: ResearchState) -> Iterator[str]:
+    yield f"![Every experiment, and the best score so far as a staircase]({PICTURE})"
+
+
+def _kept(state: ResearchState) -> Iterator[str]:
+    yield "## What was kept"
+    yield ""
+    yield "| # | commit | val_bpb | effect | of the baseline | description |"
+    yield "|--:|---|--:|--:|--:|---|"
+    kept = _verdicts(state, Verdict.KEEP)
+    baseline = kept[0].score.val_bpb if kept and kept[0].score else 0.0
+    for experiment in kept:
+        change = effect(experiment)
+        gain, share = (f"{change:+.6f}", _percent(change, baseline)) if change is not None else ("", "")
+        commit = (experiment.commit or "")[:_COMMIT]
+        yield (
+            f"| {experiment.number} | `{commit}` | {_bpb(experiment)} | {gain} | {share} "
+            f"| {_description(experiment)} |"
+        )
+
+
+def _holdout(state: ResearchState) -> Iterator[str]:
+    """Validation against hold-out: a gap that opens means the effort fits the validation set."""
+    rows = [
+        (experiment.number, experiment.score.val_bpb, experiment.score.holdout_bpb)
+        for experiment in _verdicts(state, Verdict.KEEP)
+        if experiment.score and experiment.score.holdout_bpb is not None
+    ]
+    if not rows:
+        return
+    yield "## Validation and hold-out"
+    yield ""
+    yield "Nothing was ever chosen by the hold-out score. A gap that widens tells of fitting the validation set."
+    yield ""
+    yield "| # | val_bpb | holdout_bpb | gap |"
+    yield "|--:|--:|--:|--:|"
+    for number, validation, holdout in rows:
+        yield f"| {number} | {validation:.6f} | {holdout:.6f} | {holdout - validation:+.6f} |"
+
+
+def _near_misses(state: ResearchState) -> Iterator[str]:
+    discarded = [e for e in _verdicts(state, Verdict.DISCARD) if effect(e) is not None]
+    if not discarded:
+        return
+    yield "## Near misses"
+    yield ""
+    yield "| # | val_bpb | short by | description |"
+    yield "|--:|--:|--:|---|"
+    for experiment in sorted(discarded, key=lambda e: effect(e) or 0.0)[:_NEAR_MISSES]:
+        short = f"{effect(experiment) or 0.0:.6f}"
+        yield f"| {experiment.number} | {_bpb(experiment)} | {short} | {_description(experiment)} |"
+
+
+def _failures(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    failed = Counter(
+        (str(experiment.verdict), str(experiment.cause))
+        for experiment in state.finished
+        if experiment.verdict in (Verdict.CRASH, Verdict.REJECT)
+    )
+    refused = Counter(r.data.cause for r in records if isinstance(r.data, ProposalRefused))
+    voided = sum(isinstance(record.data, Voided) for record in records)
+    if not failed and not refused and not voided:
+        return
+    yield "## What failed"
+    yield ""
+    yield "| verdict | cause | how often |"
+    yield "|---|---|--:|"
+    for (verdict, cause), count in failed.most_common():
+        yield f"| {verdict} | {cause} | {count} |"
+    for cause, count in refused.most_common():
+        yield f"| refused before it ran | {escape(cause)} | {count} |"
+    if voided:
+        yield f"| void, repeated | infrastructure | {voided} |"
+
+
+def _time(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    if not records:
+        return
+    span = (_parse(records[-1].time) - _parse(records[0].time)).total_seconds()
+    training = sum(e.outcome.seconds for e in state.experiments if e.outcome)
+    scoring = sum(e.score.seconds for e in state.experiments if e.score)
+    yield "## Where the time went"
+    yield ""
+    yield "| | time | share |"
+    yield "|---|--:|--:|"
+    rows = {
+        "training": training,
+        "scoring": scoring,
+        "everything else, pauses included": max(span - training - scoring, 0.0),
+        "first to last entry of the journal": span,
+    }
+    for name, seconds in rows.items():
+        yield f"| {name} | {_duration(seconds)} | {seconds / span if span else 0:.0%} |"
+
+
+def _provenance(records: Sequence[Record]) -> Iterator[str]:
+    """What ran, with every value a field ever had: two of them mean that scores may not compare."""
+    sessions = [record.data for record in records if isinstance(record.data, SessionStarted)]
+    if not sessions:
+        return
+    yield "## What ran"
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| budget | {_values([f'{session.budget_seconds:g} s' for session in sessions])} |"
+    for name in Provenance.model_fields:
+        values = [str(getattr(session.provenance, name)) for session in sessions]
+        if any(values):
+            yield f"| {name} | {_values(values)} |"
+    yield f"| sessions | {len(sessions)} |"
+    yield f"| journal | {len(records)} entries, head `{records[-1].hash}` |"
+
+
+def _values(values: Sequence[str]) -> str:
+    return " → ".join(escape(value) or "none" for value in dict.fromkeys(values))
+
+
+def _verdicts(state: ResearchState, verdict: Verdict) -> list[Experiment]:
+    return [experiment for experiment in state.finished if experiment.verdict is verdict]
+
+
+def _bpb(experiment: Experiment) -> str:
+    return f"{experiment.score.val_bpb:.6f}" if experiment.score else ""
+
+
+def _description(experiment: Experiment) -> str:
+    return escape(experiment.proposal.description)
+
+
+def _percent(change: float, whole: float) -> str:
+    return f"{change / whole:+.2%}" if whole else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _parse(time: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(time)
+
+
+def _moment(time: str) -> str:
+    return f"{_parse(time):%Y-%m-%d %H:%M:%S} UTC"
