@@ -166,8 +166,9 @@ def test_compiled_names_fit_uncompiled_models_and_the_reverse() -> None:
     weights = {f"_orig_mod.{name}": tensor for name, tensor in tiny_model().state_dict().items()}
     parsed = worker.parse_checkpoint(save(weights))
     assert set(parsed) == set(tiny_model().state_dict())
-    partly = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    partly[0] = torch.compile(partly[0], backend="eager")
+    compiled = torch.compile(torch.nn.Linear(2, 2), backend="eager")
+    assert isinstance(compiled, torch.nn.Module)
+    partly = torch.nn.Sequential(compiled)
     worker.load_weights(partly, {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)})
     assert partly.state_dict()["0._orig_mod.weight"].sum() == 4
 
