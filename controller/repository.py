@@ -8,6 +8,7 @@ from there is overruled.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -182,8 +183,8 @@ class GitRepository:
         """Write a tree of plain files in an index of its own; return its hash."""
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            for name, blob in blobs.items():
-                self._run("update-index", "--add", "--cacheinfo", f"100644,{blob},{name}", env=index)
+            entries = [("--cacheinfo", f"100644,{blob},{name}") for name, blob in blobs.items()]
+            self._run("update-index", "--add", *itertools.chain(*entries), env=index)
             return self._run("write-tree", env=index).decode().strip()
 
     def _commit_tree(self, tree: str, parent: str | None, message: str) -> str:

@@ -67,7 +67,9 @@ _RULES: tuple[tuple[Cause, frozenset[str], re.Pattern[str] | None], ...] = (
 )
 
 #: How a script that gives up by itself says so: its last line, no traceback. `FAIL` is upstream's.
-_GAVE_UP = re.compile(r"\bFAIL\s*$|\bloss\b[^|\n]{0,40}\b(?:nan|inf)\b|non-?finite|not finite", re.IGNORECASE)
+_GAVE_UP = re.compile(
+    r"\bFAIL\s*$|\bloss\b[^|\n]{0,40}\b(?:nan|inf)\b|non-?finite|not finite|\bdiverged\b", re.IGNORECASE
+)
 
 _COLUMN = 18  # upstream's summary block: keys padded to this width
 _HEADING = "=== Added by the Glovebox controller; the run itself printed nothing below this line ==="

@@ -1,0 +1,76 @@
+"""The rules of keep and discard, as a table."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.core.decision import decide
+from controller.core.model import REJECT_CAUSES, Cause, Claim, Frontier, Refusal, RunOutcome, Score, Verdict
+
+FINISHED = RunOutcome(seconds=300, exit_code=0)
+KILLED = RunOutcome(seconds=300, exit_code=137, killed_at_limit=True)
+BASE = Frontier(commit="a", val_bpb=1.0)
+
+
+def score(val_bpb: float) -> Score:
+    return Score(val_bpb=val_bpb, bytes=1, tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("frontier", "val_bpb", "verdict", "cause"),
+    [
+        (None, 9.0, Verdict.KEEP, None),
+        (1.0, 0.9, Verdict.KEEP, None),
+        (1.0, math.nextafter(1.0, 0.0), Verdict.KEEP, None),
+        (1.0, 1.0, Verdict.DISCARD, Cause.EQUAL),
+        (1.0, 1.1, Verdict.DISCARD, Cause.WORSE),
+        (1.0, math.nan, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (1.0, math.inf, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (1.0, -math.inf, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (1.0, 0.0, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (1.0, -0.5, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (None, math.nan, Verdict.REJECT, Cause.IMPLAUSIBLE),
+    ],
+)
+def test_a_score_against_the_frontier(
+    frontier: float | None, val_bpb: float, verdict: Verdict, cause: Cause | None
+) -> None:
+    decision = decide(Frontier(commit="a", val_bpb=frontier), FINISHED, score(val_bpb))
+    assert (decision.verdict, decision.cause) == (verdict, cause)
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_a_refusal_is_a_reject_if_it_broke_the_rules_and_a_crash_otherwise(cause: Cause) -> None:
+    decision = decide(BASE, FINISHED, Refusal(cause=cause))
+    assert decision.verdict is (Verdict.REJECT if cause in REJECT_CAUSES else Verdict.CRASH)
+    assert decision.cause is cause
+
+
+def test_nothing_saved_before_the_kill_is_a_timeout() -> None:
+    assert decide(BASE, KILLED, Refusal(cause=Cause.NO_CHECKPOINT)).cause is Cause.TIMEOUT
+    assert decide(BASE, FINISHED, Refusal(cause=Cause.NO_CHECKPOINT)).cause is Cause.NO_CHECKPOINT
+
+
+def test_a_run_killed_at_the_limit_is_scored_by_what_it_saved() -> None:
+    assert decide(BASE, KILLED, score(0.9)).verdict is Verdict.KEEP
+
+
+def test_a_crash_is_a_crash_whatever_was_measured() -> None:
+    crashed = RunOutcome(seconds=1, exit_code=1, cause=Cause.OOM)
+    decision = decide(BASE, crashed, score(0.1))
+    assert (decision.verdict, decision.cause) == (Verdict.CRASH, Cause.OOM)
+
+
+def test_a_good_run_must_have_been_judged() -> None:
+    with pytest.raises(ValueError, match="judged"):
+        decide(BASE, FINISHED, None)
+
+
+@given(st.floats(), st.floats(allow_nan=False, allow_infinity=False, min_value=0.1))
+def test_a_claim_decides_nothing(claimed: float, measured: float) -> None:
+    claiming = FINISHED.model_copy(update={"claim": Claim(val_bpb=claimed)})
+    assert decide(BASE, claiming, score(measured)) == decide(BASE, FINISHED, score(measured))

@@ -1,0 +1,107 @@
+"""fold(): where the effort stands after any prefix of its journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controller.core.events import AnyEvent, Committed, Decided, Proposed, Record, TrainingStarted, Voided
+from controller.core.model import Cause, Decision, Refusal, Score, Verdict
+from controller.core.state import ImpossibleHistory, Phase, ResearchState, apply, fold
+from tests.story import BASELINE, Story, tell
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return tell(tmp_path_factory.mktemp("told"))
+
+
+def record(event: AnyEvent, seq: int = 0) -> Record:
+    number = getattr(event, "experiment", None)
+    return Record(seq=seq, time=f"t{seq}", experiment=number, data=event, prev="", hash=f"h{seq}")
+
+
+def proposed(number: int) -> Proposed:
+    return Proposed(
+        experiment=number,
+        description="",
+        hypothesis="",
+        agent="",
+        parent="c",
+        train_sha256="",
+        diff_sha256="",
+    )
+
+
+def test_a_replay_gives_the_state_that_was_lived(story: Story) -> None:
+    assert fold(story.journal.records()) == story.state
+
+
+def test_the_frontier_is_the_best_kept_experiment(story: Story) -> None:
+    frontier, last = story.state.frontier, story.state.experiments[-1]
+    assert frontier is not None
+    assert (frontier.experiment, frontier.val_bpb, frontier.commit) == (4, 1.5, last.commit)
+    assert [e.verdict for e in story.state.finished] == ["keep", "discard", "crash", "reject", "keep"]
+    assert story.state.count(Verdict.KEEP) == 2
+    assert story.state.open is None
+
+
+def test_what_an_experiment_is_told_by(story: Story) -> None:
+    kept, _, crashed, rejected, _ = story.state.experiments
+    assert isinstance(kept.judgement, Score)
+    assert kept.score is kept.judgement
+    assert (crashed.judgement, crashed.cause) == (None, Cause.OOM)
+    assert rejected.judgement == Refusal(cause=Cause.NON_CAUSAL, detail="peeks")
+    assert rejected.score is None
+    assert kept.provenance is not None
+
+
+def test_every_prefix_stands_somewhere_definite(story: Story) -> None:
+    """Killed after any line, a start knows which experiment is open and how far it has come."""
+    state, phases = ResearchState(), []
+    for line in story.journal.records():
+        apply(state, line)
+        phases.append(state.open.phase if state.open else None)
+        assert state.next_number == len(state.finished) + (state.open is not None)
+    kept = [
+        Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.JUDGED, Phase.DECIDED, None,
+    ]  # fmt: skip
+    crash = [Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, None]
+    judged = [Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.JUDGED, None]
+    assert phases == [None, None, *kept, *judged, *crash, *judged, *kept]
+
+
+def test_a_voided_attempt_leaves_the_experiment_to_be_repeated(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.begin()
+    number = story.propose(BASELINE)
+    story.train(number)
+    story.record(Voided(experiment=number, attempt=1, reason="the engine died"))
+    experiment = story.state.open
+    assert experiment is not None
+    assert (experiment.phase, experiment.attempt, experiment.outcome) == (Phase.PROPOSED, 1, None)
+    story.record(
+        TrainingStarted(experiment=number, attempt=2, container="t", spec_sha256="", budget_seconds=1)
+    )
+    assert story.state.open is not None
+    assert story.state.open.attempt == 2
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [proposed(1)],
+        [proposed(0), proposed(1)],
+        [Committed(experiment=0, commit="c")],
+        [proposed(0), Committed(experiment=1, commit="c")],
+        [
+            proposed(0),
+            Decided(experiment=0, decision=Decision(verdict=Verdict.CRASH, rule=""), frontier_bpb=None),
+            Committed(experiment=0, commit="c"),
+        ],
+    ],
+)
+def test_histories_nobody_can_have_lived(events: list[AnyEvent]) -> None:
+    with pytest.raises(ImpossibleHistory):
+        fold(record(event, seq) for seq, event in enumerate(events))

@@ -1,0 +1,160 @@
+"""A home as a controller leaves it, made by the real adapters; only the containers' answers are invented."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+from controller.core.decision import decide
+from controller.core.events import (
+    AnyEvent,
+    Committed,
+    Decided,
+    EffortStarted,
+    Proposed,
+    Record,
+    ScoringFinished,
+    ScoringStarted,
+    SessionStarted,
+    TrainingFinished,
+    TrainingStarted,
+)
+from controller.core.model import Cause, Claim, Provenance, Refusal, RunOutcome, Score, Verdict
+from controller.core.state import Experiment, ResearchState, apply
+from controller.journal import Journal, sha256
+from controller.ledger import Ledger
+from controller.repository import GitRepository
+from controller.runs import Runs
+
+BASELINE = "DEPTH = 4\nmodel = DEPTH\n"
+PROVENANCE = Provenance(
+    image="sha256:1", data="d", prepare="p", program="m", harness="h", scale="cpu", device="cpu"
+)
+
+
+class TickingClock:
+    """One second passes every time somebody looks."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def now(self) -> dt.datetime:
+        return dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        self._seconds += 1.0
+        return self._seconds
+
+
+class Story:
+    """An effort that can be told further, one experiment at a time."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.journal = Journal(home, TickingClock())
+        self.repository = GitRepository(home / "repo")
+        self.runs = Runs(home)
+        self.ledger = Ledger(home)
+        self.state = ResearchState()
+        for record in self.journal.records():
+            apply(self.state, record)
+        if self.state.tag is not None:
+            self.repository = GitRepository(home / "repo", self.state.tag)
+
+    def record(self, event: AnyEvent) -> Record:
+        record = self.journal.append(event)
+        apply(self.state, record)
+        return record
+
+    def begin(self) -> None:
+        files = {"train.py": BASELINE, "prepare.py": "# data\n", "program.md": "Try things.\n"}
+        self.record(EffortStarted(tag="test", base_commit=self.repository.begin("test", files)))
+        self.record(SessionStarted(agent="replay", budget_seconds=20, provenance=PROVENANCE))
+        self.ledger.publish(self.state)
+
+    def propose(self, train_py: str, description: str = "an idea") -> int:
+        """The proposal of the next experiment, put down and about to run."""
+        assert self.state.frontier is not None
+        number, diff = self.state.next_number, f"+{train_py}"
+        self.record(
+            Proposed(
+                experiment=number,
+                description=description,
+                hypothesis="it helps",
+                agent="replay",
+                parent=self.state.frontier.commit,
+                train_sha256=self.journal.put_blob(train_py.encode()),
+                diff_sha256=self.journal.put_blob(diff.encode()),
+            )
+        )
+        self.runs.write_proposal(number, train_py=train_py, diff=diff)
+        return number
+
+    def train(self, number: int, cause: Cause | None = None, claim: Claim | None = None) -> None:
+        printed = b"val_bpb: 0.1\nsome output"
+        (self.runs.folder(number) / "run.log").write_bytes(printed)
+        self.record(
+            TrainingStarted(
+                experiment=number, attempt=1, container=f"t{number}", spec_sha256="5", budget_seconds=20
+            )
+        )
+        outcome = RunOutcome(
+            seconds=20.25,
+            exit_code=1 if cause else 0,
+            cause=cause,
+            claim=claim or Claim(),
+            log_sha256=sha256(printed),
+        )
+        self.record(TrainingFinished(experiment=number, attempt=1, outcome=outcome))
+
+    def judge(self, number: int, judgement: float | Refusal) -> None:
+        self.record(ScoringStarted(experiment=number, attempt=1, seed=2**62 + 1))
+        refusal = judgement if isinstance(judgement, Refusal) else None
+        score = None
+        if not isinstance(judgement, Refusal):
+            score = Score(val_bpb=judgement, holdout_bpb=7.654321, bytes=1000, tokens=300, holdout_bytes=987)
+        self.record(ScoringFinished(experiment=number, attempt=1, score=score, refusal=refusal))
+
+    def decide(self, number: int) -> None:
+        experiment, frontier = self.state.experiments[number], self.state.frontier
+        assert experiment.outcome is not None and frontier is not None
+        decision = decide(frontier, experiment.outcome, experiment.judgement)
+        self.record(Decided(experiment=number, decision=decision, frontier_bpb=frontier.val_bpb))
+
+    def commit(self, number: int) -> str:
+        experiment = self.state.experiments[number]
+        assert experiment.score is not None
+        train_py = self.journal.get_blob(experiment.proposal.train_sha256).decode()
+        trailers = {
+            "Experiment": str(number),
+            "Val-Bpb": f"{experiment.score.val_bpb:.6f}",
+            "Journal": self.state.head,
+        }
+        return self.repository.commit(train_py, experiment.proposal.description, trailers)
+
+    def experiment(
+        self, train_py: str, judgement: float | Refusal | Cause, description: str = "an idea"
+    ) -> Experiment:
+        """One experiment from proposal to ledger; a Cause stands for a crash."""
+        number = self.propose(train_py, description)
+        self.train(number, judgement if isinstance(judgement, Cause) else None)
+        if not isinstance(judgement, Cause):
+            self.judge(number, judgement)
+        self.decide(number)
+        if self.state.experiments[number].verdict is Verdict.KEEP:
+            self.record(Committed(experiment=number, commit=self.commit(number)))
+        self.runs.finish(self.state.experiments[number])
+        self.ledger.publish(self.state)
+        return self.state.experiments[number]
+
+
+def tell(home: Path) -> Story:
+    """A short effort with every verdict in it: keep, discard, crash, reject, keep."""
+    story = Story(home)
+    story.begin()
+    story.experiment(BASELINE, 2.0, "baseline")
+    story.experiment(BASELINE + "A = 1\n", 2.5, "worse")
+    story.experiment(BASELINE + "A = 2\n", Cause.OOM, "crash")
+    story.experiment(BASELINE + "A = 3\n", Refusal(cause=Cause.NON_CAUSAL, detail="peeks"), "reject")
+    story.experiment(BASELINE + "A = 4\n", 1.5, "better")
+    return story
