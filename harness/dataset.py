@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,7 +30,7 @@ from corpus import Corpus, Part, open_corpus, origin_of
 from download import BadInput
 from numpy.typing import NDArray
 
-from prepare import MANIFEST_VERSION, SPECIAL_TOKENS, Tokenizer
+from prepare import MANIFEST_VERSION, PACKING_BUFFER, SPECIAL_TOKENS, Tokenizer, pack_rows, read_documents
 
 SPLITS = ("train", "dev", "validation", "holdout")
 FOLDER_OF_SPLIT = {
@@ -46,7 +47,7 @@ SPLIT_PATTERN = (
     r" ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 TOKENIZER_DOCUMENT_CHARS = 10_000  # of a longer document the tokenizer is trained on the head
-SORT_TOKENS = 1 << 26  # so many tokens are held in memory to be put into hash order
+SORT_TOKENS = 1 << 24  # so many tokens are held in memory to be put into hash order
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,6 @@ class Scale:
     max_corpus_bytes: int | None
     tokenizer_chars: int
     """The tokenizer is trained on this much of the train split."""
-    passage_tokens: int | None
-    """Documents are cut into passages this long, each with its own BOS. The packer drops what does not fit a
-    row: with a short context it would otherwise show a model nothing but the first lines of every file."""
 
 
 SCALES = {
@@ -77,7 +75,6 @@ SCALES = {
         holdout_score_tokens=1 << 19,
         max_corpus_bytes=None,
         tokenizer_chars=1_000_000_000,
-        passage_tokens=None,
     ),
     "cpu": Scale(
         max_seq_len=256,
@@ -87,7 +84,6 @@ SCALES = {
         holdout_score_tokens=1 << 15,
         max_corpus_bytes=64_000_000,
         tokenizer_chars=16_000_000,
-        passage_tokens=256,
     ),
 }
 
@@ -156,13 +152,23 @@ def build(folder: Path, corpus: Corpus, scale_name: str, scale: Scale, workers: 
     train_tokenizer(folder / "public" / "tokenizer", corpus, scale, limit)
     shutil.copyfile(folder / "public" / "tokenizer" / "token_bytes.npy", folder / "judge" / "token_bytes.npy")
     print(f"tokenizer: {scale.vocab_size} tokens, after {time.monotonic() - started:.0f} s", flush=True)
-    jobs = [Job(index, part, limit, scale.passage_tokens, folder) for index, part in enumerate(corpus.parts)]
+    passage_tokens = passage_tokens_of(corpus, scale)
+    jobs = [Job(index, part, limit, passage_tokens, folder) for index, part in enumerate(corpus.parts)]
     with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
         counts = pool.map(tokenize_part, jobs, chunksize=1)
     splits = {split: sum((count[split] for count in counts), Count()) for split in SPLITS}
     write_manifests(folder, corpus, scale_name, scale, splits)
     tokens = ", ".join(f"{split} {splits[split].tokens / 1e6:.2f}M" for split in SPLITS)
     return f"prepared at scale {scale_name} in {time.monotonic() - started:.0f} s; tokens: {tokens}"
+
+
+def passage_tokens_of(corpus: Corpus, scale: Scale) -> int | None:
+    """How long documents may be before they are cut into passages, each with its own BOS; None: never cut.
+
+    The packer drops what does not fit a row, so uncut, a model would see only the head of a long file.
+    Upstream's shards at upstream's scale stay whole all the same, so that scores compare with upstream's.
+    """
+    return None if corpus.name == "climbmix" and scale == SCALES["gpu"] else scale.max_seq_len
 
 
 def documents_by_split(part: Part, limit: int | None) -> Iterator[tuple[str, bytes, str]]:
@@ -288,14 +294,21 @@ def _append_shards(job: Job, held: dict[str, list[tuple[bytes, NDArray[np.uint16
             documents.clear()
 
 
-def score_tokens_of(split: str, available: int, wanted: int) -> int:
-    """How many tokens of a split can be scored: packing may drop half. Raises BadInput if far too few."""
-    if available < wanted // 2:
+def score_tokens_of(folder: Path, split: str, scale: Scale, wanted: int) -> int:
+    """How many tokens of a split can be scored: `wanted`, or what the packer makes of it if that is less.
+
+    Raises BadInput if it is less than a quarter.
+    """
+    bos_token_id = scale.vocab_size - len(SPECIAL_TOKENS)
+    documents = read_documents(folder / FOLDER_OF_SPLIT[split], bos_token_id)
+    rows = pack_rows(documents, scale.max_seq_len + 1, PACKING_BUFFER)
+    available = scale.max_seq_len * sum(1 for _ in itertools.islice(rows, wanted // scale.max_seq_len))
+    if available < wanted // 4:
         raise BadInput(
             "the corpus has too little text or too few documents:"
-            f" {available} tokens fell to the {split} split, {wanted // 2} are needed"
+            f" {available} tokens fell to the {split} split, {wanted // 4} are needed"
         )
-    return min(wanted, available // 2)
+    return available
 
 
 def write_manifests(
@@ -309,13 +322,11 @@ def write_manifests(
         "max_seq_len": scale.max_seq_len,
         "vocab_size": scale.vocab_size,
         "bos_token_id": scale.vocab_size - len(SPECIAL_TOKENS),
-        "score_tokens": score_tokens_of("validation", splits["validation"].tokens, scale.score_tokens),
-        "holdout_score_tokens": score_tokens_of(
-            "holdout", splits["holdout"].tokens, scale.holdout_score_tokens
-        ),
+        "score_tokens": score_tokens_of(folder, "validation", scale, scale.score_tokens),
+        "holdout_score_tokens": score_tokens_of(folder, "holdout", scale, scale.holdout_score_tokens),
     }
-    score_tokens_of("dev", splits["dev"].tokens, scale.eval_tokens)
-    score_tokens_of("train", splits["train"].tokens, scale.score_tokens)
+    score_tokens_of(folder, "dev", scale, scale.eval_tokens)
+    score_tokens_of(folder, "train", scale, scale.score_tokens)
     public = common | {
         "corpus": {
             "name": corpus.name,
@@ -327,7 +338,7 @@ def write_manifests(
         "splits": {split: vars(count) for split, count in splits.items()},
         "files": public_files,
         "judge_files_sha256": _sha256_of_json(judge_files),
-        "constants": vars(scale),
+        "constants": vars(scale) | {"passage_tokens": passage_tokens_of(corpus, scale)},
     }
     public["fingerprint"] = _sha256_of_json(public)
     judge = common | {"files": judge_files, "public_fingerprint": public["fingerprint"]}

@@ -42,6 +42,8 @@ MAX_SEQ_LEN: int  # context length, tokens
 VOCAB_SIZE: int  # entries of the vocabulary, special tokens included
 EVAL_TOKENS: int  # tokens of the dev split that evaluate_bpb looks at
 
+PACKING_BUFFER = 1000  # documents the packer chooses from
+
 WALL_SECONDS = float(os.environ.get("GLOVEBOX_BUDGET_SECONDS", "300"))  # the run is killed after this long
 
 # Seconds of training to plan for in a script that starts its own clock late, like upstream's: after imports,
@@ -199,7 +201,7 @@ def pack_rows(
 
 
 def make_dataloader(
-    tokenizer: Tokenizer, B: int, T: int, split: str, buffer_size: int = 1000
+    tokenizer: Tokenizer, B: int, T: int, split: str, buffer_size: int = PACKING_BUFFER
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor, int]]":
     """Batches without end: (inputs, targets, epoch), int64 [B, T], on the GPU if there is one.
 

@@ -88,6 +88,33 @@ def test_passages_start_with_bos_and_fit_a_row(prepared: Path) -> None:
         assert 2 <= len(document) <= manifest["max_seq_len"] + 1
 
 
+def test_the_judge_finds_as_many_rows_as_the_manifest_promises(prepared: Path) -> None:
+    judge = json.loads((prepared / "judge" / "manifest.json").read_bytes())
+    for folder, promised in (("val", judge["score_tokens"]), ("holdout", judge["holdout_score_tokens"])):
+        documents = prepare.read_documents(prepared / "judge" / folder, judge["bos_token_id"])
+        rows = list(prepare.pack_rows(documents, judge["max_seq_len"] + 1, prepare.PACKING_BUFFER))
+        assert len(rows) * judge["max_seq_len"] >= promised > 0
+
+
+def test_less_text_than_wanted_is_scored_as_far_as_it_goes(prepared: Path) -> None:
+    scale, wanted = dataset.SCALES["cpu"], 10_000_000
+    tokens = manifest_of(prepared)["splits"]["train"]["tokens"]
+    assert 0.95 * tokens < dataset.score_tokens_of(prepared, "train", scale, 2 * tokens) < tokens
+    with pytest.raises(download.BadInput, match=f"{wanted // 4} are needed"):
+        dataset.score_tokens_of(prepared, "train", scale, wanted)
+
+
+def test_documents_are_cut_except_where_scores_must_compare_with_upstream() -> None:
+    library, shards = (corpus.Corpus(name, "", [], {}) for name in ("stdlib", "climbmix"))
+    lengths = [
+        dataset.passage_tokens_of(c, dataset.SCALES[s]) for c in (library, shards) for s in ("cpu", "gpu")
+    ]
+    assert lengths == [256, 2048, 256, None]
+    ids = np.arange(5, dtype=np.uint16)
+    assert dataset.with_bos(ids, 9, 2).tolist() == [9, 0, 1, 9, 2, 3, 9, 4]
+    assert dataset.with_bos(ids, 9, None).tolist() == [9, 0, 1, 2, 3, 4]
+
+
 def test_another_user_may_read_everything(prepared: Path) -> None:
     for path in [prepared, *prepared.rglob("*")]:
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
