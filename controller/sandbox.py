@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -35,6 +34,7 @@ from controller.core.container_spec import (
     gpu_probe,
 )
 from controller.core.engine_failure import EngineFault, classify, to_error
+from controller.core.engine_stream import split_frames
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, NotReady
 from controller.core.untrusted import clean_line
 from controller.ports import Clock, Exit
@@ -51,6 +51,8 @@ _PATIENCE_SECONDS = 10.0
 """How long an engine may be away, restarting, before a wait gives up."""
 _CLOCK_STEP_SECONDS = 2.0
 """The engine's measure of a life may differ from ours by this much; more, and the wall clock was set."""
+_BLOCK_BYTES = 64 * 1024
+"""Read from the engine at once."""
 _RESUMPTIONS = 6
 """How often a broken stream of output is taken up again, the pauses doubling from a tenth of a second."""
 _SIGKILLED = 137
@@ -71,7 +73,7 @@ class DockerSandbox:
         self._config = config
         self._home = home.resolve()
         self._clock = clock
-        self._streams: dict[str, tuple[docker.APIClient, Iterator[bytes]]] = {}
+        self._streams: dict[str, _Stream] = {}
         self._image_id: str | None = None
         with _engine("answer", starting_up=True):
             self._client = _connect()
@@ -146,15 +148,14 @@ class DockerSandbox:
         return False
 
     def output(self, name: str, limit: int) -> bytes:
-        tail: deque[bytes] = deque()
-        size = 0
-        with _engine(f"read the output of the container {name}"):
-            for block in self._client.logs(name, stdout=True, stderr=False, stream=True, follow=False):
-                tail.append(block)
-                size += len(block)
-                while size - len(tail[0]) >= limit:
-                    size -= len(tail.popleft())
-        return b"".join(tail)[-limit:]
+        tail = b""
+        with (
+            _engine(f"read the output of the container {name}"),
+            closing(_Stream(name, "logs", stderr=0)) as stream,
+        ):
+            for block in stream:
+                tail = (tail + block)[-limit:]
+        return tail
 
     def kill(self, name: str) -> None:
         self._kill(name)
@@ -162,7 +163,7 @@ class DockerSandbox:
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
         for name in containers:
             if stream := self._streams.pop(name, None):
-                stream[0].close()
+                stream.close()
             with _engine(f"remove the container {name}", forgive=_GONE):
                 self._client.remove_container(name, force=True, v=True)
         for name in volumes:
@@ -228,8 +229,7 @@ class DockerSandbox:
         prints faster than we read.
         """
         with _engine(f"attach to the container {name}"):
-            client = _connect()
-            self._streams[name] = client, client.attach(name, stdout=True, stderr=True, stream=True)
+            self._streams[name] = _Stream(name, "attach", stream=1)
 
     def _see_through(
         self,
@@ -340,35 +340,70 @@ class _Ending(threading.Thread):
                     raise
 
 
-def _pump(
-    name: str,
-    sink: Callable[[bytes], None],
-    attached: tuple[docker.APIClient, Iterator[bytes]] | None,
-) -> None:
+def _pump(name: str, sink: Callable[[bytes], None], attached: _Stream | None) -> None:
     """Deliver a container's output until it ends; after a break, resume from the engine's log."""
     since: float | None = None
     for attempt in range(_RESUMPTIONS):
         try:
-            with closing(attached[0] if attached else _connect()) as client:
-                stream = attached[1] if attached else _log(client, name, since)
+            with closing(attached or _log(name, since)) as stream:
                 attached = None
                 for block in stream:
                     sink(block)
                     since = time.time()
-                # The stream also ends when the engine does; then this raises and we come back.
+            # The stream also ends when the engine does; then this raises and we come back.
+            with closing(_connect()) as client:
                 client.wait(name, timeout=_WAIT_SECONDS)
-                return
+            return
         except _FAILURES as error:
             if _diagnose(error)[0] is EngineFault.GONE:
                 return
         time.sleep(_STOP_SECONDS * 2**attempt)
 
 
-def _log(client: docker.APIClient, name: str, since: float | None) -> Iterator[bytes]:
-    running = client.inspect_container(name)["State"]["Running"]
+class _Stream:
+    """A container's output as the engine sends it: attached, or out of its log.
+
+    The SDK's own streams are not used: they hide a broken connection behind a normal end, and cannot
+    always be closed.
+    """
+
+    def __init__(self, name: str, request: str, **parameters: str | int) -> None:
+        """`request` is `attach` or `logs`."""
+        self._client = _connect()
+        method = self._client.post if request == "attach" else self._client.get
+        try:
+            self._response = method(
+                f"{self._client.base_url}/v{self._client.api_version}/containers/{name}/{request}",
+                params={"stdout": 1, "stderr": 1, **parameters},
+                stream=True,
+                timeout=(_ENGINE_SECONDS, None),  # a run may be silent for as long as it likes
+            )
+            try:
+                self._response.raise_for_status()
+            except requests.HTTPError as error:
+                docker.errors.create_api_error_from_http_exception(error)
+        except _FAILURES:
+            self._client.close()
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        pending = b""
+        while received := self._response.raw.read1(_BLOCK_BYTES):
+            payload, pending = split_frames(pending + received)
+            if payload:
+                yield payload
+
+    def close(self) -> None:
+        self._response.close()
+        self._client.close()
+
+
+def _log(name: str, since: float | None) -> _Stream:
+    with closing(_connect()) as client:
+        running = client.inspect_container(name)["State"]["Running"]
     # A log that is followed after the end may never end itself (docker-py 3084).
-    stream: Iterator[bytes] = client.logs(name, stream=True, follow=running, since=since)
-    return stream
+    start = {} if since is None else {"since": f"{since:.9f}"}
+    return _Stream(name, "logs", follow=int(running), **start)
 
 
 def _connect() -> docker.APIClient:

@@ -1,0 +1,109 @@
+"""A home with a harness and a data folder, and adapters on the real engine that clean up after themselves."""
+
+from __future__ import annotations
+
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from controller.clock import SystemClock
+from controller.core import container_spec
+from controller.core.container_spec import MIB, Limits, Place, SandboxConfig
+from controller.core.model import NotReady, RunOutcome
+from controller.harness_files import HarnessFiles
+from controller.ports import Attempt
+from controller.sandbox import DockerSandbox
+from controller.trainer import ContainerTrainer, TrainerConfig
+
+HARNESS = Path(__file__).parents[2] / "harness"
+
+SMALL = Limits(
+    memory=256 * MIB,
+    pids=64,
+    tmp_bytes=32 * MIB,
+    shm_bytes=8 * MIB,
+    file_size_bytes=24 * MIB,
+    open_files=128,
+)
+
+
+@dataclass
+class Bench:
+    """Everything one test needs to run programs as T."""
+
+    home: Path
+    sandbox: DockerSandbox
+    config: SandboxConfig
+    harness: HarnessFiles
+    clock: SystemClock = field(default_factory=SystemClock)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def trainer(self, log: TrainerConfig | None = None) -> ContainerTrainer:
+        return ContainerTrainer(
+            self.sandbox,
+            self.clock,
+            config=log or TrainerConfig(),
+            containers=self.config,
+            home=self.home,
+            harness=self.harness.folder,
+            data=self.home / "data" / "public",
+        )
+
+    def attempt(self, program: str, budget: float, experiment: str = "0") -> Attempt:
+        folder = self.home / "runs" / experiment
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "train.py").write_text(textwrap.dedent(program))
+        return Attempt(experiment, 1, folder / "train.py", folder / "run.log", budget)
+
+    def run(self, program: str, budget: float = 30.0, log: TrainerConfig | None = None) -> RunOutcome:
+        """Train `program` and clean up; its log stays in `log_text`."""
+        attempt, trainer = self.attempt(program, budget), self.trainer(log)
+        try:
+            return trainer.train(attempt, self.stop, lambda elapsed: None)
+        finally:
+            trainer.discard(attempt)
+
+    def start(self, attempt: Attempt) -> None:
+        """What a controller has done that dies right after the start of T."""
+        place = Place(self.home, attempt.experiment, attempt.number)
+        self.sandbox.create_volume(container_spec.workspace(self.config, place, attempt.budget_seconds))
+        self.sandbox.start(container_spec.holder(self.config, place, attempt.budget_seconds))
+        self.sandbox.start(self.trainer().spec(attempt))
+
+    @property
+    def log_text(self) -> str:
+        return (self.home / "runs" / "0" / "run.log").read_text(errors="replace")
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Benches on the sandbox image; settings of SandboxConfig can be overridden."""
+    made: list[DockerSandbox] = []
+
+    def make(**overrides: object) -> Bench:
+        config = SandboxConfig.model_validate(
+            {"workspace_bytes": 16 * MIB, "workspace_inodes": 64, "trainer": SMALL, **overrides}
+        )
+        try:
+            sandbox = DockerSandbox(config, tmp_path, SystemClock())
+            sandbox.describe()
+        except NotReady as error:
+            pytest.skip(str(error))
+        made.append(sandbox)
+        (tmp_path / "data" / "public").mkdir(parents=True, exist_ok=True)
+        return Bench(tmp_path, sandbox, config, HarnessFiles.materialise(HARNESS, tmp_path))
+
+    yield make
+    for sandbox in made:
+        containers, volumes = sandbox.leftovers()
+        sandbox.remove(containers=containers, volumes=volumes)
+        sandbox.close()
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()
