@@ -116,7 +116,7 @@ def _holdout(state: ResearchState) -> Iterator[str]:
         return
     yield "## Validation and hold-out"
     yield ""
-    yield "Nothing was ever chosen by the hold-out score. A gap that widens tells of fitting the validation set."
+    yield "Nothing is ever chosen by the hold-out score. A gap that widens means fitting the validation set."
     yield ""
     yield "| # | val_bpb | holdout_bpb | gap |"
     yield "|--:|--:|--:|--:|"

@@ -137,7 +137,7 @@ class Story:
         decision = Decision(verdict=verdict, cause=cause, rule="R7: as told")
         self.tell(Decided(experiment=self._number, decision=decision, frontier_bpb=before))
         if kept and not isinstance(result, Cause):
-            commit = f"{self._number + 1:040x}"
+            commit = f"{self._number + 1:07x}".ljust(40, "0")
             self.tell(Committed(experiment=self._number, commit=commit))
             self._frontier = Frontier(commit=commit, val_bpb=result, experiment=self._number)
 
