@@ -61,10 +61,8 @@ class Tuner:
         self._parsed: dict[int, Values] = {}
 
     def propose(self, context: Context) -> Proposal:
-        """The next move. Raises AgentError if nothing can be tuned, AgentExhausted if no move is untried."""
-        constants = tunable(find(context.train_py), context.scale)
-        if not constants:
-            raise AgentError("train.py has no constant that can be tuned in its marked section")
+        """The next move. Raises AgentExhausted if there is nothing to tune, or no move left to try."""
+        constants = self._constants(context)
         moves = list(self._moves(context))
         search = _Search(constants, moves, seed=f"{self._seed}/{len(context.history)}/{len(self._offered)}")
         tried = self._offered | {experiment.proposal.train_sha256 for experiment in context.history}
@@ -79,6 +77,15 @@ class Tuner:
     def fix(self, context: Context, crashed: Experiment) -> None:
         """A crash is a lesson, not a typo: nothing to repair."""
         return None
+
+    def _constants(self, context: Context) -> list[Constant]:
+        try:
+            constants = tunable(find(context.train_py), context.scale)
+        except AgentError as error:
+            raise AgentExhausted(str(error)) from error  # only an edit by somebody else could help
+        if not constants:
+            raise AgentExhausted("train.py has no constant that can be tuned in its marked section")
+        return constants
 
     def _proposal(
         self, train_py: str, constants: Sequence[Constant], changed: Values, search: _Search

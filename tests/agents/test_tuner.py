@@ -13,7 +13,6 @@ from controller.agents.tuner import Tuner
 from controller.core.constants import Literal, Range, find, replace, tunable
 from controller.core.events import Proposed
 from controller.core.model import (
-    AgentError,
     AgentExhausted,
     Cause,
     Decision,
@@ -274,7 +273,7 @@ def test_an_unreadable_experiment_of_another_agent_teaches_nothing() -> None:
 def test_nothing_to_tune_is_one_clear_sentence(source: str) -> None:
     effort = Effort(Landscape(0))
     effort.train_py = source
-    with pytest.raises(AgentError, match=r"^train\.py [^\n]+$"):
+    with pytest.raises(AgentExhausted, match=r"^train\.py [^\n]+$"):
         Tuner(0).propose(effort.context)
 
 
