@@ -52,6 +52,7 @@ class Machine:
     sandbox: DockerSandbox
     trainer: ContainerTrainer
     judge: ContainerJudge
+    harness: HarnessFiles
     provenance: Provenance
 
     @classmethod
@@ -63,18 +64,33 @@ class Machine:
         info = data.read(config.home)
         data.require_scale(info, device.scale, config.home)
         doctor.require_disk(config)
-        harness = HarnessFiles.materialise(config.home, PROJECT / "harness")
+        harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
         where = data.folder(config.home)
         return cls(
             sandbox=sandbox,
             trainer=ContainerTrainer(
-                sandbox, CLOCK, config.trainer, device.sandbox, config.home, harness, where
+                sandbox,
+                CLOCK,
+                config=config.trainer,
+                containers=device.sandbox,
+                home=config.home,
+                harness=harness.folder,
+                data=where / "public",
             ),
-            judge=ContainerJudge(sandbox, CLOCK, config.judge, device.sandbox, config.home, harness, where),
+            judge=ContainerJudge(
+                sandbox,
+                CLOCK,
+                config=config.judge,
+                containers=device.sandbox,
+                home=config.home,
+                harness=harness.folder,
+                data=where,
+            ),
+            harness=harness,
             provenance=Provenance(
                 image=engine["image"],
                 data=info.fingerprint,
-                prepare=harness.sha256("prepare.py"),
+                prepare=harness.hashes["prepare.py"],
                 program="",
                 harness=harness.digest,
                 scale=device.scale,
@@ -109,6 +125,7 @@ def run_effort(config: Settings, stop: threading.Event) -> str:
             observer=watching,
             stop=stop,
             publish=Ledger(config.home).publish,
+            check_inputs=machine.harness.verify,
         )
         limits = Limits(config.limits.experiments, config.limits.hours)
         loop = Loop(world, fold(journal.records()), limits, config.budget.wall_seconds)

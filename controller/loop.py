@@ -39,6 +39,7 @@ from controller.core.model import (
     Interrupted,
     NotReady,
     Proposal,
+    Refusal,
     RunOutcome,
     Score,
     UserError,
@@ -95,6 +96,8 @@ class World:
     stop: threading.Event
     publish: Callable[[ResearchState], None]
     """Bring the ledger up to date with the state."""
+    check_inputs: Callable[[], None]
+    """Raises VerificationFailed if a file that containers mount is not what it was."""
 
 
 class Loop:
@@ -266,6 +269,7 @@ class Loop:
             train_py=self._source(experiment),
             diff=self._world.journal.get_blob(experiment.proposal.diff_sha256).decode("utf-8"),
         )
+        self._world.check_inputs()
         attempt = self._attempt(experiment, experiment.attempt + 1)
         spec = self._world.trainer.spec(attempt)
         self.record(
@@ -300,13 +304,13 @@ class Loop:
         seed = secrets.randbits(63)
         self.record(ScoringStarted(experiment=experiment.number, attempt=attempt.number, seed=seed))
         judgement = self._world.judge.score(attempt, seed, self._world.stop)
-        scored = isinstance(judgement, Score)
+        self._world.check_inputs()
         self.record(
             ScoringFinished(
                 experiment=experiment.number,
                 attempt=attempt.number,
-                score=judgement if scored else None,
-                refusal=None if scored else judgement,
+                score=judgement if isinstance(judgement, Score) else None,
+                refusal=judgement if isinstance(judgement, Refusal) else None,
             )
         )
 

@@ -12,7 +12,6 @@ from controller import assembly, data
 from controller.core.container_spec import PREPARE_CORPUS, PREPARE_HOME, Place, preparer
 from controller.core.model import InfrastructureError, UserError
 from controller.harness_files import HarnessFiles
-from controller.journal import check_writable
 from controller.settings import PROJECT, Settings
 
 NAMED_CORPORA = ("stdlib", "climbmix")
@@ -36,12 +35,11 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
 
     Raises UserError, NotReady, InfrastructureError, Interrupted.
     """
-    check_writable(config.home)
     corpus = _corpus_folder(request.corpus)
     scale = request.scale or assembly.resolve_device(config).scale
     sandbox = assembly.sandbox_of(config)
     sandbox.describe()
-    harness = HarnessFiles.materialise(config.home, PROJECT / "harness")
+    harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
     owner = config.home.stat()
     network = request.corpus == "climbmix"
     spec = preparer(
@@ -50,7 +48,7 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
         arguments=_arguments(request, scale, corpus),
         limit_seconds=LIMIT_SECONDS,
         owner=(owner.st_uid, owner.st_gid),
-        harness=harness.preparation(),
+        harness=harness.folder,
         corpus=corpus,
         network=network,
         ca_bundle=_ca_bundle() if network else None,

@@ -11,7 +11,7 @@ Anything else is our bug and stops the process with the journal intact.
     GloveboxError
     ├── UserError            exit 2: usage or configuration
     │   └── NotReady         exit 3: the machine lacks something
-    ├── VerificationFailed   exit 4: the record contradicts itself
+    ├── VerificationFailed   exit 4: the record contradicts itself (see also core.state.ImpossibleHistory)
     ├── InfrastructureError  engine, disk or GPU failed under an experiment
     ├── AgentError           the agent could not produce a proposal this time
     │   └── AgentExhausted   the agent has nothing further to propose

@@ -29,6 +29,7 @@ from controller.core.model import (
     Refusal,
     RunOutcome,
     Score,
+    VerificationFailed,
     Verdict,
 )
 
@@ -114,7 +115,7 @@ class ResearchState:
         return sum(1 for experiment in self.finished if experiment.verdict is verdict)
 
 
-class ImpossibleHistory(ValueError):
+class ImpossibleHistory(VerificationFailed):
     """The records tell a story that no Glovebox can have lived; the journal is not ours or is damaged."""
 
 
@@ -153,7 +154,9 @@ def apply(state: ResearchState, record: Record) -> None:
 
 def _propose(state: ResearchState, event: Proposed, time: str) -> None:
     if state.open is not None or event.experiment != state.next_number:
-        raise ImpossibleHistory(f"experiment {event.experiment} was proposed while {state.next_number} was due")
+        raise ImpossibleHistory(
+            f"experiment {event.experiment} was proposed while {state.next_number} was due"
+        )
     state.refused_in_a_row = 0
     provenance = state.session.provenance if state.session else None
     state.experiments.append(

@@ -1,0 +1,119 @@
+"""Trainer and Judge without containers, for tests of the loop. tests/loop/test_contract.py holds them to the
+same contract as the real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from controller.core.container_spec import ContainerSpec, Domain, Limits
+from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, RunOutcome, Score
+from controller.core.runlog import claim, crash_cause
+from controller.ports import Attempt
+
+TRAIN = '''"""A train.py the fakes understand."""
+
+WIDTH = {width}  # {note}
+SALT = {salt}
+
+
+def build_model():
+    return None
+'''
+
+
+def train_py(width: float, note: str = "", salt: int = 0) -> str:
+    """A proposal that the fake judge scores as `width`; `note` can make it misbehave (see FakeTrainer)."""
+    return TRAIN.format(width=width, note=note, salt=salt)
+
+
+@dataclass
+class FakeTrainer:
+    """Runs nothing: what a run would have done stands in the comment behind WIDTH.
+
+    `crash NAME` ends it with that exception, `stopped` behaves as if a person had pressed Ctrl-C while it
+    ran, `broken` as if the engine had failed under the first attempt.
+    """
+
+    finished: dict[tuple[str, int], RunOutcome] = field(default_factory=dict)
+    workspaces: set[tuple[str, int]] = field(default_factory=set)
+    started: list[tuple[str, int]] = field(default_factory=list)
+
+    def spec(self, attempt: Attempt) -> ContainerSpec:
+        return ContainerSpec(
+            name=f"fake-{attempt.experiment}-{attempt.number}",
+            domain=Domain.TRAINER,
+            image="none",
+            command=(),
+            user="10001:10001",
+            limits=Limits(),
+            life_seconds=attempt.budget_seconds,
+            log_bytes=1,
+            labels={},
+        )
+
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        key = attempt.experiment, attempt.number
+        if key in self.finished:
+            if key not in self.workspaces:
+                raise InfrastructureError("the workspace is gone")
+            return self.finished[key]
+        self.started.append(key)
+        note = attempt.train_path.read_text(encoding="utf-8").split("#", 1)[1].split("\n", 1)[0].strip()
+        if note == "stopped":
+            stop.set()
+        if stop.is_set():
+            raise Interrupted("asked to stop")
+        if note == "broken" and attempt.number == 1:
+            raise InfrastructureError("the engine went away")
+        tick(0.0)
+        self.workspaces.add(key)
+        self.finished[key] = self._run(attempt, note)
+        return self.finished[key]
+
+    def _run(self, attempt: Attempt, note: str) -> RunOutcome:
+        crashes = note.startswith("crash ")
+        log = (
+            f"Traceback (most recent call last):\n{note.removeprefix('crash ')}: boom\n"
+            if crashes
+            else "fine\n"
+        )
+        attempt.log_path.write_text(log, encoding="utf-8")
+        exit_code = 1 if crashes else 0
+        cause, detail = crash_cause(log, exit_code=exit_code, oom_killed=False, killed_at_limit=False)
+        return RunOutcome(
+            seconds=attempt.budget_seconds,
+            exit_code=exit_code,
+            cause=cause,
+            detail=detail,
+            claim=claim(log),
+            log_sha256=hashlib.sha256(log.encode()).hexdigest(),
+            log_bytes=len(log),
+        )
+
+    def discard(self, attempt: Attempt) -> None:
+        self.workspaces.discard((attempt.experiment, attempt.number))
+
+
+@dataclass
+class FakeJudge:
+    """Scores a run as the WIDTH in its train.py; a negative one is refused as non-causal."""
+
+    trainer: FakeTrainer
+
+    def score(self, attempt: Attempt, seed: int, stop: threading.Event) -> Score | Refusal:
+        if stop.is_set():
+            raise Interrupted("asked to stop")
+        if (attempt.experiment, attempt.number) not in self.trainer.workspaces:
+            raise InfrastructureError("the workspace is gone")
+        found = re.search(r"^WIDTH = (\S+)", attempt.train_path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert found is not None
+        width = float(found[1])
+        if width < 0:
+            return Refusal(cause=Cause.NON_CAUSAL, detail="it saw the future")
+        return Score(
+            val_bpb=width, holdout_bpb=width + 0.1, bytes=1000, tokens=400, holdout_bytes=500, seconds=0.1
+        )

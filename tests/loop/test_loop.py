@@ -1,0 +1,382 @@
+"""The loop with a real journal, real git, real ledger and runs/, and containers that are only pretended."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from controller.agents.replay import Replay
+from controller.clock import SystemClock
+from controller.core.events import EffortStarted, Record, SessionStarted
+from controller.core.model import (
+    AgentExhausted,
+    Cause,
+    InfrastructureError,
+    Interrupted,
+    NotReady,
+    Proposal,
+    Refusal,
+    Score,
+    UserError,
+    Verdict,
+)
+from controller.core.state import Experiment, Phase, ResearchState, fold
+from controller.journal import Journal
+from controller.ledger import Ledger
+from controller.loop import Limits, Loop, World
+from controller.ports import Agent, Context, Sandbox
+from controller.recovery import check_comparable, recover
+from controller.repository import GitRepository
+from controller.runs import Runs
+from controller.verify import verify
+from tests.efforts import PROVENANCE
+from tests.fakes import FakeJudge, FakeTrainer, train_py
+
+
+class Silent:
+    """An observer that looks away."""
+
+    def recorded(self, record: Record, state: ResearchState) -> None: ...
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None: ...
+
+
+class Workspaces(Sandbox):
+    """The part of an engine that recovery uses, over the fake trainer's workspaces."""
+
+    def __init__(self, trainer: FakeTrainer) -> None:
+        self._trainer = trainer
+
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        return [], [f"{label} {number}" for label, number in self._trainer.workspaces if label not in keep]
+
+    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
+        for name in volumes:
+            label, number = name.split()
+            self._trainer.workspaces.discard((label, int(number)))
+
+
+class Effort:
+    """One home and the process at work in it; `restart` is what a new process finds."""
+
+    def __init__(self, home: Path, agent: Agent) -> None:
+        self.home = home
+        self.trainer = FakeTrainer()
+        self.agent = agent
+        self.stop = threading.Event()
+        self._journal: Journal | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        journal = Journal(self.home, SystemClock())
+        self._journal = journal
+        repository = GitRepository(self.home / "repo", "t")
+        if not fold(journal.records()).tag:
+            files = {"train.py": train_py(3.0), "prepare.py": "", "program.md": "be good"}
+            journal.append(EffortStarted(tag="t", base_commit=repository.begin("t", files)))
+        self.world = World(
+            journal=journal,
+            repository=repository,
+            agent=self.agent,
+            trainer=self.trainer,
+            judge=FakeJudge(self.trainer),
+            runs=Runs(self.home),
+            clock=SystemClock(),
+            observer=Silent(),
+            stop=self.stop,
+            publish=Ledger(self.home).publish,
+            check_inputs=lambda: None,
+        )
+
+    def loop(self, experiments: int | None = None) -> Loop:
+        assert self._journal is not None
+        loop = Loop(self.world, fold(self._journal.records()), Limits(experiments), budget_seconds=20.0)
+        loop.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
+        return loop
+
+    def restart(self) -> None:
+        assert self._journal is not None
+        self._journal.close()
+        self.stop = threading.Event()
+        self.begin()
+
+    def git_log(self) -> list[str]:
+        command = [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "-C",
+            str(self.home / "repo"),
+            "log",
+            "--format=%s",
+            "--reverse",
+        ]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
+
+    def close(self) -> None:
+        assert self._journal is not None
+        self._journal.close()
+
+
+@pytest.fixture
+def proposals(tmp_path: Path) -> Path:
+    folder = tmp_path / "proposals"
+    folder.mkdir()
+    return folder
+
+
+def propose(folder: Path, *texts: str) -> Replay:
+    for number, text in enumerate(texts):
+        (folder / f"{number:02d}.py").write_text(text, encoding="utf-8")
+    return Replay(folder)
+
+
+@pytest.fixture
+def efforts(tmp_path: Path) -> Iterator[list[Effort]]:
+    made: list[Effort] = []
+    yield made
+    for effort in made:
+        effort.close()
+
+
+def start(efforts: list[Effort], home: Path, agent: Agent) -> Effort:
+    efforts.append(Effort(home, agent))
+    return efforts[-1]
+
+
+def verdicts(state: ResearchState) -> list[tuple[Verdict | None, Cause | None]]:
+    return [(experiment.verdict, experiment.cause) for experiment in state.experiments]
+
+
+def test_baseline_first_then_every_verdict(tmp_path: Path, proposals: Path, efforts: list[Effort]) -> None:
+    agent = propose(
+        proposals,
+        train_py(2.5, "better"),
+        train_py(2.75, "worse"),
+        train_py(2.5, "equal", salt=1),
+        train_py(-1.0, "forged"),
+        train_py(2.0, "crash RuntimeError"),
+        train_py(2.25, "better again"),
+    )
+    effort = start(efforts, tmp_path / "home", agent)
+    loop = effort.loop()
+    reason = loop.run()
+
+    assert "every file" in reason
+    assert verdicts(loop.state) == [
+        (Verdict.KEEP, None),
+        (Verdict.KEEP, None),
+        (Verdict.DISCARD, Cause.WORSE),
+        (Verdict.DISCARD, Cause.EQUAL),
+        (Verdict.REJECT, Cause.NON_CAUSAL),
+        (Verdict.CRASH, Cause.EXIT),
+        (Verdict.KEEP, None),
+    ]
+    assert loop.state.experiments[0].proposal.description == "baseline"
+    assert [line.split(":")[0] for line in effort.git_log()[1:]] == ["baseline", "00.py", "05.py"]
+    frontier = loop.state.frontier
+    assert frontier is not None and frontier.val_bpb == 2.25
+    rows = (tmp_path / "home" / "results.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[1] for row in rows] == [
+        "3.000000",
+        "2.500000",
+        "2.750000",
+        "2.500000",
+        "",
+        "",
+        "2.250000",
+    ]
+    assert not effort.trainer.workspaces
+    assert verify(tmp_path / "home") == []
+
+
+def test_a_run_log_ends_with_the_score_and_never_tells_the_holdout(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5)))
+    effort.loop().run()
+    log = (tmp_path / "home" / "runs" / "000001" / "run.log").read_text()
+    assert [line for line in log.splitlines() if line.startswith("val_bpb:")][-1].split()[1] == "2.500000"
+    for path in (tmp_path / "home" / "runs").rglob("*"):
+        assert path.is_dir() or "holdout" not in path.read_text()
+
+
+def test_limit_counts_the_whole_effort_and_the_same_command_goes_on(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    agent = propose(proposals, *(train_py(2.9 - 0.1 * n) for n in range(5)))
+    effort = start(efforts, tmp_path / "home", agent)
+    assert "3 experiments" in effort.loop(experiments=3).run()
+    effort.restart()
+    loop = effort.loop(experiments=3)
+    assert "3 experiments" in loop.run()
+    assert len(loop.state.experiments) == 3
+    effort.restart()
+    loop = effort.loop(experiments=5)
+    assert len(loop.state.experiments) == 3
+    loop.run()
+    assert [e.number for e in loop.state.experiments] == [0, 1, 2, 3, 4]
+    assert verify(tmp_path / "home") == []
+
+
+def test_a_person_stops_it_and_the_experiment_is_repeated(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5, "stopped")))
+    with pytest.raises(Interrupted):
+        effort.loop().run()
+    assert not effort.trainer.workspaces
+    effort.restart()
+    loop = effort.loop()
+    experiment = loop.state.open
+    assert experiment is not None and (experiment.number, experiment.phase) == (1, Phase.PROPOSED)
+    with pytest.raises(Interrupted):
+        loop.run()
+    assert effort.trainer.started == [("0", 1), ("1", 1), ("1", 2)]
+
+
+def test_an_engine_fault_voids_the_attempt_and_blames_nobody(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5, "broken")))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
+    assert loop.state.experiments[1].attempt == 2
+    assert verify(tmp_path / "home") == []
+
+
+def test_an_engine_that_keeps_failing_stops_the_loop(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5)))
+
+    class Away(FakeJudge):
+        def score(self, *arguments: object) -> Score | Refusal:
+            raise InfrastructureError("the engine went away")
+
+    effort.world.judge = Away(effort.trainer)
+    loop = effort.loop()
+    with pytest.raises(NotReady, match="3 infrastructure faults"):
+        loop.run()
+    assert loop.state.open is not None and loop.state.open.number == 0
+    assert not effort.trainer.workspaces
+
+
+class Mender:
+    """Proposes a crash and repairs it."""
+
+    name = "mender"
+
+    def __init__(self, repaired: str) -> None:
+        self._proposals = [train_py(2.5, "crash NameError")]
+        self._repaired = repaired
+        self.asked = 0
+
+    def propose(self, context: Context) -> Proposal:
+        if not self._proposals:
+            raise AgentExhausted("no more")
+        return Proposal(train_py=self._proposals.pop(), description="an idea")
+
+    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+        self.asked += 1
+        return Proposal(train_py=self._repaired, description="the idea, mended")
+
+
+def test_a_trivial_crash_gets_one_repair(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort = start(efforts, tmp_path / "home", Mender(train_py(2.25)))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state)[1:] == [(Verdict.CRASH, Cause.NAME), (Verdict.KEEP, None)]
+    assert loop.state.experiments[2].proposal.fixes == 1
+
+
+def test_a_repair_that_crashes_is_not_repaired(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Mender(train_py(2.25, "crash NameError"))
+    effort = start(efforts, tmp_path / "home", agent)
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state)[1:] == [(Verdict.CRASH, Cause.NAME)] * 2
+    assert agent.asked == 1
+
+
+class Stubborn:
+    """Proposes the frontier itself, again and again."""
+
+    name = "stubborn"
+
+    def propose(self, context: Context) -> Proposal:
+        return Proposal(train_py=context.train_py, description="nothing new")
+
+    def fix(self, context: Context, crashed: Experiment) -> None:
+        return None
+
+
+def test_refused_proposals_cost_no_run_and_end_the_loop_at_last(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", Stubborn())
+    loop = effort.loop()
+    with pytest.raises(UserError, match="in a row were refused"):
+        loop.run()
+    assert len(loop.state.experiments) == 1 and effort.trainer.started == [("0", 1)]
+    assert verify(tmp_path / "home") == []
+
+
+@pytest.mark.parametrize("change", ["scale", "data", "prepare", "harness"])
+def test_scores_that_cannot_be_compared_are_not_mixed(
+    tmp_path: Path, proposals: Path, efforts: list[Effort], change: str
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5)))
+    state = effort.loop(experiments=1).state
+    check_comparable(state, PROVENANCE, 20.0)
+    with pytest.raises(UserError, match=change):
+        check_comparable(state, PROVENANCE.model_copy(update={change: "other"}), 20.0)
+    with pytest.raises(UserError, match="budget"):
+        check_comparable(state, PROVENANCE, 21.0)
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process: nothing of ours runs after it."""
+
+
+class KillAfter(Silent):
+    """Lets the process die right after a given number of events has been written."""
+
+    def __init__(self, events: int) -> None:
+        self._left = events
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise Killed
+
+
+def test_going_on_after_any_journal_line_gives_the_same_story(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    """Let the process die behind every single event of an effort; what follows must not differ."""
+    propose(proposals, train_py(2.5), train_py(2.75, "crash NameError"), train_py(2.6))
+    whole = start(efforts, tmp_path / "whole", Replay(proposals))
+    (reference := whole.loop()).run()
+    events = len((tmp_path / "whole" / "audit.jsonl").read_bytes().splitlines())
+
+    for after in range(1, events - 2):
+        home = tmp_path / f"killed-after-{after}"
+        effort = start(efforts, home, Replay(proposals))
+        loop = effort.loop()
+        effort.world.observer = KillAfter(after)
+        with pytest.raises(Killed):
+            loop.run()
+        effort.agent = Replay(proposals)
+        effort.restart()
+        recover(effort.world, Workspaces(effort.trainer), (again := effort.loop()).state)
+        again.run()
+        assert verdicts(again.state) == verdicts(reference.state)
+        assert effort.git_log() == whole.git_log()
+        assert not effort.trainer.workspaces
+        assert verify(home) == []
