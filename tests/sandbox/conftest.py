@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,29 +80,34 @@ class Bench:
         return (self.home / "runs" / "0" / "run.log").read_text(errors="replace")
 
 
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Benches on the sandbox image; settings of SandboxConfig can be overridden."""
-    made: list[DockerSandbox] = []
-
-    def make(**overrides: object) -> Bench:
-        config = SandboxConfig.model_validate(
-            {"workspace_bytes": 16 * MIB, "workspace_inodes": 64, "trainer": SMALL, **overrides}
-        )
-        try:
-            sandbox = DockerSandbox(config, tmp_path, SystemClock())
-            sandbox.describe()
-        except NotReady as error:
-            pytest.skip(str(error))
-        made.append(sandbox)
-        (tmp_path / "data" / "public").mkdir(parents=True, exist_ok=True)
-        return Bench(tmp_path, sandbox, config, HarnessFiles.materialise(HARNESS, tmp_path))
-
-    yield make
-    for sandbox in made:
+@contextmanager
+def open_bench(home: Path, config: SandboxConfig) -> Iterator[Bench]:
+    """A bench on the sandbox image; removes what its tests leave behind. Skips where there is no engine."""
+    try:
+        sandbox = DockerSandbox(config, home, SystemClock())
+    except NotReady as error:
+        pytest.skip(str(error))
+    try:
+        sandbox.describe()
+        (home / "data" / "public").mkdir(parents=True, exist_ok=True)
+        yield Bench(home, sandbox, config, HarnessFiles.materialise(HARNESS, home))
         containers, volumes = sandbox.leftovers()
         sandbox.remove(containers=containers, volumes=volumes)
+    finally:
         sandbox.close()
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Makes benches; settings of SandboxConfig can be overridden."""
+    with ExitStack() as opened:
+
+        def make(**overrides: object) -> Bench:
+            small = {"workspace_bytes": 16 * MIB, "workspace_inodes": 64, "trainer": SMALL}
+            config = SandboxConfig.model_validate({**small, **overrides})
+            return opened.enter_context(open_bench(tmp_path, config))
+
+        yield make
 
 
 @pytest.fixture

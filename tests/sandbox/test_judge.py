@@ -1,0 +1,159 @@
+"""W and J on real containers: an honest model gets its score, a broken one its cause."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from controller.core.container_spec import MIB, Domain, Limits, Place, SandboxConfig
+from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, Score
+from controller.judge import ContainerJudge, JudgeConfig
+from controller.ports import Attempt
+from tests.harness.scoring import IMPORTABLE, MODEL, make_data, reference_bpb, tiny_model
+from tests.sandbox.conftest import Bench, open_bench
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+TRAINS = f"""
+import torch
+{MODEL}
+def build_model():
+    return Tiny()
+
+if __name__ == "__main__":
+    import prepare
+    torch.manual_seed(3)
+    prepare.save_checkpoint(Tiny())
+"""
+
+
+@dataclass
+class Trained:
+    """An attempt whose T has ended and left a checkpoint; variants of its train.py can be scored."""
+
+    bench: Bench
+    attempt: Attempt
+
+    def judge(self, **settings: float) -> ContainerJudge:
+        return ContainerJudge(
+            self.bench.sandbox,
+            self.bench.clock,
+            config=JudgeConfig.model_validate({"batch_rows": 4, "total_seconds": 100, **settings}),
+            containers=self.bench.config,
+            home=self.bench.home,
+            harness=self.bench.harness.folder,
+            data=self.bench.home / "data",
+        )
+
+    def score(self, train_py: str, **settings: float) -> Score | Refusal:
+        path = self.bench.home / "variant.py"
+        path.write_text(train_py)
+        return self.judge(**settings).score(self.with_train(path), 11, threading.Event())
+
+    def with_train(self, path: Path) -> Attempt:
+        return replace(self.attempt, train_path=path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    home = tmp_path_factory.mktemp("home")
+    memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
+    config = SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory)
+    with open_bench(home, config) as bench:
+        make_data(home / "data")
+        attempt = bench.attempt(TRAINS, budget=60.0)
+        outcome = bench.trainer().train(attempt, threading.Event(), lambda elapsed: None)
+        assert outcome.cause is None, bench.log_text
+        yield Trained(bench, attempt)
+
+
+def test_an_honest_model_gets_its_score_and_nothing_is_left(trained: Trained) -> None:
+    result = trained.score(IMPORTABLE)
+    assert isinstance(result, Score)
+    assert result.val_bpb == pytest.approx(
+        reference_bpb(tiny_model(), trained.bench.home / "data", "val", 40)
+    )
+    assert result.bytes > result.tokens > 1000
+    place = Place(trained.bench.home, "0")
+    containers, volumes = trained.bench.sandbox.leftovers()
+    assert sorted(containers) == [place.name(Domain.HOLDER), place.name(Domain.TRAINER)]
+    assert volumes == [place.name("workspace")]
+
+
+def forward(statement: str) -> str:
+    return IMPORTABLE.replace(
+        "        x = self.embed(idx)\n", f"        {statement}\n        x = self.embed(idx)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train_py", "cause", "detail"),
+    [
+        ("raise RuntimeError('no build')", Cause.LOAD, "no build"),
+        (IMPORTABLE.replace("Linear(48, 24)", "Linear(48, 24, bias=False)"), Cause.LOAD, "does not fit"),
+        (forward("raise RuntimeError('no forward')"), Cause.FORWARD, "no forward"),
+        (forward("import os; os._exit(0)"), Cause.FORWARD, "status 0"),
+        (forward("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), Cause.FORWARD, "status 139"),
+        (forward("blob = bytearray(2 << 30); blob[::4096] = bytes(len(blob[::4096]))"), Cause.OOM, ""),
+        (forward("return torch.zeros(2, 3, 4)"), Cause.WRONG_SHAPE, "[2, 3, 4]"),
+        (forward("return torch.full((*idx.shape, 261), float('nan'))"), Cause.NOT_FINITE, "NaN"),
+    ],
+)
+def test_a_broken_worker_gets_its_cause(trained: Trained, train_py: str, cause: Cause, detail: str) -> None:
+    result = trained.score(train_py)
+    assert isinstance(result, Refusal)
+    assert (result.cause, detail in result.detail) == (cause, True), result
+
+
+def test_a_slow_worker_is_ended(trained: Trained) -> None:
+    started = time.monotonic()
+    result = trained.score(forward("import time; time.sleep(1000)"), first_batch_seconds=15)
+    assert isinstance(result, Refusal)
+    assert result.cause is Cause.WORKER_TIMEOUT
+    assert time.monotonic() - started < 40
+
+
+def test_an_empty_workspace_has_no_checkpoint(trained: Trained) -> None:
+    bench = trained.bench
+    attempt = bench.attempt("print('nothing saved')", budget=20.0, experiment="1")
+    bench.trainer().train(attempt, threading.Event(), lambda elapsed: None)
+    try:
+        result = trained.judge().score(
+            replace(attempt, train_path=trained.attempt.train_path), 1, threading.Event()
+        )
+        assert isinstance(result, Refusal)
+        assert result.cause is Cause.NO_CHECKPOINT
+        bench.sandbox.kill(Place(bench.home, "1").name(Domain.HOLDER))
+        with pytest.raises(InfrastructureError, match="workspace"):
+            trained.judge().score(attempt, 1, threading.Event())
+    finally:
+        bench.trainer().discard(attempt)
+
+
+def test_scoring_stops_when_asked_and_cleans_up(trained: Trained) -> None:
+    stop = threading.Event()
+    threading.Timer(3.0, stop.set).start()
+    path = trained.bench.home / "variant.py"
+    path.write_text(forward("import time; time.sleep(1000)"))
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        trained.judge().score(trained.with_train(path), 1, stop)
+    assert time.monotonic() - started < 12
+    containers, _ = trained.bench.sandbox.leftovers()
+    assert not [name for name in containers if name.endswith(("worker", "judge"))]
+
+
+def test_a_judge_that_fails_is_not_the_experiments_fault(trained: Trained) -> None:
+    (manifest := trained.bench.home / "data" / "judge" / "manifest.json").rename(
+        manifest.with_suffix(".away")
+    )
+    try:
+        with pytest.raises(InfrastructureError, match="judge"):
+            trained.score(IMPORTABLE)
+    finally:
+        manifest.with_suffix(".away").rename(manifest)
