@@ -107,9 +107,9 @@ main() {
     engine_answers && tools_complete && return
     if is_root; then
         exec 9>/run/glovebox-engine.lock
-        flock 9 # two commands at once: the second finds the work done
+        flock --timeout 600 9 || stop "another glovebox command has been setting up the container engine for ten minutes."
     fi
-    tools_complete && { have dockerd || engine_answers; } || install_engine
+    if ! tools_complete || ! { have dockerd || engine_answers; }; then install_engine 9>&-; fi
     engine_answers || start_engine
     say "container engine $(docker version --format '{{.Server.Version}}') is up"
 }

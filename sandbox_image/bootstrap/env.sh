@@ -28,12 +28,12 @@ lock_files() {
 }
 
 main() {
-    local level=${1:?run or dev} stamp lock
+    local level=${1:?run or dev} stamp locks arguments
     need git git
     need_python
-    local arguments=()
-    while read -r lock; do arguments+=(-r "$lock"); done < <(lock_files "$level")
-    stamp=$(python3 --version; pwd; cat pyproject.toml $(lock_files "$level"))
+    mapfile -t locks < <(lock_files "$level")
+    mapfile -t arguments < <(printf -- '--requirement=%s\n' "${locks[@]}")
+    stamp=$(python3 --version; pwd; cat pyproject.toml "${locks[@]}")
     stamp=.venv/.glovebox-$level-$(sha256sum <<<"$stamp" | cut -c1-16)
     [ -e "$stamp" ] && return
     say "installing the Python environment ($level) into .venv"
@@ -41,9 +41,9 @@ main() {
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     if [ -n "${GLOVEBOX_WHEELS:-}" ]; then export PIP_FIND_LINKS=$GLOVEBOX_WHEELS; fi
     if [ -n "${GLOVEBOX_CA_BUNDLE:-}" ]; then export PIP_CERT=$GLOVEBOX_CA_BUNDLE; fi
-    .venv/bin/python -m pip install --quiet --only-binary=:all: --require-hashes "${arguments[@]}" ||
+    .venv/bin/python -m pip install -qq --only-binary=:all: --require-hashes "${arguments[@]}" ||
         stop "pip could not install the locked packages; the lines above say why."
-    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable . ||
+    .venv/bin/python -m pip install -qq --no-deps --no-build-isolation --editable . ||
         stop "pip could not install the glovebox command; the lines above say why."
     touch "$stamp"
 }
