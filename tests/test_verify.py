@@ -1,0 +1,199 @@
+"""A true record passes; whatever is changed in it afterwards is named."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from controller.core.events import Decided
+from controller.core.model import Decision, Verdict
+from controller.journal import HomeLock
+from controller.verify import verify
+from tests.story import BASELINE, Story, tell
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tell(tmp_path_factory.mktemp("told")).home
+
+
+@pytest.fixture
+def home(told: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(told, tmp_path / "home")
+
+
+def flip(path: Path, position: int | None = None) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if position is None else position] ^= 0x01
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def git(home: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=p", "-c", "user.email=p@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=home / "repo", check=True, capture_output=True)
+
+
+def blob_of(home: Path, number: int) -> Path:
+    name = Story(home).state.experiments[number].proposal.train_sha256
+    return home / "blobs" / name[:2] / name
+
+
+def test_a_true_record_passes(home: Path) -> None:
+    assert verify(home) == []
+
+
+def test_verifying_changes_nothing(home: Path) -> None:
+    def snapshot() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+    before = snapshot()
+    verify(home)
+    assert snapshot() == before
+
+
+def foreign_commit(home: Path) -> None:
+    (home / "repo" / "train.py").write_text("BETTER = 1\n")
+    git(home, "commit", "--quiet", "--all", "-m", "mine")
+
+
+def amended_commit(home: Path) -> None:
+    git(home, "commit", "--quiet", "--amend", "-m", "Better\n\nExperiment: 4\nVal-Bpb: 1.500000")
+
+
+def lost_commit(home: Path) -> None:
+    git(home, "update-ref", "refs/heads/autoresearch/test", "HEAD^")
+
+
+def lost_branch(home: Path) -> None:
+    git(home, "update-ref", "-d", "refs/heads/autoresearch/test")
+
+
+def damaged_object(home: Path) -> None:
+    flip(next(iter(sorted((home / "repo" / ".git" / "objects").glob("??/*")))))
+
+
+def lost_end(home: Path) -> None:
+    """Everything after the first keep, taken out of journal, ledger and runs alike."""
+    lines = (home / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    (home / "audit.jsonl").write_bytes(b"".join(lines[:9]))
+    rows = (home / "results.tsv").read_bytes().splitlines(keepends=True)
+    (home / "results.tsv").write_bytes(b"".join(rows[:2]))
+
+
+TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
+    (lambda home: (home / "audit.jsonl").unlink(), "audit.jsonl is missing"),
+    (lambda home: edit(home / "audit.jsonl", '"val_bpb":2.0', '"val_bpb":1.0'), "audit.jsonl line 7 "),
+    (lambda home: append(home / "audit.jsonl", '{"torn'), "audit.jsonl line 33 is torn"),
+    (lambda home: blob_of(home, 1).unlink(), "cannot be read"),
+    (lambda home: flip(blob_of(home, 1)), "is not what its name says"),
+    (lambda home: edit(home / "results.tsv", "2.500000", "1.500000"), "results.tsv line 3 is not"),
+    (lambda home: edit(home / "results.tsv", "\tworse\t", "\tbest\t"), "results.tsv line 3 is not"),
+    (lambda home: (home / "results.tsv").unlink(), "results.tsv lacks 6 lines"),
+    (lambda home: append(home / "results.tsv", "x\n"), "results.tsv has 1 lines"),
+    (lambda home: flip(home / "runs/000001/train.py"), "runs/000001/train.py is not what"),
+    (lambda home: flip(home / "runs/000001/change.diff"), "runs/000001/change.diff is not what"),
+    (lambda home: (home / "runs/000003/train.py").unlink(), "runs/000003/train.py is missing"),
+    (lambda home: flip(home / "runs/000002/run.log", 3), "runs/000002/run.log is not what"),
+    (lambda home: edit(home / "runs/000004/run.log", "1.500000", "1.400000"), "runs/000004/run.log is not"),
+    (lambda home: edit(home / "runs/000001/experiment.json", "2.5", "1.2"), "runs/000001/experiment.json is"),
+    (lambda home: (home / "runs/000001/experiment.json").unlink(), "runs/000001/experiment.json is missing"),
+    (foreign_commit, "3 commits after its base, the journal 2"),
+    (amended_commit, "stands where the journal has"),
+    (lost_commit, "1 commits after its base, the journal 2"),
+    (lost_branch, "has no branch autoresearch/test"),
+    (damaged_object, "git fsck failed"),
+    (lost_end, "2 commits after its base, the journal 1"),
+    (lambda home: shutil.rmtree(home / "repo"), "repo: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tamper", "finding"), TAMPERINGS)
+def test_every_change_is_named(home: Path, tamper: Callable[[Path], object], finding: str) -> None:
+    tamper(home)
+    problems = verify(home)
+    assert any(finding in problem for problem in problems), problems
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_a_flipped_byte_anywhere_is_found(home: Path) -> None:
+    """Every file of the record, one byte at a place chosen by chance."""
+    chance = random.Random(7)
+    objects = home / "repo" / ".git" / "objects"
+    files = [
+        *(home / name for name in ("audit.jsonl", "results.tsv")),
+        *(path for folder in ("blobs", "runs") for path in (home / folder).rglob("*") if path.is_file()),
+        *objects.glob("??/*"),
+    ]
+    assert len(files) > 40
+    for path in files:
+        content = path.read_bytes()
+        flip(path, chance.randrange(len(content)))
+        assert verify(home), path
+        path.write_bytes(content)
+    assert verify(home) == []
+
+
+def test_a_journal_rewritten_to_forget_a_run_is_found_in_git(home: Path) -> None:
+    """The chain of a journal told anew is whole; the commits still name the heads of the true one."""
+    forged = home.with_name("forged")
+    story = Story(forged)
+    story.begin()
+    story.experiment(BASELINE, 2.0, "baseline")
+    story.experiment(BASELINE + "A = 4\n", 1.5, "better")
+    for name in ("audit.jsonl", "results.tsv"):
+        shutil.copy(forged / name, home / name)
+    problems = verify(home)
+    assert any("the branch begins with" in problem or "lines are missing" in problem for problem in problems)
+
+
+def test_a_verdict_that_does_not_follow_is_found(home: Path) -> None:
+    story = Story(home)
+    number = story.propose(BASELINE + "A = 5\n")
+    story.train(number)
+    story.judge(number, 1.9)
+    story.record(
+        Decided(experiment=number, decision=Decision(verdict=Verdict.KEEP, rule="mine"), frontier_bpb=2.0)
+    )
+    problems = verify(home)
+    assert any("was measured against 2.0, not the frontier" in problem for problem in problems)
+    assert any("was decided keep; by the rules it is discard" in problem for problem in problems)
+
+
+def test_killed_after_any_step_of_a_keep_the_record_is_still_true(home: Path) -> None:
+    """What recovery completes is no contradiction, except that it has not been completed."""
+    story = Story(home)
+    number = story.propose(BASELINE + "A = 5\n")
+    assert verify(home) == []
+    story.train(number)
+    assert verify(home) == []
+    story.judge(number, 1.0)
+    story.decide(number)
+    assert verify(home) == []
+    story.commit(number)
+    assert verify(home) == []
+
+
+def test_a_controller_at_work_is_not_accused_of_being_behind(home: Path) -> None:
+    lines = (home / "results.tsv").read_bytes().splitlines(keepends=True)
+    (home / "results.tsv").write_bytes(b"".join(lines[:-1]))
+    (home / "runs" / "000004" / "experiment.json").unlink()
+    with HomeLock(home):
+        assert verify(home) == []
+    assert len(verify(home)) == 2
