@@ -1,0 +1,645 @@
+"""Train one GPT for as long as the budget lasts and save it: the baseline every experiment starts from.
+
+The file reads from top to bottom: constants, model, optimizer, schedule, loop, summary. It runs on one CUDA
+device (bfloat16, compiled) or on the CPU (float32, not compiled).
+
+What it prints about itself is a claim. The score is measured elsewhere, on the checkpoint, by a process that
+imports this file and calls `build_model()`: importing must stay free of side effects.
+"""
+
+import gc
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# Read when CUDA memory is first asked for: without it, fragments of freed blocks pile up.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from prepare import (
+    EVAL_TOKENS,
+    MAX_SEQ_LEN,
+    SCALE,
+    VOCAB_SIZE,
+    Tokenizer,
+    evaluate_bpb,
+    make_dataloader,
+    save_checkpoint,
+    time_left,
+)
+
+# --- tunable constants -------------------------------------------------------
+# A name ending in _CPU or _GPU holds at that scale of the data only, every other name at both.
+# Model
+DEPTH_CPU = 2  # transformer blocks. choices: 1, 2, 3, 4
+DEPTH_GPU = 8  # transformer blocks. choices: 6, 7, 8, 9, 10, 12
+WIDTH_CPU = 64  # channels of the residual stream. choices: 64, 128, 192
+WIDTH_GPU = 512  # channels of the residual stream. choices: 384, 512, 640, 768
+HEAD_DIM_CPU = 64  # channels of an attention head. choices: 32, 64
+HEAD_DIM_GPU = 128  # channels of an attention head. choices: 64, 128
+MLP_RATIO = 4  # hidden channels of the MLP per channel of the stream. choices: 2, 3, 4, 6
+PAIR_ROWS_CPU = 16384  # rows of the table of token pairs. choices: 4096, 8192, 16384, 32768
+PAIR_ROWS_GPU = 65536  # rows of the table of token pairs. choices: 16384, 32768, 65536, 131072
+WINDOW_PATTERN_CPU = "L"  # attention by layer: L whole context, S short window; last is L. choices: "L", "SL"
+WINDOW_PATTERN_GPU = "SSSL"  # the same. choices: "L", "SL", "SSL", "SSSL"
+SHORT_WINDOW_DIVISOR = 4  # a short window is the context over this. choices: 2, 4, 8
+ROTARY_BASE = 10000.0  # longest rotary wavelength over 2 pi, tokens. range: 1e2..1e6 log
+LOGIT_SOFTCAP = 15.0  # bound on the magnitude of a logit. range: 8..40
+# Batch
+BATCH_TOKENS_CPU = 1024  # tokens per optimizer step. choices: 512, 1024, 2048, 4096
+BATCH_TOKENS_GPU = 524288  # tokens per optimizer step. choices: 131072, 262144, 524288
+DEVICE_ROWS_CPU = 4  # rows per forward pass. choices: 2, 4, 8
+DEVICE_ROWS_GPU = 128  # rows per forward pass, bounded by memory. choices: 64, 128
+# Optimizer
+MATRIX_LR_CPU = 0.02  # Muon, matrices inside the blocks. range: 5e-3..1e-1 log
+MATRIX_LR_GPU = 0.04  # Muon, matrices inside the blocks. range: 5e-3..1e-1 log
+EMBEDDING_LR_CPU = 1.0  # AdamW, token, pair and value embeddings. range: 0.1..3 log
+EMBEDDING_LR_GPU = 0.6  # AdamW, token, pair and value embeddings. range: 0.1..3 log
+UNEMBEDDING_LR = 0.004  # AdamW, output projection. range: 1e-3..2e-2 log
+SCALAR_LR = 0.5  # AdamW, mixing scalars. range: 0.05..2 log
+WEIGHT_DECAY = 0.2  # Muon, cautious, falling to zero over the run. range: 0.0..0.5
+MUON_MOMENTUM = 0.95  # reached after a warm-up. range: 0.85..0.98
+ADAM_BETA1 = 0.8  # range: 0.5..0.95
+ADAM_BETA2 = 0.95  # range: 0.9..0.995
+# Schedule, in fractions of the training time
+WARMUP_FRACTION = 0.0  # the learning rate rises from zero. range: 0.0..0.1
+WARMDOWN_FRACTION = 0.6  # the learning rate falls to zero at the end. range: 0.2..1.0
+SEED = 42
+# --- end of tunable constants ------------------------------------------------
+
+GPU_SCALE = SCALE == "gpu"
+DEPTH = DEPTH_GPU if GPU_SCALE else DEPTH_CPU
+WIDTH = WIDTH_GPU if GPU_SCALE else WIDTH_CPU
+HEAD_DIM = HEAD_DIM_GPU if GPU_SCALE else HEAD_DIM_CPU
+PAIR_ROWS = PAIR_ROWS_GPU if GPU_SCALE else PAIR_ROWS_CPU
+WINDOW_PATTERN = WINDOW_PATTERN_GPU if GPU_SCALE else WINDOW_PATTERN_CPU
+BATCH_TOKENS = BATCH_TOKENS_GPU if GPU_SCALE else BATCH_TOKENS_CPU
+DEVICE_ROWS = DEVICE_ROWS_GPU if GPU_SCALE else DEVICE_ROWS_CPU
+MATRIX_LR = MATRIX_LR_GPU if GPU_SCALE else MATRIX_LR_CPU
+EMBEDDING_LR = EMBEDDING_LR_GPU if GPU_SCALE else EMBEDDING_LR_CPU
+
+STARTED = time.monotonic()
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PASSES = max(1, round(BATCH_TOKENS / (DEVICE_ROWS * MAX_SEQ_LEN)))  # forward passes per optimizer step
+STEP_TOKENS = PASSES * DEVICE_ROWS * MAX_SEQ_LEN
+EVALUATION_ROWS = 16
+GATE_CHANNELS = 32  # leading channels of the stream that steer the value-embedding gates
+VARIANCE_BETA = 0.95  # memory of Muon's per-row variance
+PEAK_FLOPS = 989.5e12  # dense bfloat16 of an H100 or H200, per second; mfu_percent is a share of it
+
+# --- model --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture; `windows[i]` is how many positions, its own included, a query of layer i sees."""
+
+    vocab_size: int
+    pair_rows: int
+    context: int
+    width: int
+    head_dim: int
+    windows: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        return len(self.windows)
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_dim
+
+
+def windows_of(pattern: str, depth: int, context: int) -> tuple[int, ...]:
+    """Repeat a pattern of L (whole context) and S (short window) over the layers; the last one is L."""
+    spans = {"L": context, "S": max(1, context // SHORT_WINDOW_DIVISOR)}
+    return (*(spans[pattern[layer % len(pattern)]] for layer in range(depth - 1)), context)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What to calculate in where x lives: bfloat16 on CUDA, float32 on the CPU."""
+    return torch.bfloat16 if x.is_cuda else torch.float32
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMS norm over the last dimension, without learned gain."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+class Linear(nn.Linear):
+    """A bias-free linear map: kept in float32, applied in the dtype of its input."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Embedding(nn.Embedding):
+    """A lookup table: kept in float32, read in the compute dtype, which halves the traffic on CUDA."""
+
+    def forward(self, idx: Tensor) -> Tensor:
+        return F.embedding(idx, self.weight.to(compute_dtype(idx)))
+
+
+def rotary_tables(context: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position times frequency, float32 [context, 1, head_dim / 2] (arXiv:2104.09864)."""
+    frequencies = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
+    return angles.cos()[:, None, :], angles.sin()[:, None, :]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + head_dim / 2]) of x [B, T, heads, head_dim] by its position's angle."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
+
+
+def window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
+    """bool [tokens, tokens], True where a query (row) sees a key (column): the last `window` ones."""
+    age = torch.arange(tokens, device=device)[:, None] - torch.arange(tokens, device=device)
+    return (age >= 0) & (age < window)
+
+
+def window_blocks(tokens: int, window: int, device: torch.device) -> BlockMask:
+    """The same mask in the block-sparse form that flex attention skips work by."""
+
+    def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (query - key < window)
+
+    return create_block_mask(visible, None, None, tokens, tokens, device=device.type)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal attention within a window; q, k, v and the result are [B, heads, T, head_dim].
+
+    Whole-context layers use the fused causal kernel. It knows no window and would do the whole triangle, so
+    short windows use flex attention where it is compiled, and a dense mask elsewhere.
+    """
+    tokens = q.size(2)
+    if window >= tokens:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if q.is_cuda and torch.compiler.is_compiling():
+        out = flex_attention(q, k, v, block_mask=window_blocks(tokens, window, q.device))
+        assert isinstance(out, Tensor)
+        return out
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=window_mask(tokens, window, q.device))
+
+
+def pair_row(idx: Tensor, rows: int) -> Tensor:
+    """The row of a hashed table for each token and the one before it: int64 [B, T], 0 to rows - 1.
+
+    The multipliers are arbitrary odd numbers. Pairs may share a row; frequent ones win it.
+    """
+    before = F.pad(idx[:, :-1], (1, 0))
+    return (36313 * before + 27191 * idx) % rows
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions, normalised queries and keys, and gated value embeddings."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.window = config.windows[layer]
+        self.query = Linear(config.width, config.width)
+        self.key = Linear(config.width, config.width)
+        self.value = Linear(config.width, config.width)
+        self.out = Linear(config.width, config.width)
+        self.gate = Linear(GATE_CHANNELS, config.heads) if has_value_embedding(layer, config.depth) else None
+
+    def forward(self, x: Tensor, extra_value: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        heads = (*x.shape[:2], -1, self.head_dim)
+        q, k, v = self.query(x).view(heads), self.key(x).view(heads), self.value(x).view(heads)
+        if self.gate is not None and extra_value is not None:
+            # A second value per token that skips the layers below (arXiv:2410.17897), admitted head by head.
+            gate = 2 * torch.sigmoid(self.gate(x[..., :GATE_CHANNELS]))
+            v = v + gate.unsqueeze(-1) * extra_value.view(heads)
+        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
+        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
+        x = self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return x
+
+
+def has_value_embedding(layer: int, depth: int) -> bool:
+    """Every second layer has one, the last layer always."""
+    return (depth - 1 - layer) % 2 == 0
+
+
+class MLP(nn.Module):
+    """Two linear maps around a squared ReLU (arXiv:2109.08668)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = Linear(width, MLP_RATIO * width)
+        self.down = Linear(MLP_RATIO * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(F.relu(self.up(x)).square())
+        return x
+
+
+class Block(nn.Module):
+    """One pre-norm layer: attention, then MLP, each added to the stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.mlp = MLP(config.width)
+
+    def forward(self, x: Tensor, extra_value: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(norm(x), extra_value, cos, sin)
+        x = x + self.mlp(norm(x))
+        return x
+
+
+INITIAL_STD = {"embedding.weight": 1.0, "pair_embedding.weight": 0.1, "unembedding.weight": 0.001}
+
+
+class GPT(nn.Module):
+    """Decoder-only transformer.
+
+    `model(idx)` maps int64 tokens [B, T], T at most the context, to float32 logits [B, T, vocabulary];
+    `model(idx, targets, reduction)` to the cross-entropy in nats, targets of -1 ignored.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.width)
+        self.pair_embedding = Embedding(config.pair_rows, config.width)
+        self.value_embeddings = nn.ModuleDict(
+            {
+                str(layer): Embedding(config.vocab_size, config.width)
+                for layer in range(config.depth)
+                if has_value_embedding(layer, config.depth)
+            }
+        )
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.unembedding = Linear(config.width, config.vocab_size)
+        self.stream_scale = nn.Parameter(torch.ones(config.depth))  # what a layer keeps of the stream
+        self.skip_scale = nn.Parameter(
+            torch.full((config.depth,), 0.1)
+        )  # what it takes again of the embedding
+        cos, sin = rotary_tables(config.context, config.head_dim)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Every block starts as the identity and every prediction as nearly uniform."""
+        bound = math.sqrt(3 / self.config.width)  # uniform, with a standard deviation of 1 / sqrt(width)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight", "gate.weight")):
+                nn.init.zeros_(parameter)
+            elif name in INITIAL_STD:
+                nn.init.normal_(parameter, std=INITIAL_STD[name])
+            elif parameter.ndim == 2:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None, reduction: str = "mean") -> Tensor:
+        tokens = idx.size(1)
+        cos, sin = self.cos[:tokens].to(compute_dtype(idx)), self.sin[:tokens].to(compute_dtype(idx))
+        pairs = self.pair_embedding(pair_row(idx, self.config.pair_rows))
+        x = start = norm(self.embedding(idx) + pairs)
+        for layer, block in enumerate(self.blocks):
+            x = self.stream_scale[layer] * x + self.skip_scale[layer] * start
+            name = str(layer)
+            extra_value = self.value_embeddings[name](idx) if name in self.value_embeddings else None
+            x = block(x, extra_value, cos, sin)
+        logits = self.unembedding(norm(x)).float()
+        logits = LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=reduction)
+
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token: 6 a weight in a product, 12 a channel attended to (arXiv:2204.02311)."""
+        weights = sum(p.numel() for p in self.blocks.parameters()) + self.unembedding.weight.numel()
+        return 6 * weights + 12 * self.config.width * sum(self.config.windows)
+
+
+def build_model() -> GPT:
+    """A fresh model, on the default device, with the same weights on every call."""
+    torch.manual_seed(SEED)
+    windows = windows_of(WINDOW_PATTERN, DEPTH, MAX_SEQ_LEN)
+    return GPT(ModelConfig(VOCAB_SIZE, PAIR_ROWS, MAX_SEQ_LEN, WIDTH, HEAD_DIM, windows))
+
+
+# --- optimizer ----------------------------------------------------------------
+
+# One row per iteration: the odd quintic that best pushes all singular values towards one, from where the rows
+# above it leave them ("Polar Express", arXiv:2505.16932, with its safety factor).
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+def frobenius(matrices: Tensor) -> Tensor:
+    """Norm of each of [N, rows, columns], as [N, 1, 1]."""
+    norms: Tensor = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True)
+    return norms
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix to each of [N, rows, columns], approximately; in bf16 on CUDA."""
+    tall = matrices.size(-2) > matrices.size(-1)
+    x = (matrices.mT if tall else matrices).to(compute_dtype(matrices))
+    x = x / (1.02 * frobenius(x) + 1e-6)
+    for a, b, c in POLAR_EXPRESS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def even_out(update: Tensor, variance: Tensor, beta: float) -> Tensor:
+    """Divide each row (or column) of the update by its running RMS; the norm stays (arXiv:2510.05491).
+
+    `variance` [N, rows, 1] or [N, 1, columns] is the running mean square; it is advanced in place.
+    """
+    over = -1 if variance.size(-1) == 1 else -2
+    variance.lerp_(update.square().mean(dim=over, keepdim=True), 1 - beta)
+    scaled = update * variance.clamp_min(1e-10).rsqrt()
+    return scaled * (frobenius(update) / frobenius(scaled).clamp_min(1e-10))
+
+
+def muon_update(
+    weights: Tensor, gradients: Tensor, velocity: Tensor, variance: Tensor, rates: Tensor
+) -> None:
+    """One Muon step on matrices of one shape [N, rows, columns], in place.
+
+    The method is from kellerjordan.github.io/posts/muon, here with Nesterov momentum.
+    `rates` is float32 [3]: learning rate, momentum, weight decay; a tensor, so that it is compiled only once.
+    """
+    rate, momentum, decay = rates.unbind()
+    velocity.lerp_(gradients, 1 - momentum)
+    update = even_out(orthogonalise(gradients.lerp(velocity, momentum)).float(), variance, VARIANCE_BETA)
+    shrink = decay * weights * (update * weights >= 0)  # cautious: decay only what the step shrinks anyway
+    weights.sub_(rate * (update + shrink))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose every step on a matrix is orthogonalised; matrices of one shape step together."""
+
+    def __init__(self, matrices: list[nn.Parameter], compiled: bool) -> None:
+        shapes = sorted({tuple(p.shape) for p in matrices})
+        groups = [{"params": [p for p in matrices if tuple(p.shape) == shape]} for shape in shapes]
+        super().__init__(groups, {"lr": MATRIX_LR, "momentum": MUON_MOMENTUM, "weight_decay": WEIGHT_DECAY})
+        self.update = torch.compile(muon_update, dynamic=False, fullgraph=True) if compiled else muon_update
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Advance every matrix that has a gradient; torch's optional closure is not supported."""
+        for group in self.param_groups:
+            parameters = group["params"]
+            weights = torch.stack(list(parameters))
+            gradients = torch.stack([p.grad for p in parameters])
+            count, rows, columns = weights.shape
+            state = self.state[parameters[0]]
+            if not state:
+                state["velocity"] = torch.zeros_like(weights)
+                state["variance"] = weights.new_zeros(
+                    (count, rows, 1) if rows >= columns else (count, 1, columns)
+                )
+            rate = group["lr"] * max(1.0, rows / columns) ** 0.5  # tall matrices change their output as much
+            rates = torch.tensor([rate, group["momentum"], group["weight_decay"]])
+            self.update(weights, gradients, state["velocity"], state["variance"], rates.to(weights.device))
+            torch._foreach_copy_(parameters, list(weights.unbind()))
+
+
+def build_optimizers(model: GPT, compiled: bool) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, output projection and scalars.
+
+    AdamW's learning rates were found at a width of 768 and go with 1 / sqrt(width).
+    """
+    scale = (768 / model.config.width) ** 0.5
+    tables = [table.weight for table in model.modules() if isinstance(table, Embedding)]
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale},
+            {"params": tables, "lr": EMBEDDING_LR * scale},
+            {"params": [model.stream_scale], "lr": SCALAR_LR * 0.01},  # a gain on the whole stream is touchy
+            {"params": [model.skip_scale], "lr": SCALAR_LR},
+        ],
+        betas=(ADAM_BETA1, ADAM_BETA2),
+        eps=1e-10,
+        weight_decay=0.0,
+        fused=True,
+    )
+    optimizers: list[torch.optim.Optimizer] = [Muon(list(model.blocks.parameters()), compiled), adamw]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+# --- schedule -----------------------------------------------------------------
+
+SETTLING_STEPS = 3  # steps before the schedule begins: compilation, allocation, first touch
+MOMENTUM_WARMUP_FRACTION = 0.3  # of the training time
+LINE_EVERY = 0.02  # of the training time
+SAVE_EVERY = 0.2  # of the training time, so that a kill at any moment finds a checkpoint that is not too old
+EVALUATION_SHARE = 0.06  # of the training time: what the printed estimate may cost at most
+MARGIN_SECONDS, MARGIN_SHARE = 0.5, 0.01  # left unused before the kill, of it absolutely and of the time left
+
+
+@dataclass
+class Clock:
+    """Where the run stands in the wall clock left to it, as measured by the run itself; seconds.
+
+    Progress is zero until `start`, then reaches one where the reserve for evaluating and saving begins.
+    """
+
+    reserve: float
+    step_seconds: float = 0.0
+    available: float = math.inf
+
+    def start(self, reserve: float) -> None:
+        """Begin the schedule, with all of the time before the reserve to spend."""
+        self.reserve, self.available = reserve, max(1e-3, time_left() - reserve)
+
+    def observe_step(self, seconds: float) -> None:
+        """Keep a slowly forgotten maximum: one hiccup is believed, a slow first step not for ever."""
+        self.step_seconds = max(seconds, 0.9 * self.step_seconds)
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the training time that is spent, 0 to 1."""
+        if math.isinf(self.available):
+            return 0.0
+        return min(1.0, max(0.0, 1 - (time_left() - self.reserve) / self.available))
+
+    @property
+    def over(self) -> bool:
+        """Whether one more step, after the one still in flight, would run into the reserve."""
+        return time_left() - 2 * self.step_seconds < self.reserve
+
+
+def lr_multiplier(progress: float) -> float:
+    """Trapezoid over the training time: up from zero, flat at one, down to zero."""
+    rise = progress / WARMUP_FRACTION if WARMUP_FRACTION > 0 else 1.0
+    fall = (1 - progress) / WARMDOWN_FRACTION if WARMDOWN_FRACTION > 0 else 1.0
+    return min(1.0, rise, fall)
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], progress: float) -> None:
+    """Give every parameter group the rates of this moment."""
+    for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
+        group["lr"] = group["peak_lr"] * lr_multiplier(progress)
+        if "momentum" in group:
+            warmth = min(1.0, progress / MOMENTUM_WARMUP_FRACTION)
+            group["momentum"] = MUON_MOMENTUM - (1 - warmth) * 0.1
+            group["weight_decay"] = WEIGHT_DECAY * (1 - progress)
+
+
+# --- run ----------------------------------------------------------------------
+
+Batches = Iterator[tuple[Tensor, Tensor, int]]
+Forward = Callable[..., Tensor]  # the model, compiled or not
+
+
+@dataclass
+class Tally:
+    """What a run has done; times in monotonic seconds."""
+
+    began: float
+    steps: int = 0
+    step_seconds: float = 0.0
+    settled: float = math.nan  # when the schedule began
+    ended: float = math.nan
+
+
+def train_step(model: Forward, optimizers: list[torch.optim.Optimizer], batches: Batches) -> Tensor:
+    """Accumulate the gradients of all passes, then step; returns the last pass's loss, not waited for."""
+    for _ in range(PASSES):
+        inputs, targets, _ = next(batches)
+        loss: Tensor = model(inputs, targets)
+        (loss / PASSES).backward()  # type: ignore[no-untyped-call]
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def finite(loss: Tensor, step: int) -> float:
+    """The loss as a number; when training has diverged, end the process with status 1 and one line."""
+    value = loss.item()
+    if not math.isfinite(value):
+        sys.exit(f"training diverged: the loss of step {step} is {value}")
+    return value
+
+
+def timed_save(model: nn.Module) -> float:
+    """Save a checkpoint; returns the seconds it took."""
+    began = time.monotonic()
+    save_checkpoint(model)
+    return time.monotonic() - began
+
+
+def evaluation_seconds(step_seconds: float) -> float:
+    """What evaluate_bpb will take: a forward pass is a third of a training step, and half is planned for."""
+    return 0.5 * step_seconds * EVAL_TOKENS / STEP_TOKENS
+
+
+def end_reserve(step_seconds: float, save_seconds: float) -> float:
+    """Seconds to keep for the end: a margin, two saves, and the evaluation if it is cheap enough."""
+    evaluation = evaluation_seconds(step_seconds)
+    if evaluation > EVALUATION_SHARE * time_left():
+        evaluation = 0.0
+    return MARGIN_SECONDS + MARGIN_SHARE * time_left() + 2 * save_seconds + evaluation
+
+
+def train(model: GPT, batches: Batches, compiled: bool) -> Tally:
+    """Train the model in place until the clock is over, saving on the way."""
+    optimizers = build_optimizers(model, compiled)
+    stepper: Forward = torch.compile(model, dynamic=False) if compiled else model
+    clock, tally = Clock(MARGIN_SECONDS), Tally(time.monotonic())
+    loss, next_save, next_line = torch.zeros(()), SAVE_EVERY, 0.0
+    while not clock.over:
+        began, progress = time.monotonic(), clock.progress
+        set_rates(optimizers, progress)
+        # The loss is read one step late, so that the device always has a step queued.
+        previous, loss = loss, train_step(stepper, optimizers, batches)
+        value = finite(previous, tally.steps - 1)
+        clock.observe_step(time.monotonic() - began)
+        tally.steps += 1
+        if tally.steps == SETTLING_STEPS:
+            collect_garbage_never_again()
+            clock.step_seconds = time.monotonic() - began  # forget the compilation
+            clock.start(end_reserve(clock.step_seconds, timed_save(model)))
+            tally.settled = time.monotonic()
+        if progress >= next_save:
+            save_checkpoint(model)
+            next_save += SAVE_EVERY
+        if tally.steps > SETTLING_STEPS and progress >= next_line:
+            pace = f"{1000 * clock.step_seconds:.0f} ms  {time_left():.0f} s left"
+            print(f"step {tally.steps:5d} ({progress:4.0%})  loss {value:.4f}  {pace}", flush=True)
+            next_line += LINE_EVERY
+    finite(loss, tally.steps - 1)
+    tally.ended, tally.step_seconds = time.monotonic(), clock.step_seconds
+    return tally
+
+
+def collect_garbage_never_again() -> None:
+    """Collect once, then stop: a pause can take half a second, and a run is too short to leak much."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def print_summary(model: GPT, tally: Tally, val_bpb: float | None) -> None:
+    """The run's claim about itself, in upstream's format; without val_bpb if there was no time for it."""
+    cuda = DEVICE.type == "cuda"
+    settled_flops = model.flops_per_token() * STEP_TOKENS * max(0, tally.steps - SETTLING_STEPS)
+    mfu = 100 * settled_flops / (tally.ended - tally.settled) / PEAK_FLOPS if cuda else 0.0
+    lines = {
+        "val_bpb": None if val_bpb is None else f"{val_bpb:.6f}",
+        "training_seconds": f"{tally.ended - tally.began:.1f}",
+        "total_seconds": f"{time.monotonic() - STARTED:.1f}",
+        "peak_vram_mb": f"{torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0:.1f}",
+        "mfu_percent": f"{mfu:.2f}",
+        "total_tokens_M": f"{tally.steps * STEP_TOKENS / 1e6:.1f}",
+        "num_steps": f"{tally.steps}",
+        "num_params_M": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
+        "depth": f"{DEPTH}",
+    }
+    print("---")
+    for key, value in lines.items():
+        if value is not None:
+            print(f"{key + ':':<18}{value}", flush=True)
+
+
+def main() -> None:
+    """Train, save, estimate if there is time, report."""
+    torch.set_float32_matmul_precision("high")
+    tokenizer = Tokenizer.from_directory()
+    with torch.device(DEVICE):
+        model = build_model()
+    batches = make_dataloader(tokenizer, DEVICE_ROWS, MAX_SEQ_LEN, "train")
+    tally = train(model, batches, compiled=DEVICE.type == "cuda")
+    save_checkpoint(model)
+    # The model as it is, not compiled: compiling it anew for evaluation takes longer than evaluating.
+    affordable = evaluation_seconds(tally.step_seconds) + MARGIN_SECONDS / 2 < time_left()
+    val_bpb = evaluate_bpb(model, tokenizer, EVALUATION_ROWS) if affordable else None
+    print_summary(model, tally, val_bpb)
+
+
+if __name__ == "__main__":
+    main()
