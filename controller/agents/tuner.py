@@ -31,6 +31,10 @@ from controller.ports import Context
 _CHANGED_AT_ONCE = (1, 1, 1, 2)
 _FIRST_RADIUS, _LEAST_RADIUS, _GREATEST_RADIUS = 0.25, 0.05, 0.5
 _GROW, _SHRINK = 1.5, 0.93
+_LEAST_STEP = 0.2
+"""Share of the radius; a smaller step drowns in the noise between two runs of one script."""
+_UNHINTED = 0.25
+"""How often a constant is tried whose author gave no hint, against one with a hint."""
 _ATTEMPTS = 300
 _ATTEMPTS_PER_WIDENING = 30
 _FAILED = 1e-3
@@ -150,16 +154,20 @@ class _Search:
             chosen = self._choose()
             trial = self._study.ask({c.name: self._axes[c.name].near(radius) for c in chosen})
             values = {c.name: self._axes[c.name].value_at(trial.params[c.name]) for c in chosen}
-            changed = {c.name: values[c.name] for c in chosen if not same(values[c.name], c.value)}
+            least = _LEAST_STEP * self.radius
+            changed = {n: value for n, value in values.items() if self._axes[n].distance(value) >= least}
             if changed:
                 yield changed
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # TPE forgets what was not run
 
     def _choose(self) -> list[Constant]:
-        """Constants that were seldom tried or often won come first."""
+        """Constants that were seldom tried or often won come first, and those with a hint."""
         tried = Counter(name for move in self.moves for name in move.changed)
         won = Counter(name for move in self.moves if move.kept for name in move.changed)
-        weights = [(won[c.name] + 1) / (tried[c.name] + 1) for c in self._constants]
+        weights = [
+            (won[c.name] + 1) / (tried[c.name] + 1) * (1.0 if c.hinted else _UNHINTED)
+            for c in self._constants
+        ]
         count = self._random.choice(_CHANGED_AT_ONCE)
         return list({c.name: c for c in self._random.choices(self._constants, weights, k=count)}.values())
 
@@ -223,6 +231,13 @@ class _Axis:
         else:
             place = (value - domain.low) / (domain.high - domain.low)
         return min(max(place, 0.0), 1.0)
+
+    def distance(self, value: Literal) -> float:
+        """How far a value of this axis lies from the present one; another word is as far as can be."""
+        here, there = self.position(self._value), self.position(value)
+        if isinstance(here, float) and isinstance(there, float):
+            return abs(there - here)
+        return 0.0 if same(value, self._value) else 1.0
 
     def value_at(self, position: Literal) -> Literal:
         """The constant's value at a position, rounded to what a person would write."""

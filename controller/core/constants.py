@@ -70,6 +70,8 @@ class Constant:
     """Line and column just behind the literal."""
     domain: Domain | None
     """What it may become, the present value included; None: nothing is known, so it is left alone."""
+    hinted: bool
+    """Whether its author said so, in the comment, or it is made up from the value."""
 
 
 def find(source: str) -> list[Constant]:
@@ -182,7 +184,8 @@ def _constant(statement: ast.stmt, comments: Mapping[int, str]) -> Constant | No
         return None
     comment = comments.get(statement.end_lineno or statement.lineno, "")
     start, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-    return Constant(name=name, value=value, start=start, end=end, domain=_domain(value, comment))
+    hinted = bool(_CHOICES.search(comment) or _RANGE.search(comment))
+    return Constant(name, value, start, end, _domain(value, comment), hinted)
 
 
 def _literal(node: ast.expr) -> Literal | None:

@@ -207,6 +207,17 @@ def test_never_proposes_a_text_twice_even_if_the_history_never_hears_of_it() -> 
     assert len({*texts, TRAIN_PY}) == 61
 
 
+def test_a_step_is_never_too_small_to_tell_from_noise() -> None:
+    effort, tuner = Effort(Landscape(0)), Tuner(0)
+    rates = []
+    for _ in range(150):
+        values = tuner.propose(effort.context).parameters["values"]
+        assert isinstance(values, dict) and isinstance(values["DECAY"], float)
+        rates.append(values["DECAY"])
+    moved = [rate for rate in rates if rate != 0.2]
+    assert moved and all(abs(rate - 0.2) >= 0.2 * 0.25 * 0.4 - 1e-9 for rate in moved)
+
+
 def test_a_small_space_is_exhausted_without_a_repetition() -> None:
     source = "# --- tunable constants ---\nA = True\nB = False\n# --- end of tunable constants ---\n"
     effort = Effort(Landscape(0))

@@ -90,6 +90,19 @@ def test_what_is_no_constant_is_passed_over(line: str) -> None:
     assert find(HEAD + line + "\n" + TAIL) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "hinted"),
+    [
+        ("X = 2  # range: 1..4", True),
+        ("X = 2  # choices: 1, 2", True),
+        ("X = 2  # rows", False),
+        ("X = 2", False),
+    ],
+)
+def test_whether_the_author_gave_a_hint(line: str, hinted: bool) -> None:
+    assert one(line).hinted is hinted
+
+
 def test_only_the_marked_section_counts() -> None:
     assert [constant.name for constant in find(HEAD + "A = 1\nB = 2\nA = 3\n" + TAIL)] == ["A", "B"]
     assert find(HEAD + "A = 1\nA = 3\n" + TAIL)[0].value == 3
