@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import shutil
 import sys
 import threading
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from controller import __version__, choose, data, doctor, recovery
+from controller import __version__, choose, data, recovery
 from controller.clock import SystemClock
 from controller.core.container_spec import SandboxConfig
 from controller.core.events import EffortStarted, Record, SessionStarted
@@ -63,7 +64,7 @@ class Machine:
         device = resolve_device(config)
         info = data.read(config.home)
         data.require_scale(info, device.scale, config.home)
-        doctor.require_disk(config)
+        require_disk(config)
         harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
         where = data.folder(config.home)
         return cls(
@@ -205,6 +206,22 @@ def resolve_device(config: Settings) -> Device:
     finally:
         sandbox.close()
     return Device("gpu", name, driver, wanted)
+
+
+def require_disk(config: Settings) -> str:
+    """Free space of the home. Raises NotReady if it is less than a run needs."""
+    free = shutil.disk_usage(existing(config.home)).free
+    if free < config.min_free_bytes:
+        raise NotReady(
+            f"{config.home} has {free / 1e9:.1f} GB of free disk and a run needs "
+            f"{config.min_free_bytes / 1e9:.1f} GB: free some, or lower min_free_bytes."
+        )
+    return f"{free / 1e9:.1f} GB free"
+
+
+def existing(home: Path) -> Path:
+    """The home, or the folder it would be made in."""
+    return next(folder for folder in (home, *home.parents) if folder.exists())
 
 
 def runs_of(config: Settings) -> Runs:

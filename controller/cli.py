@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import threading
@@ -46,6 +47,7 @@ Number = Annotated[int, typer.Argument(help="The experiment's number.", min=0)]
 
 def main() -> None:
     """Run the command; a person's mistake becomes one sentence and an exit status."""
+    logs.configure(sys.stderr, logging.WARNING)
     try:
         app()
     except GloveboxError as error:
@@ -101,9 +103,9 @@ def run(
         **_section("budget", wall_seconds=budget),
         **_section("limits", experiments=experiments, hours=hours),
     )
-    logs.configure(config.home)
     stop = _stop_on_signals()
     with HomeLock(config.home):
+        logs.configure(logs.stream_of_run(config.home))
         reason = assembly.run_effort(config, stop)
     print(f"glovebox: {reason}", file=sys.stderr)
 
@@ -118,7 +120,6 @@ def try_(
 ) -> None:
     """Run one train.py as an experiment outside the frontier: nothing is kept, nothing is journalled."""
     config = settings.load(home=home, device=device, **_section("budget", wall_seconds=budget))
-    logs.configure(config.home, quiet=True)
     with HomeLock(config.home):
         result = trial.run(config, file, _stop_on_signals())
     if as_json:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from controller import assembly, choose, data
-from controller.core.model import GloveboxError, NotReady, UserError
+from controller.core.model import GloveboxError, UserError
 from controller.journal import home_in_use
 from controller.settings import Settings
 
@@ -36,7 +34,7 @@ def examine(config: Settings) -> list[Check]:
         "home": _home,
         "data": _data,
         "agent": _agent,
-        "disk": require_disk,
+        "disk": assembly.require_disk,
     }
     return [_ask(name, question, config) for name, question in questions.items()]
 
@@ -58,7 +56,7 @@ def _device(config: Settings) -> str:
 
 
 def _home(config: Settings) -> str:
-    existing = _existing(config.home)
+    existing = assembly.existing(config.home)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{existing} cannot be written to; choose another --home or mend its permissions.")
     used = " (a controller is at work in it)" if home_in_use(config.home) else ""
@@ -73,19 +71,3 @@ def _data(config: Settings) -> str:
 
 def _agent(config: Settings) -> str:
     return f"{config.agent} → {choose.agent_name(config)}"
-
-
-def require_disk(config: Settings) -> str:
-    """Free space of the home. Raises NotReady if it is less than a run needs."""
-    free = shutil.disk_usage(_existing(config.home)).free
-    if free < config.min_free_bytes:
-        raise NotReady(
-            f"{config.home} has {free / 1e9:.1f} GB of free disk and a run needs "
-            f"{config.min_free_bytes / 1e9:.1f} GB: free some, or lower min_free_bytes."
-        )
-    return f"{free / 1e9:.1f} GB free"
-
-
-def _existing(home: Path) -> Path:
-    """The home, or the folder it would be made in."""
-    return next(folder for folder in (home, *home.parents) if folder.exists())

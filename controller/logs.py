@@ -1,26 +1,17 @@
-"""Operational logs: JSON lines on stdout, unless a person watches the terminal."""
+"""Operational logs: one JSON object a line."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 
 
-def configure(home: Path, *, quiet: bool = False) -> None:
-    """Set structlog up for this process: one JSON object a line.
-
-    They go to stdout for a log collector. In a terminal, where stdout carries the progress view, and for
-    commands whose stdout is their answer (`quiet`), they go to glovebox.log in the home.
-    """
-    if quiet or sys.stdout.isatty():
-        home.mkdir(parents=True, exist_ok=True)
-        stream = (home / "glovebox.log").open("a", encoding="utf-8", buffering=1)
-    else:
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper in every process
-        stream = sys.stdout  # type: ignore[assignment]
+def configure(stream: TextIO, level: int = logging.INFO) -> None:
+    """Send this process's log to `stream`, from `level` on."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -29,7 +20,14 @@ def configure(home: Path, *, quiet: bool = False) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,
     )
+
+
+def stream_of_run(home: Path) -> TextIO:
+    """Where `run` logs to: stdout for a collector; a file if a terminal shows the progress view there."""
+    if sys.stdout.isatty():
+        return (home / "glovebox.log").open("a", encoding="utf-8", buffering=1)
+    return sys.stdout
