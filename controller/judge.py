@@ -114,6 +114,7 @@ class ContainerJudge:
 
     def score(self, attempt: Attempt, seed: int, stop: threading.Event) -> Score | Refusal:
         place = Place(self._home, attempt.experiment, attempt.number)
+        workspace.require(self._sandbox, place)
         worker, judge = self._worker(place, attempt), self._judge(place, seed)
         volumes = [place.name(REQUESTS), place.name(REPLIES)]
         self._remove(worker, judge, volumes)  # what a controller that died left behind

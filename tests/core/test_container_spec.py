@@ -1,0 +1,207 @@
+"""The security posture as data: what every container is told, whatever the settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controller.core import container_spec
+from controller.core.container_spec import (
+    ContainerSpec,
+    Domain,
+    Limits,
+    Place,
+    SandboxConfig,
+    VolumeSpec,
+)
+
+PLACE = Place(Path("/srv/home"), "7", 2)
+HARNESS = Path("/srv/home/harness/abc")
+TRAIN = Path("/srv/home/runs/000007/train.py")
+DATA = Path("/srv/home/data")
+
+
+def specs(config: SandboxConfig) -> dict[Domain, ContainerSpec]:
+    return {
+        Domain.HOLDER: container_spec.holder(config, PLACE, 300.0),
+        Domain.TRAINER: container_spec.trainer(
+            config, PLACE, budget_seconds=300.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
+        ),
+        Domain.WORKER: container_spec.worker(
+            config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
+        ),
+        Domain.JUDGE: container_spec.judge(
+            config, PLACE, argument={"seed": 1}, limit_seconds=60.0, harness=HARNESS, data=DATA / "judge"
+        ),
+        Domain.PREPARE: container_spec.preparer(
+            config,
+            Place(Path("/srv/home"), "prepare"),
+            arguments=("--scale", "cpu"),
+            limit_seconds=60.0,
+            owner=(1000, 1000),
+            harness=HARNESS,
+        ),
+    }
+
+
+DEFAULT = specs(SandboxConfig())
+EVERY = pytest.mark.parametrize("spec", DEFAULT.values(), ids=DEFAULT)
+
+
+@EVERY
+def test_every_container_is_sealed(spec: ContainerSpec) -> None:
+    body = spec.to_engine()
+    host = body["HostConfig"]
+    assert host["NetworkMode"] == "none"
+    assert host["ReadonlyRootfs"] is True
+    assert host["Privileged"] is False
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]  # and the engine's default seccomp profile
+    assert (host["IpcMode"], host["CgroupnsMode"]) == ("private", "private")
+    assert (host["PidMode"], host["UTSMode"], host["UsernsMode"]) == ("", "", "")
+    assert host["RestartPolicy"]["Name"] == "no"
+    assert host["MemorySwap"] == host["Memory"] > 0
+    assert host["PidsLimit"] > 0
+    assert {limit["Name"] for limit in host["Ulimits"]} == {"core", "fsize", "nofile"}
+    assert host["LogConfig"]["Type"] == "local"
+    assert host["Tmpfs"]["/tmp"].startswith("rw,exec,nosuid,nodev,")
+    assert body["User"].split(":")[0] != "0"
+    assert body["Labels"]["glovebox.domain"] == spec.domain
+    assert set(body["Labels"]) == {"glovebox.home", "glovebox.experiment", "glovebox.domain"}
+
+
+@EVERY
+def test_every_container_has_a_second_hand(spec: ContainerSpec) -> None:
+    command = spec.to_engine()["Cmd"]
+    assert float(command[command.index("--limit") + 1]) == spec.life_seconds > 0
+
+
+def test_domains_do_not_share_a_user() -> None:
+    users = [DEFAULT[domain].user for domain in (Domain.TRAINER, Domain.WORKER, Domain.JUDGE)]
+    assert users == ["10001:10001", "10002:10002", "10003:10003"]
+
+
+@pytest.mark.parametrize(
+    ("domain", "writable", "readable"),
+    [
+        (Domain.HOLDER, [], ["/work"]),
+        (Domain.TRAINER, ["/work"], ["/data", "/glovebox/train.py", "/work/prepare.py"]),
+        (
+            Domain.WORKER,
+            ["/replies"],
+            [
+                "/data/manifest.json",
+                "/data/tokenizer",
+                "/glovebox/exchange.py",
+                "/glovebox/prepare.py",
+                "/glovebox/train.py",
+                "/glovebox/worker.py",
+                "/out",
+                "/requests",
+            ],
+        ),
+        (
+            Domain.JUDGE,
+            ["/requests"],
+            ["/glovebox/exchange.py", "/glovebox/judge.py", "/glovebox/prepare.py", "/judge", "/replies"],
+        ),
+        (
+            Domain.PREPARE,
+            ["/home/glovebox"],
+            [f"/glovebox/{name}.py" for name in ("corpus", "dataset", "download", "prepare")],
+        ),
+    ],
+)
+def test_what_a_domain_sees(domain: Domain, writable: list[str], readable: list[str]) -> None:
+    mounts = DEFAULT[domain].to_engine()["HostConfig"]["Mounts"]
+    assert sorted(m["Target"] for m in mounts if not m["ReadOnly"]) == writable
+    assert sorted(m["Target"] for m in mounts if m["ReadOnly"]) == sorted(readable)
+
+
+def test_validation_data_reaches_the_judge_alone() -> None:
+    for domain, spec in DEFAULT.items():
+        sources = [Path(mount.source) for mount in spec.mounts if not mount.volume]
+        exposed = [source for source in sources if (DATA / "judge").is_relative_to(source)]
+        assert exposed == {Domain.JUDGE: [DATA / "judge"], Domain.PREPARE: [Path("/srv/home")]}.get(
+            domain, []
+        )
+
+
+@pytest.mark.parametrize("access", ["cdi", "device-request", "runtime"])
+def test_gpus_go_to_trainer_and_worker_only(access: str) -> None:
+    config = SandboxConfig.model_validate({"gpu": ["0", "3"], "gpu_access": access})
+    for domain, spec in specs(config).items():
+        body = spec.to_engine()
+        host, environment = body["HostConfig"], dict(entry.split("=", 1) for entry in body["Env"])
+        if domain not in (Domain.TRAINER, Domain.WORKER):
+            assert (host["DeviceRequests"], host["Runtime"]) == ([], "runc")
+            assert environment["NVIDIA_VISIBLE_DEVICES"] == "void"
+        elif access == "runtime":
+            assert (host["DeviceRequests"], host["Runtime"]) == ([], "nvidia")
+            assert environment["NVIDIA_VISIBLE_DEVICES"] == "0,3"
+        else:
+            [request] = host["DeviceRequests"]
+            names = {"cdi": ["nvidia.com/gpu=0", "nvidia.com/gpu=3"], "device-request": ["0", "3"]}
+            assert request["DeviceIDs"] == names[access]
+            assert host["Runtime"] == "runc"
+
+
+def test_cpus() -> None:
+    assert DEFAULT[Domain.TRAINER].to_engine()["HostConfig"]["NanoCpus"] == 0
+    body = specs(SandboxConfig(trainer=Limits(cpus=1.5)))[Domain.TRAINER].to_engine()
+    assert body["HostConfig"]["NanoCpus"] == 1_500_000_000
+    assert "OMP_NUM_THREADS=1" in body["Env"]
+
+
+def test_only_a_download_gets_network_and_only_then_proxies_and_ca() -> None:
+    def prepare(network: bool) -> dict[str, object]:
+        return container_spec.preparer(
+            SandboxConfig(),
+            PLACE,
+            arguments=(),
+            limit_seconds=1.0,
+            owner=(0, 0),
+            harness=HARNESS,
+            corpus=Path("/srv/texts"),
+            network=network,
+            ca_bundle=Path("/etc/ca.pem"),
+            proxies={"https_proxy": "http://proxy"},
+        ).to_engine()
+
+    assert prepare(True)["HostConfig"]["NetworkMode"] == "bridge"  # type: ignore[index]
+    assert {"https_proxy=http://proxy", "REQUESTS_CA_BUNDLE=/glovebox/ca.pem"} <= set(prepare(True)["Env"])  # type: ignore[call-overload]
+    assert prepare(False)["HostConfig"]["NetworkMode"] == "none"  # type: ignore[index]
+    assert "proxy" not in str(prepare(False))
+    assert "/etc/ca.pem" not in str(prepare(False))
+    assert "/srv/texts" in str(prepare(False))
+
+
+def test_the_digest_is_that_of_what_the_engine_is_told() -> None:
+    spec = DEFAULT[Domain.TRAINER]
+    assert spec.digest() == specs(SandboxConfig())[Domain.TRAINER].digest()
+    assert spec.digest() != replace(spec, network=True).digest()
+    assert spec.digest() != replace(spec, life_seconds=1.0, command=("train",)).digest()
+
+
+def test_names_tell_home_experiment_and_attempt() -> None:
+    assert PLACE.name("worker") == f"glovebox-{PLACE.home_id[:8]}-7-2-worker"
+    assert Place(Path("/srv/other"), "7", 2).home_id != PLACE.home_id
+
+
+def test_volumes_are_capped_and_belong_to_their_writer() -> None:
+    config = SandboxConfig(workspace_bytes=1000, workspace_inodes=10, exchange_bytes=2000)
+    space = container_spec.workspace(config, PLACE, 300.0)
+    replies = container_spec.exchange(config, PLACE, "replies", Domain.WORKER, 60.0)
+    assert options(space) == {
+        *("size=1000", "nr_inodes=10", "uid=10001", "gid=10001", "mode=0755", "nosuid", "nodev", "noexec")
+    }
+    assert {"size=2000", "uid=10002"} <= options(replies)
+    assert space.life_seconds > 300.0 + config.workspace_keep_seconds
+
+
+def options(volume: VolumeSpec) -> set[str]:
+    driver = volume.to_engine()["DriverOpts"]
+    assert (driver["type"], driver["device"]) == ("tmpfs", "tmpfs")
+    return set(driver["o"].split(","))
