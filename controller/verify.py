@@ -109,8 +109,9 @@ def _check_result(home: Path, experiment: Experiment) -> Iterator[str]:
     folder = Runs(home).folder(experiment.number)
     description, log = folder / "experiment.json", folder / "run.log"
     if not description.is_file():
-        yield f"{description.relative_to(home)} is missing; the next start writes it"
-    elif description.read_bytes() != describe(experiment):
+        yield f"{description.relative_to(home)} is missing; the next start closes this run"
+        return
+    if description.read_bytes() != describe(experiment):
         yield f"{description.relative_to(home)} is not what the journal says"
     outcome, decision = experiment.outcome, experiment.decision
     if outcome is None or decision is None or not outcome.log_sha256:
