@@ -456,7 +456,7 @@ SETTLING_STEPS = 3  # steps before the schedule begins: compilation, allocation,
 MOMENTUM_WARMUP_FRACTION = 0.3  # of the training time
 LINE_EVERY = 0.02  # of the training time
 SAVE_EVERY = 0.2  # of the training time, so that a kill at any moment finds a checkpoint that is not too old
-EVALUATION_SHARE = 0.06  # of the training time: what the printed estimate may cost at most
+EVALUATION_SHARE = 0.1  # of the training time: what the printed estimate may cost at most
 MARGIN_SECONDS, MARGIN_SHARE = 0.5, 0.01  # left unused before the kill, of it absolutely and of the time left
 
 
@@ -476,7 +476,7 @@ class Clock:
         self.reserve, self.available = reserve, max(1e-3, time_left() - reserve)
 
     def observe_step(self, seconds: float) -> None:
-        """Keep a slowly forgotten maximum: one hiccup is believed, a slow first step not for ever."""
+        """Keep a slowly forgotten maximum: a hiccup is believed, but not for ever."""
         self.step_seconds = max(seconds, 0.9 * self.step_seconds)
 
     @property
@@ -554,8 +554,8 @@ def timed_save(model: nn.Module) -> float:
 
 
 def evaluation_seconds(step_seconds: float) -> float:
-    """What evaluate_bpb will take: a forward pass is a third of a training step, and half is planned for."""
-    return 0.5 * step_seconds * EVAL_TOKENS / STEP_TOKENS
+    """What evaluate_bpb will take, given that a forward pass is about a third of a training step."""
+    return 0.4 * step_seconds * EVAL_TOKENS / STEP_TOKENS
 
 
 def end_reserve(step_seconds: float, save_seconds: float) -> float:
@@ -578,11 +578,11 @@ def train(model: GPT, batches: Batches, compiled: bool) -> Tally:
         # The loss is read one step late, so that the device always has a step queued.
         previous, loss = loss, train_step(stepper, optimizers, batches)
         value = finite(previous, tally.steps - 1)
-        clock.observe_step(time.monotonic() - began)
+        if tally.steps > 0:  # the first one compiles
+            clock.observe_step(time.monotonic() - began)
         tally.steps += 1
         if tally.steps == SETTLING_STEPS:
             collect_garbage_never_again()
-            clock.step_seconds = time.monotonic() - began  # forget the compilation
             clock.start(end_reserve(clock.step_seconds, timed_save(model)))
             tally.settled = time.monotonic()
         if progress >= next_save:
