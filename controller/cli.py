@@ -253,7 +253,8 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _console() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty())
+    """Wide where nobody looks at it in a terminal, so that a row of a table stays one line."""
+    return Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

@@ -8,6 +8,7 @@ on after the previous action are the same code. Every action is bracketed by jou
 from __future__ import annotations
 
 import difflib
+import io
 import secrets
 import threading
 from collections.abc import Callable
@@ -393,12 +394,15 @@ def commit_kept(world: World, state: ResearchState, experiment: Experiment) -> s
 
 def unified_diff(before: str, after: str) -> str:
     """The change from one train.py to another, three lines of context, as `diff -u` writes it."""
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), "a/train.py", "b/train.py"
-    )
+    lines = difflib.unified_diff(_lines(before), _lines(after), "a/train.py", "b/train.py")
     return "".join(
         line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines
     )
+
+
+def _lines(text: str) -> list[str]:
+    """Split at newlines only; str.splitlines also splits at form feeds and at U+2028."""
+    return io.StringIO(text, newline="\n").readlines()
 
 
 def _known(outcome: RunOutcome | None) -> RunOutcome:

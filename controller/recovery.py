@@ -13,7 +13,7 @@ from collections.abc import Collection
 import structlog
 
 from controller.core.model import Provenance, UserError
-from controller.core.state import ResearchState
+from controller.core.state import Phase, ResearchState
 from controller.loop import World
 from controller.ports import Sandbox
 
@@ -22,12 +22,24 @@ log = structlog.stdlib.get_logger(__name__)
 
 def recover(world: World, sandbox: Sandbox, state: ResearchState) -> None:
     """Bring the world in line with the journal. Raises InfrastructureError if the engine cannot."""
+    _check_head(world, state)
     reap(sandbox, keep=live(state))
     world.repository.reset()
     for experiment in state.finished:
         if not world.runs.is_finished(experiment):
             world.runs.finish(experiment)
     world.publish(state)
+
+
+def _check_head(world: World, state: ResearchState) -> None:
+    """The branch ends at the frontier, or at a kept commit that the journal has not heard of yet."""
+    head, frontier = world.repository.head(), state.frontier
+    committing = state.open is not None and state.open.phase is Phase.DECIDED
+    if frontier is not None and head != frontier.commit and not committing:
+        raise UserError(
+            f"The branch in the home's repo/ ends at {head[:7]}, which is no experiment of ours; the frontier "
+            f"is {frontier.commit[:7]}: move the foreign commits to another branch and set this one back."
+        )
 
 
 def live(state: ResearchState) -> set[str]:

@@ -12,7 +12,16 @@ from typing import Any
 
 from controller import assembly
 from controller.core.decision import decide
-from controller.core.model import Decision, Frontier, Refusal, RunOutcome, Score, UserError, Verdict
+from controller.core.model import (
+    Decision,
+    Frontier,
+    InfrastructureError,
+    Refusal,
+    RunOutcome,
+    Score,
+    UserError,
+    Verdict,
+)
 from controller.core.policy import check
 from controller.ports import Attempt
 from controller.runs import Runs
@@ -87,7 +96,10 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     finally:
         machine.trainer.discard(attempt)
     trial = Trial(folder, outcome, judgement)
-    Runs.append_summary(folder / "run.log", outcome, judgement, trial.decision)
+    try:
+        Runs.append_summary(folder / "run.log", outcome, judgement, trial.decision)
+    except OSError as error:
+        raise InfrastructureError(f"run.log could not be written: {error}.") from error
     return trial
 
 

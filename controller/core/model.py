@@ -157,9 +157,9 @@ class Claim(Value):
     val_bpb: float | None = None
     peak_vram_mb: float | None = None
     num_steps: float | None = None
-    num_params_M: float | None = None  # noqa: N815 - upstream's key, kept so that notebooks find it
+    num_params_M: float | None = None
     training_seconds: float | None = None
-    total_tokens_M: float | None = None  # noqa: N815
+    total_tokens_M: float | None = None
     mfu_percent: float | None = None
     depth: float | None = None
 

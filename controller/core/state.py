@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from controller.core.events import (
+    AnyEvent,
     Committed,
     Decided,
     EffortStarted,
@@ -29,8 +30,8 @@ from controller.core.model import (
     Refusal,
     RunOutcome,
     Score,
-    VerificationFailed,
     Verdict,
+    VerificationFailed,
 )
 
 
@@ -164,10 +165,24 @@ def _propose(state: ResearchState, event: Proposed, time: str) -> None:
     )
 
 
+#: From which phases an event may follow. A crashed run is decided without having been scored.
+_PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
+    TrainingStarted: frozenset({Phase.PROPOSED}),
+    TrainingFinished: frozenset({Phase.TRAINING}),
+    ScoringStarted: frozenset({Phase.TRAINED}),
+    ScoringFinished: frozenset({Phase.SCORING}),
+    Decided: frozenset({Phase.TRAINED, Phase.JUDGED}),
+    Committed: frozenset({Phase.DECIDED}),
+    Voided: frozenset({Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING}),
+}
+
+
 def _advance(state: ResearchState, record: Record) -> None:
     event, experiment = record.data, state.open
     if experiment is None or experiment.number != record.experiment:
         raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
+    if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
+        raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
     advanced = _next(experiment, record, state)
     state.experiments[-1] = advanced
     if isinstance(event, Committed):
