@@ -37,7 +37,7 @@ def test_installed_versions_are_the_locked_ones(container: Run) -> None:
     code = r"""
 import importlib.metadata, re
 lock = open("/opt/glovebox/requirements.lock").read()
-for name, version in re.findall(r"^([a-z0-9-]+)==(\S+) \\$", lock, re.MULTILINE):  # entries without a condition
+for name, version in re.findall(r"^([a-z0-9-]+)==(\S+) \\$", lock, re.MULTILINE):  # no conditions
     print(name, version, importlib.metadata.version(name))
 """
     rows = [line.split() for line in python(container, code).splitlines()]
