@@ -6,9 +6,10 @@
      "holdout_bytes": ..., "seconds": ..., "probes": {}}
     {"status": "refused", "cause": ..., "detail": ...}
 
-and exits 0 for both; any other exit is our bug or a broken data folder. Only inputs ever leave this process,
-in an order drawn from the seed with validation and hold-out rows mixed. Whatever comes back is hostile: each
-byte is copied once into memory of our own and judged there.
+and exits 0 for both; `seconds` is all of the judge's wall clock, the worker's start included. Any other exit
+is our bug or a broken data folder. Only inputs ever leave this process, in an order drawn from the seed with
+validation and hold-out rows mixed. Whatever comes back is hostile: each byte is copied once into memory of
+our own and judged there.
 
 NumPy only: on the CPUs this runs on it is as fast as torch at this arithmetic, and starts two seconds sooner
 while the worker is busy starting on the same cores.

@@ -82,16 +82,16 @@ def failing_as(status: int, what: str) -> Iterator[None]:
     """Turn what the experiment's code raises into a Failure: `status`, or the one for out of memory."""
     try:
         yield
-    except (Failure, KeyboardInterrupt):
+    except Failure:
         raise
-    except (Exception, SystemExit) as error:
-        reason = f"{what}: {type(error).__name__}: {error}".split("\n")[0][:500]
+    except (Exception, SystemExit, FirstBatch) as error:
+        reason = " ".join(f"{what}: {type(error).__name__}: {error}".split())[:500]
         raise Failure(MEMORY if _is_out_of_memory(error) else status, reason) from error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     # torch raises a plain RuntimeError when the CPU allocator fails
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 # --- the model -----------------------------------------------------------------
@@ -108,8 +108,8 @@ def is_importable(source: str) -> bool:
 
 def run_train(path: Path) -> tuple[types.ModuleType, torch.nn.Module]:
     """Execute train.py in the form it is written in; its module and the model it builds. Raises Failure."""
-    source = path.read_text()
     with failing_as(BUILD, "train.py"):
+        source = path.read_text(encoding="utf-8")
         importable = is_importable(source)
         module = types.ModuleType("train" if importable else "__main__")
         module.__file__ = str(path)
@@ -252,9 +252,11 @@ def main() -> NoReturn:
         serve(config)
     except Failure as failure:
         status, reason = failure.status, str(failure)
-        SlotWriter(config.replies).close()  # the judge need not wait until its time limit
     except Exception as error:
         status, reason = 1, f"{type(error).__name__}: {error}"
+    if status:
+        with contextlib.suppress(OSError):
+            SlotWriter(config.replies).close()  # the judge need not wait until its time limit
     print(f"worker: {reason}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)  # threads and exit handlers of the experiment's code must not keep us

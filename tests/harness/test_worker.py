@@ -132,10 +132,13 @@ def test_both_forms_build_an_uncompiled_model(
         ("def build_model(): return None", 10, "neither"),
         ("def build_model(): raise MemoryError", 14, "MemoryError"),
         ("def build_model(depth): ...\nmodel = depth", 10, "NameError"),
+        ("import torch\ndef build_model(): return torch.empty(1 << 60)", 14, "RuntimeError"),
+        ("import prepare\ndef build_model(): return next(prepare.make_dataloader())", 10, "FirstBatch"),
+        ("x = '\udcff'", 10, "UnicodeDecodeError"),
     ],
 )
 def test_what_does_not_build(source: str, status: int, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(source)
+    (tmp_path / "train.py").write_text(source, errors="surrogateescape")
     with pytest.raises(worker.Failure, match=reason) as failure:
         worker.run_train(tmp_path / "train.py")
     assert failure.value.status == status
