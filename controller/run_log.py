@@ -40,7 +40,7 @@ class RunLog:
                 self.failure = error
 
     def close(self) -> None:
-        """Cut to the final size and make it durable; what is written later is dropped. Raises OSError."""
+        """Cut to the final size and make it durable; what is written later is dropped. Never raises."""
         with self._lock:
             if self._file.closed:
                 return
@@ -48,6 +48,8 @@ class RunLog:
                 if self.failure is None and self.total > self._head + self._tail:
                     self._cut()
                 os.fsync(self._file.fileno())
+            except OSError as error:
+                self.failure = self.failure or error
             finally:
                 self._file.close()
 

@@ -27,7 +27,8 @@ CAPTURED: list[tuple[EngineFault, int | None, str]] = [
         EngineFault.UNREACHABLE,
         None,
         "DockerException: Error while fetching server API version: "
-        "HTTPConnectionPool(host='127.0.0.1', port=9): Max retries exceeded with url: /version (Caused by NewConnectionError("
+        "HTTPConnectionPool(host='127.0.0.1', port=9): Max retries exceeded with url: /version "
+        "(Caused by NewConnectionError("
         "\"HTTPConnection(host='127.0.0.1', port=9): Failed to establish a new connection: [Errno 111] "
         'Connection refused"))',
     ),
@@ -66,7 +67,8 @@ CAPTURED: list[tuple[EngineFault, int | None, str]] = [
         EngineFault.NO_GPU,
         500,
         NO_TASK
-        + "error during container init: error running prestart hook #0: exit status 1, stdout: , stderr: nvidia-container-cli: initialization error: nvml error: "
+        + "error during container init: error running prestart hook #0: exit status 1, stdout: , stderr: "
+        "nvidia-container-cli: initialization error: nvml error: "
         "driver not loaded: unknown",
     ),
     (EngineFault.GONE, 404, "cannot kill container: cap-nope: No such container: cap-nope"),
