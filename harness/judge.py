@@ -38,6 +38,11 @@ CHUNK_NUMBERS = 1 << 18  # logits one thread judges at a time: with scratch 3 MB
 Nats = NDArray[np.float64]
 
 
+#: Enough for the exchange to cost little beside the model; two replies of it stay below 1.1 GB at a
+#: vocabulary of 8192.
+BATCH_TOKENS = 16384
+
+
 class Refused(Exception):
     """The worker's answers cannot be scored; `cause` is for programs, the message a line of our own text."""
 
@@ -56,8 +61,8 @@ class Config:
     """Exchange folder we write."""
     replies: Path
     """Exchange folder the worker writes."""
-    batch_rows: int
-    """Rows per batch; every batch has exactly this many."""
+    batch_rows: int | None
+    """Rows per batch; every batch has exactly this many. None: as many as make BATCH_TOKENS tokens."""
     score_tokens: int | None
     """Validation tokens to score, rounded up to whole rows; None: what the manifest says."""
     holdout_score_tokens: int | None
@@ -225,13 +230,13 @@ def widen(raw: NDArray[Any]) -> NDArray[np.float32]:
     return upper.view(np.float32)
 
 
-def collect(config: Config, plan: Plan, vocab: int) -> Nats:
+def collect(config: Config, plan: Plan, batch_rows: int, vocab: int) -> Nats:
     """Nats of every planned token, [rows, T], with `SLOTS` batches under way at a time. Raises Refused."""
-    batches = len(plan.inputs) // config.batch_rows
+    batches = len(plan.inputs) // batch_rows
     requests, replies = SlotWriter(config.requests), Replies(config, vocab)
 
     def rows(number: int) -> slice:
-        return slice(number * config.batch_rows, (number + 1) * config.batch_rows)
+        return slice(number * batch_rows, (number + 1) * batch_rows)
 
     def send(number: int) -> None:
         inputs = plan.inputs[rows(number)]
@@ -263,8 +268,9 @@ def score(config: Config) -> dict[str, Any]:
         holdout_wanted = manifest["holdout_score_tokens"]
     validation = read_rows(config.data, "val", wanted, manifest)
     holdout = read_rows(config.data, "holdout", holdout_wanted, manifest)
-    plan = make_plan(validation, holdout, config.batch_rows, config.seed)
-    nats = collect(config, plan, int(manifest["vocab_size"]))
+    batch_rows = config.batch_rows or max(1, BATCH_TOKENS // int(manifest["max_seq_len"]))
+    plan = make_plan(validation, holdout, batch_rows, config.seed)
+    nats = collect(config, plan, batch_rows, int(manifest["vocab_size"]))
     sums = {role: account(plan, nats, token_bytes, role) for role in (Role.VALIDATION, Role.HOLDOUT)}
     return {
         "status": "scored",

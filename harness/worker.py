@@ -239,7 +239,8 @@ def serve(config: Config) -> None:
 
     def predict(tokens: torch.Tensor) -> object:
         with torch.inference_mode(), context:
-            return model(tokens.to(device, torch.int64))
+            output = model(tokens.to(device, torch.int64))
+        return output[0] if isinstance(output, tuple) else output  # (logits, loss) is a common habit
 
     answer(config, predict)
 

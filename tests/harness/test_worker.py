@@ -89,6 +89,14 @@ def test_what_the_model_may_not_return(
     assert (result["status"], result["cause"], got) == ("refused", cause, status), errors
 
 
+def test_logits_with_a_loss_beside_them_are_scored(scoring: Scoring) -> None:
+    scoring.train.write_text(IMPORTABLE.replace("return logits", "return logits, None"))
+    scoring.judge["batch_rows"] = None
+    result, _, errors = scoring.run()
+    assert result["status"] == "scored", errors
+    assert result["val_bpb"] == pytest.approx(reference_bpb(tiny_model(), scoring.data, "val", 40), rel=1e-6)
+
+
 def test_bfloat16_logits_are_scored_as_they_are(scoring: Scoring) -> None:
     scoring.train.write_text(IMPORTABLE.replace("return logits", "return logits.bfloat16()"))
     result, _, _ = scoring.run()
