@@ -43,6 +43,7 @@ def load(path: Path, name: str = "train_under_test") -> ModuleType:
 
 @pytest.fixture
 def train(public_data: Path) -> ModuleType:
+    torch.set_num_threads(1)  # small models; and threads of several test processes would wait for each other
     return load(TRAIN)
 
 
