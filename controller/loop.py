@@ -115,7 +115,7 @@ class Loop:
 
     def run(self) -> str:
         """Work until a limit is reached; return which one. Raises Interrupted, NotReady, UserError."""
-        while (reason := self._reason_to_stop()) is None:
+        while (reason := self.reason_to_stop()) is None:
             try:
                 self.step()
             except AgentExhausted as error:
@@ -124,7 +124,8 @@ class Loop:
         self.record(SessionStopped(reason=reason))
         return reason
 
-    def _reason_to_stop(self) -> str | None:
+    def reason_to_stop(self) -> str | None:
+        """The limit that is reached, if one is. Raises Interrupted if a person asked us to stop."""
         if self._world.stop.is_set():
             raise Interrupted("stopped by a person")
         if self.state.open is not None:
