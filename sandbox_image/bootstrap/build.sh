@@ -9,7 +9,7 @@ fingerprint() {
     shift
     {
         echo "$word" "${GLOVEBOX_BASE_IMAGE:-}"
-        find "$@" -type f -not -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+        find "$@" -type f -not -path '*_cache*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
     } | sha256sum | cut -c1-64
 }
 

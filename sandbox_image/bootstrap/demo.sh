@@ -16,8 +16,8 @@ main() {
     fi
     .venv/bin/glovebox prepare --home "$home" --corpus "$(corpus)"
     .venv/bin/glovebox run --home "$home" --experiments 8 --budget "$budget" --agent tuner --tag demo
-    .venv/bin/glovebox log --home "$home"
     .venv/bin/glovebox verify --home "$home"
+    .venv/bin/glovebox log --home "$home"
     .venv/bin/glovebox report --home "$home"
 }
 
