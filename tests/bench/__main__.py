@@ -1,0 +1,64 @@
+"""`make bench`: kill accuracy, overhead per experiment and the sandbox's cost, on this machine as it is now.
+
+Other work on the machine shows in every figure; for figures to compare, let it be idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.core.container_spec import SandboxConfig
+from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("measures", nargs="*", default=[*MEASURES], metavar="|".join(MEASURES))
+    parser.add_argument("--runs", type=int, default=20, help="runs killed at their limit")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds inside and outside the sandbox")
+    parser.add_argument("--experiments", type=int, default=6, help="experiments of the effort")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of each experiment")
+    options = parser.parse_args()
+    print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
+    for name in options.measures:
+        MEASURES[name](options)
+
+
+def kill(options: argparse.Namespace) -> None:
+    errors = kill_errors(SandboxConfig(), options.runs, limit=2.0)
+    _line("kill: life minus limit", errors, "aim: p99 ≤ 0.25 s")
+
+
+def tax(options: argparse.Namespace) -> None:
+    inside, outside = sandbox_tax(SandboxConfig(), options.rounds, seconds=10.0)
+    print(
+        f"tax: {inside:.1f} steps/s inside, {outside:.1f} outside, ratio {inside / outside:.3f} (aim: ≥ 0.98)"
+    )
+
+
+def overhead(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        of_limit, of_life = overheads(Path(home), options.experiments, options.budget)
+    _line("overhead: start to start minus limit", of_limit, "aim: ≤ 5 s, scoring included")
+    _line("overhead: start to start minus life", of_life, "for runs that end before their limit")
+
+
+MEASURES = {"kill": kill, "tax": tax, "overhead": overhead}
+
+
+def _line(what: str, values: Sequence[float], aim: str) -> None:
+    middle, worst = statistics.median(values), max(values)
+    print(
+        f"{what}: p50 {middle:.3f} s, p99 {quantile(values, 0.99):.3f} s, max {worst:.3f} s, "
+        f"n = {len(values)} ({aim})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
