@@ -48,7 +48,7 @@ WIDTH_GPU = 512  # channels of the residual stream. choices: 384, 512, 640, 768
 HEAD_DIM_CPU = 64  # channels of an attention head. choices: 32, 64
 HEAD_DIM_GPU = 128  # channels of an attention head. choices: 64, 128
 MLP_RATIO = 4  # hidden channels of the MLP per channel of the stream. choices: 2, 3, 4, 6
-PAIR_ROWS_CPU = 16384  # rows of the table of token pairs. choices: 4096, 8192, 16384, 32768
+PAIR_ROWS_CPU = 32768  # rows of the table of token pairs. choices: 8192, 16384, 32768, 65536
 PAIR_ROWS_GPU = 65536  # rows of the table of token pairs. choices: 16384, 32768, 65536, 131072
 WINDOW_PATTERN_CPU = "L"  # attention by layer: L whole context, S short window; last is L. choices: "L", "SL"
 WINDOW_PATTERN_GPU = "SSSL"  # the same. choices: "L", "SL", "SSL", "SSSL"
@@ -462,7 +462,8 @@ MOMENTUM_WARMUP_FRACTION = 0.3  # of the training time
 LINE_EVERY = 0.02  # of the training time
 SAVE_EVERY = 0.2  # of the training time, so that a kill at any moment finds a checkpoint that is not too old
 EVALUATION_SHARE = 0.1  # of the training time: what the printed estimate may cost at most
-MARGIN_SECONDS, MARGIN_SHARE = 0.5, 0.01  # left unused before the kill, of it absolutely and of the time left
+MARGIN_SECONDS = 0.75  # left unused before the kill: a process that has torch loaded takes a while to end
+MARGIN_SHARE = 0.01  # of the time left, unused as well
 
 
 @dataclass
