@@ -37,8 +37,8 @@ def _check_head(world: World, state: ResearchState) -> None:
     committing = state.open is not None and state.open.phase is Phase.DECIDED
     if frontier is not None and head != frontier.commit and not committing:
         raise UserError(
-            f"The branch in the home's repo/ ends at {head[:7]}, which is no experiment of ours; the frontier "
-            f"is {frontier.commit[:7]}: move foreign commits to another branch and set this one back."
+            f"The branch in the home's repo/ ends at {head[:7]}, no experiment of ours; the frontier is "
+            f"{frontier.commit[:7]}: move foreign commits to another branch and set this one back."
         )
 
 
