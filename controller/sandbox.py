@@ -74,11 +74,13 @@ class DockerSandbox:
         self._home = home.resolve()
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
+        self._began: dict[str, float] = {}
         self._image_id: str | None = None
         with _engine("answer", starting_up=True):
             self._client = _connect()
 
     def close(self) -> None:
+        """Let go of the engine; containers run on."""
         self._client.close()
 
     def create_volume(self, spec: VolumeSpec) -> None:
@@ -109,7 +111,8 @@ class DockerSandbox:
                 self.remove(containers=[spec.name])
             raise
         started = self.running_since(spec.name)
-        return before if started is None else min(max(started, before), after)
+        self._began[spec.name] = before if started is None else min(max(started, before), after)
+        return self._began[spec.name]
 
     def follow(self, name: str, sink: Callable[[bytes], None]) -> threading.Thread:
         stream = self._streams.pop(name, None)
@@ -138,7 +141,8 @@ class DockerSandbox:
             started = self._client.inspect_container(name)["State"]["StartedAt"]
             if not started.startswith(_NEVER):
                 age = (self._clock.now() - _time(started)).total_seconds()
-                return self._clock.monotonic() - max(age, 0.0)
+                # Remembered: the wall clock may be set while the container runs.
+                return self._began.setdefault(name, self._clock.monotonic() - max(age, 0.0))
         return None
 
     def alive(self, name: str) -> bool:
@@ -162,6 +166,7 @@ class DockerSandbox:
 
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
         for name in containers:
+            self._began.pop(name, None)
             if stream := self._streams.pop(name, None):
                 stream.close()
             with _engine(f"remove the container {name}", forgive=_GONE):

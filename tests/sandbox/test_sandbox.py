@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
 import socket
@@ -62,6 +63,28 @@ def test_start_tells_when_life_began(bench: Bench) -> None:
     bench.sandbox.kill(spec.name)
     assert bench.sandbox.running_since(spec.name) is None
     assert not bench.sandbox.alive(spec.name)
+
+
+class SetClock(SystemClock):
+    """A wall clock that somebody sets while we run."""
+
+    ahead = dt.timedelta()
+
+    def now(self) -> dt.datetime:
+        return super().now() + self.ahead
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_wall_clock_that_is_set_moves_no_deadline(bench: Bench, hours: int) -> None:
+    clock = SetClock()
+    sandbox = DockerSandbox(bench.config, bench.home, clock)
+    spec = command(bench, "sleep", "60")
+    started = sandbox.start(spec)
+    clock.ahead = dt.timedelta(hours=hours)
+    end = sandbox.wait(spec.name, deadline=started + 2.0, stop=threading.Event())
+    sandbox.close()
+    assert end.killed
+    assert 2.0 <= end.seconds < 2.5
 
 
 def test_waiting_for_the_dead_returns_at_once_even_past_the_deadline(bench: Bench) -> None:
@@ -183,6 +206,19 @@ def test_a_gpu_that_is_not_there(make_bench: Callable[..., Bench], access: str) 
         sandbox.gpu()
     sandbox.close()
     assert bench.sandbox.leftovers() == ([], [])
+
+
+def test_the_runtime_of_nvidia_is_asked_for_a_gpu(make_bench: Callable[..., Bench]) -> None:
+    """Where a runtime has that name, be it an alias of runc: which containers get it, and what it is told."""
+    client = docker.APIClient()
+    runtimes = client.info()["Runtimes"]
+    client.close()
+    if "nvidia" not in runtimes:
+        pytest.skip("the engine knows no runtime called nvidia")
+    bench = make_bench(gpu=("0",), gpu_access="runtime")
+    bench.run("import os\nprint(os.environ['NVIDIA_VISIBLE_DEVICES'])")
+    assert bench.log_text == "0\n"
+    assert bench.sandbox.describe()["runtime"] == "nvidia"
 
 
 @pytest.mark.gpu
