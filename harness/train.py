@@ -425,7 +425,8 @@ class Muon(torch.optim.Optimizer):
                 )
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5  # tall matrices change their output as much
             rates = torch.tensor([rate, group["momentum"], group["weight_decay"]])
-            self.update(weights, gradients, state["velocity"], state["variance"], rates.to(weights.device))
+            rates = rates.to(weights.device, non_blocking=True)  # or else Python waits for all that is queued
+            self.update(weights, gradients, state["velocity"], state["variance"], rates)
             torch._foreach_copy_(parameters, list(weights.unbind()))
 
 
@@ -494,8 +495,8 @@ class Clock:
 
     @property
     def over(self) -> bool:
-        """Whether one more step, after the one still in flight, would run into the reserve."""
-        return time_left() - 2 * self.step_seconds < self.reserve
+        """Whether one more step would run into the reserve."""
+        return time_left() - self.step_seconds < self.reserve
 
 
 def lr_multiplier(progress: float) -> float:
@@ -517,7 +518,7 @@ def set_rates(optimizers: list[torch.optim.Optimizer], progress: float) -> None:
 
 # --- run ----------------------------------------------------------------------
 
-Batches = Iterator[tuple[Tensor, Tensor, int]]
+Batch = tuple[Tensor, Tensor, int]  # inputs, targets, epoch
 Forward = Callable[..., Tensor]  # the model, compiled or not
 
 
@@ -532,16 +533,22 @@ class Tally:
     ended: float = math.nan
 
 
-def train_step(model: Forward, optimizers: list[torch.optim.Optimizer], batches: Batches) -> Tensor:
-    """Accumulate the gradients of all passes, then step; returns the last pass's loss, not waited for."""
+def train_step(
+    model: Forward, optimizers: list[torch.optim.Optimizer], batch: Batch, batches: Iterator[Batch]
+) -> tuple[Tensor, Batch]:
+    """Accumulate the gradients of all passes, then step; the last loss, not waited for, and the next batch.
+
+    The next batch is packed as soon as the device is busy with this one.
+    """
     for _ in range(PASSES):
-        inputs, targets, _ = next(batches)
-        loss: Tensor = model(inputs, targets)
+        inputs, targets, _ = batch
+        loss = model(inputs, targets)
         (loss / PASSES).backward()  # type: ignore[no-untyped-call]
+        batch = next(batches)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
+    return loss.detach(), batch
 
 
 def finite(loss: Tensor, step: int) -> float:
@@ -572,18 +579,17 @@ def end_reserve(step_seconds: float, save_seconds: float) -> float:
     return MARGIN_SECONDS + MARGIN_SHARE * time_left() + 2 * save_seconds + evaluation
 
 
-def train(model: GPT, batches: Batches, compiled: bool) -> Tally:
+def train(model: GPT, batches: Iterator[Batch], compiled: bool) -> Tally:
     """Train the model in place until the clock is over, saving on the way."""
     optimizers = build_optimizers(model, compiled)
-    stepper: Forward = torch.compile(model, dynamic=False) if compiled else model
+    forward: Forward = torch.compile(model, dynamic=False) if compiled else model
     clock, tally = Clock(MARGIN_SECONDS), Tally(time.monotonic())
-    loss, next_save, next_line = torch.zeros(()), SAVE_EVERY, 0.0
+    batch, next_save, next_line = next(batches), SAVE_EVERY, 0.0
     while not clock.over:
         began, progress = time.monotonic(), clock.progress
         set_rates(optimizers, progress)
-        # The loss is read one step late, so that the device always has a step queued.
-        previous, loss = loss, train_step(stepper, optimizers, batches)
-        value = finite(previous, tally.steps - 1)
+        loss, batch = train_step(forward, optimizers, batch, batches)
+        loss_now = finite(loss, tally.steps)
         if tally.steps > 0:  # the first one compiles
             clock.observe_step(time.monotonic() - began)
         tally.steps += 1
@@ -596,9 +602,8 @@ def train(model: GPT, batches: Batches, compiled: bool) -> Tally:
             next_save += SAVE_EVERY
         if tally.steps > SETTLING_STEPS and progress >= next_line:
             pace = f"{1000 * clock.step_seconds:.0f} ms  {time_left():.0f} s left"
-            print(f"step {tally.steps:5d} ({progress:4.0%})  loss {value:.4f}  {pace}", flush=True)
+            print(f"step {tally.steps:5d} ({progress:4.0%})  loss {loss_now:.4f}  {pace}", flush=True)
             next_line += LINE_EVERY
-    finite(loss, tally.steps - 1)
     tally.ended, tally.step_seconds = time.monotonic(), clock.step_seconds
     return tally
 
