@@ -43,6 +43,7 @@ STATUS_BROKEN = 125
 STATUS_TERMINATED = 128 + signal.SIGTERM
 
 WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+RESETTABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}  # what is ignored stays so across exec
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 
 
@@ -121,10 +122,9 @@ def stage_proposal() -> list[str]:
 def start(command: list[str], started: float) -> int:
     """Starts the child in its own session with clean signals; returns its process id."""
     environment = {**os.environ, "GLOVEBOX_STARTED": repr(started)}
-    python_ignores = (signal.SIGPIPE, signal.SIGXFSZ)  # an ignored signal would stay ignored across exec
     try:
         return os.posix_spawnp(
-            command[0], command, environment, setsid=True, setsigmask=(), setsigdef=python_ignores
+            command[0], command, environment, setsid=True, setsigmask=(), setsigdef=RESETTABLE
         )
     except OSError as error:
         broken(f"cannot start {command[0]}: {error}")
