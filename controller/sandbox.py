@@ -45,7 +45,7 @@ _WAIT_SECONDS = 2
 """For one request that waits for a container; it is simply repeated."""
 _STOP_SECONDS = 0.1
 """How soon a request to stop is noticed."""
-_DEATH_SECONDS = 15.0
+_DEATH_SECONDS = 30.0
 """From a SIGKILL to the end of a container, at the very most."""
 _PATIENCE_SECONDS = 10.0
 """How long an engine may be away, restarting, before a wait gives up."""
@@ -252,7 +252,7 @@ class DockerSandbox:
                 return self._end(ending, name)
             if stop.is_set():
                 raise Interrupted(f"Asked to stop while {name} was running.")
-            if now - ticked >= 1.0:
+            if now - ticked >= 1.0 and deadline - now > _STOP_SECONDS:  # a slow tick must not delay the kill
                 ticked = now
                 tick()
         return False
