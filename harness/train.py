@@ -50,17 +50,14 @@ HEAD_DIM_GPU = 128  # channels of an attention head. choices: 64, 128
 MLP_RATIO = 4  # hidden channels of the MLP per channel of the stream. choices: 2, 3, 4, 6
 PAIR_ROWS_CPU = 32768  # rows of the table of token pairs. choices: 8192, 16384, 32768, 65536
 PAIR_ROWS_GPU = 65536  # rows of the table of token pairs. choices: 16384, 32768, 65536, 131072
-WINDOW_PATTERN_CPU = "L"  # attention by layer: L whole context, S short window; last is L. choices: "L", "SL"
-WINDOW_PATTERN_GPU = "SSSL"  # the same. choices: "L", "SL", "SSL", "SSSL"
-SHORT_WINDOW_DIVISOR = 4  # a short window is the context over this. choices: 2, 4, 8
+WINDOW_PATTERN_GPU = "SSSL"  # by layer: L whole context, S short window. choices: "L", "SL", "SSL", "SSSL"
+SHORT_WINDOW_DIVISOR_GPU = 4  # a short window is the context over this. choices: 2, 4, 8
 ROTARY_BASE = 10000.0  # longest rotary wavelength over 2 pi, tokens. range: 1e2..1e6 log
 LOGIT_SOFTCAP_CPU = 0.0  # bound on the magnitude of a logit; 0 none, a fifth faster. choices: 0.0, 15.0, 30.0
 LOGIT_SOFTCAP_GPU = 15.0  # the same; compiled it costs nothing. range: 8..40
 # Batch
 BATCH_TOKENS_CPU = 2048  # tokens per optimizer step. choices: 512, 1024, 2048, 4096
 BATCH_TOKENS_GPU = 524288  # tokens per optimizer step. choices: 131072, 262144, 524288
-DEVICE_ROWS_CPU = 8  # rows per forward pass. choices: 4, 8, 16
-DEVICE_ROWS_GPU = 128  # rows per forward pass, bounded by memory. choices: 64, 128
 # Optimizer
 MATRIX_LR_CPU = 0.02  # Muon, matrices inside the blocks. range: 5e-3..1e-1 log
 MATRIX_LR_GPU = 0.04  # Muon, matrices inside the blocks. range: 5e-3..1e-1 log
@@ -83,15 +80,16 @@ DEPTH = DEPTH_GPU if GPU_SCALE else DEPTH_CPU
 WIDTH = WIDTH_GPU if GPU_SCALE else WIDTH_CPU
 HEAD_DIM = HEAD_DIM_GPU if GPU_SCALE else HEAD_DIM_CPU
 PAIR_ROWS = PAIR_ROWS_GPU if GPU_SCALE else PAIR_ROWS_CPU
-WINDOW_PATTERN = WINDOW_PATTERN_GPU if GPU_SCALE else WINDOW_PATTERN_CPU
+WINDOW_PATTERN = WINDOW_PATTERN_GPU if GPU_SCALE else "L"  # nothing to save in a short context
 LOGIT_SOFTCAP = LOGIT_SOFTCAP_GPU if GPU_SCALE else LOGIT_SOFTCAP_CPU
 BATCH_TOKENS = BATCH_TOKENS_GPU if GPU_SCALE else BATCH_TOKENS_CPU
-DEVICE_ROWS = DEVICE_ROWS_GPU if GPU_SCALE else DEVICE_ROWS_CPU
 MATRIX_LR = MATRIX_LR_GPU if GPU_SCALE else MATRIX_LR_CPU
 EMBEDDING_LR = EMBEDDING_LR_GPU if GPU_SCALE else EMBEDDING_LR_CPU
 
 STARTED = time.monotonic()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+MAX_DEVICE_ROWS = 128  # rows per forward pass; for a GPU with less than 80 GB, halve it until it fits
+DEVICE_ROWS = max(1, min(MAX_DEVICE_ROWS, BATCH_TOKENS // MAX_SEQ_LEN))
 PASSES = max(1, round(BATCH_TOKENS / (DEVICE_ROWS * MAX_SEQ_LEN)))  # forward passes per optimizer step
 STEP_TOKENS = PASSES * DEVICE_ROWS * MAX_SEQ_LEN
 EVALUATION_ROWS = 16
@@ -124,7 +122,7 @@ class ModelConfig:
 
 def windows_of(pattern: str, depth: int, context: int) -> tuple[int, ...]:
     """Repeat a pattern of L (whole context) and S (short window) over the layers; the last one is L."""
-    spans = {"L": context, "S": max(1, context // SHORT_WINDOW_DIVISOR)}
+    spans = {"L": context, "S": max(1, context // SHORT_WINDOW_DIVISOR_GPU)}
     return (*(spans[pattern[layer % len(pattern)]] for layer in range(depth - 1)), context)
 
 
