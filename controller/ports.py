@@ -112,7 +112,17 @@ class Exit:
     """True if we killed it at its deadline."""
 
 
-class Sandbox(Protocol):
+class Leftovers(Protocol):
+    """What recovery needs of a Sandbox. Both methods raise InfrastructureError when the engine fails."""
+
+    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
+        """Force-remove; what is gone already is fine."""
+
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        """Names of this home's containers and volumes, except those of the experiments in `keep`."""
+
+
+class Sandbox(Leftovers, Protocol):
     """Container life cycle. Every method raises InfrastructureError when the engine fails."""
 
     def create_volume(self, spec: VolumeSpec) -> None: ...
@@ -151,12 +161,6 @@ class Sandbox(Protocol):
 
     def kill(self, name: str) -> None:
         """SIGKILL; a container that is gone or dead is fine."""
-
-    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
-        """Force-remove; what is gone already is fine."""
-
-    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
-        """Names of this home's containers and volumes, except those of the experiments in `keep`."""
 
     def describe(self) -> Mapping[str, str]:
         """`engine`, `image` (digest), `runtime` for the provenance. Raises NotReady if they are missing."""

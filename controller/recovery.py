@@ -15,12 +15,12 @@ import structlog
 from controller.core.model import Provenance, UserError
 from controller.core.state import Phase, ResearchState
 from controller.loop import World
-from controller.ports import Sandbox
+from controller.ports import Leftovers
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-def recover(world: World, sandbox: Sandbox, state: ResearchState) -> None:
+def recover(world: World, sandbox: Leftovers, state: ResearchState) -> None:
     """Bring the world in line with the journal. Raises InfrastructureError if the engine cannot."""
     _check_head(world, state)
     reap(sandbox, keep=live(state))
@@ -47,7 +47,7 @@ def live(state: ResearchState) -> set[str]:
     return {str(state.open.number)} if state.open else set()
 
 
-def reap(sandbox: Sandbox, keep: Collection[str]) -> list[str]:
+def reap(sandbox: Leftovers, keep: Collection[str]) -> list[str]:
     """Remove this home's containers and volumes that belong to no live experiment; return their names."""
     containers, volumes = sandbox.leftovers(keep)
     sandbox.remove(containers=containers, volumes=volumes)

@@ -28,7 +28,7 @@ from controller.core.state import Experiment, Phase, ResearchState, fold
 from controller.journal import Journal
 from controller.ledger import Ledger
 from controller.loop import Limits, Loop, World
-from controller.ports import Agent, Context, Sandbox
+from controller.ports import Agent, Context
 from controller.recovery import check_comparable, recover
 from controller.repository import GitRepository
 from controller.runs import Runs
@@ -45,7 +45,7 @@ class Silent:
     def training(self, experiment: int, elapsed: float, limit: float) -> None: ...
 
 
-class Workspaces(Sandbox):
+class Workspaces:
     """The part of an engine that recovery uses, over the fake trainer's workspaces."""
 
     def __init__(self, trainer: FakeTrainer) -> None:
