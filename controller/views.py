@@ -1,7 +1,8 @@
 """What `status`, `log` and `show` say, from the state alone: as JSON-able values and for a terminal.
 
 Descriptions, details and diffs were written by an agent or a run. Every string is made safe on its way out,
-and a number JSON has no word for (a run may claim `nan`) becomes null.
+and a number JSON has no word for (a run may claim `nan`) becomes null. The hold-out score is in none of it:
+who picks experiments by what stands here must not pick by that one. `report` has a place of its own for it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ STYLES = {
 _LAST = 5
 _TEXT_LIMIT = 200_000
 _COMMIT = 7
+_HOLDOUT = {"holdout_bpb", "holdout_bytes"}
 
 Json = Any
 """What `json.dumps` takes with `allow_nan=False`."""
@@ -57,7 +59,7 @@ def status_json(state: ResearchState) -> Json:
             "budget_seconds": session.budget_seconds if session else None,
             "provenance": session.provenance.model_dump() if session else None,
             "stopped": state.stopped,
-            "journal": {"seq": state.seq, "head": state.head},
+            "head": state.head,
         }
     )
 
@@ -80,13 +82,13 @@ def show_json(
             "parameters": proposal.parameters,
             "train_sha256": proposal.train_sha256,
             "outcome": experiment.outcome.model_dump() if experiment.outcome else None,
-            "score": experiment.score.model_dump() if experiment.score else None,
+            "score": experiment.score.model_dump(exclude=_HOLDOUT) if experiment.score else None,
             "refusal": _refusal(experiment),
             "rule": experiment.decision.rule if experiment.decision else None,
             "provenance": experiment.provenance.model_dump() if experiment.provenance else None,
             "diff": diff,
             "log": log_excerpt,
-            "records": [record.model_dump() for record in records],
+            "records": [record.model_dump(exclude={"data": {"score": _HOLDOUT}}) for record in records],
         }
     )
 
@@ -170,7 +172,6 @@ def _row(experiment: Experiment) -> dict[str, Json]:
         "verdict": _word(experiment.verdict),
         "cause": _word(experiment.cause),
         "val_bpb": score.val_bpb if score else None,
-        "holdout_bpb": score.holdout_bpb if score else None,
         "frontier_bpb": experiment.frontier_bpb,
         "effect_bpb": effect(experiment),
         "description": description(experiment),
@@ -236,6 +237,7 @@ def _facts(state: ResearchState) -> Iterable[tuple[str, Text]]:
         yield "budget", Text(f"{session.budget_seconds:g} s on {clean_line(session.provenance.device)}")
     if state.stopped:
         yield "stopped", Text(clean_line(state.stopped))
+    yield "head", Text(state.head)
 
 
 def _table(experiments: Sequence[Experiment]) -> Table:
@@ -283,8 +285,6 @@ def _detail_lines(experiment: Experiment) -> Iterable[tuple[str, str]]:
         change = effect(experiment)
         against = f" ({change:+.6f} against {experiment.frontier_bpb:.6f})" if change is not None else ""
         yield "val_bpb", f"{score.val_bpb:.6f}{against}"
-        if score.holdout_bpb is not None:
-            yield "holdout_bpb", f"{score.holdout_bpb:.6f}"
     if refusal := _refusal(experiment):
         yield "refused", f"{refusal['cause']}: {refusal['detail']}"
     if outcome:
