@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import os
 import shutil
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from controller import __version__, choose, data, recovery
+from controller import __version__, data, recovery
 from controller.clock import SystemClock
 from controller.core.container_spec import SandboxConfig
 from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
+from controller.core.policy import check
 from controller.core.state import ResearchState, fold
 from controller.harness_files import HarnessFiles
 from controller.journal import Journal, home_in_use, read_records
 from controller.judge import ContainerJudge
 from controller.ledger import Ledger
 from controller.loop import Limits, Loop, World
+from controller.ports import Agent
 from controller.progress import observer
 from controller.repository import GitRepository
 from controller.runs import Runs
@@ -104,13 +108,22 @@ class Machine:
         )
 
 
-def run_effort(config: Settings, stop: threading.Event) -> str:
+@dataclass(frozen=True)
+class Plan:
+    """The effort that a start continues or begins."""
+
+    tag: str
+    files: Mapping[str, str] | None
+    """Content of the base commit; None if the effort has begun already."""
+
+
+def run_effort(config: Settings, agent: Agent, stop: threading.Event) -> str:
     """Begin or continue the effort of a home; return why it stopped. The caller holds the home's lock."""
-    agent = choose.make_agent(config)
+    plan = _plan(config, fold(read_records(config.home)))
     machine = Machine.assemble(config)
     journal = Journal(config.home, CLOCK)
+    repository = _begin(config.home, plan, journal)
     state = fold(journal.records())
-    repository = _begin(config, journal, state)
     program = repository.read(repository.head(), "program.md")
     provenance = machine.provenance.model_copy(update={"program": _sha256(program)})
     recovery.check_comparable(state, provenance, config.budget.wall_seconds)
@@ -144,31 +157,46 @@ def run_effort(config: Settings, stop: threading.Event) -> str:
         return loop.run()
 
 
-def _begin(config: Settings, journal: Journal, state: ResearchState) -> GitRepository:
-    """The research repository; a new effort gets its branch, base commit and first journal line."""
-    path = config.home / "repo"
+def _plan(config: Settings, state: ResearchState) -> Plan:
+    """What is to be continued or begun, found out without changing anything. Raises UserError, NotReady."""
     if state.tag is not None:
         if config.tag not in (None, state.tag):
             raise UserError(
                 f"The home {config.home} belongs to the effort {state.tag}; "
                 f"use another --home for {config.tag}."
             )
-        return GitRepository(path, state.tag)
+        return Plan(state.tag, None)
     tag = config.tag or default_tag(CLOCK.now())
+    GitRepository(config.home / "repo", tag)  # refuses what is no branch name
     files = {
-        "train.py": read_text(config.train, "train.py"),
+        "train.py": read_train(config.train),
         "prepare.py": read_text(PROJECT / "harness" / "prepare.py", "prepare.py"),
         "program.md": read_text(config.program, "program.md"),
     }
-    repository = GitRepository(path)
-    base = repository.begin(tag, files)
-    journal.append(EffortStarted(tag=tag, base_commit=base))
+    return Plan(tag, files)
+
+
+def _begin(home: Path, plan: Plan, journal: Journal) -> GitRepository:
+    """The research repository; a new effort gets its branch, base commit and first journal line."""
+    repository = GitRepository(home / "repo", plan.tag)
+    if plan.files is not None:
+        base = repository.begin(plan.tag, plan.files)
+        journal.append(EffortStarted(tag=plan.tag, base_commit=base))
     return repository
 
 
 def default_tag(now: dt.datetime) -> str:
     """Upstream's habit: `nov21`."""
     return now.strftime("%b%d").lower()
+
+
+def read_train(path: Path) -> str:
+    """Read a train.py a person named. Raises UserError if no experiment can be made of it."""
+    text = read_text(path, "train.py")
+    objection = check(text, None)
+    if objection is not None:
+        raise UserError(f"{path} cannot be run: {objection.detail}.")
+    return text
 
 
 def read_text(path: Path, what: str) -> str:
@@ -201,10 +229,9 @@ def resolve_device(config: Settings) -> Device:
         if config.device == "auto":
             log.info("no_gpu", reason=str(error))
             return cpu
-        raise NotReady(
-            f"A GPU was asked for but no container can be given one: {error} "
-            "Install NVIDIA's container toolkit, set sandbox.gpu_access, or pass --device cpu."
-        ) from error
+        if isinstance(error, NotReady):
+            raise  # says what to do
+        raise NotReady(f"A GPU was asked for but the probe for one failed: {error}") from error
     finally:
         sandbox.close()
     return Device("gpu", name, driver, wanted)
@@ -222,8 +249,8 @@ def require_disk(config: Settings) -> str:
 
 
 def existing(home: Path) -> Path:
-    """The home, or the folder it would be made in."""
-    return next(folder for folder in (home, *home.parents) if folder.exists())
+    """The home, or the nearest folder above it that exists."""
+    return next(folder for folder in (home, *home.parents) if os.path.exists(folder))
 
 
 def runs_of(config: Settings) -> Runs:
@@ -231,8 +258,12 @@ def runs_of(config: Settings) -> Runs:
 
 
 def require_effort(home: Path) -> None:
-    """Raises UserError if nothing was ever run in this home."""
-    if next(read_records(home), None) is None:
+    """Raises UserError if nothing was ever run in this home, or if it may not be read."""
+    try:
+        first = next(read_records(home), None)
+    except OSError as error:
+        raise UserError(f"The home {home} cannot be read: {error.strerror}.") from error
+    if first is None:
         raise UserError(f"No effort was started in {home} yet: `glovebox run --home {home}` starts one.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from rich.console import Console
 from controller import (
     __version__,
     assembly,
+    choose,
     doctor,
     logs,
     preparation,
@@ -54,10 +56,16 @@ def main() -> None:
         if str(error):
             print(f"glovebox: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    finally:
+        _flush_stdout()
+
+
+def _flush_stdout() -> None:
+    """Somebody may have piped us into `head`; that is no error, and the flush at exit must not make one."""
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
-        # Somebody piped us into `head`; that is no error, and flushing stdout at exit must not make one.
-        sys.stderr.close()
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()
@@ -103,10 +111,11 @@ def run(
         **_section("budget", wall_seconds=budget),
         **_section("limits", experiments=experiments, hours=hours),
     )
+    chosen = choose.make_agent(config)
     stop = _stop_on_signals()
     with HomeLock(config.home):
         logs.configure(logs.stream_of_run(config.home))
-        reason = assembly.run_effort(config, stop)
+        reason = assembly.run_effort(config, chosen, stop)
     print(f"glovebox: {reason}", file=sys.stderr)
 
 

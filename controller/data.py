@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +14,26 @@ from controller.core.model import NotReady, UserError
 DATA_VERSION = 1
 
 Scale = Literal["cpu", "gpu"]
+Manifest = TypeVar("Manifest", bound=BaseModel)
+
+
+class DataVersion(BaseModel):
+    """What every version of the manifest says: which one it is."""
+
+    version: int
+
+
+class FileFacts(BaseModel):
+    """What a manifest says about one file."""
+
+    bytes: int
+
+
+class JudgeInfo(BaseModel):
+    """The part of data/judge/manifest.json that the controller uses."""
+
+    public_fingerprint: str
+    files: dict[str, FileFacts]
 
 
 class DataInfo(BaseModel):
@@ -23,6 +44,7 @@ class DataInfo(BaseModel):
     max_seq_len: int
     vocab_size: int
     fingerprint: str
+    files: dict[str, FileFacts]
 
 
 def folder(home: Path) -> Path:
@@ -30,8 +52,28 @@ def folder(home: Path) -> Path:
 
 
 def read(home: Path) -> DataInfo:
-    """Read the manifest. Raises NotReady without data, UserError with data of another version."""
-    path = folder(home) / "public" / "manifest.json"
+    """Read the public manifest and see that all it speaks of is there; contents are not hashed again.
+
+    Raises NotReady without data, UserError with data that is damaged or of another version.
+    """
+    public, judge = folder(home) / "public", folder(home) / "judge"
+    version = _read_manifest(home, public, DataVersion).version
+    if version != DATA_VERSION:
+        raise UserError(
+            f"The data in {folder(home)} has version {version}, this Glovebox needs {DATA_VERSION}: "
+            "prepare it again in a new home."
+        )
+    info = _read_manifest(home, public, DataInfo)
+    judged = _read_manifest(home, judge, JudgeInfo)
+    if judged.public_fingerprint != info.fingerprint:
+        raise UserError(f"The judge's data in {judge} belong to other data than {public}. {_again(home)}")
+    _require_files(home, public, info.files)
+    _require_files(home, judge, judged.files)
+    return info
+
+
+def _read_manifest(home: Path, part: Path, kind: type[Manifest]) -> Manifest:
+    path = part / "manifest.json"
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -41,18 +83,20 @@ def read(home: Path) -> DataInfo:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The data's manifest {path} cannot be read: {error}.") from error
     try:
-        info = DataInfo.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(
-            f"The data's manifest {path} is not one of ours: "
-            f"remove {folder(home)} and run `glovebox prepare` again."
-        ) from error
-    if info.version != DATA_VERSION:
-        raise UserError(
-            f"The data in {folder(home)} has version {info.version}, this Glovebox needs {DATA_VERSION}: "
-            "prepare it again in a new home."
-        )
-    return info
+        raise UserError(f"The data's manifest {path} is not one of ours. {_again(home)}") from error
+
+
+def _require_files(home: Path, part: Path, files: Mapping[str, FileFacts]) -> None:
+    for name, facts in files.items():
+        path = part / name
+        if not path.is_file() or path.stat().st_size != facts.bytes:
+            raise UserError(f"{path} is missing or not as it was prepared. {_again(home)}")
+
+
+def _again(home: Path) -> str:
+    return f"Remove {folder(home)} and run `glovebox prepare --home {home}` again."
 
 
 def require_scale(info: DataInfo, scale: Scale, home: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from controller import assembly, data
 from controller.core.container_spec import PREPARE_CORPUS, PREPARE_HOME, Place, preparer
@@ -36,6 +37,8 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
     Raises UserError, NotReady, InfrastructureError, Interrupted.
     """
     corpus = _corpus_folder(request.corpus)
+    if request.scale not in (None, *get_args(data.Scale)):
+        raise UserError(f"There is no scale {request.scale!r}; choose cpu or gpu.")
     scale = request.scale or assembly.resolve_device(config).scale
     sandbox = assembly.sandbox_of(config)
     sandbox.describe()

@@ -109,7 +109,8 @@ class _TomlSource(InitSettingsSource):
     def __call__(self) -> dict[str, Any]:
         home = self.current_state.get("home") or os.environ.get("GLOVEBOX_HOME") or "home"
         for folder in (Path(home), Path()):
-            if (folder / SETTINGS_FILE).exists():
+            # Not Path.exists: that one raises in a folder that may not be searched.
+            if os.path.exists(folder / SETTINGS_FILE):
                 return _read_toml(folder / SETTINGS_FILE)
         return {}
 
@@ -139,4 +140,6 @@ def load(**overrides: Any) -> Settings:
 def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting {clean_line(name)}; README.md lists those there are."
     return f"The setting {name} is wrong: {clean_line(first['msg'])}; see README.md for what it may be."

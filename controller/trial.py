@@ -19,10 +19,8 @@ from controller.core.model import (
     Refusal,
     RunOutcome,
     Score,
-    UserError,
     Verdict,
 )
-from controller.core.policy import check
 from controller.ports import Attempt
 from controller.runs import Runs
 from controller.settings import Settings
@@ -75,10 +73,7 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
 
     Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted.
     """
-    train_py = assembly.read_text(file, "train.py")
-    objection = check(train_py, None)
-    if objection is not None:
-        raise UserError(f"{file} cannot be run: {objection.detail}.")
+    train_py = assembly.read_train(file)
     machine = assembly.Machine.assemble(config)
     folder = _new_folder(config.home)
     (folder / "train.py").write_text(train_py, encoding="utf-8", newline="")
