@@ -5,8 +5,7 @@ The first five columns are upstream's, so that notebooks made for it read this f
 * A run without a score has an empty `val_bpb`, never 0: zero would be the best score of all.
 * Only kept experiments have a commit of their own. The others show the commit they started from; `experiment`
   is what tells rows apart.
-* `memory_gb` is the peak of GPU memory the run claims; of a run that claims none, the peak of the container's
-  memory. Empty if neither is known.
+* `memory_gb` is the peak of memory the run claims, empty if it claims none.
 
 Refused proposals are no runs and have no row.
 """
@@ -81,11 +80,11 @@ def _row(experiment: Experiment) -> tuple[str, ...]:
 
 def _memory_gb(experiment: Experiment) -> str:
     outcome = experiment.outcome
-    for megabytes in (outcome.claim.peak_vram_mb, outcome.peak_memory_mb) if outcome else ():
-        # The claim is the run's own word: it may be any float there is.
-        if megabytes is not None and math.isfinite(megabytes) and 0 < megabytes < 1e9:
-            return f"{megabytes / 1024:.1f}"
-    return ""
+    megabytes = outcome.claim.peak_vram_mb if outcome else None
+    # The claim is the run's own word: it may be any float there is.
+    if megabytes is None or not math.isfinite(megabytes) or not 0 < megabytes < 1e9:
+        return ""
+    return f"{megabytes / 1024:.1f}"
 
 
 def _append(path: Path, content: bytes) -> None:

@@ -251,7 +251,7 @@ def evaluate_bpb(model: "torch.nn.Module", tokenizer: Tokenizer, batch_size: int
             losses = _losses(model, inputs, targets).view(-1).double()
             nats += losses[bytes_of_target > 0].sum().item()
             count += int(bytes_of_target.sum())
-            if time_left() < 0.02 * WALL_SECONDS:
+            if time_left() < min(1.0, 0.02 * WALL_SECONDS):
                 break
     return nats / (math.log(2) * count)
 

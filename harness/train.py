@@ -11,6 +11,7 @@ import gc
 import itertools
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -613,6 +614,13 @@ def collect_garbage_never_again() -> None:
     gc.disable()
 
 
+def peak_memory_mb(cuda: bool) -> float:
+    """Peak memory of the device, MiB; on the CPU that of the process, since its device is the machine."""
+    if cuda:
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
+
+
 def print_summary(model: GPT, tally: Tally, val_bpb: float | None) -> None:
     """The run's claim about itself, in upstream's format; without val_bpb if there was no time for it."""
     cuda = DEVICE.type == "cuda"
@@ -622,7 +630,7 @@ def print_summary(model: GPT, tally: Tally, val_bpb: float | None) -> None:
         "val_bpb": None if val_bpb is None else f"{val_bpb:.6f}",
         "training_seconds": f"{tally.ended - tally.began:.1f}",
         "total_seconds": f"{time.monotonic() - STARTED:.1f}",
-        "peak_vram_mb": f"{torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0:.1f}",
+        "peak_vram_mb": f"{peak_memory_mb(cuda):.1f}",
         "mfu_percent": f"{mfu:.2f}",
         "total_tokens_M": f"{tally.steps * STEP_TOKENS / 1e6:.1f}",
         "num_steps": f"{tally.steps}",

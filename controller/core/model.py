@@ -180,7 +180,6 @@ class RunOutcome(Value):
     log_sha256: str = ""
     log_bytes: int = 0
     """Bytes the run printed, before any capping."""
-    peak_memory_mb: float | None = None
 
 
 class Score(Value):
