@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -46,8 +47,8 @@ class JudgeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_rows: int = Field(default=8, gt=0)
-    """Rows the worker's model sees at once."""
+    batch_tokens: int = Field(default=16384, gt=0)
+    """Tokens the worker's model sees at once, in whole rows. Its logits need vocabulary times 4 bytes each."""
     score_tokens: int | None = Field(default=None, gt=0)
     """Validation tokens to score; null: what the data's manifest says."""
     holdout_score_tokens: int | None = Field(default=None, gt=0)
@@ -205,7 +206,8 @@ class ContainerJudge:
             "requests": "/requests",
             "replies": "/replies",
             "seed": seed,
-            **self._config.model_dump(),
+            "batch_rows": max(self._config.batch_tokens // self._row_tokens(), 1),
+            **self._config.model_dump(exclude={"batch_tokens"}),
         }
         return container_spec.judge(
             self._containers,
@@ -215,6 +217,14 @@ class ContainerJudge:
             harness=self._harness,
             data=self._data / "judge",
         )
+
+    def _row_tokens(self) -> int:
+        """Tokens in a row: the context length of the prepared data."""
+        try:
+            manifest = json.loads((self._data / "public" / "manifest.json").read_bytes())
+            return int(manifest["max_seq_len"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InfrastructureError(f"The data's manifest cannot be read: {error}.") from error
 
     def _create_volumes(self, place: Place) -> None:
         limit = self._config.total_seconds + _START_SECONDS

@@ -43,7 +43,7 @@ class Trained:
         return ContainerJudge(
             self.bench.sandbox,
             self.bench.clock,
-            config=JudgeConfig.model_validate({"batch_rows": 4, "total_seconds": 100, **settings}),
+            config=JudgeConfig.model_validate({"batch_tokens": 128, "total_seconds": 100, **settings}),
             containers=self.bench.config,
             home=self.bench.home,
             harness=self.bench.harness.folder,
