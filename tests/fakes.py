@@ -1,5 +1,7 @@
-"""Trainer and Judge without containers, for tests of the loop. tests/loop/test_contract.py holds them to the
-same contract as the real ones."""
+"""Trainer and Judge without containers, for tests of the loop.
+
+tests/sandbox/test_contract.py holds them to the same contract as the real ones.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,124 @@
+"""What the loop may rely on: real Trainer and Judge and the fakes of tests/fakes.py, held to one contract."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from controller.core.container_spec import MIB, Limits, SandboxConfig
+from controller.core.model import Cause, InfrastructureError, Interrupted, Score
+from controller.judge import ContainerJudge, JudgeConfig
+from controller.ports import Attempt, Judge, Trainer
+from tests.fakes import FakeJudge, FakeTrainer, train_py
+from tests.harness.scoring import MODEL, make_data
+from tests.sandbox.conftest import open_bench
+
+REAL = f"""
+import torch
+{MODEL}
+def build_model():
+    return Tiny()
+
+if __name__ == "__main__":
+    import prepare
+    torch.manual_seed(3)
+    prepare.save_checkpoint(Tiny())
+    {{last}}
+"""
+
+
+@dataclass
+class World:
+    trainer: Trainer
+    judge: Judge
+    good: str
+    crashes: str
+    make: Callable[[str], Attempt]
+    """An attempt at a text of train.py."""
+
+
+def _fake(folder: Path) -> World:
+    trainer = FakeTrainer()
+
+    def make(text: str) -> Attempt:
+        (folder / "train.py").write_text(text)
+        return Attempt("0", 1, folder / "train.py", folder / "run.log", 60.0)
+
+    return World(trainer, FakeJudge(trainer), train_py(2.5), train_py(2.5, "crash NameError"), make)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=[pytest.mark.engine, pytest.mark.slow])])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "fake":
+        yield _fake(tmp_path)
+        return
+    memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
+    config = SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory)
+    with open_bench(tmp_path, config) as bench:
+        make_data(tmp_path / "data")
+        judge = ContainerJudge(
+            bench.sandbox,
+            bench.clock,
+            config=JudgeConfig(total_seconds=100),
+            containers=config,
+            home=tmp_path,
+            harness=bench.harness.folder,
+            data=tmp_path / "data",
+        )
+        good, crashes = REAL.format(last="pass"), REAL.format(last="undefined_name")
+        yield World(bench.trainer(), judge, good, crashes, lambda text: bench.attempt(text, 60.0))
+
+
+def train(world: World, attempt: Attempt, ticks: list[float] | None = None) -> object:
+    seen = ticks if ticks is not None else []
+    return world.trainer.train(attempt, threading.Event(), seen.append)
+
+
+def test_a_good_run_is_scored_and_leaves_a_log(world: World) -> None:
+    attempt = world.make(world.good)
+    outcome = world.trainer.train(attempt, threading.Event(), lambda elapsed: None)
+    assert (outcome.cause, outcome.exit_code, outcome.killed_at_limit) == (None, 0, False)
+    assert attempt.log_path.exists() and outcome.log_sha256
+    score = world.judge.score(attempt, 1, threading.Event())
+    assert isinstance(score, Score) and score.val_bpb > 0
+    world.trainer.discard(attempt)
+
+
+def test_a_run_that_has_ended_is_adopted_not_repeated(world: World) -> None:
+    attempt = world.make(world.good)
+    assert train(world, attempt) == train(world, attempt)
+    world.trainer.discard(attempt)
+
+
+def test_a_crash_is_a_value(world: World) -> None:
+    attempt = world.make(world.crashes)
+    outcome = world.trainer.train(attempt, threading.Event(), lambda elapsed: None)
+    assert (outcome.cause, outcome.exit_code) == (Cause.NAME, 1)
+    assert "NameError" in outcome.detail
+    world.trainer.discard(attempt)
+
+
+def test_a_stop_is_an_interruption_everywhere(world: World) -> None:
+    stop = threading.Event()
+    stop.set()
+    attempt = world.make(world.good)
+    with pytest.raises(Interrupted):
+        world.trainer.train(attempt, stop, lambda elapsed: None)
+    train(world, attempt)
+    with pytest.raises(Interrupted):
+        world.judge.score(attempt, 1, stop)
+    world.trainer.discard(attempt)
+
+
+def test_nothing_is_judged_without_its_workspace(world: World) -> None:
+    attempt = world.make(world.good)
+    train(world, attempt)
+    world.trainer.discard(attempt)
+    world.trainer.discard(attempt)
+    with pytest.raises(InfrastructureError):
+        world.judge.score(attempt, 1, threading.Event())
+    world.trainer.discard(attempt)
