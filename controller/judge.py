@@ -48,7 +48,7 @@ class JudgeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_tokens: int = Field(default=16384, gt=0)
-    """Tokens the worker sees at once, in whole rows; the answer has 4 bytes per entry of the vocabulary each."""
+    """Tokens the worker sees at once, in whole rows. Each is answered with 4 bytes per vocabulary entry."""
     score_tokens: int | None = Field(default=None, gt=0)
     """Validation tokens to score; null: what the data's manifest says."""
     holdout_score_tokens: int | None = Field(default=None, gt=0)
