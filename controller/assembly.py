@@ -22,6 +22,7 @@ from controller.core.model import InfrastructureError, NotReady, Provenance, Use
 from controller.core.policy import check
 from controller.core.state import ResearchState, fold
 from controller.harness_files import HarnessFiles
+from controller.journal import NAME as JOURNAL
 from controller.journal import Journal, home_in_use, read_records
 from controller.judge import ContainerJudge
 from controller.ledger import Ledger
@@ -119,7 +120,7 @@ class Plan:
 
 def run_effort(config: Settings, agent: Agent, stop: threading.Event) -> str:
     """Begin or continue the effort of a home; return why it stopped. The caller holds the home's lock."""
-    plan = _plan(config, fold(read_records(config.home)))
+    plan = _plan(config, fold(read_journal(config.home)))
     machine = Machine.assemble(config)
     journal = Journal(config.home, CLOCK)
     repository = _begin(config.home, plan, journal)
@@ -258,25 +259,40 @@ def runs_of(config: Settings) -> Runs:
 
 
 def require_effort(home: Path) -> None:
-    """Raises UserError if nothing was ever run in this home, or if it may not be read."""
+    """Raises UserError if nothing was ever run in this home, or if its journal may not be read."""
     try:
-        first = next(read_records(home), None)
+        with (home / JOURNAL).open("rb") as file:
+            begun = bool(file.read(1))
+    except (FileNotFoundError, NotADirectoryError):
+        begun = False
     except OSError as error:
-        raise UserError(f"The home {home} cannot be read: {error.strerror}.") from error
-    if first is None:
+        raise _unreadable(home, error) from error
+    if not begun:
         raise UserError(f"No effort was started in {home} yet: `glovebox run --home {home}` starts one.")
 
 
 def read_state(home: Path) -> tuple[list[Record], ResearchState]:
     """The journal and where it leaves the effort, without taking the home over."""
     require_effort(home)
-    records = list(read_records(home))
+    records = read_journal(home)
     return records, fold(records)
+
+
+def read_journal(home: Path) -> list[Record]:
+    """Every record so far; none if there is no journal. Raises UserError, VerificationFailed."""
+    try:
+        return list(read_records(home))
+    except OSError as error:
+        raise _unreadable(home, error) from error
+
+
+def _unreadable(home: Path, error: OSError) -> UserError:
+    return UserError(f"The journal in {home} cannot be read: {error.strerror}.")
 
 
 def reap(config: Settings) -> list[str]:
     """Remove what belongs to no live experiment, whether or not a controller is at work."""
-    keep = recovery.live(fold(read_records(config.home)))
+    keep = recovery.live(fold(read_journal(config.home)))
     if home_in_use(config.home):
         keep.add("try")
         keep.add("prepare")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from controller.agents.replay import Replay
-from controller.agents.tuner import Tuner
 from controller.core.model import UserError
 from controller.ports import Agent
 from controller.settings import Settings
@@ -35,4 +34,8 @@ def make_agent(config: Settings) -> Agent:
     name = agent_name(config)
     if name.startswith(REPLAY):
         return Replay(Path(name.removeprefix(REPLAY)))
+    from controller.agents.tuner import (
+        Tuner,
+    )  # brings optuna along, half of the time a command takes to start
+
     return Tuner(seed=config.seed)

@@ -53,8 +53,8 @@ def main() -> None:
     try:
         app()
     except GloveboxError as error:
-        if str(error):
-            print(f"glovebox: {error}", file=sys.stderr)
+        if sentence := str(error).rstrip("."):
+            print(f"glovebox: {sentence}.", file=sys.stderr)
         sys.exit(error.exit_status)
     finally:
         _flush_stdout()
