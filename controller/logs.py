@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 
@@ -21,9 +21,35 @@ def configure(stream: TextIO, level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Careful(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+class _Careful:
+    """A stream that loses what it cannot write: a collector that went away must not stop the research."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._closed = False
+
+    def write(self, text: str) -> None:
+        try:
+            if not self._closed:
+                self._stream.write(text)
+        except BrokenPipeError:
+            self._closed = True
+        except (OSError, UnicodeEncodeError):
+            pass  # a full disk, say; the next line may fit again
+
+    def flush(self) -> None:
+        try:
+            if not self._closed:
+                self._stream.flush()
+        except BrokenPipeError:
+            self._closed = True
+        except OSError:
+            pass
 
 
 def stream_of_run(home: Path) -> TextIO:
