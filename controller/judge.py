@@ -17,8 +17,7 @@ from controller.core import container_spec
 from controller.core.container_spec import REPLIES, REQUESTS, ContainerSpec, Domain, Place, SandboxConfig
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
 from controller.core.untrusted import clean_line
-from controller.ports import Attempt, Clock, Exit
-from controller.workspace import LivingSandbox
+from controller.ports import Attempt, Clock, Exit, Sandbox
 
 _START_SECONDS = 30.0
 """What starting and ending may add to the time that scoring itself is given."""
@@ -99,7 +98,7 @@ class ContainerJudge:
 
     def __init__(
         self,
-        sandbox: LivingSandbox,
+        sandbox: Sandbox,
         clock: Clock,
         *,
         config: JudgeConfig,

@@ -156,6 +156,9 @@ class Sandbox(Leftovers, Protocol):
         Also answers for a container that has ended; `wait` then returns at once.
         """
 
+    def alive(self, name: str) -> bool:
+        """True while the container runs."""
+
     def output(self, name: str, limit: int) -> bytes:
         """The last `limit` bytes of a container's stdout (stderr excluded)."""
 

@@ -27,7 +27,11 @@ class RunLog:
         """Why the file could not be written, a full disk for instance."""
 
     def write(self, block: bytes) -> None:
-        """Append. Never raises: a reader thread has nobody to raise to."""
+        """Append, with NUL as `?`: for one NUL grep takes the file for binary and shows no line of it.
+
+        Never raises: a reader thread has nobody to raise to.
+        """
+        block = block.replace(b"\0", b"?")
         with self._lock:
             self.total += len(block)
             if self._file.closed or self.failure:

@@ -193,6 +193,10 @@ class DockerSandbox:
         wanted = "nvidia" if config.gpu and config.gpu_access == "runtime" else config.runtime
         if wanted not in info["Runtimes"]:
             raise to_error(EngineFault.NO_RUNTIME, "", f"no runtime {wanted}")
+        if not info["SwapLimit"]:
+            raise NotReady(
+                "The kernel cannot keep containers from swapping; boot it with swapaccount=1 or cgroup v2."
+            )
         self._image_id = image["Id"]
         return {"engine": info["ServerVersion"], "image": image["Id"], "runtime": wanted}
 

@@ -13,9 +13,8 @@ from controller.core import container_spec
 from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, SandboxConfig
 from controller.core.model import InfrastructureError, RunOutcome
 from controller.core.runlog import LIMIT_EXIT_CODE, claim, crash_cause
-from controller.ports import Attempt, Clock, Exit
+from controller.ports import Attempt, Clock, Exit, Sandbox
 from controller.run_log import RunLog, sha256, tail_text
-from controller.workspace import LivingSandbox
 
 _CLASSIFIED_BYTES = 1 * MIB
 """How much of the end of run.log is searched for the claim and for what went wrong."""
@@ -39,7 +38,7 @@ class ContainerTrainer:
 
     def __init__(
         self,
-        sandbox: LivingSandbox,
+        sandbox: Sandbox,
         clock: Clock,
         *,
         config: TrainerConfig,

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from controller.core.container_spec import Domain, Place
 from controller.core.model import InfrastructureError
 from controller.ports import Sandbox
 
 
-class LivingSandbox(Sandbox, Protocol):
-    """A Sandbox that can also tell whether a container still runs."""
-
-    def alive(self, name: str) -> bool: ...
-
-
-def require(sandbox: LivingSandbox, place: Place) -> None:
+def require(sandbox: Sandbox, place: Place) -> None:
     """Raises InfrastructureError if the workspace cannot be what T made it.
 
     It lives exactly as long as its holder, and no experiment can reach the holder: a dead one means that

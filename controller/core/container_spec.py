@@ -206,6 +206,8 @@ class ContainerSpec:
     def _environment(self) -> dict[str, str]:
         environment = {
             "HOME": "/tmp",
+            # Threads that wait for each other sleep: spinning, they take the CPU from whoever they wait for.
+            "OMP_WAIT_POLICY": "passive",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_head_tail_and_count_for_any_stream(blocks: list[bytes], head: int, tail
             log.write(block)
             assert path.stat().st_size <= head + 2 * tail + len(block) + 60
         log.close()
-        written, everything = path.read_bytes(), b"".join(blocks)
+        written, everything = path.read_bytes(), b"".join(blocks).replace(b"\0", b"?")
     assert log.total == len(everything)
     if len(everything) <= head + tail:
         assert written == everything
@@ -52,3 +53,12 @@ def test_tail_text(tmp_path: Path) -> None:
     path.write_bytes(b"abc\xff\xfe")
     assert tail_text(path, 3) == "c\ufffd\ufffd"
     assert tail_text(path, 100) == "abc\ufffd\ufffd"
+
+
+def test_a_nul_byte_does_not_hide_the_summary_from_grep(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run.log", head_bytes=1000, tail_bytes=1000)
+    log.write(b"weights: \0\0\nval_bpb:          1.5\n")
+    log.close()
+    assert log.total == len(b"weights: \0\0\nval_bpb:          1.5\n")
+    grep = subprocess.run(["grep", "^val_bpb:", tmp_path / "run.log"], capture_output=True, check=True)
+    assert grep.stdout == b"val_bpb:          1.5\n"

@@ -130,7 +130,8 @@ def test_a_good_run(bench: Bench) -> None:
     assert 2.5 < outcome.seconds < 15
     assert len(elapsed) >= 2
     assert elapsed == sorted(elapsed)
-    assert bench.log_text.startswith("to stdout\nto stderr\n")
+    # Two pipes: which of two lines the engine reads first is not settled.
+    assert set(bench.log_text.split("\n")[:2]) == {"to stdout", "to stderr"}
     assert outcome.log_bytes == len(bench.log_text.encode())
     assert bench.sandbox.leftovers() == ([], [])
 
