@@ -214,7 +214,12 @@ def read_text(path: Path, what: str) -> str:
 
 def sandbox_of(config: Settings) -> DockerSandbox:
     """Raises NotReady without an engine, or without permission to use it."""
-    return DockerSandbox(config.sandbox, config.home, CLOCK)
+    try:
+        return DockerSandbox(config.sandbox, config.home, CLOCK)
+    except InfrastructureError as error:
+        raise NotReady(
+            f"The container engine cannot be used; look at it and at DOCKER_HOST: {error}"
+        ) from error
 
 
 def resolve_device(config: Settings) -> Device:

@@ -134,6 +134,10 @@ def test_no_engine(glovebox: Glovebox, verb: list[str]) -> None:
     assert not (glovebox.home / "audit.jsonl").exists()
 
 
+def test_an_address_of_the_engine_that_is_none(glovebox: Glovebox) -> None:
+    glovebox("run", DOCKER_HOST="the big one").refused(3, "DOCKER_HOST")
+
+
 def test_doctor_without_an_engine_names_everything_that_is_missing(glovebox: Glovebox) -> None:
     said = glovebox("doctor", "--json")
     assert said.status == 3 and said.err == ""
