@@ -28,7 +28,7 @@ from controller import (
     verify,
     views,
 )
-from controller.core.model import GloveboxError, UserError, VerificationFailed
+from controller.core.model import GloveboxError, Interrupted, UserError, VerificationFailed
 from controller.journal import HomeLock, home_in_use, read_blob
 
 app = typer.Typer(
@@ -130,7 +130,10 @@ def try_(
     """Run one train.py as an experiment outside the frontier: nothing is kept, nothing is journalled."""
     config = settings.load(home=home, device=device, **_section("budget", wall_seconds=budget))
     with HomeLock(config.home):
-        result = trial.run(config, file, _stop_on_signals())
+        try:
+            result = trial.run(config, file, _stop_on_signals())
+        except Interrupted:
+            raise GloveboxError("The try was stopped before it had a result.") from None
     if as_json:
         _print_json(result.as_json())
     else:

@@ -337,6 +337,8 @@ class Loop:
         self._world.runs.finish(experiment)
         self._world.publish(self.state)
         self._faults = 0
+        if experiment.number == 0 and experiment.score is None:
+            log.warning("baseline_failed", cause=experiment.cause, advice="mend train.py or the budget")
 
     # --- faults --------------------------------------------------------------------------------
 

@@ -97,7 +97,20 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings, _TomlSource(settings_cls)
+        dotenv = _OurDotEnv(settings_cls, dotenv_settings)
+        return init_settings, env_settings, dotenv, _TomlSource(settings_cls)
+
+
+class _OurDotEnv(InitSettingsSource):
+    """What .env says about settings; the variables of the make targets may stand in it too."""
+
+    def __init__(self, settings_cls: type[BaseSettings], dotenv: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls, init_kwargs={})
+        self._dotenv = dotenv
+
+    def __call__(self) -> dict[str, Any]:
+        known = {*self.settings_cls.model_fields, "ANTHROPIC_API_KEY"}
+        return {name: value for name, value in self._dotenv().items() if name in known}
 
 
 class _TomlSource(InitSettingsSource):
@@ -141,5 +154,7 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"There is no setting {clean_line(name)}; README.md lists those there are."
-    return f"The setting {name} is wrong: {clean_line(first['msg'])}; see README.md for what it may be."
+        return f"There is no setting {clean_line(name)}; docs/settings.md lists those there are."
+    return (
+        f"The setting {name} is wrong: {clean_line(first['msg'])}; see docs/settings.md for what it may be."
+    )

@@ -12,7 +12,7 @@ Anything else is our bug and stops the process with the journal intact.
     ├── UserError            exit 2: usage or configuration
     │   └── NotReady         exit 3: the machine lacks something
     ├── VerificationFailed   exit 4: the record contradicts itself (see also core.state.ImpossibleHistory)
-    ├── InfrastructureError  engine, disk or GPU failed under an experiment
+    ├── InfrastructureError  exit 3: engine, disk or GPU failed under an experiment
     ├── AgentError           the agent could not produce a proposal this time
     │   └── AgentExhausted   the agent has nothing further to propose
     └── Interrupted          a person asked us to stop
@@ -51,6 +51,8 @@ class VerificationFailed(GloveboxError):
 
 class InfrastructureError(GloveboxError):
     """Engine, disk or GPU failed under an experiment; the experiment is not to blame."""
+
+    exit_status = 3
 
 
 class AgentError(GloveboxError):

@@ -1,0 +1,51 @@
+"""The documents name everything there is, and nothing that is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+from pydantic import BaseModel
+
+from controller.cli import app
+from controller.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from setting_names(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE) == list(setting_names(Settings))
+
+
+def test_every_verb_is_documented() -> None:
+    verbs = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    rows = re.findall(
+        r"^\| (`glovebox .*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = {word for row in rows for word in re.findall(r"[a-z]+", row.replace("glovebox", ""))}
+    assert verbs == named
+
+
+def test_make_targets_the_readme_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(
+        re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert named and named <= targets
+
+
+def test_files_the_readme_links_to_exist() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / link).exists(), link
