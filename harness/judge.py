@@ -3,13 +3,14 @@
 `python judge.py CONFIG` (one JSON object, see `Config`) prints exactly one line of JSON on stdout:
 
     {"status": "scored", "val_bpb": ..., "holdout_bpb": ..., "bytes": ..., "tokens": ...,
-     "holdout_bytes": ..., "seconds": ..., "probes": {}}
+     "holdout_bytes": ..., "seconds": ..., "probes": {...}}
     {"status": "refused", "cause": ..., "detail": ...}
 
 and exits 0 for both; `seconds` is all of the judge's wall clock, the worker's start included. Any other exit
 is our bug or a broken data folder. Only inputs ever leave this process, in an order drawn from the seed with
-validation and hold-out rows mixed. Whatever comes back is hostile: each byte is copied once into memory of
-our own and judged there.
+validation rows, hold-out rows and probes mixed (see probes.py); `probes` in the result says how many there
+were, how well they agreed and what that promises. Whatever comes back is hostile: each byte is copied once
+into memory of our own and judged there.
 
 NumPy only: on the CPUs this runs on it is as fast as torch at this arithmetic, and starts two seconds sooner
 while the worker is busy starting on the same cores.
@@ -30,6 +31,7 @@ import numpy as np
 from exchange import DTYPES, SLOTS, Closed, ExchangeError, Header, SlotReader, SlotWriter, usable_cpus
 from numpy.typing import NDArray
 
+import probes
 from prepare import pack_rows, read_documents
 
 PACKING_BUFFER = 1000  # documents the packer chooses from; upstream's loader uses the same number
@@ -75,6 +77,12 @@ class Config:
     """Between two replies."""
     total_seconds: float
     """From our start to the last reply."""
+    leak_fraction: float = 0.001
+    """Share of positions at which seeing the future is to be found, if probes.TWINS_SHARE affords it."""
+    miss_probability: float = 0.001
+    """How likely such a leak may be missed."""
+    leak_reach: int = 32
+    """How many tokens ahead such a leak sees. Nearer ones need more twins."""
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
@@ -85,11 +93,13 @@ class Config:
 
 
 class Role(IntEnum):
-    """Why a row is sent."""
+    """Why a row is sent. Only the first two count."""
 
     VALIDATION = 0
     HOLDOUT = 1
-    FILLER = 2  # repeats a row to complete the last batch; not counted
+    TWIN = 2  # another row up to a cut, see probes.py
+    REPEAT = 3  # another row, among other neighbours; completes the last batch too
+    ENCORE = 4  # of the first batch, sent once more after the last one
 
 
 @dataclass(frozen=True)
@@ -99,9 +109,13 @@ class Plan:
     inputs: NDArray[np.int32]
     """[rows, T] tokens; the only part that leaves this process."""
     targets: NDArray[np.int64]
-    """[rows, T] the token that follows each input."""
+    """[rows, T] the token that follows each input; for a twin its origin's tokens."""
     roles: NDArray[np.int8]
     """[rows] a `Role` each."""
+    origins: NDArray[np.int64]
+    """[rows] the row that each must agree with: itself if it is not a probe."""
+    agree: NDArray[np.int64]
+    """[rows] in how many of its first predictions."""
 
 
 def read_rows(data: Path, split: str, tokens: int, manifest: dict[str, Any]) -> NDArray[np.int64]:
@@ -119,16 +133,40 @@ def read_rows(data: Path, split: str, tokens: int, manifest: dict[str, Any]) -> 
     return np.stack(rows).astype(np.int64)
 
 
-def make_plan(validation: NDArray[np.int64], holdout: NDArray[np.int64], batch_rows: int, seed: int) -> Plan:
-    """Mix the rows [., T + 1] of both splits in an order drawn from `seed` and fill up the last batch."""
-    rows = np.concatenate([validation, holdout])
-    roles = np.repeat(np.array([Role.VALIDATION, Role.HOLDOUT], np.int8), [len(validation), len(holdout)])
+def make_plan(
+    validation: NDArray[np.int64], holdout: NDArray[np.int64], batch_rows: int, seed: int, twins: int
+) -> Plan:
+    """Mix the rows [., T + 1] of both splits and their probes in an order drawn from `seed`.
+
+    Every batch is full, and the first one comes once more at the end.
+    """
     random = np.random.default_rng(seed)
-    filler = random.choice(len(rows), size=-len(rows) % batch_rows)
-    rows = np.concatenate([rows, rows[filler]])
-    roles = np.concatenate([roles, np.full(len(filler), Role.FILLER, np.int8)])
-    order = random.permutation(len(rows))
-    return Plan(rows[order, :-1].astype(np.int32), rows[order, 1:], roles[order])
+    rows = np.concatenate([validation, holdout])
+    drawn = probes.draw_twins(rows, twins, random)
+    least = len(rows) + len(drawn.rows) + math.ceil(probes.REPEATS_SHARE * len(rows))
+    total = math.ceil(least / batch_rows) * batch_rows
+    repeats = random.choice(len(rows), size=total - len(rows) - len(drawn.rows))
+
+    whole = rows.shape[1] - 1
+    parts = [len(validation), len(holdout), len(drawn.rows), len(repeats)]
+    roles = np.repeat(np.array([Role.VALIDATION, Role.HOLDOUT, Role.TWIN, Role.REPEAT], np.int8), parts)
+    inputs = np.concatenate([rows, drawn.rows, rows[repeats]])[:, :-1].astype(np.int32)
+    origins = np.concatenate([np.arange(len(rows)), drawn.origins, repeats])
+    targets = rows[origins, 1:]
+    agree = np.where(roles == Role.TWIN, 0, whole)
+    agree[roles == Role.TWIN] = drawn.cuts
+
+    order = random.permutation(total)
+    place = np.argsort(order)
+    first = np.arange(batch_rows)
+    encore = order[first]
+    return Plan(
+        inputs=np.concatenate([inputs[order], inputs[encore]]),
+        targets=np.concatenate([targets[order], targets[encore]]),
+        roles=np.concatenate([roles[order], np.full(batch_rows, Role.ENCORE, np.int8)]),
+        origins=np.concatenate([place[origins[order]], first]),
+        agree=np.concatenate([agree[order], np.full(batch_rows, whole)]),
+    )
 
 
 def token_nats(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Nats:
@@ -257,6 +295,41 @@ def collect(config: Config, plan: Plan, batch_rows: int, vocab: int) -> Nats:
     return scores
 
 
+#: In this order: a model that remembers disagrees everywhere, one that sees other rows in twins too.
+VERDICTS = (
+    (Role.ENCORE, "stateful", "the first batch is answered differently at the end"),
+    (Role.REPEAT, "non-causal", "a row is answered differently among other rows"),
+    (Role.TWIN, "non-causal", "a row is answered differently with another future"),
+)
+
+
+def compare_probes(plan: Plan, nats: Nats) -> dict[Role, probes.Comparison]:
+    """Compare all probes with their origins, nats [rows, T]. Raises Refused if one kind disagrees."""
+    results = {}
+    for role, cause, meaning in VERDICTS:
+        rows = np.flatnonzero(plan.roles == role)
+        results[role] = probes.compare(nats[rows], nats[plan.origins[rows]], plan.agree[rows])
+        if not results[role].agrees:
+            raise Refused(cause, f"{meaning}: {results[role]}")
+    return results
+
+
+def promise(config: Config, twins: int, length: int) -> dict[str, Any]:
+    """What so many twins find but for the miss probability: the smallest fraction, by reach in tokens."""
+    reaches = sorted({1, config.leak_reach, length // 2})
+    leaks = {str(k): probes.smallest_leak(twins, config.miss_probability, k, length) for k in reaches}
+    return {
+        "miss_probability": config.miss_probability,
+        "leak_fraction_by_reach": {reach: round(leak, 6) for reach, leak in leaks.items()},
+    }
+
+
+def twins_for(config: Config, rows: int, length: int) -> int:
+    """How many twins among so many rows: enough for the promised detection, but no more than affordable."""
+    needed = probes.twins_needed(config.leak_fraction, config.miss_probability, config.leak_reach, length)
+    return max(1, min(needed, int(probes.TWINS_SHARE * rows)))
+
+
 def score(config: Config) -> dict[str, Any]:
     """Score one worker. Raises Refused, ExchangeError; ValueError or OSError if our own data is broken."""
     started = time.monotonic()
@@ -269,8 +342,11 @@ def score(config: Config) -> dict[str, Any]:
     validation = read_rows(config.data, "val", wanted, manifest)
     holdout = read_rows(config.data, "holdout", holdout_wanted, manifest)
     batch_rows = config.batch_rows or max(1, BATCH_TOKENS // int(manifest["max_seq_len"]))
-    plan = make_plan(validation, holdout, batch_rows, config.seed)
+    length = validation.shape[1] - 1
+    twins = twins_for(config, len(validation) + len(holdout), length)
+    plan = make_plan(validation, holdout, batch_rows, config.seed, twins)
     nats = collect(config, plan, batch_rows, int(manifest["vocab_size"]))
+    compared = compare_probes(plan, nats)
     sums = {role: account(plan, nats, token_bytes, role) for role in (Role.VALIDATION, Role.HOLDOUT)}
     return {
         "status": "scored",
@@ -280,7 +356,10 @@ def score(config: Config) -> dict[str, Any]:
         "tokens": sums[Role.VALIDATION].tokens,
         "holdout_bytes": sums[Role.HOLDOUT].bytes,
         "seconds": round(time.monotonic() - started, 3),
-        "probes": {},
+        "probes": {
+            **{role.name.lower(): comparison.summary() for role, comparison in compared.items()},
+            "promise": promise(config, compared[Role.TWIN].rows, length),
+        },
     }
 
 

@@ -65,7 +65,7 @@ USERS: Mapping[Domain, int] = {
 HARNESS: Mapping[Domain, tuple[str, ...]] = {
     Domain.TRAINER: ("prepare.py",),
     Domain.WORKER: ("exchange.py", "prepare.py", "worker.py"),
-    Domain.JUDGE: ("exchange.py", "judge.py", "prepare.py"),
+    Domain.JUDGE: ("exchange.py", "judge.py", "prepare.py", "probes.py"),
     Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
 }
 """The files of the harness that each domain is given, read-only."""

@@ -105,7 +105,14 @@ def test_domains_do_not_share_a_user() -> None:
         (
             Domain.JUDGE,
             ["/requests"],
-            ["/glovebox/exchange.py", "/glovebox/judge.py", "/glovebox/prepare.py", "/judge", "/replies"],
+            [
+                "/glovebox/exchange.py",
+                "/glovebox/judge.py",
+                "/glovebox/prepare.py",
+                "/glovebox/probes.py",
+                "/judge",
+                "/replies",
+            ],
         ),
         (
             Domain.PREPARE,

@@ -1,0 +1,180 @@
+"""Probes of the worker's model: does it see the future, does it see other rows, does it remember?
+
+A probe is a row whose first `agree` predictions must be those of another row that is scored too, its origin:
+
+- a *twin* has the origin's tokens before a cut and another row's real text from there on. What was predicted
+  before the cut, that of the true token at the cut included, must not change: otherwise it came from after
+  the cut.
+- a *repeat* is the origin again, somewhere else among the batches. If it changes, the model looks at the
+  other rows of a batch.
+- the *encore* is the first batch again, as it was, after everything else. If it changes, the model remembers.
+
+Compared is what is scored, the nats of the true targets, so a leak that helps the score is a difference here.
+It is of no use to behave well in twins only (the seam at the cut may be noticed): the leak is then in the
+origin, whose score is already committed, and the two differ all the same. Nor can one be good in origins
+only: which rows will have twins, and where they are cut, is drawn from a seed the worker does not know.
+
+What this cannot see: a worker that remembers every row it was given can answer the prefix it knows with what
+it answered before. Consistent answers of one process prove nothing about a process that remembers; only a
+second worker that never saw the origins can (see also `smallest_leak`).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int64]
+Nats = NDArray[np.float64]
+
+TWINS_SHARE = 0.2  # at most this many twins for each row to score
+REPEATS_SHARE = 0.02  # at least this many repeats; the last batch is filled up with more
+
+TOKEN_NATS = 0.5
+MEAN_NATS = 0.02
+
+
+class Twins(NamedTuple):
+    """Rows with a different future, [N] of them."""
+
+    rows: Tokens
+    """[N, T + 1] tokens: of the origin before the cut, of another row from the cut on."""
+    origins: Tokens
+    """[N] the row each one is a twin of."""
+    cuts: Tokens
+    """[N] index of the first token that differs, 1 to T - 1."""
+
+
+def draw_twins(rows: Tokens, count: int, random: np.random.Generator) -> Twins:
+    """Up to `count` twins of different rows [R, T + 1], their cuts spread evenly over 1 to T - 1.
+
+    One cut falls into each of `count` equal parts of the row, at a random place in a random order: each cut
+    alone is uniform, and together they leave no gap wider than two parts. Fewer twins only if no row has
+    another token at the cut.
+    """
+    length = rows.shape[1] - 1
+    origins = random.permutation(len(rows))[:count]
+    strata = (random.permutation(len(origins)) + random.random(len(origins))) / max(1, len(origins))
+    cuts = 1 + np.floor(strata * (length - 1)).astype(np.int64)
+    twins = rows[origins]
+    kept = np.zeros(len(origins), np.bool_)
+    for i, (origin, cut) in enumerate(zip(origins, cuts, strict=True)):
+        donors = np.flatnonzero(rows[:, cut] != rows[origin, cut])
+        if cut < length and len(donors):
+            twins[i, cut:] = rows[random.choice(donors), cut:]
+            kept[i] = True
+    return Twins(twins[kept], origins[kept], cuts[kept])
+
+
+# --- what a number of twins promises ---------------------------------------------
+
+
+def _miss(fraction: float, reach: int, length: int) -> float:
+    """Probability that one twin misses, see `twins_needed`."""
+    cuts = np.arange(1, length)
+    return float(np.mean((1 - fraction) ** np.minimum(cuts, reach)))
+
+
+def twins_needed(fraction: float, miss_probability: float, reach: int, length: int) -> int:
+    """How many twins find a leak of this size, but for `miss_probability`.
+
+    The leak: a share `fraction` of all positions, each independently of the others, predicts with the help of
+    any token up to `reach` tokens ahead, such that its nats change by more than the tolerance when that text
+    is another. A twin cut at c shows it if one of the min(c, reach) positions before the cut leaks. With the
+    cut uniform on 1 to T - 1, one twin misses with probability
+
+        m = mean over c of (1 - fraction) ** min(c, reach)
+
+    and N twins of different rows with at most m ** N (evenly spread cuts do no worse: a product of means is
+    at most the power of their mean). So N = ln(miss_probability) / ln(m).
+
+    For a leak of the next token alone (reach 1) this is ln(miss_probability) / ln(1 - fraction), and no other
+    choice of rows does better: rows with common beginnings form a tree, each further row adds one fork, and
+    the position before a fork is the only one at which the next token alone is another.
+
+    Not independent: leaks at the same places of all rows are found more surely, since the cuts are spread;
+    leaks gathered in a few rows less surely, a share f of rows by N twins with 1 - (1 - f) ** N at least.
+    """
+    return math.ceil(math.log(miss_probability) / math.log(_miss(fraction, reach, length)))
+
+
+def smallest_leak(twins: int, miss_probability: float, reach: int, length: int) -> float:
+    """The smallest fraction that `twins` find but for `miss_probability`: `twins_needed` solved for it.
+
+    1.0 if not even a leak at every position is promised, as without twins.
+    """
+    if twins == 0:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _miss(middle, reach, length) ** twins > miss_probability:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+# --- comparing -------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """How probes of one kind agree with their origins."""
+
+    rows: int
+    """Probes compared."""
+    positions: int
+    """Predictions compared."""
+    largest: float
+    """Largest difference of one prediction, nats."""
+    bias: float
+    """Largest mean difference at one range of distances before the cut, nats per token, by magnitude."""
+    bad_rows: int
+    """Probes with a prediction further off than TOKEN_NATS."""
+    bad_positions: int
+    """Such predictions."""
+
+    @property
+    def agrees(self) -> bool:
+        """Is all of it within what rounding does to an honest model?"""
+        return self.bad_positions == 0 and abs(self.bias) <= MEAN_NATS
+
+    def summary(self) -> dict[str, Any]:
+        """For the judge's result."""
+        return {
+            "rows": self.rows,
+            "positions": self.positions,
+            "largest_nats": round(self.largest, 6),
+            "bias_nats": round(self.bias, 6),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.bad_positions} of {self.positions} predictions in {self.bad_rows} of {self.rows} rows"
+            f" differ, by up to {self.largest:.3g} nats and {self.bias:.3g} on average where worst"
+        )
+
+
+def compare(probe: Nats, origin: Nats, agree: Tokens) -> Comparison:
+    """Compare the first agree[i] columns of row i of `probe` and `origin`, both [N, T]; agree [N].
+
+    The mean difference is taken by distance d from the end of what must agree, in the ranges d = 1, 2 to 3,
+    4 to 7 and so on: a small but steady help from the very next token would vanish in a mean over all
+    positions, of which it concerns one in each row.
+    """
+    distances = agree[:, None] - np.arange(probe.shape[1])
+    known = distances > 0
+    differences = (probe - origin)[known]
+    octaves = np.frexp(distances[known])[1]  # 1 for 1, 2 for 2 and 3, 3 for 4 to 7
+    sums, counts = np.bincount(octaves, differences), np.bincount(octaves)
+    means = sums[counts > 0] / counts[counts > 0]
+    bad = known & (np.abs(probe - origin) > TOKEN_NATS)
+    return Comparison(
+        rows=len(probe),
+        positions=int(known.sum()),
+        largest=float(np.abs(differences).max(initial=0)),
+        bias=float(means[np.abs(means).argmax()]) if len(means) else 0.0,
+        bad_rows=int(bad.any(axis=1).sum()),
+        bad_positions=int(bad.sum()),
+    )
