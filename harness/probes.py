@@ -15,8 +15,8 @@ origin, whose score is already committed, and the two differ all the same. Nor c
 only: which rows will have twins, and where they are cut, is drawn from a seed the worker does not know.
 
 What this cannot see: a worker that remembers every row it was given can answer the prefix it knows with what
-it answered before. Consistent answers of one process prove nothing about a process that remembers; only a
-second worker that never saw the origins can (see also `smallest_leak`).
+it answered before, and no probe sent to that same worker can tell. It takes a second worker that never saw the
+origins to answer the twins.
 """
 
 import math
@@ -31,8 +31,14 @@ Nats = NDArray[np.float64]
 TWINS_SHARE = 0.2  # at most this many twins for each row to score
 REPEATS_SHARE = 0.02  # at least this many repeats; the last batch is filled up with more
 
-TOKEN_NATS = 0.5
-MEAN_NATS = 0.02
+# Tolerances in nats, measured on small trained models of six kinds (attention, GRU, causal convolution, the
+# same by FFT, linear attention, top-1 experts) at 256 tokens and a vocabulary of 1024. On a CPU, in float32,
+# bfloat16 and under autocast, all were exact to the bit except the FFT (largest difference 4e-4). With every
+# activation of the bfloat16 models multiplied by 1 + 2**-9 * normal, more than a change of kernels should do,
+# the dense models differed by 0.11 at most, 0.012 in the mean magnitude and 0.005 in the mean; the experts,
+# whose router then flips for two tokens in a thousand, by 1.1, 0.015 and 0.003. Not measured: a GPU.
+LEAST_TOKEN_NATS, MOST_TOKEN_NATS = 0.25, 2.0
+LEAST_MEAN_NATS, MOST_MEAN_NATS = 0.005, 0.03
 
 
 class Twins(NamedTuple):
@@ -70,8 +76,8 @@ def draw_twins(rows: Tokens, count: int, random: np.random.Generator) -> Twins:
 # --- what a number of twins promises ---------------------------------------------
 
 
-def _miss(fraction: float, reach: int, length: int) -> float:
-    """Probability that one twin misses, see `twins_needed`."""
+def chance_to_miss(fraction: float, reach: int, length: int) -> float:
+    """Probability that one twin misses a leak; for what is assumed about it see `twins_needed`."""
     cuts = np.arange(1, length)
     return float(np.mean((1 - fraction) ** np.minimum(cuts, reach)))
 
@@ -96,7 +102,7 @@ def twins_needed(fraction: float, miss_probability: float, reach: int, length: i
     Not independent: leaks at the same places of all rows are found more surely, since the cuts are spread;
     leaks gathered in a few rows less surely, a share f of rows by N twins with 1 - (1 - f) ** N at least.
     """
-    return math.ceil(math.log(miss_probability) / math.log(_miss(fraction, reach, length)))
+    return math.ceil(math.log(miss_probability) / math.log(chance_to_miss(fraction, reach, length)))
 
 
 def smallest_leak(twins: int, miss_probability: float, reach: int, length: int) -> float:
@@ -109,7 +115,7 @@ def smallest_leak(twins: int, miss_probability: float, reach: int, length: int) 
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        if _miss(middle, reach, length) ** twins > miss_probability:
+        if chance_to_miss(middle, reach, length) ** twins > miss_probability:
             low = middle
         else:
             high = middle
@@ -119,26 +125,41 @@ def smallest_leak(twins: int, miss_probability: float, reach: int, length: int) 
 # --- comparing -------------------------------------------------------------------
 
 
+class Tolerance(NamedTuple):
+    """What rounding may do to an honest model, nats."""
+
+    token: float
+    """Bound on the difference of one prediction."""
+    mean: float
+    """Bound on the mean magnitude, and on the mean at any range of distances before the cut."""
+
+
+REPEATS = Tolerance(MOST_TOKEN_NATS, MOST_MEAN_NATS)
+ENCORE = Tolerance(MOST_TOKEN_NATS, LEAST_MEAN_NATS)  # the very same computation twice
+
+
 class Comparison(NamedTuple):
-    """How probes of one kind agree with their origins."""
+    """How probes of one kind agree with their origins: the differences probe minus origin, in nats."""
 
     rows: int
     """Probes compared."""
     positions: int
     """Predictions compared."""
     largest: float
-    """Largest difference of one prediction, nats."""
+    """Largest difference by magnitude."""
+    spread: float
+    """Mean magnitude of the differences."""
     bias: float
-    """Largest mean difference at one range of distances before the cut, nats per token, by magnitude."""
-    bad_rows: int
-    """Probes with a prediction further off than TOKEN_NATS."""
-    bad_positions: int
-    """Such predictions."""
+    """Mean in the range of distances where it is furthest from 0; positive: origins do better."""
 
-    @property
-    def agrees(self) -> bool:
+    def agrees(self, tolerance: Tolerance) -> bool:
         """Is all of it within what rounding does to an honest model?"""
-        return self.bad_positions == 0 and abs(self.bias) <= MEAN_NATS
+        return self.largest <= tolerance.token and max(abs(self.bias), self.spread) <= tolerance.mean
+
+    def tolerance(self) -> Tolerance:
+        """What repeats that agree so well allow twins: the more the noisier, up to the bounds of repeats."""
+        token = min(max(4 * self.largest, LEAST_TOKEN_NATS), MOST_TOKEN_NATS)
+        return Tolerance(token, min(max(2 * self.spread, LEAST_MEAN_NATS), MOST_MEAN_NATS))
 
     def summary(self) -> dict[str, Any]:
         """For the judge's result."""
@@ -146,14 +167,9 @@ class Comparison(NamedTuple):
             "rows": self.rows,
             "positions": self.positions,
             "largest_nats": round(self.largest, 6),
+            "spread_nats": round(self.spread, 6),
             "bias_nats": round(self.bias, 6),
         }
-
-    def __str__(self) -> str:
-        return (
-            f"{self.bad_positions} of {self.positions} predictions in {self.bad_rows} of {self.rows} rows"
-            f" differ, by up to {self.largest:.3g} nats and {self.bias:.3g} on average where worst"
-        )
 
 
 def compare(probe: Nats, origin: Nats, agree: Tokens) -> Comparison:
@@ -165,16 +181,25 @@ def compare(probe: Nats, origin: Nats, agree: Tokens) -> Comparison:
     """
     distances = agree[:, None] - np.arange(probe.shape[1])
     known = distances > 0
-    differences = (probe - origin)[known]
-    octaves = np.frexp(distances[known])[1]  # 1 for 1, 2 for 2 and 3, 3 for 4 to 7
-    sums, counts = np.bincount(octaves, differences), np.bincount(octaves)
+    change = (probe - origin)[known]
+    octave = np.frexp(distances[known])[1]  # 1 for 1, 2 for 2 and 3, 3 for 4 to 7
+    sums, counts = np.bincount(octave, change), np.bincount(octave)
     means = sums[counts > 0] / counts[counts > 0]
-    bad = known & (np.abs(probe - origin) > TOKEN_NATS)
     return Comparison(
         rows=len(probe),
-        positions=int(known.sum()),
-        largest=float(np.abs(differences).max(initial=0)),
-        bias=float(means[np.abs(means).argmax()]) if len(means) else 0.0,
-        bad_rows=int(bad.any(axis=1).sum()),
-        bad_positions=int(bad.sum()),
+        positions=len(change),
+        largest=float(np.abs(change).max(initial=0)),
+        spread=float(np.abs(change).sum() / max(1, len(change))),
+        bias=float(max(means, key=abs, default=0.0)),
+    )
+
+
+def describe(probe: Nats, origin: Nats, agree: Tokens, tolerance: Tolerance) -> str:
+    """What disagrees, in words and numbers of our own."""
+    bad = (np.abs(probe - origin) > tolerance.token) & (np.arange(probe.shape[1]) < agree[:, None])
+    found = compare(probe, origin, agree)
+    return (
+        f"{bad.sum()} of {found.positions} predictions in {bad.any(axis=1).sum()} of {found.rows} rows"
+        f" are off by more than {tolerance.token:.3g} nats, by {found.largest:.3g} at most;"
+        f" mean magnitude {found.spread:.3g}, mean at some distance {found.bias:.3g}"
     )
