@@ -317,6 +317,18 @@ def compare_probes(plan: Plan, nats: Nats) -> dict[Role, probes.Comparison]:
     return compared
 
 
+def compare_edge(plan: Plan, nats: Nats) -> probes.Edge:
+    """Compare the last prediction of each row that counts with the others. Raises Refused if it is worse."""
+    edge = probes.look_at_edge(nats[np.isin(plan.roles, (Role.VALIDATION, Role.HOLDOUT))])
+    if not edge.agrees:
+        raise Refused(
+            "non-causal",
+            f"the last predictions of {edge.rows} rows, whose tokens were not sent, are worse than the others"
+            f" by {edge.excess:.3g} nats; allowed are {edge.bound:.3g}",
+        )
+    return edge
+
+
 def promise(config: Config, twins: int, length: int) -> dict[str, Any]:
     """What so many twins find but for the miss probability: the smallest fraction, by reach in tokens."""
     reaches = sorted({1, config.leak_reach, length // 2})
@@ -350,6 +362,7 @@ def score(config: Config) -> dict[str, Any]:
     plan = make_plan(validation, holdout, batch_rows, config.seed, twins)
     nats = collect(config, plan, batch_rows, int(manifest["vocab_size"]))
     compared = compare_probes(plan, nats)
+    edge = compare_edge(plan, nats)
     sums = {role: account(plan, nats, token_bytes, role) for role in (Role.VALIDATION, Role.HOLDOUT)}
     return {
         "status": "scored",
@@ -361,6 +374,7 @@ def score(config: Config) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 3),
         "probes": {
             **{role.name.lower(): comparison.summary() for role, comparison in compared.items()},
+            "edge": edge.summary(),
             "promise": promise(config, compared[Role.TWIN].rows, length),
         },
     }

@@ -14,9 +14,10 @@ It is of no use to behave well in twins only (the seam at the cut may be noticed
 origin, whose score is already committed, and the two differ all the same. Nor can one be good in origins
 only: which rows will have twins, and where they are cut, is drawn from a seed the worker does not know.
 
-What this cannot see: a worker that remembers every row it was given can answer the prefix it knows with what
-it answered before, and no probe sent to that same worker can tell. It takes a second worker that never saw the
-origins to answer the twins.
+What these cannot see: a worker that remembers every row it was given can answer a beginning it knows with
+what it answered before. Only a second worker, one that never saw the origins, could answer the twins without
+that. What bounds such a worker's gain here is the last prediction of each row: its true token is never sent,
+so it cannot be better than honest, and it must not be much worse than the others (`look_at_edge`).
 """
 
 import math
@@ -39,6 +40,12 @@ REPEATS_SHARE = 0.02  # at least this many repeats; the last batch is filled up 
 # whose router then flips for two tokens in a thousand, by 1.1, 0.015 and 0.003. Not measured: a GPU.
 LEAST_TOKEN_NATS, MOST_TOKEN_NATS = 0.25, 2.0
 LEAST_MEAN_NATS, MOST_MEAN_NATS = 0.005, 0.03
+
+# Honest models, trained for a minute on real text: an excess of 0.2 nats or less, with a standard error of
+# 0.12 over 384 rows of 256 tokens.
+EDGE_NATS = 0.5
+EDGE_ERRORS = 5.0  # standard errors on top
+EDGE_ROWS = 100  # with fewer rows the standard error itself is a guess, and nothing is concluded
 
 
 class Twins(NamedTuple):
@@ -203,3 +210,40 @@ def describe(probe: Nats, origin: Nats, agree: Tokens, tolerance: Tolerance) -> 
         f" are off by more than {tolerance.token:.3g} nats, by {found.largest:.3g} at most;"
         f" mean magnitude {found.spread:.3g}, mean at some distance {found.bias:.3g}"
     )
+
+
+# --- the last prediction ---------------------------------------------------------
+
+
+class Edge(NamedTuple):
+    """How the last prediction of each row compares with the others."""
+
+    rows: int
+    excess: float
+    """Mean over the rows of nats at the last position minus the mean of nats before it."""
+    bound: float
+    """EDGE_NATS and EDGE_ERRORS standard errors of the excess."""
+
+    @property
+    def agrees(self) -> bool:
+        """Is the excess no more than a honest model may have? Yes if there are too few rows to tell."""
+        return self.rows < EDGE_ROWS or self.excess <= self.bound
+
+    def summary(self) -> dict[str, Any]:
+        """For the judge's result."""
+        return {
+            "rows": self.rows,
+            "excess_nats": round(self.excess, 6),
+            "bound_nats": round(self.bound, 6),
+        }
+
+
+def look_at_edge(nats: Nats) -> Edge:
+    """Compare the last column of nats [R, T], T > 1, with the mean of the others.
+
+    A model that sees tokens ahead lacks them here. The first positions of a row, which have little context,
+    make the others worse if anything.
+    """
+    excess = nats[:, -1] - nats[:, :-1].mean(axis=1)
+    error = float(excess.std()) / math.sqrt(len(excess))
+    return Edge(len(excess), float(excess.mean()), EDGE_NATS + EDGE_ERRORS * error)

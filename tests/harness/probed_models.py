@@ -88,7 +88,8 @@ class LongConvolution(nn.Module):
         filters = torch.exp(-self.decay.float() * torch.arange(length)[:, None] / 8)
         size = length if self.circular else 2 * length
         product = torch.fft.rfft(x.float(), size, dim=1) * torch.fft.rfft(filters, size, dim=0)
-        return torch.fft.irfft(product, size, dim=1)[:, :length].to(x.dtype)
+        output: Tensor = torch.fft.irfft(product, size, dim=1)[:, :length].to(x.dtype)
+        return output
 
 
 class LinearAttention(nn.Module):
@@ -100,7 +101,8 @@ class LinearAttention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, -1)
         k = k.float().exp()
         summed = (k * v).cumsum(1) / k.cumsum(1)
-        return (q.sigmoid() * summed).to(x.dtype)
+        output: Tensor = (q.sigmoid() * summed).to(x.dtype)
+        return output
 
 
 class Experts(nn.Module):
@@ -149,7 +151,7 @@ def trained(model: nn.Module, rows: NDArray[np.int64], steps: int) -> nn.Module:
     for _ in range(steps):
         batch = torch.from_numpy(rows[random.choice(len(rows), 16)])
         loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import probes
-from judge import Config, Nats, Plan, Refused, Role, compare_probes, make_plan, twins_for
+from judge import Config, Nats, Plan, Refused, Role, compare_edge, compare_probes, make_plan, twins_for
 from tests.harness.probed_models import (
     HONEST,
     Attention,
@@ -135,8 +135,7 @@ class BlockMean(nn.Module):
     """The mean of each block of eight, given back to all of it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = x.unflatten(1, (-1, 8))
-        return blocks.mean(2, keepdim=True).expand_as(blocks).flatten(1, 2)
+        return x.view(len(x), -1, 8, x.shape[-1]).mean(2).repeat_interleave(8, dim=1)
 
 
 class Carrying(nn.Module):
@@ -222,6 +221,38 @@ def test_model_that_behaves_in_twins_alone_is_refused_for_its_origins(plan: Plan
         return peeking(model, 9.0, lambda _: kept)(x)
 
     assert cause_of(plan, predict) == "non-causal"
+
+
+def remembering(predict: Predict) -> Predict:
+    """Answers a beginning it has seen before with what it answered then."""
+    memory: dict[tuple[int, ...], Tensor] = {}
+
+    def answer_once(x: Tensor) -> Tensor:
+        logits = predict(x).clone()
+        for i, row in enumerate(x.tolist()):
+            for end in range(x.shape[1]):
+                logits[i, end] = memory.setdefault(tuple(row[: end + 1]), logits[i, end].clone())
+        return logits
+
+    return answer_once
+
+
+def test_worker_that_repeats_itself_fools_twins_but_not_the_last_prediction(plan: Plan) -> None:
+    torch.manual_seed(0)
+    model = small(Attention(WIDTH))
+    forged = answer(remembering(peeking(model, 9.0, torch.ones_like)), plan, BATCH)
+    compare_probes(plan, forged)
+    with pytest.raises(Refused, match="last predictions of 120 rows") as refusal:
+        compare_edge(plan, forged)
+    assert refusal.value.cause == "non-causal"
+    assert compare_edge(plan, answer(model, plan, BATCH)).excess < 0.5
+
+
+def test_few_rows_say_nothing_about_the_edge() -> None:
+    nats = np.zeros((probes.EDGE_ROWS, 8))
+    nats[:, -1] = 5.0
+    assert not probes.look_at_edge(nats).agrees
+    assert probes.look_at_edge(nats[1:]).agrees
 
 
 # --- what is promised ----------------------------------------------------------
@@ -323,7 +354,7 @@ def test_result_says_what_was_probed_and_what_that_promises(scoring: Scoring) ->
     result, _, _ = scoring.run()
     assert result["status"] == "scored", result
     found = result["probes"]
-    assert {"twin", "repeat", "encore", "promise"} == {*found}
+    assert {"twin", "repeat", "encore", "edge", "promise"} == {*found}
     assert found["twin"]["rows"] == 10
     assert found["encore"] | {"spread_nats": 0.0} == found["encore"]
     assert found["repeat"]["positions"] == found["repeat"]["rows"] * 32
