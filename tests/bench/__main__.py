@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("measures", nargs="*", default=[*MEASURES], metavar="|".join(MEASURES))
     parser.add_argument("--runs", type=int, default=20, help="runs killed at their limit")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds inside and outside the sandbox")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds inside and outside the sandbox")
     parser.add_argument("--experiments", type=int, default=6, help="experiments of the effort")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of each experiment")
     options = parser.parse_args()
