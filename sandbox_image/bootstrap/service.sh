@@ -37,6 +37,8 @@ announce() {
     has_gpu || say "no GPU that containers can use: experiments run on the CPU, at the small scale"
     if [ -z "${ANTHROPIC_API_KEY:-}" ] && ! grep -qs '^ANTHROPIC_API_KEY=.' .env; then
         say "no ANTHROPIC_API_KEY in the environment or .env: the built-in tuner makes the proposals"
+    else
+        say "this version has no claude agent yet, so the key is not used: the built-in tuner makes the proposals"
     fi
 }
 
