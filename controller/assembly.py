@@ -64,9 +64,10 @@ class Machine:
     @classmethod
     def assemble(cls, config: Settings) -> Machine:
         """Raises NotReady or UserError with the first thing that is missing."""
-        sandbox = sandbox_of(config)
-        engine = sandbox.describe()
+        sandbox_of(config).describe()  # an engine without our image cannot be asked for a GPU either
         device = resolve_device(config)
+        sandbox = DockerSandbox(device.sandbox, config.home, CLOCK)
+        engine = sandbox.describe()
         info = data.read(config.home)
         data.require_scale(info, device.scale, config.home)
         require_disk(config)
