@@ -83,6 +83,12 @@ register_test_runtimes() {
     printf '{"runtimes": {"nvidia": {"path": "%s"}%s}}\n' "$(command -v runc)" "$runsc" >"$CONFIG"
 }
 
+# An engine that was killed leaves its number behind, and refuses to start once another process has that number.
+forget_the_dead() {
+    rm -f /var/run/docker.pid
+    pidof containerd >/dev/null || rm -f /var/run/docker/containerd/containerd.pid
+}
+
 start_engine() {
     is_root || stop "$(why_no_answer)"
     register_test_runtimes
@@ -90,6 +96,7 @@ start_engine() {
         systemctl enable --now docker >/dev/null 2>&1 || true
     elif ! pidof dockerd >/dev/null; then
         choose_iptables
+        forget_the_dead
         setsid dockerd >>"$LOG" 2>&1 </dev/null 9>&- &
     fi
     wait_for "$START_SECONDS" engine_answers && return
