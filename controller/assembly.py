@@ -144,7 +144,7 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event) -> str:
             check_inputs=machine.harness.verify,
         )
         limits = Limits(config.limits.experiments, config.limits.hours)
-        loop = Loop(world, fold(journal.records()), limits, config.budget.wall_seconds)
+        loop = Loop(world, state, limits, config.budget.wall_seconds)
         recovery.recover(world, machine.sandbox, loop.state)
         if (reason := loop.reason_to_stop()) is not None:
             return reason  # a service that is restarted at its limit must not fill the journal with sessions

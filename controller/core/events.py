@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, TypeAdapter
+from pydantic import Field, JsonValue
 
 from controller.core.model import Decision, Provenance, Refusal, RunOutcome, Score, Value
 
@@ -154,8 +154,6 @@ AnyEvent = (
     | JournalRepaired
 )
 Event = Annotated[AnyEvent, Field(discriminator="event")]
-
-EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Event)
 
 
 class Record(Value):
