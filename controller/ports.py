@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+from pydantic import JsonValue
 
 from controller.core.container_spec import ContainerSpec, VolumeSpec
 from controller.core.events import AnyEvent, Record
-from controller.core.model import Frontier, Proposal, Refusal, RunOutcome, Score
+from controller.core.model import Frontier, Proposal, Refusal, RunOutcome, Score, Usage
 from controller.core.state import Experiment, ResearchState
 
 
@@ -70,6 +72,56 @@ class Repository(Protocol):
 
 
 @dataclass(frozen=True)
+class Request:
+    """One request to a language model, for the record and for the money."""
+
+    purpose: Literal["propose", "fix"]
+    mode: str
+    """What the digest of history asked for."""
+    model: str
+    parameters: Mapping[str, JsonValue]
+    """Temperature, effort, limits: what shapes the answer besides the body."""
+    body: bytes
+    """As sent, without the key."""
+    reserve_usd: float
+    """The most it can cost."""
+
+
+class Desk(Protocol):
+    """Where an agent writes down what it does and asks what it may do. Safe to use from any thread.
+
+    Tied to the experiment that is to come of it.
+    """
+
+    stop: threading.Event
+    """Set when a person asked us to stop; every wait of an agent ends then, with Interrupted."""
+
+    def sending(self, request: Request) -> int:
+        """Put a request on record before it is sent; return the number of the call.
+
+        Raises AgentExhausted if it might exceed the money of the effort, AgentAway if that of the day; what
+        is in flight counts in full.
+        """
+
+    def answered(
+        self, call: int, *, reply: bytes, stop_reason: str, usage: Usage, seconds: float, cost_usd: float
+    ) -> None: ...
+
+    def failed(
+        self, call: int, *, status: int | None, error: str, usage: Usage, seconds: float, cost_usd: float
+    ) -> None: ...
+
+    def objection(self, train_py: str) -> str | None:
+        """Why this text would be refused before it trains, in words for the agent; None if it would not."""
+
+    def rehearse(self, train_py: str) -> str | None:
+        """Build the model and take one step in a sealed container: what went wrong, fit for an agent to read.
+
+        None if nothing did, or if that could not be found out. Raises Interrupted.
+        """
+
+
+@dataclass(frozen=True)
 class Context:
     """All an agent is told before it proposes."""
 
@@ -81,23 +133,30 @@ class Context:
     train_py: str
     """The frontier's train.py; every proposal starts from it."""
     history: Sequence[Experiment]
-    """Every finished experiment, oldest first."""
+    """Every finished experiment, oldest first, without its hold-out score."""
+    running: Experiment | None
+    """The experiment that is on its way while this proposal is prepared; its verdict is open."""
     scale: str
     """`cpu` or `gpu`."""
     source: Callable[[int], str]
     """train.py of an earlier experiment, by number, as it ran."""
+    diff: Callable[[int], str]
+    """The change of an earlier experiment against its parent, by number, as `diff -u` writes it."""
     excerpt: Callable[[int], str]
     """A safe excerpt of an earlier experiment's run.log, by number."""
+    desk: Desk
 
 
 class Agent(Protocol):
     name: str
+    prepares_ahead: bool
+    """True if it is slow and worth asking while an experiment trains, which happens from another thread."""
 
     def propose(self, context: Context) -> Proposal:
-        """Raises AgentError (try again), AgentExhausted (never again), Interrupted."""
+        """Raises AgentError (try again), AgentAway, AgentExhausted (never again), Interrupted."""
 
     def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
-        """One repair of a trivial crash, or None if this agent cannot."""
+        """One repair of a trivial crash, or None if this agent cannot. Raises what `propose` does."""
 
 
 @dataclass(frozen=True)

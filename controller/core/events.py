@@ -7,6 +7,10 @@ The life of one experiment in the order of its events:
                      └────────────────┴─────→ Voided (infrastructure; the next attempt starts over)
 
 A crashed run skips scoring; only a kept one is committed.
+
+What an agent does stands beside that life, in whatever order it happens: ApiRequested, then ApiAnswered or
+ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; AgentAbsent and
+AgentReturned.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from controller.core.model import Decision, Provenance, Refusal, RunOutcome, Score, Value
+from controller.core.model import Decision, Edit, Provenance, Refusal, RunOutcome, Score, Usage, Value
 
 
 class EffortStarted(Value):
@@ -64,6 +68,11 @@ class Proposed(Value):
     agent: str
     parent: str
     """The frontier commit it starts from."""
+    expected_effect: float | None = None
+    """Bits per byte; negative is better."""
+    idea: str = ""
+    stands_in_for: str | None = None
+    """The agent that was away when another one made this proposal."""
     fixes: int | None = None
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     train_sha256: str
@@ -130,6 +139,103 @@ class Voided(Value):
     reason: str
 
 
+class ApiRequested(Value):
+    """A request to a language model is about to be sent; from here on its cost counts as spent."""
+
+    event: Literal["api_requested"] = "api_requested"
+    call: int
+    """Numbers the calls of the effort from 0."""
+    for_experiment: int
+    """The experiment that is to come of it."""
+    purpose: Literal["propose", "fix"]
+    mode: str = ""
+    """What the digest of history asked for: see agents/prompt.py."""
+    model: str
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    request_sha256: str
+    """Blob: the body as sent, without the key."""
+    reserved_usd: float
+    """The most it can cost."""
+
+
+class ApiAnswered(Value):
+    event: Literal["api_answered"] = "api_answered"
+    call: int
+    reply_sha256: str
+    """Blob: the message as received."""
+    stop_reason: str
+    usage: Usage
+    seconds: float
+    cost_usd: float
+
+
+class ApiFailed(Value):
+    """A request got no usable reply."""
+
+    event: Literal["api_failed"] = "api_failed"
+    call: int
+    status: int | None
+    """HTTP status; None if the connection failed, timed out or was cut."""
+    error: str
+    seconds: float
+    usage: Usage = Usage()
+    """What is known of it, when a stream was cut."""
+    cost_usd: float
+    """0 if the request was refused; what was reserved if nobody knows."""
+
+
+class Rehearsed(Value):
+    """A text was built and stepped once in a sealed container, before it became an experiment."""
+
+    event: Literal["rehearsed"] = "rehearsed"
+    for_experiment: int
+    train_sha256: str
+    result: Literal["passed", "failed", "inconclusive"]
+    detail: str
+    seconds: float
+
+
+class Prepared(Value):
+    """A proposal is ready while an experiment still trains."""
+
+    event: Literal["prepared"] = "prepared"
+    for_experiment: int
+    agent: str
+    parent: str
+    """The frontier commit it starts from."""
+    description: str
+    hypothesis: str
+    expected_effect: float | None = None
+    idea: str = ""
+    train_sha256: str
+    edits: tuple[Edit, ...] | None = None
+
+
+class PreparationDropped(Value):
+    """A prepared proposal was given up: the frontier moved and its edits no longer apply, say."""
+
+    event: Literal["preparation_dropped"] = "preparation_dropped"
+    for_experiment: int
+    reason: str
+
+
+class AgentAbsent(Value):
+    """The agent cannot be reached."""
+
+    event: Literal["agent_absent"] = "agent_absent"
+    agent: str
+    reason: str
+    until: str | None
+    """When it will be asked again, UTC; None: not before somebody changes something."""
+
+
+class AgentReturned(Value):
+    event: Literal["agent_returned"] = "agent_returned"
+    agent: str
+    seconds: float
+    """How long it was away."""
+
+
 class JournalRepaired(Value):
     """A torn last line, left by a process that died while writing, was cut off."""
 
@@ -151,6 +257,14 @@ AnyEvent = (
     | Decided
     | Committed
     | Voided
+    | ApiRequested
+    | ApiAnswered
+    | ApiFailed
+    | Rehearsed
+    | Prepared
+    | PreparationDropped
+    | AgentAbsent
+    | AgentReturned
     | JournalRepaired
 )
 Event = Annotated[AnyEvent, Field(discriminator="event")]

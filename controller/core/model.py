@@ -14,7 +14,8 @@ Anything else is our bug and stops the process with the journal intact.
     ├── VerificationFailed   exit 4: the record contradicts itself (see also core.state.ImpossibleHistory)
     ├── InfrastructureError  exit 3: engine, disk or GPU failed under an experiment
     ├── AgentError           the agent could not produce a proposal this time
-    │   └── AgentExhausted   the agent has nothing further to propose
+    │   ├── AgentAway        it cannot be reached for now: an outage, a quota, a day's money spent
+    │   └── AgentExhausted   the agent has nothing further to propose, or no money left to do so
     └── Interrupted          a person asked us to stop
 """
 
@@ -57,6 +58,15 @@ class InfrastructureError(GloveboxError):
 
 class AgentError(GloveboxError):
     """The agent produced no usable proposal this time; asking again may help."""
+
+
+class AgentAway(AgentError):
+    """The agent cannot be reached for now; the message says why in one sentence."""
+
+    def __init__(self, reason: str, retry_seconds: float | None = None) -> None:
+        """`retry_seconds`: when asking again makes sense; None: never, unless a person changes something."""
+        super().__init__(reason)
+        self.retry_seconds = retry_seconds
 
 
 class AgentExhausted(AgentError):
@@ -130,6 +140,13 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class Edit(Value):
+    """One exact-match replacement in train.py: `old` stands in the text exactly once."""
+
+    old: str
+    new: str
+
+
 class Proposal(Value):
     """A full new text of train.py with what its author says about it."""
 
@@ -137,11 +154,28 @@ class Proposal(Value):
     description: str
     """One line for the ledger."""
     hypothesis: str = ""
+    expected_effect: float | None = None
+    """The change of val_bpb its author expects; negative is better."""
+    idea: str = ""
+    """A short name by which proposals that try the same thing can be grouped."""
+    edits: tuple[Edit, ...] | None = None
+    """How train_py was made from the frontier's text, so that it can be made again from another one; None if
+    it was not made by edits alone."""
     agent: str = ""
     fixes: int | None = None
     """The crashed experiment this proposal is the one automated fix of."""
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     """What a searching agent set, so that it can learn from its own history after a restart."""
+
+
+class Usage(Value):
+    """Tokens of one request, as the API counts them. Each token is in one of the four."""
+
+    input_tokens: int = 0
+    """Neither written to the prompt cache nor read from it."""
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
+    output_tokens: int = 0
 
 
 class Frontier(Value):
