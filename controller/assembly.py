@@ -143,7 +143,7 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event) -> str:
             publish=Ledger(config.home).publish,
             check_inputs=machine.harness.verify,
         )
-        limits = Limits(config.limits.experiments, config.limits.hours)
+        limits = Limits(**config.limits.model_dump())
         loop = Loop(world, state, limits, config.budget.wall_seconds)
         recovery.recover(world, machine.sandbox, loop.state)
         if (reason := loop.reason_to_stop()) is not None:

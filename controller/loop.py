@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from controller.chronicle import Chronicle
 from controller.core.decision import decide
 from controller.core.events import (
     AnyEvent,
@@ -32,7 +33,6 @@ from controller.core.events import (
     Voided,
 )
 from controller.core.model import (
-    TRIVIAL_CAUSES,
     AgentError,
     AgentExhausted,
     Frontier,
@@ -45,20 +45,21 @@ from controller.core.model import (
     Score,
     UserError,
 )
-from controller.core.policy import Objection, check
-from controller.core.state import Experiment, Phase, ResearchState, apply
+from controller.core.policy import Objection, digest
+from controller.core.state import Experiment, Phase, ResearchState
 from controller.core.untrusted import clean_line, clean_text
+from controller.desk import Budget
 from controller.ports import (
     Agent,
     Attempt,
     Clock,
-    Context,
     Journal,
     Judge,
     Observer,
     Repository,
     Trainer,
 )
+from controller.researcher import Researcher
 from controller.runs import Runs
 
 log = structlog.stdlib.get_logger(__name__)
@@ -80,6 +81,10 @@ class Limits:
     """Number of experiments of the effort, the baseline included."""
     hours: float | None = None
     """Hours of this session."""
+    dollars: float | None = None
+    """Spent on the effort's agent."""
+    dollars_per_day: float | None = None
+    """The same, on one UTC day; it is waited for the next one."""
 
 
 @dataclass
@@ -112,6 +117,16 @@ class Loop:
         self._faults = 0
         self._agent_errors = 0
         self.state = state
+        self.chronicle = Chronicle(world.journal, state, world.observer)
+        self._researcher = Researcher(
+            world.agent,
+            self.chronicle,
+            world.repository,
+            world.runs,
+            world.clock,
+            world.stop,
+            Budget(limits.dollars, limits.dollars_per_day),
+        )
 
     def run(self) -> str:
         """Work until a limit is reached; return which one. Raises Interrupted, NotReady, UserError."""
@@ -161,16 +176,13 @@ class Loop:
 
     def record(self, event: AnyEvent) -> Record:
         """Write one fact down and let the state and the observer know."""
-        record = self._world.journal.append(event)
-        apply(self.state, record)
-        self._world.observer.recorded(record, self.state)
-        return record
+        return self.chronicle.record(event)
 
     # --- propose -------------------------------------------------------------------------------
 
     def _propose(self) -> None:
         try:
-            proposal = self._next_proposal()
+            proposal = self._researcher.next()
         except AgentExhausted:
             raise
         except AgentError as error:
@@ -180,54 +192,16 @@ class Loop:
                 raise UserError(f"The agent failed {MAX_REFUSALS} times in a row; last: {error}") from error
             return
         self._agent_errors = 0
-        objection = None if self.state.next_number == 0 else self._objection(proposal)
+        objection = self._researcher.objection(proposal)
         if objection is None:
             self._accept(proposal)
         else:
             self._refuse(proposal, objection)
 
-    def _next_proposal(self) -> Proposal:
-        if self.state.next_number == 0:
-            train_py = self._world.repository.read(self._frontier.commit, "train.py")
-            return Proposal(train_py=train_py, description="baseline", agent="baseline")
-        context = self._context()
-        crashed = self.state.experiments[-1]
-        if crashed.cause in TRIVIAL_CAUSES and crashed.proposal.fixes is None:
-            fixed = self._world.agent.fix(context, crashed)
-            if fixed is not None:
-                return fixed.model_copy(update={"fixes": crashed.number, "agent": self._world.agent.name})
-        return self._world.agent.propose(context).model_copy(update={"agent": self._world.agent.name})
-
-    def _context(self) -> Context:
-        repository, frontier = self._world.repository, self._frontier
-        return Context(
-            program=repository.read(frontier.commit, "program.md"),
-            interface=repository.read(frontier.commit, "prepare.py"),
-            frontier=frontier,
-            train_py=repository.read(frontier.commit, "train.py"),
-            history=self.state.finished,
-            scale=self.state.session.provenance.scale if self.state.session else "cpu",
-            source=lambda number: self._source(self.state.experiments[number]),
-            excerpt=self._world.runs.excerpt,
-        )
-
-    def _source(self, experiment: Experiment) -> str:
-        return self._world.journal.get_blob(experiment.proposal.train_sha256).decode("utf-8")
-
-    def _objection(self, proposal: Proposal) -> Objection | None:
-        frontier = self._frontier
-        earlier = [e for e in self.state.experiments if e.proposal.parent == frontier.commit]
-        return check(
-            proposal.train_py,
-            self._world.repository.read(frontier.commit, "train.py"),
-            [self._source(experiment) for experiment in earlier],
-        )
-
     def _accept(self, proposal: Proposal) -> None:
         parent = self._frontier.commit
         before = self._world.repository.read(parent, "train.py")
         diff = unified_diff(before, proposal.train_py)
-        journal = self._world.journal
         self.record(
             Proposed(
                 experiment=self.state.next_number,
@@ -235,23 +209,24 @@ class Loop:
                 hypothesis=clean_text(proposal.hypothesis, HYPOTHESIS_CHARACTERS),
                 agent=proposal.agent,
                 parent=parent,
+                expected_effect=proposal.expected_effect,
+                idea=clean_line(proposal.idea, DESCRIPTION_CHARACTERS),
                 fixes=proposal.fixes,
                 parameters=proposal.parameters,
-                train_sha256=journal.put_blob(proposal.train_py.encode("utf-8")),
-                diff_sha256=journal.put_blob(diff.encode("utf-8")),
+                train_sha256=self.chronicle.put_text(proposal.train_py),
+                digest=digest(proposal.train_py),
+                diff_sha256=self.chronicle.put_text(diff),
             )
         )
 
     def _refuse(self, proposal: Proposal, objection: Objection) -> None:
-        # surrogatepass: a refused text may be anything, and what was refused must still be on record.
-        blob = self._world.journal.put_blob(proposal.train_py.encode("utf-8", "surrogatepass"))
         self.record(
             ProposalRefused(
                 agent=proposal.agent,
                 description=clean_line(proposal.description, DESCRIPTION_CHARACTERS),
                 cause=objection.cause,
                 detail=clean_line(objection.detail),
-                train_sha256=blob,
+                train_sha256=self.chronicle.put_text(proposal.train_py),
             )
         )
         if self.state.refused_in_a_row >= MAX_REFUSALS:
@@ -268,8 +243,8 @@ class Loop:
     def _train(self, experiment: Experiment) -> None:
         self._world.runs.write_proposal(
             experiment.number,
-            train_py=self._source(experiment),
-            diff=self._world.journal.get_blob(experiment.proposal.diff_sha256).decode("utf-8"),
+            train_py=self.chronicle.source(experiment),
+            diff=self.chronicle.diff(experiment),
         )
         self._world.check_inputs()
         attempt = self._attempt(experiment, experiment.attempt + 1)

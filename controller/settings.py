@@ -48,6 +48,10 @@ class LimitsConfig(BaseModel):
     """Experiments of the effort, the baseline included."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Hours of one session."""
+    dollars: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Spent on the effort's agent, what is in flight included; then it stops."""
+    dollars_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """The same on one UTC day; then it waits for the next."""
 
 
 class Settings(BaseSettings):

@@ -87,6 +87,7 @@ class Story:
                 agent="tuner",
                 parent=self._frontier.commit,
                 train_sha256="0" * 64,
+                digest="",
                 diff_sha256="0" * 64,
             )
         )

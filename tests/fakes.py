@@ -1,6 +1,6 @@
-"""Trainer and Judge without containers, for tests of the loop.
+"""Trainer and Judge without containers, and a desk without a journal, for tests of loop and agents.
 
-tests/sandbox/test_contract.py holds them to the same contract as the real ones.
+tests/sandbox/test_contract.py and tests/loop/test_desk.py hold them to the same contracts as the real ones.
 """
 
 from __future__ import annotations
@@ -12,9 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controller.core.container_spec import ContainerSpec, Domain, Limits
-from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, RunOutcome, Score
+from controller.core.events import Record
+from controller.core.model import (
+    AgentExhausted,
+    Cause,
+    InfrastructureError,
+    Interrupted,
+    Refusal,
+    RunOutcome,
+    Score,
+    Usage,
+)
+from controller.core.policy import check
 from controller.core.runlog import claim, crash_cause
-from controller.ports import Attempt
+from controller.core.state import ResearchState
+from controller.ports import Attempt, Request
 
 TRAIN = '''"""A train.py the fakes understand."""
 
@@ -30,6 +42,14 @@ def build_model():
 def train_py(width: float, note: str = "", salt: int = 0) -> str:
     """A proposal that the fake judge scores as `width`; `note` can make it misbehave (see FakeTrainer)."""
     return TRAIN.format(width=width, note=note, salt=salt)
+
+
+class Silent:
+    """An observer that looks away."""
+
+    def recorded(self, record: Record, state: ResearchState) -> None: ...
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None: ...
 
 
 @dataclass
@@ -119,3 +139,62 @@ class FakeJudge:
         return Score(
             val_bpb=width, holdout_bpb=width + 0.1, bytes=1000, tokens=400, holdout_bytes=500, seconds=0.1
         )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one call ended at the desk."""
+
+    cost_usd: float
+    usage: Usage
+    reply: bytes = b""
+    stop_reason: str = ""
+    status: int | None = None
+    error: str = ""
+
+
+@dataclass
+class FakeDesk:
+    """Remembers the calls. `refuses` and `fails` say what it answers about a text."""
+
+    frontier_py: str | None = None
+    dollars: float | None = None
+    refuses: Callable[[str], str | None] = lambda train_py: None
+    fails: Callable[[str], str | None] = lambda train_py: None
+    requests: list[Request] = field(default_factory=list)
+    ended: dict[int, Ended] = field(default_factory=dict)
+    rehearsed: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def sending(self, request: Request) -> int:
+        costs = [
+            self.ended[call].cost_usd if call in self.ended else sent.reserve_usd
+            for call, sent in enumerate(self.requests)
+        ]
+        if self.dollars is not None and sum(costs) + request.reserve_usd > self.dollars:
+            raise AgentExhausted("no money left")
+        self.requests.append(request)
+        return len(self.requests) - 1
+
+    def answered(
+        self, call: int, *, reply: bytes, stop_reason: str, usage: Usage, seconds: float, cost_usd: float
+    ) -> None:
+        self._end(call, Ended(cost_usd, usage, reply=reply, stop_reason=stop_reason))
+
+    def failed(
+        self, call: int, *, status: int | None, error: str, usage: Usage, seconds: float, cost_usd: float
+    ) -> None:
+        self._end(call, Ended(cost_usd, usage, status=status, error=error))
+
+    def objection(self, train_py: str) -> str | None:
+        objection = check(train_py, self.frontier_py)
+        return objection.detail if objection else self.refuses(train_py)
+
+    def rehearse(self, train_py: str) -> str | None:
+        self.rehearsed.append(train_py)
+        return self.fails(train_py)
+
+    def _end(self, call: int, ended: Ended) -> None:
+        if call in self.ended or call >= len(self.requests):
+            raise ValueError(f"call {call} is not on its way")
+        self.ended[call] = ended

@@ -20,6 +20,7 @@ from controller.core.events import (
     TrainingStarted,
 )
 from controller.core.model import Cause, Claim, Provenance, Refusal, RunOutcome, Score, Verdict
+from controller.core.policy import digest
 from controller.core.state import Experiment, ResearchState, apply
 from controller.journal import Journal, sha256
 from controller.ledger import Ledger
@@ -84,6 +85,7 @@ class Story:
                 agent="replay",
                 parent=self.state.frontier.commit,
                 train_sha256=self.journal.put_blob(train_py.encode()),
+                digest=digest(train_py),
                 diff_sha256=self.journal.put_blob(diff.encode()),
             )
         )

@@ -22,6 +22,7 @@ class Replay:
     """
 
     name = "replay"
+    prepares_ahead = False
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():

@@ -57,6 +57,7 @@ class Tuner:
     """An `Agent` that changes constants and nothing else."""
 
     name = "tuner"
+    prepares_ahead = False
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed

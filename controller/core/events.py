@@ -9,8 +9,8 @@ The life of one experiment in the order of its events:
 A crashed run skips scoring; only a kept one is committed.
 
 What an agent does stands beside that life, in whatever order it happens: ApiRequested, then ApiAnswered or
-ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; AgentAbsent and
-AgentReturned.
+ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; AgentFailed; AgentAbsent
+and AgentReturned.
 """
 
 from __future__ import annotations
@@ -73,10 +73,14 @@ class Proposed(Value):
     idea: str = ""
     stands_in_for: str | None = None
     """The agent that was away when another one made this proposal."""
+    prepared_for: int | None = None
+    """The `for_experiment` of the Prepared it comes from; a fix may have taken that number meanwhile."""
     fixes: int | None = None
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     train_sha256: str
     """Blob: the full text as it will run."""
+    digest: str
+    """Of what the text does, as far as its syntax tells: see core/policy.py."""
     diff_sha256: str
     """Blob: the change against the parent."""
 
@@ -219,6 +223,15 @@ class PreparationDropped(Value):
     reason: str
 
 
+class AgentFailed(Value):
+    """The agent produced no usable proposal this time."""
+
+    event: Literal["agent_failed"] = "agent_failed"
+    agent: str
+    for_experiment: int
+    reason: str
+
+
 class AgentAbsent(Value):
     """The agent cannot be reached."""
 
@@ -263,6 +276,7 @@ AnyEvent = (
     | Rehearsed
     | Prepared
     | PreparationDropped
+    | AgentFailed
     | AgentAbsent
     | AgentReturned
     | JournalRepaired

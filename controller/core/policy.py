@@ -36,14 +36,14 @@ class Objection:
 
 
 def check(
-    train_py: str, frontier_py: str | None, earlier: Collection[str] = (), *, max_bytes: int = MAX_BYTES
+    train_py: str, frontier_py: str | None, tried: Collection[str] = (), *, max_bytes: int = MAX_BYTES
 ) -> Objection | None:
     """The first objection to `train_py`, or None.
 
     `frontier_py` is the text it starts from; None for the baseline, which starts from nothing.
-    `earlier` are the texts already run from that same frontier.
+    `tried` are the digests of the texts already run from that same frontier.
     """
-    return _check_text(train_py, max_bytes) or _check_novelty(train_py, frontier_py, earlier)
+    return _check_text(train_py, max_bytes) or _check_novelty(train_py, frontier_py, tried)
 
 
 def _check_text(train_py: str, max_bytes: int) -> Objection | None:
@@ -65,13 +65,13 @@ def _check_text(train_py: str, max_bytes: int) -> Objection | None:
     return None
 
 
-def _check_novelty(train_py: str, frontier_py: str | None, earlier: Collection[str]) -> Objection | None:
+def _check_novelty(train_py: str, frontier_py: str | None, tried: Collection[str]) -> Objection | None:
     if train_py == frontier_py:
         return Objection("identical", "train.py is the frontier's, unchanged")
-    program = _program(train_py)
-    if frontier_py is not None and program == _program(frontier_py):
+    program = digest(train_py)
+    if frontier_py is not None and program == digest(frontier_py):
         return Objection("no-op", "only comments, docstrings, white space or a seed changed")
-    if any(program == _program(text) for text in earlier):
+    if program in tried:
         return Objection("duplicate", "the same program was run from this frontier before")
     return None
 
@@ -103,9 +103,9 @@ def _module_names(tree: ast.Module) -> Iterator[str]:
         pending.extend(ast.iter_child_nodes(node))
 
 
-@lru_cache(maxsize=512)
-def _program(text: str) -> str:
-    """Digest of what a text does, as far as can be told from its syntax: no comments, docstrings or seeds.
+@lru_cache(maxsize=16)
+def digest(text: str) -> str:
+    """sha256 of what a text does, as far as can be told from its syntax: no comments, docstrings or seeds.
 
     A text that cannot be parsed stands for itself.
     """

@@ -7,10 +7,18 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from controller.core.events import (
+    AgentAbsent,
+    AgentFailed,
+    AgentReturned,
     AnyEvent,
+    ApiAnswered,
+    ApiFailed,
+    ApiRequested,
     Committed,
     Decided,
     EffortStarted,
+    PreparationDropped,
+    Prepared,
     ProposalRefused,
     Proposed,
     Record,
@@ -33,6 +41,7 @@ from controller.core.model import (
     Verdict,
     VerificationFailed,
 )
+from controller.core.spending import Spending
 
 
 class Phase(StrEnum):
@@ -81,6 +90,19 @@ class Experiment:
         return self.decision.cause if self.decision else None
 
 
+@dataclass(frozen=True)
+class Absence:
+    """An agent that cannot be reached."""
+
+    agent: str
+    reason: str
+    since: str
+    until: str | None
+    """When it will be asked again, UTC; None: not before somebody changes something."""
+    times: int
+    """How often in a row it was asked in vain."""
+
+
 @dataclass
 class ResearchState:
     """Where the effort stands. Built by `fold`, extended by `apply`; nothing else writes to it."""
@@ -94,6 +116,14 @@ class ResearchState:
     stopped: str | None = None
     """Why the last session stopped; None while one runs, or after one was killed."""
     refused_in_a_row: int = 0
+    agent_errors_in_a_row: int = 0
+    tried: dict[str, set[str]] = field(default_factory=dict)
+    """By frontier commit: `core.policy.digest` of every text that was run from it."""
+    prepared: Prepared | None = None
+    """The proposal that waits for its turn."""
+    absence: Absence | None = None
+    """Of the agent, while it lasts."""
+    spending: Spending = field(default_factory=Spending)
     head: str = "0" * 64
     seq: int = -1
 
@@ -145,8 +175,16 @@ def apply(state: ResearchState, record: Record) -> None:
             state.stopped = event.reason
         case ProposalRefused():
             state.refused_in_a_row += 1
+            if state.prepared and state.prepared.train_sha256 == event.train_sha256:
+                state.prepared = None
         case Proposed():
             _propose(state, event, record.time)
+        case ApiRequested():
+            state.spending.request(event, record.time)
+        case ApiAnswered() | ApiFailed():
+            state.spending.end(event)
+        case Prepared() | PreparationDropped() | AgentFailed() | AgentAbsent() | AgentReturned():
+            _attend(state, event, record.time)
         case _:
             number = getattr(event, "experiment", None)
             if number is not None:
@@ -158,11 +196,43 @@ def _propose(state: ResearchState, event: Proposed, time: str) -> None:
         raise ImpossibleHistory(
             f"experiment {event.experiment} was proposed while {state.next_number} was due"
         )
-    state.refused_in_a_row = 0
+    state.refused_in_a_row = state.agent_errors_in_a_row = 0
+    state.tried.setdefault(event.parent, set()).add(event.digest)
+    if event.prepared_for is not None:
+        state.spending.moved(event.prepared_for, event.experiment)
+        state.prepared = None
     provenance = state.session.provenance if state.session else None
     state.experiments.append(
         Experiment(number=event.experiment, proposal=event, proposed_at=time, provenance=provenance)
     )
+
+
+def _attend(
+    state: ResearchState,
+    event: Prepared | PreparationDropped | AgentFailed | AgentAbsent | AgentReturned,
+    time: str,
+) -> None:
+    """What happens between us and an agent."""
+    match event:
+        case Prepared():
+            if state.prepared is not None:
+                raise ImpossibleHistory("a proposal was prepared while another one waited")
+            state.prepared, state.agent_errors_in_a_row = event, 0
+        case PreparationDropped():
+            state.prepared = None
+        case AgentFailed():
+            state.agent_errors_in_a_row += 1
+        case AgentAbsent():
+            before = state.absence
+            state.absence = Absence(
+                agent=event.agent,
+                reason=event.reason,
+                since=before.since if before else time,
+                until=event.until,
+                times=before.times + 1 if before else 1,
+            )
+        case AgentReturned():
+            state.absence = None
 
 
 #: From which phases an event may follow. A crashed run is decided without having been scored.

@@ -13,6 +13,7 @@ from controller.core.events import Proposed
 from controller.core.model import AgentExhausted, Frontier, UserError
 from controller.core.state import Experiment
 from controller.ports import Context
+from tests.fakes import FakeDesk
 
 
 def ran(*texts: str) -> list[Experiment]:
@@ -26,6 +27,7 @@ def ran(*texts: str) -> list[Experiment]:
                 agent="replay",
                 parent="",
                 train_sha256=hashlib.sha256(text.encode()).hexdigest(),
+                digest="",
                 diff_sha256="",
             ),
             proposed_at="",
@@ -43,7 +45,10 @@ def context(history: Sequence[Experiment] = ()) -> Context:
         history=history,
         scale="cpu",
         source=lambda number: "",
+        running=None,
+        diff=lambda number: "",
         excerpt=lambda number: "",
+        desk=FakeDesk(),
     )
 
 

@@ -26,6 +26,7 @@ from controller.core.model import (
 )
 from controller.core.state import Experiment, Phase
 from controller.ports import Context
+from tests.fakes import FakeDesk
 
 TRAIN_PY = """\
 import torch
@@ -112,7 +113,10 @@ class Effort:
             history=self.history,
             scale="cpu",
             source=self.sources.__getitem__,
+            running=None,
+            diff=lambda number: "",
             excerpt=lambda number: "",
+            desk=FakeDesk(),
         )
 
     def run(self, proposal: Proposal) -> Verdict:
@@ -137,6 +141,7 @@ class Effort:
             parent=self.commit,
             parameters=proposal.parameters,
             train_sha256=hashlib.sha256(proposal.train_py.encode()).hexdigest(),
+            digest="",
             diff_sha256="",
         )
         self.sources.append(proposal.train_py)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.policy import MAX_BYTES, check
+from controller.core.policy import MAX_BYTES, check, digest
 
 FRONTIER = '''"""A model."""
 import torch
@@ -23,7 +23,7 @@ def build_model():
 
 
 def cause(train_py: str, frontier_py: str | None = FRONTIER, *earlier: str) -> str | None:
-    objection = check(train_py, frontier_py, earlier)
+    objection = check(train_py, frontier_py, {digest(text) for text in earlier})
     return objection.cause if objection else None
 
 

@@ -30,6 +30,7 @@ def proposed(number: int) -> Proposed:
         agent="",
         parent="c",
         train_sha256="",
+        digest="",
         diff_sha256="",
     )
 

@@ -31,18 +31,11 @@ from controller.loop import Limits, Loop, World
 from controller.ports import Agent, Context
 from controller.recovery import check_comparable, recover
 from controller.repository import GitRepository
+from controller.researcher import History
 from controller.runs import Runs
 from controller.verify import verify
 from tests.efforts import PROVENANCE
-from tests.fakes import FakeJudge, FakeTrainer, train_py
-
-
-class Silent:
-    """An observer that looks away."""
-
-    def recorded(self, record: Record, state: ResearchState) -> None: ...
-
-    def training(self, experiment: int, elapsed: float, limit: float) -> None: ...
+from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
 
 
 class Workspaces:
@@ -93,6 +86,7 @@ class Effort:
         )
 
     def loop(self, experiments: int | None = None) -> Loop:
+        """A loop whose session has begun."""
         assert self._journal is not None
         loop = Loop(self.world, fold(self._journal.records()), Limits(experiments), budget_seconds=20.0)
         loop.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
@@ -271,6 +265,7 @@ class Mender:
     """Proposes a crash and repairs it."""
 
     name = "mender"
+    prepares_ahead = False
 
     def __init__(self, repaired: str) -> None:
         self._proposals = [train_py(2.5, "crash NameError")]
@@ -308,6 +303,7 @@ class Stubborn:
     """Proposes the frontier itself, again and again."""
 
     name = "stubborn"
+    prepares_ahead = False
 
     def propose(self, context: Context) -> Proposal:
         return Proposal(train_py=context.train_py, description="nothing new")
@@ -365,13 +361,12 @@ def test_going_on_after_any_journal_line_gives_the_same_story(
     (reference := whole.loop()).run()
     events = len((tmp_path / "whole" / "audit.jsonl").read_bytes().splitlines())
 
-    for after in range(1, events - 2):
+    for after in range(1, events - 1):
         home = tmp_path / f"killed-after-{after}"
         effort = start(efforts, home, Replay(proposals))
-        loop = effort.loop()
         effort.world.observer = KillAfter(after)
         with pytest.raises(Killed):
-            loop.run()
+            effort.loop().run()
         effort.agent = Replay(proposals)
         effort.restart()
         recover(effort.world, Workspaces(effort.trainer), (again := effort.loop()).state)
@@ -380,3 +375,39 @@ def test_going_on_after_any_journal_line_gives_the_same_story(
         assert effort.git_log() == whole.git_log()
         assert not effort.trainer.workspaces
         assert verify(home) == []
+
+
+def test_an_agent_never_sees_the_holdout(tmp_path: Path, efforts: list[Effort]) -> None:
+    class Curious:
+        """Looks at everything it is given."""
+
+        name = "curious"
+        prepares_ahead = False
+
+        def __init__(self) -> None:
+            self.seen = ""
+
+        def propose(self, context: Context) -> Proposal:
+            history = [*context.history, context.history[-1], *context.history[:1], context.running]
+            texts = [context.diff(e.number) + context.excerpt(e.number) for e in context.history]
+            self.seen += repr((history, texts, context.frontier))
+            if len(context.history) == 3:
+                raise AgentExhausted("enough")
+            return Proposal(train_py=train_py(2.5 - 0.125 * len(context.history)), description="an idea")
+
+        def fix(self, context: Context, crashed: Experiment) -> None:
+            return None
+
+    agent = Curious()
+    effort = start(efforts, tmp_path / "home", agent)
+    (loop := effort.loop()).run()
+    scores = [experiment.score for experiment in loop.state.experiments]
+    assert len(scores) == 3 and all(score and score.holdout_bpb for score in scores)
+    assert all(f"val_bpb={score.val_bpb}" in agent.seen for score in scores if score)
+    assert not any(str(score.holdout_bpb) in agent.seen for score in scores if score)
+
+
+def test_the_history_of_an_agent_costs_the_same_at_any_length() -> None:
+    """It is a view; taking a hundred thousand experiments out of this list would fail."""
+    nobody_looks: list[Experiment] = []
+    assert len(History(nobody_looks, 100_000)) == 100_000

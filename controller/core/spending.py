@@ -1,0 +1,118 @@
+"""What the requests to language models cost, by effort, by day and by experiment; folded from the journal.
+
+A request counts from the moment before it is sent, with the most it can cost. One that never came to an end,
+because the process died, stays counted like that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from controller.core.events import ApiAnswered, ApiFailed, ApiRequested
+from controller.core.model import Usage, VerificationFailed
+
+Purpose = Literal["propose", "fix"]
+
+
+class ImpossibleCall(VerificationFailed):
+    """A call ends that never began, or begins out of turn."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Of a number of calls. Dollars."""
+
+    calls: int = 0
+    usage: Usage = field(default_factory=Usage)
+    usd: float = 0.0
+    """Of calls that have ended."""
+    in_flight_usd: float = 0.0
+    """The most that calls on their way can cost."""
+
+    @property
+    def committed_usd(self) -> float:
+        """What limits compare with: nothing that may still be charged is left out."""
+        return self.usd + self.in_flight_usd
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.calls + other.calls,
+            _sum(self.usage, other.usage),
+            self.usd + other.usd,
+            self.in_flight_usd + other.in_flight_usd,
+        )
+
+
+NOTHING = Spent()
+
+
+@dataclass(frozen=True)
+class OpenCall:
+    """On its way, or lost with the process that sent it."""
+
+    request: ApiRequested
+    day: str
+
+
+@dataclass
+class Spending:
+    """Extended by `request` and `end`; nothing else writes to it."""
+
+    total: Spent = NOTHING
+    by_day: dict[str, Spent] = field(default_factory=dict)
+    """Key: the UTC day on which the request was sent, `2026-11-21`."""
+    open: dict[int, OpenCall] = field(default_factory=dict)
+    _by_purpose: dict[tuple[int, Purpose], Spent] = field(default_factory=dict)
+
+    @property
+    def next_call(self) -> int:
+        return self.total.calls
+
+    def on(self, day: str) -> Spent:
+        return self.by_day.get(day, NOTHING)
+
+    def of(self, experiment: int) -> Spent:
+        """What it took to get this experiment proposed; for the next one: so far."""
+        of = self._by_purpose
+        return of.get((experiment, "propose"), NOTHING) + of.get((experiment, "fix"), NOTHING)
+
+    def request(self, event: ApiRequested, time: str) -> None:
+        """Raises ImpossibleCall."""
+        if event.call != self.next_call:
+            raise ImpossibleCall(f"call {event.call} was sent while {self.next_call} was due")
+        call = OpenCall(event, time[:10])
+        self.open[event.call] = call
+        self._add(call, Spent(calls=1, in_flight_usd=event.reserved_usd))
+
+    def end(self, event: ApiAnswered | ApiFailed) -> None:
+        """Raises ImpossibleCall."""
+        call = self.open.pop(event.call, None)
+        if call is None:
+            raise ImpossibleCall(f"call {event.call} ended, which was not on its way")
+        reserved = call.request.reserved_usd
+        self._add(call, Spent(usage=event.usage, usd=event.cost_usd, in_flight_usd=-reserved))
+
+    def moved(self, prepared_for: int, experiment: int) -> None:
+        """What was prepared for one number became the experiment of another: a fix came in between."""
+        if prepared_for != experiment:
+            spent = self._by_purpose.pop((prepared_for, "propose"), NOTHING)
+            key: tuple[int, Purpose] = (experiment, "propose")
+            self._by_purpose[key] = self._by_purpose.get(key, NOTHING) + spent
+
+    def _add(self, call: OpenCall, spent: Spent) -> None:
+        self.total = _settled(self.total + spent, self.open)
+        self.by_day[call.day] = self.on(call.day) + spent
+        key = call.request.for_experiment, call.request.purpose
+        self._by_purpose[key] = self._by_purpose.get(key, NOTHING) + spent
+
+
+def _settled(spent: Spent, open_calls: Mapping[int, OpenCall]) -> Spent:
+    """Nothing is on its way once every call has ended, whatever the rounding of sums left over."""
+    return spent if open_calls else replace(spent, in_flight_usd=0.0)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    ours, theirs = one.model_dump(), other.model_dump()
+    return Usage(**{name: ours[name] + theirs[name] for name in ours})

@@ -1,0 +1,145 @@
+"""The desk at which an agent writes down what it does and asks what it may do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from controller.chronicle import Chronicle
+from controller.core.events import ApiAnswered, ApiFailed, ApiRequested
+from controller.core.model import AgentAway, AgentExhausted, Interrupted, Usage
+from controller.core.policy import Objection, check
+from controller.core.untrusted import clean_line
+from controller.ports import Clock, Request
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be spent, in dollars. None: no limit."""
+
+    dollars: float | None = None
+    """On the whole effort."""
+    dollars_per_day: float | None = None
+    """On one UTC day."""
+
+
+class JournalDesk:
+    """Implements `ports.Desk` for one conversation about one experiment-to-be."""
+
+    def __init__(
+        self,
+        chronicle: Chronicle,
+        clock: Clock,
+        *,
+        experiment: int,
+        frontier_py: str,
+        tried: Collection[str],
+        budget: Budget,
+        stop: threading.Event,
+    ) -> None:
+        """`tried` are the digests of what was run from `frontier_py` already."""
+        self.stop = stop
+        self._chronicle = chronicle
+        self._clock = clock
+        self._experiment = experiment
+        self._frontier_py = frontier_py
+        self._tried = tried
+        self._budget = budget
+        self._closed = False
+
+    def sending(self, request: Request) -> int:
+        """See ports.Desk. Raises Interrupted once the desk is closed."""
+        body = self._chronicle.put_bytes(request.body)
+        with self._chronicle.lock:
+            self._require_open()
+            self._require_money(request.reserve_usd)
+            call = self._chronicle.state.spending.next_call
+            self._chronicle.record(
+                ApiRequested(
+                    call=call,
+                    for_experiment=self._experiment,
+                    purpose=request.purpose,
+                    mode=request.mode,
+                    model=request.model,
+                    parameters=dict(request.parameters),
+                    request_sha256=body,
+                    reserved_usd=request.reserve_usd,
+                )
+            )
+        return call
+
+    def answered(
+        self, call: int, *, reply: bytes, stop_reason: str, usage: Usage, seconds: float, cost_usd: float
+    ) -> None:
+        """See ports.Desk."""
+        blob = self._chronicle.put_bytes(reply)
+        with self._chronicle.lock:
+            self._require_open()
+            self._chronicle.record(
+                ApiAnswered(
+                    call=call,
+                    reply_sha256=blob,
+                    stop_reason=clean_line(stop_reason),
+                    usage=usage,
+                    seconds=seconds,
+                    cost_usd=cost_usd,
+                )
+            )
+
+    def failed(
+        self, call: int, *, status: int | None, error: str, usage: Usage, seconds: float, cost_usd: float
+    ) -> None:
+        """See ports.Desk."""
+        with self._chronicle.lock:
+            self._require_open()
+            self._chronicle.record(
+                ApiFailed(
+                    call=call,
+                    status=status,
+                    error=clean_line(error),
+                    usage=usage,
+                    seconds=seconds,
+                    cost_usd=cost_usd,
+                )
+            )
+
+    def objection(self, train_py: str) -> str | None:
+        """See ports.Desk."""
+        objection = self.judge(train_py)
+        return objection.detail if objection else None
+
+    def judge(self, train_py: str) -> Objection | None:
+        """The first objection to a text, or None."""
+        return check(train_py, self._frontier_py, self._tried)
+
+    def rehearse(self, train_py: str) -> str | None:
+        """See ports.Desk."""
+        return None
+
+    def close(self) -> None:
+        """Nothing more is written from here, whoever still tries."""
+        with self._chronicle.lock:
+            self._closed = True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Interrupted("the conversation was broken off")
+
+    def _require_money(self, reserve_usd: float) -> None:
+        spending, now = self._chronicle.state.spending, self._clock.now()
+        effort, day = self._budget.dollars, self._budget.dollars_per_day
+        if effort is not None and spending.total.committed_usd + reserve_usd > effort:
+            raise AgentExhausted(
+                f"limit of {effort:g} dollars reached: {spending.total.committed_usd:.2f} are spent or on "
+                f"their way, and the next request may cost {reserve_usd:.2f}"
+            )
+        spent = spending.on(now.date().isoformat()).committed_usd
+        if day is not None and spent + reserve_usd > day:
+            midnight = dt.datetime.combine(now.date() + dt.timedelta(days=1), dt.time(), dt.UTC)
+            raise AgentAway(
+                f"The limit of {day:g} dollars a day is reached: {spent:.2f} are spent or on their way, "
+                f"and the next request may cost {reserve_usd:.2f}",
+                retry_seconds=(midnight - now).total_seconds(),
+            )
