@@ -1,4 +1,4 @@
-"""What an agent may rely on at its desk: the real one and the fake of tests/fakes.py, held to one contract."""
+"""What an agent may rely on at its desk: the real one and that of tests/fakes.py, held to one contract."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_was_run_before_is_objected_to(story: Story) -> None:
 
 
 def test_the_limit_of_a_day_lasts_until_midnight(story: Story) -> None:
-    """The journal's clock stands at 1 January, the desk's at 1 March: what was spent in January is no matter."""
+    """The journal's clock stands at 1 January, the desk's at 1 March."""
     day = Budget(dollars_per_day=1.0)
     desk = journal_desk(story, day)
     desk.sending(asking(1.0))
