@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from controller.agents.claude_config import ClaudeConfig
 from controller.core.container_spec import SandboxConfig
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     sandbox: SandboxConfig = SandboxConfig()
     trainer: TrainerConfig = TrainerConfig()
     judge: JudgeConfig = JudgeConfig()
+    claude: ClaudeConfig = ClaudeConfig()
     anthropic_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key")
     )

@@ -169,11 +169,13 @@ class Proposal(Value):
 
 
 class Usage(Value):
-    """Tokens of one request, as the API counts them. Each token is in one of the four."""
+    """Tokens of one request, as the API counts them: each in input, cache write, cache read or output."""
 
     input_tokens: int = 0
     """Neither written to the prompt cache nor read from it."""
     cache_write_tokens: int = 0
+    cache_write_hour_tokens: int = 0
+    """Those of cache_write_tokens that are kept for an hour, which costs more."""
     cache_read_tokens: int = 0
     output_tokens: int = 0
 

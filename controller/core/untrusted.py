@@ -56,10 +56,18 @@ def clean_text(text: str, limit: int) -> str:
 
 def fence(text: str) -> str:
     """Quote `text` for an LLM: whatever it holds, it cannot end the quotation."""
-    safe = _neutral(text)
+    return _fenced(_neutral(text), "text")
+
+
+def fence_code(text: str) -> str:
+    """Quote a program for an LLM that is to edit it: tabs stay, for an edit must match them."""
+    return _fenced("\t".join(_neutral(part) for part in text.split("\t")), "python")
+
+
+def _fenced(safe: str, language: str) -> str:
     longest = max((len(run) for run in re.findall("`+", safe)), default=0)
     marks = "`" * max(3, longest + 1)
-    return f"{marks}text\n{safe}\n{marks}"
+    return f"{marks}{language}\n{safe}\n{marks}"
 
 
 def tsv_cell(text: str, limit: int = 200) -> str:

@@ -1,0 +1,124 @@
+"""What a researcher remembers of an effort: kept in bounded pieces, whatever the number of experiments."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from controller.core.model import Verdict
+from controller.core.state import Experiment
+from controller.core.untrusted import clean_line
+
+_RECENT = 40
+_NEAR_MISSES = 12
+IDEA_CHARACTERS = 60
+
+
+class Mode(StrEnum):
+    """What the agent is asked for."""
+
+    NEXT = "next"
+    COMBINE = "combine"
+    """Put near misses together."""
+    REVISIT = "revisit"
+    """Try again, on today's frontier, what was discarded on an earlier one."""
+    RESTRUCTURE = "restructure"
+    """Something structurally different."""
+
+
+@dataclass
+class Idea:
+    """All experiments that tried one thing."""
+
+    tried: int = 0
+    kept: int = 0
+    best: float | None = None
+    """The best effect, bits per byte; negative is better than the frontier of its time."""
+    causes: Counter[str] = field(default_factory=Counter)
+    last: int = 0
+    """Number of the latest experiment."""
+
+
+class Notebook:
+    """Reads a history once, from where it stopped reading the last time."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.verdicts: Counter[Verdict] = Counter()
+        self.keeps: list[Experiment] = []
+        self.recent: deque[Experiment] = deque(maxlen=_RECENT)
+        self.near_misses: list[tuple[float, int, Experiment]] = []
+        """(effect, number, experiment), best first: worse than the frontier, but scored."""
+        self.ideas: dict[str, Idea] = {}
+        self.without_keep = 0
+        """Experiments in a row, up to the latest."""
+
+    def catch_up(self, history: Sequence[Experiment]) -> None:
+        """Read what was added since. `history` only ever grows."""
+        for index in range(self.read, len(history)):
+            self._learn(history[index])
+        self.read = len(history)
+
+    def mode(self, frontier: int | None, plateau_after: int) -> Mode:
+        """What to ask for: the usual, or on a plateau one of the other things in turn.
+
+        `frontier` is the experiment that made today's frontier.
+        """
+        if self.without_keep < plateau_after:
+            return Mode.NEXT
+        ways = [Mode.RESTRUCTURE]
+        if self.older_misses(frontier):
+            ways.insert(0, Mode.REVISIT)
+        if len(self.near_misses) > 1:
+            ways.insert(0, Mode.COMBINE)
+        return ways[(self.without_keep - plateau_after) % len(ways)]
+
+    def older_misses(self, frontier: int | None) -> list[Experiment]:
+        """Near misses on a frontier that is not today's."""
+        return [miss for _, number, miss in self.near_misses if frontier is not None and number < frontier]
+
+    def _learn(self, experiment: Experiment) -> None:
+        self.recent.append(experiment)
+        gain = effect(experiment)
+        kept = experiment.verdict is Verdict.KEEP
+        if experiment.verdict is not None:
+            self.verdicts[experiment.verdict] += 1
+        if kept:
+            self.keeps.append(experiment)
+        elif experiment.verdict is Verdict.DISCARD and gain is not None:
+            bisect.insort(self.near_misses, (gain, experiment.number, experiment))
+            del self.near_misses[_NEAR_MISSES:]
+        self.without_keep = 0 if kept else self.without_keep + 1
+        if experiment.number > 0:
+            self._count(experiment, gain, kept)
+
+    def _count(self, experiment: Experiment, gain: float | None, kept: bool) -> None:
+        idea = self.ideas.setdefault(idea_name(experiment), Idea())
+        idea.tried += 1
+        idea.kept += kept
+        idea.last = experiment.number
+        if gain is not None and (idea.best is None or gain < idea.best):
+            idea.best = gain
+        if not kept:
+            idea.causes[str(experiment.cause or experiment.verdict or "open")] += 1
+
+
+def effect(experiment: Experiment) -> float | None:
+    """Score minus the score to beat, bits per byte; None if there is none, or none to compare with."""
+    score, frontier = experiment.score, experiment.frontier_bpb
+    if score is None or frontier is None or not math.isfinite(score.val_bpb - frontier):
+        return None
+    return score.val_bpb - frontier
+
+
+def idea_name(experiment: Experiment) -> str:
+    """The name its author gave the idea, or the constants it changed, or its description."""
+    proposal = experiment.proposal
+    changed = proposal.parameters.get("changed")
+    if not proposal.idea and isinstance(changed, list):
+        return clean_line(", ".join(str(name) for name in changed), IDEA_CHARACTERS)
+    return clean_line(proposal.idea or proposal.description, IDEA_CHARACTERS)
