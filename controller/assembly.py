@@ -16,7 +16,7 @@ import structlog
 
 from controller import __version__, data, recovery
 from controller.clock import SystemClock
-from controller.core.container_spec import SandboxConfig
+from controller.core.container_spec import SealedConfig
 from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
 from controller.core.policy import check
@@ -32,6 +32,7 @@ from controller.progress import observer
 from controller.repository import GitRepository
 from controller.runs import Runs
 from controller.sandbox import DockerSandbox
+from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings
 from controller.trainer import ContainerTrainer
 
@@ -48,7 +49,7 @@ class Device:
     name: str
     """`cpu`, or the GPU's name as its driver tells it."""
     driver: str
-    sandbox: SandboxConfig
+    sandbox: SealedConfig
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def read_text(path: Path, what: str) -> str:
 def sandbox_of(config: Settings) -> DockerSandbox:
     """Raises NotReady without an engine, or without permission to use it."""
     try:
-        return DockerSandbox(config.sandbox, config.home, CLOCK)
+        return DockerSandbox(sealed(config.sandbox), config.home, CLOCK)
     except InfrastructureError as error:
         raise NotReady(
             f"The container engine cannot be used; look at it and at DOCKER_HOST: {error}"
@@ -225,10 +226,11 @@ def sandbox_of(config: Settings) -> DockerSandbox:
 
 def resolve_device(config: Settings) -> Device:
     """Where experiments run, found out by asking for a GPU. Raises NotReady if one was demanded in vain."""
-    cpu = Device("cpu", "cpu", "", config.sandbox.model_copy(update={"gpu": ()}))
+    containers = sealed(config.sandbox)
+    cpu = Device("cpu", "cpu", "", containers.model_copy(update={"gpu": ()}))
     if config.device == "cpu":
         return cpu
-    wanted = config.sandbox.model_copy(update={"gpu": config.sandbox.gpu or ("0",)})
+    wanted = containers.model_copy(update={"gpu": containers.gpu or ("0",)})
     sandbox = DockerSandbox(wanted, config.home, CLOCK)
     try:
         name, driver = sandbox.gpu()

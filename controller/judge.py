@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, TypeA
 
 from controller import workspace
 from controller.core import container_spec
-from controller.core.container_spec import REPLIES, REQUESTS, ContainerSpec, Domain, Place, SandboxConfig
+from controller.core.container_spec import REPLIES, REQUESTS, ContainerSpec, Domain, Place, SealedConfig
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
 from controller.core.untrusted import clean_line
 from controller.ports import Attempt, Clock, Exit, Sandbox
@@ -102,7 +102,7 @@ class ContainerJudge:
         clock: Clock,
         *,
         config: JudgeConfig,
-        containers: SandboxConfig,
+        containers: SealedConfig,
         home: Path,
         harness: Path,
         data: Path,

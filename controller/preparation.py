@@ -13,6 +13,7 @@ from controller import assembly, data
 from controller.core.container_spec import PREPARE_CORPUS, PREPARE_HOME, Place, preparer
 from controller.core.model import InfrastructureError, UserError
 from controller.harness_files import HarnessFiles
+from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings
 
 NAMED_CORPORA = ("stdlib", "climbmix")
@@ -46,7 +47,7 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
     owner = config.home.stat()
     network = request.corpus == "climbmix"
     spec = preparer(
-        config.sandbox,
+        sealed(config.sandbox),
         Place(config.home.resolve(), "prepare"),
         arguments=_arguments(request, scale, corpus),
         limit_seconds=LIMIT_SECONDS,

@@ -29,11 +29,12 @@ from controller.core.container_spec import (
     SECOND_HAND_SECONDS,
     ContainerSpec,
     Place,
-    SandboxConfig,
+    SealedConfig,
     VolumeSpec,
     gpu_probe,
 )
 from controller.core.engine_failure import EngineFault, classify, to_error
+from controller.core.engine_info import NOT_MAPPED, id_map, unfit
 from controller.core.engine_stream import split_frames
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, NotReady
 from controller.core.untrusted import clean_line
@@ -69,7 +70,7 @@ class DockerSandbox:
     Raises NotReady if there is no engine, or none that this user may use.
     """
 
-    def __init__(self, config: SandboxConfig, home: Path, clock: Clock) -> None:
+    def __init__(self, config: SealedConfig, home: Path, clock: Clock) -> None:
         self._config = config
         self._home = home.resolve()
         self._clock = clock
@@ -85,8 +86,8 @@ class DockerSandbox:
 
     def create_volume(self, spec: VolumeSpec) -> None:
         labels = {**spec.labels, LABEL_DEADLINE: self._reap_after(spec.life_seconds)}
-        body = spec.to_engine()
         with _engine(f"create the volume {spec.name}"):
+            body = spec.to_engine(id_map(self._client.info()) or NOT_MAPPED)
             made = self._client.create_volume(body["Name"], body["Driver"], body["DriverOpts"], labels)
         if made["Options"] != body["DriverOpts"]:
             raise InfrastructureError(f"The volume {spec.name} is not what was asked for: {made['Options']}.")
@@ -193,10 +194,8 @@ class DockerSandbox:
         wanted = "nvidia" if config.gpu and config.gpu_access == "runtime" else config.runtime
         if wanted not in info["Runtimes"]:
             raise to_error(EngineFault.NO_RUNTIME, "", f"no runtime {wanted}")
-        if not info["SwapLimit"]:
-            raise NotReady(
-                "The kernel cannot keep containers from swapping; boot it with swapaccount=1 or cgroup v2."
-            )
+        if reason := unfit(info):
+            raise NotReady(reason)
         self._image_id = image["Id"]
         return {"engine": info["ServerVersion"], "image": image["Id"], "runtime": wanted}
 

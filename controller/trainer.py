@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controller import workspace
 from controller.core import container_spec
-from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, SandboxConfig
+from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, SealedConfig
 from controller.core.model import InfrastructureError, RunOutcome
 from controller.core.runlog import LIMIT_EXIT_CODE, claim, crash_cause
 from controller.ports import Attempt, Clock, Exit, Sandbox
@@ -42,7 +42,7 @@ class ContainerTrainer:
         clock: Clock,
         *,
         config: TrainerConfig,
-        containers: SandboxConfig,
+        containers: SealedConfig,
         home: Path,
         harness: Path,
         data: Path,

@@ -72,6 +72,7 @@ class FakeTrainer:
             command=(),
             user="10001:10001",
             limits=Limits(),
+            seccomp="{}",
             life_seconds=attempt.budget_seconds,
             log_bytes=1,
             labels={},

@@ -24,6 +24,9 @@ _MUST_BE_EMPTY = (
     "Sysctls",
     "VolumesFrom",
 )
+#: What the engine hides of /proc and /sys by itself; whoever took that away did it behind our back.
+_MUST_NOT_BE_EMPTY = ("MaskedPaths", "ReadonlyPaths")
+_SHOWN = 200
 _CONFIG = ("Cmd", "Image", "User", "WorkingDir", "Tty", "OpenStdin")
 
 
@@ -39,6 +42,7 @@ def differences(asked: Mapping[str, Any], inspected: Mapping[str, Any]) -> list[
         *(f"Label {key}" for key, value in asked["Labels"].items() if config["Labels"].get(key) != value),
         *_unequal(asked["HostConfig"], host),
         *(f"{key} is {host[key]!r}" for key in _MUST_BE_EMPTY if host.get(key)),
+        *(f"{key} is empty" for key in _MUST_NOT_BE_EMPTY if not host.get(key)),
         *_unequal({"mounts": _asked_mounts(asked)}, {"mounts": _actual_mounts(inspected)}),
     ]
 
@@ -46,7 +50,7 @@ def differences(asked: Mapping[str, Any], inspected: Mapping[str, Any]) -> list[
 def _unequal(asked: Mapping[str, Any], actual: Mapping[str, Any]) -> Iterator[str]:
     for key, value in asked.items():
         if _canonical(value) != _canonical(actual.get(key)):
-            yield f"{key} is {actual.get(key)!r}, not {value!r}"
+            yield f"{key} is {_shown(actual.get(key))}, not {_shown(value)}"
 
 
 def _canonical(value: Any) -> Any:
@@ -56,6 +60,12 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return sorted((_canonical(inner) for inner in value), key=repr)
     return value or None
+
+
+def _shown(value: Any) -> str:
+    """Short enough that a seccomp profile does not push the other differences out of sight."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _asked_mounts(asked: Mapping[str, Any]) -> list[Any]:

@@ -4,8 +4,8 @@ Pure: builds values and the JSON the engine's create call takes; `controller.san
 `controller.core.attestation` compares what the engine made of it.
 
 Every container has no network (but for the one that downloads a corpus), a read-only root, no
-capability, no way to gain one, the engine's default seccomp profile, private namespaces, no swap, and
-its own user. What differs between trust domains is what they mount and who may write to it:
+capability, no way to gain one, our seccomp profile, private namespaces, no swap, and its own user. What
+differs between trust domains is what they mount and who may write to it:
 
     domain    user   reads                                    writes
     holder    10001  -                                        workspace (only keeps it mounted)
@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from controller.core.engine_info import NOT_MAPPED, IdMap
 
 MIB = 1024**2
 GIB = 1024**3
@@ -126,6 +128,13 @@ class SandboxConfig(BaseModel):
     prepare: Limits = Limits(file_size_bytes=64 * GIB)
 
 
+class SealedConfig(SandboxConfig):
+    """The settings and what is none: without it no container can be described."""
+
+    seccomp: str = Field(min_length=1)
+    """The seccomp profile of every container, as the JSON that the engine takes."""
+
+
 @dataclass(frozen=True)
 class Mount:
     """A host path or one of our volumes, at a place in the container."""
@@ -147,11 +156,11 @@ class VolumeSpec:
     life_seconds: float
     labels: Mapping[str, str]
 
-    def to_engine(self) -> dict[str, Any]:
-        """Body of the engine's create call for volumes."""
+    def to_engine(self, ids: IdMap = NOT_MAPPED) -> dict[str, Any]:
+        """Body of the engine's create call for volumes. `ids`: the host mounts them, with its own ids."""
         options = (
             f"size={self.size_bytes},nr_inodes={self.inodes},mode=0755,"
-            f"uid={self.owner},gid={self.owner},nosuid,nodev,noexec"
+            f"uid={ids.uid + self.owner},gid={ids.gid + self.owner},nosuid,nodev,noexec"
         )
         return {
             "Name": self.name,
@@ -171,6 +180,7 @@ class ContainerSpec:
     command: tuple[str, ...]
     user: str
     limits: Limits
+    seccomp: str
     life_seconds: float
     """Seconds after its start at which its own PID 1 ends it."""
     log_bytes: int
@@ -196,7 +206,13 @@ class ContainerSpec:
             "Labels": dict(self.labels),
             "Tty": False,
             "OpenStdin": False,
-            "HostConfig": {**_POSTURE, **self._limits(), **self._devices(), **self._isolation()},
+            "HostConfig": {
+                **_POSTURE,
+                "SecurityOpt": ["no-new-privileges", f"seccomp={self.seccomp}"],
+                **self._limits(),
+                **self._devices(),
+                **self._isolation(),
+            },
         }
 
     def digest(self) -> str:
@@ -264,6 +280,9 @@ class ContainerSpec:
         return {
             "Runtime": "nvidia" if through_runtime else self.runtime,
             "NetworkMode": "bridge" if self.network else "none",
+            # On an engine that maps user ids, nobody in a container is the owner of the home on the host. The
+            # preparer has to be, to write there; it runs our code only.
+            "UsernsMode": "host" if self.domain is Domain.PREPARE else "",
             "Mounts": [_engine_mount(mount) for mount in self.mounts],
         }
 
@@ -272,13 +291,10 @@ _POSTURE: Mapping[str, Any] = {
     "ReadonlyRootfs": True,
     "Privileged": False,
     "CapDrop": ["ALL"],
-    # No seccomp entry here: the engine applies its default profile.
-    "SecurityOpt": ["no-new-privileges"],
     "IpcMode": "private",
     "CgroupnsMode": "private",
     "PidMode": "",
     "UTSMode": "",
-    "UsernsMode": "",
     "OomKillDisable": False,
     "Init": False,  # the image's entrypoint is PID 1 and reaps
     "AutoRemove": False,
@@ -347,7 +363,7 @@ def exchange(
     )
 
 
-def holder(config: SandboxConfig, place: Place, limit_seconds: float) -> ContainerSpec:
+def holder(config: SealedConfig, place: Place, limit_seconds: float) -> ContainerSpec:
     """Keeps the workspace mounted from before T's start until after W's end."""
     life = _holder_life(config, limit_seconds)
     mounts = (Mount(place.name(WORKSPACE), "/work", volume=True),)
@@ -355,7 +371,7 @@ def holder(config: SandboxConfig, place: Place, limit_seconds: float) -> Contain
 
 
 def trainer(
-    config: SandboxConfig,
+    config: SealedConfig,
     place: Place,
     *,
     budget_seconds: float,
@@ -381,7 +397,7 @@ def trainer(
 
 
 def worker(
-    config: SandboxConfig,
+    config: SealedConfig,
     place: Place,
     *,
     argument: Mapping[str, Any],
@@ -407,7 +423,7 @@ def worker(
 
 
 def judge(
-    config: SandboxConfig,
+    config: SealedConfig,
     place: Place,
     *,
     argument: Mapping[str, Any],
@@ -427,7 +443,7 @@ def judge(
 
 
 def preparer(
-    config: SandboxConfig,
+    config: SealedConfig,
     place: Place,
     *,
     arguments: tuple[str, ...],
@@ -461,6 +477,7 @@ def preparer(
         command=("exec", "--limit", str(limit_seconds), "--", "python", "/glovebox/prepare.py", *arguments),
         user=f"{owner[0]}:{owner[1]}",
         limits=config.prepare,
+        seccomp=config.seccomp,
         life_seconds=limit_seconds,
         log_bytes=config.log_bytes,
         labels=place.labels(Domain.PREPARE),
@@ -471,7 +488,7 @@ def preparer(
     )
 
 
-def gpu_probe(config: SandboxConfig, place: Place) -> ContainerSpec:
+def gpu_probe(config: SealedConfig, place: Place) -> ContainerSpec:
     """Asks, as T would see it, for the name and driver version of the GPU."""
     query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     life = 60.0
@@ -496,7 +513,7 @@ def _python(life: float, script: str, argument: Mapping[str, Any]) -> tuple[str,
 
 
 def _spec(
-    config: SandboxConfig,
+    config: SealedConfig,
     place: Place,
     domain: Domain,
     command: tuple[str, ...],
@@ -514,6 +531,7 @@ def _spec(
         command=command,
         user=f"{USERS[domain]}:{USERS[domain]}",
         limits=limits,
+        seccomp=config.seccomp,
         life_seconds=life,
         log_bytes=config.log_bytes,
         labels=place.labels(domain),

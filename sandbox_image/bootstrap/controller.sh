@@ -8,7 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 main() {
     local image=glovebox-controller:latest inputs base
-    inputs=$(fingerprint controller controller harness program.md requirements.lock sandbox_image/bootstrap/base.sh)
+    inputs=$(fingerprint controller controller harness program.md requirements.lock \
+        sandbox_image/seccomp.json sandbox_image/bootstrap/base.sh)
     up_to_date "$image" "$inputs" && return
     base=$(sandbox_image/bootstrap/base.sh)
     build_image "$image" "$inputs" "$base" controller/Dockerfile .

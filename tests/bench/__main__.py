@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.core.container_spec import SandboxConfig
+from controller.seccomp import sealed
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
 
 
@@ -30,12 +31,12 @@ def main() -> None:
 
 
 def kill(options: argparse.Namespace) -> None:
-    errors = kill_errors(SandboxConfig(), options.runs, limit=2.0)
+    errors = kill_errors(sealed(SandboxConfig()), options.runs, limit=2.0)
     _line("kill: life minus limit", errors, "aim: p99 ≤ 0.25 s")
 
 
 def tax(options: argparse.Namespace) -> None:
-    inside, outside = sandbox_tax(SandboxConfig(), options.rounds, seconds=10.0)
+    inside, outside = sandbox_tax(sealed(SandboxConfig()), options.rounds, seconds=10.0)
     print(
         f"tax: {inside:.1f} steps/s inside, {outside:.1f} outside, ratio {inside / outside:.3f} (aim: ≥ 0.98)"
     )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.clock import SystemClock
-from controller.core.container_spec import SandboxConfig
+from controller.core.container_spec import SealedConfig
 from controller.core.events import TrainingFinished, TrainingStarted
 from controller.core.model import RunOutcome
 from controller.core.runlog import claim
@@ -70,7 +70,7 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
-def train(home: Path, config: SandboxConfig, program: str, budget: float, number: int) -> RunOutcome:
+def train(home: Path, config: SealedConfig, program: str, budget: float, number: int) -> RunOutcome:
     """Run one program as T in a home of its own."""
     folder = home / "runs" / str(number)
     folder.mkdir(parents=True)
@@ -96,7 +96,7 @@ def train(home: Path, config: SandboxConfig, program: str, budget: float, number
         sandbox.close()
 
 
-def kill_errors(config: SandboxConfig, runs: int, limit: float) -> list[float]:
+def kill_errors(config: SealedConfig, runs: int, limit: float) -> list[float]:
     """Container life minus limit, in seconds, for runs that ignore their deadline; by the engine's clock."""
     with tempfile.TemporaryDirectory() as home:
         lives = [
@@ -105,7 +105,7 @@ def kill_errors(config: SandboxConfig, runs: int, limit: float) -> list[float]:
     return [life - limit for life in lives]
 
 
-def sandbox_tax(config: SandboxConfig, rounds: int, seconds: float) -> tuple[float, float]:
+def sandbox_tax(config: SealedConfig, rounds: int, seconds: float) -> tuple[float, float]:
     """(training steps per second in T, the same outside): medians over alternating rounds.
 
     Outside is this interpreter's torch; raises RuntimeError if T's is another version.

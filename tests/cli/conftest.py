@@ -17,6 +17,7 @@ from controller.clock import SystemClock
 from controller.core.container_spec import SandboxConfig
 from controller.core.model import NotReady
 from controller.sandbox import DockerSandbox
+from controller.seccomp import sealed
 from tests.cli.corpus import write_corpus
 
 PROJECT = Path(__file__).parents[2]
@@ -113,7 +114,7 @@ def glovebox(tmp_path: Path) -> Glovebox:
 def engine() -> None:
     """Skips where there is no engine with the sandbox image."""
     try:
-        sandbox = DockerSandbox(SandboxConfig(), Path("home"), SystemClock())
+        sandbox = DockerSandbox(sealed(SandboxConfig()), Path("home"), SystemClock())
         sandbox.describe()
     except NotReady as error:
         pytest.skip(str(error))
@@ -131,7 +132,7 @@ def on_engine(engine: None, tmp_path: Path) -> Iterator[Glovebox]:
 
 
 def remove_leftovers(home: Path) -> None:
-    sandbox = DockerSandbox(SandboxConfig(), home, SystemClock())
+    sandbox = DockerSandbox(sealed(SandboxConfig()), home, SystemClock())
     containers, volumes = sandbox.leftovers()
     sandbox.remove(containers=containers, volumes=volumes)
     sandbox.close()
@@ -139,7 +140,7 @@ def remove_leftovers(home: Path) -> None:
 
 def no_leftovers(home: Path) -> bool:
     """True if the engine has no container and no volume of this home."""
-    sandbox = DockerSandbox(SandboxConfig(), home, SystemClock())
+    sandbox = DockerSandbox(sealed(SandboxConfig()), home, SystemClock())
     try:
         return sandbox.leftovers() == ([], [])
     finally:

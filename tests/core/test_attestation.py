@@ -11,10 +11,10 @@ import pytest
 
 from controller.core import container_spec
 from controller.core.attestation import differences
-from controller.core.container_spec import Place, SandboxConfig
+from controller.core.container_spec import Place, SealedConfig
 
 ASKED = container_spec.trainer(
-    SandboxConfig(),
+    SealedConfig(seccomp="{}"),
     Place(Path("/srv/home"), "7"),
     budget_seconds=300.0,
     train=Path("/srv/home/runs/000007/train.py"),
@@ -34,6 +34,7 @@ def inspected() -> dict[str, Any]:
             del mount["ReadOnly"]
     host["Ulimits"].reverse()
     host |= {"CapAdd": None, "Binds": None, "Devices": [], "ConsoleSize": [0, 0], "Init": None}
+    host |= {"MaskedPaths": ["/proc/kcore", "/sys/firmware"], "ReadonlyPaths": ["/proc/sys"]}
     mounts = [
         {
             "Type": mount["Type"],
@@ -60,7 +61,14 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "added capability": lambda body: body["HostConfig"].update(CapAdd=["SYS_ADMIN"]),
     "kept capabilities": lambda body: body["HostConfig"].update(CapDrop=None),
     "network": lambda body: body["HostConfig"].update(NetworkMode="bridge"),
-    "unconfined": lambda body: body["HostConfig"].update(SecurityOpt=["seccomp=unconfined"]),
+    "unconfined": lambda body: body["HostConfig"].update(
+        SecurityOpt=["no-new-privileges", "seccomp=unconfined"]
+    ),
+    "the engine's own profile": lambda body: body["HostConfig"].update(SecurityOpt=["no-new-privileges"]),
+    "another profile": lambda body: body["HostConfig"]["SecurityOpt"].__setitem__(1, "seccomp={ }"),
+    "no AppArmor": lambda body: body["HostConfig"]["SecurityOpt"].append("apparmor=unconfined"),
+    "bare /proc and /sys": lambda body: body["HostConfig"].update(MaskedPaths=[]),
+    "the host's user namespace": lambda body: body["HostConfig"].update(UsernsMode="host"),
     "writable root": lambda body: body["HostConfig"].update(ReadonlyRootfs=False),
     "swap": lambda body: body["HostConfig"].update(MemorySwap=-1),
     "no pids limit": lambda body: body["HostConfig"].update(PidsLimit=None),

@@ -13,9 +13,10 @@ from controller.core.container_spec import (
     Domain,
     Limits,
     Place,
-    SandboxConfig,
+    SealedConfig,
     VolumeSpec,
 )
+from controller.core.engine_info import NOT_MAPPED, IdMap
 
 PLACE = Place(Path("/srv/home"), "7", 2)
 HARNESS = Path("/srv/home/harness/abc")
@@ -23,7 +24,7 @@ TRAIN = Path("/srv/home/runs/000007/train.py")
 DATA = Path("/srv/home/data")
 
 
-def specs(config: SandboxConfig) -> dict[Domain, ContainerSpec]:
+def specs(config: SealedConfig) -> dict[Domain, ContainerSpec]:
     return {
         Domain.HOLDER: container_spec.holder(config, PLACE, 300.0),
         Domain.TRAINER: container_spec.trainer(
@@ -46,7 +47,8 @@ def specs(config: SandboxConfig) -> dict[Domain, ContainerSpec]:
     }
 
 
-DEFAULT = specs(SandboxConfig())
+PROFILE = '{"defaultAction": "SCMP_ACT_ERRNO"}'
+DEFAULT = specs(SealedConfig(seccomp=PROFILE))
 EVERY = pytest.mark.parametrize("spec", DEFAULT.values(), ids=DEFAULT)
 
 
@@ -58,9 +60,10 @@ def test_every_container_is_sealed(spec: ContainerSpec) -> None:
     assert host["ReadonlyRootfs"] is True
     assert host["Privileged"] is False
     assert host["CapDrop"] == ["ALL"]
-    assert host["SecurityOpt"] == ["no-new-privileges"]  # and the engine's default seccomp profile
+    assert host["SecurityOpt"] == ["no-new-privileges", f"seccomp={PROFILE}"]
     assert (host["IpcMode"], host["CgroupnsMode"]) == ("private", "private")
-    assert (host["PidMode"], host["UTSMode"], host["UsernsMode"]) == ("", "", "")
+    assert (host["PidMode"], host["UTSMode"]) == ("", "")
+    assert host["UsernsMode"] == ("host" if spec.domain is Domain.PREPARE else "")
     assert host["RestartPolicy"]["Name"] == "no"
     assert host["MemorySwap"] == host["Memory"] > 0
     assert host["PidsLimit"] > 0
@@ -138,7 +141,7 @@ def test_validation_data_reaches_the_judge_alone() -> None:
 
 @pytest.mark.parametrize("access", ["cdi", "device-request", "runtime"])
 def test_gpus_go_to_trainer_and_worker_only(access: str) -> None:
-    config = SandboxConfig.model_validate({"gpu": ["0", "3"], "gpu_access": access})
+    config = SealedConfig.model_validate({"gpu": ["0", "3"], "gpu_access": access, "seccomp": PROFILE})
     for domain, spec in specs(config).items():
         body = spec.to_engine()
         host, environment = body["HostConfig"], dict(entry.split("=", 1) for entry in body["Env"])
@@ -157,7 +160,7 @@ def test_gpus_go_to_trainer_and_worker_only(access: str) -> None:
 
 def test_cpus() -> None:
     assert DEFAULT[Domain.TRAINER].to_engine()["HostConfig"]["NanoCpus"] == 0
-    body = specs(SandboxConfig(trainer=Limits(cpus=1.5)))[Domain.TRAINER].to_engine()
+    body = specs(SealedConfig(trainer=Limits(cpus=1.5), seccomp=PROFILE))[Domain.TRAINER].to_engine()
     assert body["HostConfig"]["NanoCpus"] == 1_500_000_000
     assert "OMP_NUM_THREADS=1" in body["Env"]
 
@@ -165,7 +168,7 @@ def test_cpus() -> None:
 def test_only_a_download_gets_network_and_only_then_proxies_and_ca() -> None:
     def prepare(network: bool) -> dict[str, object]:
         return container_spec.preparer(
-            SandboxConfig(),
+            SealedConfig(seccomp=PROFILE),
             PLACE,
             arguments=(),
             limit_seconds=1.0,
@@ -187,8 +190,9 @@ def test_only_a_download_gets_network_and_only_then_proxies_and_ca() -> None:
 
 def test_the_digest_is_that_of_what_the_engine_is_told() -> None:
     spec = DEFAULT[Domain.TRAINER]
-    assert spec.digest() == specs(SandboxConfig())[Domain.TRAINER].digest()
+    assert spec.digest() == specs(SealedConfig(seccomp=PROFILE))[Domain.TRAINER].digest()
     assert spec.digest() != replace(spec, network=True).digest()
+    assert spec.digest() != replace(spec, seccomp="{}").digest()
     assert spec.digest() != replace(spec, life_seconds=1.0, command=("train",)).digest()
 
 
@@ -198,7 +202,7 @@ def test_names_tell_home_experiment_and_attempt() -> None:
 
 
 def test_volumes_are_capped_and_belong_to_their_writer() -> None:
-    config = SandboxConfig(workspace_bytes=1000, workspace_inodes=10, exchange_bytes=2000)
+    config = SealedConfig(workspace_bytes=1000, workspace_inodes=10, exchange_bytes=2000, seccomp=PROFILE)
     space = container_spec.workspace(config, PLACE, 300.0)
     replies = container_spec.exchange(config, PLACE, "replies", Domain.WORKER, 60.0)
     assert options(space) == {
@@ -208,7 +212,12 @@ def test_volumes_are_capped_and_belong_to_their_writer() -> None:
     assert space.life_seconds > 300.0 + config.workspace_keep_seconds
 
 
-def options(volume: VolumeSpec) -> set[str]:
-    driver = volume.to_engine()["DriverOpts"]
+def test_the_owner_of_a_volume_is_one_of_the_host() -> None:
+    space = container_spec.workspace(SealedConfig(seccomp=PROFILE), PLACE, 300.0)
+    assert {"uid=110001", "gid=210001"} <= options(space, IdMap(100000, 200000))
+
+
+def options(volume: VolumeSpec, ids: IdMap = NOT_MAPPED) -> set[str]:
+    driver = volume.to_engine(ids)["DriverOpts"]
     assert (driver["type"], driver["device"]) == ("tmpfs", "tmpfs")
     return set(driver["o"].split(","))

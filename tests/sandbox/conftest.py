@@ -13,11 +13,12 @@ import pytest
 
 from controller.clock import SystemClock
 from controller.core import container_spec
-from controller.core.container_spec import MIB, Limits, Place, SandboxConfig
+from controller.core.container_spec import MIB, Limits, Place, SandboxConfig, SealedConfig
 from controller.core.model import NotReady, RunOutcome
 from controller.harness_files import HarnessFiles
 from controller.ports import Attempt
 from controller.sandbox import DockerSandbox
+from controller.seccomp import sealed
 from controller.trainer import ContainerTrainer, TrainerConfig
 
 HARNESS = Path(__file__).parents[2] / "harness"
@@ -38,7 +39,7 @@ class Bench:
 
     home: Path
     sandbox: DockerSandbox
-    config: SandboxConfig
+    config: SealedConfig
     harness: HarnessFiles
     clock: SystemClock = field(default_factory=SystemClock)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -81,7 +82,7 @@ class Bench:
 
 
 @contextmanager
-def open_bench(home: Path, config: SandboxConfig) -> Iterator[Bench]:
+def open_bench(home: Path, config: SealedConfig) -> Iterator[Bench]:
     """A bench on the sandbox image; removes what its tests leave behind. Skips where there is no engine."""
     try:
         sandbox = DockerSandbox(config, home, SystemClock())
@@ -104,7 +105,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
         def make(**overrides: object) -> Bench:
             small = {"workspace_bytes": 16 * MIB, "workspace_inodes": 64, "trainer": SMALL}
-            config = SandboxConfig.model_validate({**small, **overrides})
+            config = sealed(SandboxConfig.model_validate({**small, **overrides}))
             return opened.enter_context(open_bench(tmp_path, config))
 
         yield make

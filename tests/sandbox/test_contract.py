@@ -13,6 +13,7 @@ from controller.core.container_spec import MIB, Limits, SandboxConfig
 from controller.core.model import Cause, InfrastructureError, Interrupted, Score
 from controller.judge import ContainerJudge, JudgeConfig
 from controller.ports import Attempt, Judge, Trainer
+from controller.seccomp import sealed
 from tests.fakes import FakeJudge, FakeTrainer, train_py
 from tests.harness.scoring import MODEL, make_data
 from tests.sandbox.conftest import open_bench
@@ -57,7 +58,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         yield _fake(tmp_path)
         return
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
-    config = SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory)
+    config = sealed(SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory))
     with open_bench(tmp_path, config) as bench:
         make_data(tmp_path / "data")
         judge = ContainerJudge(

@@ -14,6 +14,7 @@ from controller.core.container_spec import MIB, Domain, Limits, Place, SandboxCo
 from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, Score
 from controller.judge import ContainerJudge, JudgeConfig
 from controller.ports import Attempt
+from controller.seccomp import sealed
 from tests.harness.scoring import IMPORTABLE, MODEL, make_data, reference_bpb, tiny_model
 from tests.sandbox.conftest import Bench, open_bench
 
@@ -63,7 +64,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     home = tmp_path_factory.mktemp("home")
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
-    config = SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory)
+    config = sealed(SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory))
     with open_bench(home, config) as bench:
         make_data(home / "data")
         attempt = bench.attempt(TRAINS, budget=60.0)

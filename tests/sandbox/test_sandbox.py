@@ -20,7 +20,7 @@ import pytest
 
 from controller.clock import SystemClock
 from controller.core import container_spec
-from controller.core.container_spec import MIB, ContainerSpec, Limits, Place, SandboxConfig
+from controller.core.container_spec import MIB, ContainerSpec, Limits, Place, SealedConfig
 from controller.core.model import InfrastructureError, NotReady
 from controller.sandbox import DockerSandbox
 from tests.sandbox.conftest import Bench
@@ -37,7 +37,7 @@ def command(bench: Bench, *argv: str, streamed: bool = False) -> ContainerSpec:
     return replace(probe, command=("exec", "--limit", "60", "--", *argv), streamed=streamed)
 
 
-def replace_gpu(config: SandboxConfig) -> SandboxConfig:
+def replace_gpu(config: SealedConfig) -> SealedConfig:
     return config.model_copy(update={"gpu": ()})
 
 
@@ -235,10 +235,11 @@ from controller.clock import SystemClock
 from controller.core.container_spec import SandboxConfig
 from controller.core.model import NotReady
 from controller.sandbox import DockerSandbox
+from controller.seccomp import sealed
 if os.environ.get("BECOME"):
     os.setgroups([]); os.setgid(int(os.environ["BECOME"])); os.setuid(int(os.environ["BECOME"]))
 try:
-    DockerSandbox(SandboxConfig(), pathlib.Path("/"), SystemClock())
+    DockerSandbox(sealed(SandboxConfig()), pathlib.Path("/"), SystemClock())
 except NotReady as error:
     print(error)
 """

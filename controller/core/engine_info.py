@@ -1,0 +1,51 @@
+"""What an engine's description of itself (`docker info`) means to us. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """Where the user and group ids of containers begin on the host: id n inside is `uid` + n outside."""
+
+    uid: int = 0
+    gid: int = 0
+
+
+NOT_MAPPED = IdMap()
+
+
+def id_map(info: Mapping[str, Any]) -> IdMap | None:
+    """The engine's user-namespace remapping; None if it has one that it does not tell.
+
+    An engine says that it maps ids, but not where to, other than by the folder it keeps the images of that
+    mapping in: `<data-root>/<first uid>.<first gid>`.
+    """
+    if "userns" not in security_options(info):
+        return NOT_MAPPED
+    found = re.search(r"/(\d+)\.(\d+)/?$", str(info.get("DockerRootDir", "")))
+    return IdMap(int(found[1]), int(found[2])) if found else None
+
+
+def unfit(info: Mapping[str, Any]) -> str | None:
+    """Why no experiment may run on this engine, as a sentence; None if nothing speaks against it."""
+    if not info["SwapLimit"]:
+        return "The kernel cannot keep containers from swapping; boot it with swapaccount=1 or cgroup v2."
+    if "seccomp" not in security_options(info):
+        return "The engine cannot filter system calls; its kernel or its build lacks seccomp."
+    if id_map(info) is None:
+        return (
+            "The engine maps user ids, and where to does not show in the name of its root folder "
+            f"{info.get('DockerRootDir')}; let the engine name that folder."
+        )
+    return None
+
+
+def security_options(info: Mapping[str, Any]) -> set[str]:
+    """`seccomp`, `apparmor`, `selinux`, `userns`, `rootless`, `cgroupns`: those the engine says it has."""
+    fields = (field for option in info.get("SecurityOptions") or () for field in option.split(","))
+    return {field.removeprefix("name=") for field in fields if field.startswith("name=")}
