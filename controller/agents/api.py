@@ -29,6 +29,7 @@ _CONNECT_SECONDS = 10.0
 _STOP_POLL_SECONDS = 0.1
 #: Failures of one request that were charged, before it is given up: patience must not burn money.
 _MAX_CHARGED = 3
+_LAST_VERSION_WITH_TEMPERATURE = "2023-06-01"
 #: More than any text of ours was ever seen to have. The API counts after the fact; see `Gauge.observe`.
 _TOKENS_PER_BYTE = 0.5
 
@@ -69,6 +70,7 @@ class Api:
         self._clock = clock
         self._price = config.price()
         self._random = random.Random()
+        self._tls = httpx2.create_ssl_context()  # reading the certificates takes longer than all the rest
 
     def ask(self, desk: Desk, topic: Topic, body: dict[str, Any]) -> Reply:
         """The reply to one request, which is repeated while the API is busy and our patience lasts.
@@ -168,7 +170,7 @@ class Api:
                     "/v1/messages",
                     cast_to=object,
                     content=body,
-                    options={"headers": {"content-type": "application/json"}},
+                    options={"headers": self._headers()},
                     stream=True,
                     stream_cls=anthropic.AsyncStream[object],
                 )
@@ -189,13 +191,23 @@ class Api:
             return _Broken(Failure(None, "the reply broke off"), sent=True)
         return None
 
+    def _headers(self) -> dict[str, str]:
+        headers = {"content-type": "application/json"}
+        if self._config.temperature is not None:
+            headers["anthropic-version"] = _LAST_VERSION_WITH_TEMPERATURE
+        return headers
+
     def _client(self) -> anthropic.AsyncAnthropic:
-        # A retry of the SDK's own would be a request that is on no record.
+        # A retry of the SDK's own would be a request that is on no record. The SDK sends the key as a bearer
+        # token; endpoints that speak the API's older version look for it in x-api-key.
+        key = self._key.get_secret_value()
         return anthropic.AsyncAnthropic(
-            api_key=self._key.get_secret_value(),
+            api_key=key,
+            default_headers={"x-api-key": key},
             base_url=self._config.base_url,
             timeout=httpx2.Timeout(self._config.answer_seconds, connect=_CONNECT_SECONDS),
             max_retries=0,
+            http_client=anthropic.DefaultAsyncHttpxClient(verify=self._tls),
         )
 
     def _refused(self, error: anthropic.APIStatusError) -> _Broken:

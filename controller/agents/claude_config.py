@@ -23,7 +23,7 @@ class ClaudeConfig(BaseModel):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     """How much it thinks; null: as the model does by itself. Not every model takes this."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """Null: as the model does by itself. Recent models take no other."""
+    """Null: as the model does by itself. Models since Claude Opus 4.7 take no other."""
     max_tokens: Annotated[int, Field(ge=1024)] = 32_000
     """Tokens of one reply, thinking included."""
     max_turns: Annotated[int, Field(ge=1)] = 12

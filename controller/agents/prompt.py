@@ -206,7 +206,7 @@ def look(context: Context, experiment: Experiment) -> str:
     return (
         f"{outcome(experiment)}\n"
         f"description: {clean_line(proposal.description)}\n"
-        f"hypothesis: {clean_text(proposal.hypothesis, 1000)}\n\n"
+        f"hypothesis: {clean_line(proposal.hypothesis, 600)}\n\n"
         f"Its change against the frontier of its time:\n\n{fence_code(diff)}\n\n"
         f"{_excerpt(context, experiment.number)}"
     )

@@ -58,13 +58,13 @@ def _places(text: str, old: str) -> list[int]:
 def _hint(text: str, old: str) -> str:
     lines, wanted = text.split("\n"), old.strip("\n").split("\n")
     if (start := _same_but_for_white_space(lines, wanted)) is not None:
-        reason = "Only white space differs from"
+        reason = "Only white space differs from the"
     elif (start := _nearest(lines, wanted)) is not None:
-        reason = "Most like it"
+        reason = "Most like it are the"
     else:
         return "Nothing in it is much like it; the whole text stands above."
     shown = "\n".join(lines[start : start + len(wanted)])
-    return f"{reason} are the lines from {start + 1} on:\n{clip(shown, _SHOWN_CHARACTERS)}"
+    return f"{reason} lines from {start + 1} on:\n{clip(shown, _SHOWN_CHARACTERS)}"
 
 
 def _same_but_for_white_space(lines: list[str], wanted: list[str]) -> int | None:

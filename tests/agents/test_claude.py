@@ -216,7 +216,9 @@ def test_model_effort_and_temperature_are_sent() -> None:
         0.5,
     )
     assert bench.desk.requests[0].parameters == {"max_tokens": 32000, "effort": "high", "temperature": 0.5}
+    assert bench.server.received[0].headers["anthropic-version"] == "2023-06-01"
     _, plain = proposed(WIDER, submit())
+    assert plain.server.received[0].headers["anthropic-version"] > "2023-06-01"
     assert not {"output_config", "temperature", "tool_choice"} & set(plain.bodies[0])
 
 
