@@ -1,20 +1,34 @@
-"""Runs W and J on the checkpoint T left, and turns what they say into a Score or a reason."""
+"""Runs W and J on the checkpoint T left, and turns what they say into a Score or a reason.
+
+A score that would be kept has to be confirmed: when the first worker is dead, a second one that was told
+nothing answers the judge's further questions. See harness/judge.py and docs/decisions/probes.md.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from controller import workspace
-from controller.core import container_spec
-from controller.core.container_spec import REPLIES, REQUESTS, ContainerSpec, Domain, Place, SealedConfig
+from controller.core import container_spec, judge_answer
+from controller.core.container_spec import (
+    EXCHANGES,
+    FIRST,
+    SECOND,
+    ContainerSpec,
+    Domain,
+    Exchange,
+    Place,
+    SealedConfig,
+)
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
 from controller.core.untrusted import clean_line
 from controller.ports import Attempt, Clock, Exit, Sandbox
@@ -23,6 +37,8 @@ _START_SECONDS = 30.0
 """What starting and ending may add to the time that scoring itself is given."""
 _GRACE_SECONDS = 3.0
 """For one side to end by itself after the other has."""
+_LOOK_SECONDS = 2.0
+"""How soon a line of the judge is noticed even if the engine does not tell that there is one."""
 _TAIL_BYTES = 16 * 1024
 """How much of a container's output is kept for its last line."""
 
@@ -37,10 +53,6 @@ _WORKER_CAUSES: dict[int | None, Cause] = {
 }
 
 
-_WORKER_FAILED = "worker-failed"
-"""The judge's word for a worker that gave up; how the worker ended says why."""
-
-
 class JudgeConfig(BaseModel):
     """Settings of scoring."""
 
@@ -53,37 +65,17 @@ class JudgeConfig(BaseModel):
     holdout_score_tokens: int | None = Field(default=None, gt=0)
     """Hold-out tokens to score; null: what the data's manifest says."""
     first_batch_seconds: float = Field(default=120.0, gt=0)
-    """For the worker to start, build the model, load the checkpoint and answer the first batch."""
+    """For a worker to start, build the model, load the checkpoint and answer the first batch."""
     batch_seconds: float = Field(default=60.0, gt=0)
     """For every further batch."""
     total_seconds: float = Field(default=900.0, gt=0)
-    """For all of it."""
-
-
-class _Scored(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    status: Literal["scored"]
-    val_bpb: FiniteFloat
-    holdout_bpb: FiniteFloat
-    bytes: int = Field(gt=0)
-    tokens: int = Field(gt=0)
-    holdout_bytes: int = Field(ge=0)
-    seconds: FiniteFloat
-    probes: dict[str, JsonValue]
-
-
-class _Refused(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    status: Literal["refused"]
-    cause: str
-    detail: str
-
-
-_ANSWER: TypeAdapter[_Scored | _Refused] = TypeAdapter(
-    Annotated[_Scored | _Refused, Field(discriminator="status")]
-)
+    """For all of it; a confirmation gets as much again."""
+    leak_fraction: float = Field(default=0.001, gt=0, lt=1)
+    """Share of positions at which a kept model may have seen the future without being found out, at most."""
+    miss_probability: float = Field(default=0.001, gt=0, lt=1)
+    """How likely a model that sees more than that is not found out all the same."""
+    leak_reach: int = Field(default=1, gt=0)
+    """How many tokens ahead such a model sees. One is the hardest to find and costs most."""
 
 
 @dataclass(frozen=True)
@@ -112,74 +104,104 @@ class ContainerJudge:
         self._config, self._containers = config, containers
         self._home, self._harness, self._data = home.resolve(), harness.resolve(), data.resolve()
 
-    def score(self, attempt: Attempt, seed: int, stop: threading.Event) -> Score | Refusal:
-        place = Place(self._home, attempt.experiment, attempt.number)
+    def specs(self, attempt: Attempt, seed: int) -> list[ContainerSpec]:
+        place = self._place(attempt)
+        workers = [self._worker(place, attempt, names) for names in EXCHANGES]
+        return [*workers, self._judge(place, seed)]
+
+    def score(
+        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+    ) -> Score | Refusal:
+        place = self._place(attempt)
         workspace.require(self._sandbox, place)
-        worker, judge = self._worker(place, attempt), self._judge(place, seed)
-        volumes = [place.name(REQUESTS), place.name(REPLIES)]
-        self._remove(worker, judge, volumes)  # what a controller that died left behind
+        first, second, judge = self.specs(attempt, seed)
+        self._remove(place)  # what a controller that died left behind
         try:
-            self._create_volumes(place)
-            return self._run(place, worker, judge, stop)
+            for names in EXCHANGES:
+                for volume in container_spec.exchange(self._containers, place, names, judge.life_seconds):
+                    self._sandbox.create_volume(volume)
+            return self._run(place, (first, second), judge, contends, stop)
         finally:
-            self._remove(worker, judge, volumes)
+            self._remove(place)
 
     def _run(
-        self, place: Place, worker: ContainerSpec, judge: ContainerSpec, stop: threading.Event
+        self,
+        place: Place,
+        workers: tuple[ContainerSpec, ContainerSpec],
+        judge: ContainerSpec,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
     ) -> Score | Refusal:
-        judge_ended = threading.Event()
-        with ThreadPoolExecutor(2) as pool:
-            starts = [pool.submit(self._sandbox.start, spec) for spec in (worker, judge)]
+        with ThreadPoolExecutor(3) as pool:
+            starts = [pool.submit(self._sandbox.start, spec) for spec in (workers[0], judge)]
             worker_began, judge_began = (start.result() for start in starts)
-            worker_tail, judge_tail = _Tail(), _Tail()
-            worker_reader = self._sandbox.follow(worker.name, worker_tail.write)
-            judge_reader = self._sandbox.follow(judge.name, judge_tail.write)
-            watch = pool.submit(self._watch, worker, worker_began, judge.name, judge_ended)
+            deadline = judge_began + judge.life_seconds
+            end = pool.submit(self._sandbox.wait, judge.name, deadline=deadline, stop=stop)
+            listener = _Listener(self._sandbox, judge.name, end)
             try:
-                judge_end = self._sandbox.wait(
-                    judge.name, deadline=judge_began + judge.life_seconds, stop=stop
+                found = self._stage(pool, place, workers[0], worker_began, listener, judge_answer.score)
+                if not isinstance(found, Score) or not contends(found):
+                    return found
+                # The first worker is dead, and with it whatever it may have known.
+                return self._stage(
+                    pool,
+                    place,
+                    workers[1],
+                    self._sandbox.start(workers[1]),
+                    listener,
+                    lambda line: judge_answer.confirmation(line, found),
                 )
             finally:
-                judge_ended.set()
                 with suppress(InfrastructureError):
-                    self._release(worker.name, watch)
-            worker_end = watch.result()
-        judge_reader.join(_GRACE_SECONDS)
-        worker_reader.join(_GRACE_SECONDS)
-        tails = judge_tail.last_line(), worker_tail.last_line()
-        return self._judgement(place, judge.name, judge_end, worker_end, tails)
+                    self._sandbox.kill(judge.name)
 
-    def _watch(
-        self, worker: ContainerSpec, began: float, judge: str, judge_ended: threading.Event
-    ) -> _WorkerEnd:
+    def _stage(
+        self,
+        pool: ThreadPoolExecutor,
+        place: Place,
+        worker: ContainerSpec,
+        began: float,
+        judge: _Listener,
+        read: Callable[[bytes], Score | Refusal | None],
+    ) -> Score | Refusal:
+        """See one worker through until it is dead; what the judge's next line says about it."""
+        tail, spoken = _Tail(), threading.Event()
+        reader = self._sandbox.follow(worker.name, tail.write)
+        watch = pool.submit(self._watch, worker, began, judge.name, spoken)
+        try:
+            line = judge.next_line()
+        finally:
+            spoken.set()
+            with suppress(InfrastructureError):
+                self._release(worker.name, watch)
+        worker_end = watch.result()
+        if line is not None and (finding := read(line)) is not None:
+            return finding  # the judge's own finding stands, however the worker ended
+        if line is None and not worker_end.deserted:
+            raise judge.failure()
+        reader.join(_GRACE_SECONDS)
+        workspace.require(self._sandbox, place)
+        return _blame(worker_end.exit, tail.last_line())
+
+    def _watch(self, worker: ContainerSpec, began: float, judge: str, spoken: threading.Event) -> _WorkerEnd:
         """See the worker through. A judge left waiting for a dead worker is ended too."""
         end = self._sandbox.wait(worker.name, deadline=began + worker.life_seconds, stop=threading.Event())
-        deserted = not judge_ended.wait(_GRACE_SECONDS)
+        deserted = not spoken.wait(_GRACE_SECONDS)
         if deserted:
             self._sandbox.kill(judge)
         return _WorkerEnd(end, deserted)
 
     def _release(self, worker: str, watch: Future[_WorkerEnd]) -> None:
-        """The judge is done: give the worker a moment to say how it ended, then end it."""
+        """The judge is done with it: give the worker a moment to say how it ended, then end it."""
         with suppress(TimeoutError):
             watch.result(_GRACE_SECONDS)
             return
         self._sandbox.kill(worker)
 
-    def _judgement(
-        self, place: Place, judge: str, judge_end: Exit, worker_end: _WorkerEnd, tails: tuple[str, str]
-    ) -> Score | Refusal:
-        """`tails` are the last lines of judge and worker. The judge's own finding always stands."""
-        if judge_end.exit_code == 0:
-            finding = _parse(self._sandbox.output(judge, _TAIL_BYTES))
-            if finding is not None:
-                return finding
-        elif not worker_end.deserted:
-            raise InfrastructureError(f"The judge ended with status {judge_end.exit_code}: {tails[0]}.")
-        workspace.require(self._sandbox, place)
-        return _blame(worker_end.exit, tails[1])
+    def _place(self, attempt: Attempt) -> Place:
+        return Place(self._home, attempt.experiment, attempt.number)
 
-    def _worker(self, place: Place, attempt: Attempt) -> ContainerSpec:
+    def _worker(self, place: Place, attempt: Attempt, names: Exchange) -> ContainerSpec:
         limit = self._config.total_seconds + _START_SECONDS
         argument: dict[str, Any] = {
             "train": "/glovebox/train.py",
@@ -197,13 +219,16 @@ class ContainerJudge:
             train=attempt.train_path.resolve(),
             harness=self._harness,
             data=self._data / "public",
+            names=names,
         )
 
     def _judge(self, place: Place, seed: int) -> ContainerSpec:
         argument: dict[str, Any] = {
             "data": "/judge",
-            "requests": "/requests",
-            "replies": "/replies",
+            "requests": f"/{FIRST.requests}",
+            "replies": f"/{FIRST.replies}",
+            "second_requests": f"/{SECOND.requests}",
+            "second_replies": f"/{SECOND.replies}",
             "seed": seed,
             "batch_rows": max(self._config.batch_tokens // self._row_tokens(), 1),
             **self._config.model_dump(exclude={"batch_tokens"}),
@@ -212,7 +237,7 @@ class ContainerJudge:
             self._containers,
             place,
             argument=argument,
-            limit_seconds=self._config.total_seconds + _START_SECONDS,
+            limit_seconds=2 * self._config.total_seconds + _START_SECONDS,
             harness=self._harness,
             data=self._data / "judge",
         )
@@ -225,14 +250,50 @@ class ContainerJudge:
         except (OSError, ValueError, KeyError) as error:
             raise InfrastructureError(f"The data's manifest cannot be read: {error}.") from error
 
-    def _create_volumes(self, place: Place) -> None:
-        limit = self._config.total_seconds + _START_SECONDS
-        for what, writer in ((REQUESTS, Domain.JUDGE), (REPLIES, Domain.WORKER)):
-            spec = container_spec.exchange(self._containers, place, what, writer, limit)
-            self._sandbox.create_volume(spec)
+    def _remove(self, place: Place) -> None:
+        workers, requests, replies = zip(*EXCHANGES, strict=True)
+        self._sandbox.remove(
+            containers=[place.name(name) for name in (*workers, Domain.JUDGE)],
+            volumes=[place.name(name) for name in (*requests, *replies)],
+        )
 
-    def _remove(self, worker: ContainerSpec, judge: ContainerSpec, volumes: list[str]) -> None:
-        self._sandbox.remove(containers=[worker.name, judge.name], volumes=volumes)
+
+class _Listener:
+    """Waits for what the judge says, line by line, while it runs."""
+
+    def __init__(self, sandbox: Sandbox, name: str, end: Future[Exit]) -> None:
+        """`end` is the wait for the judge's end; following its output only tells when to look."""
+        self.name = name
+        self._sandbox, self._end = sandbox, end
+        self._heard = 0
+        self._something = threading.Event()
+        self._tail = _Tail()
+        sandbox.follow(name, self._hear)
+        end.add_done_callback(lambda _: self._something.set())
+
+    def _hear(self, block: bytes) -> None:
+        self._tail.write(block)
+        self._something.set()
+
+    def next_line(self) -> bytes | None:
+        """The next line on its stdout; None if it ended without. Raises Interrupted, InfrastructureError."""
+        while True:
+            self._something.clear()
+            over = self._end.done()
+            if over:
+                self._end.result()
+            lines = self._sandbox.output(self.name, _TAIL_BYTES).split(b"\n")
+            if len(lines) - 1 > self._heard:
+                self._heard += 1
+                return lines[self._heard - 1]
+            if over:
+                return None
+            self._something.wait(_LOOK_SECONDS)
+
+    def failure(self) -> InfrastructureError:
+        """Why it ended without saying anything more."""
+        status = self._end.result().exit_code
+        return InfrastructureError(f"The judge ended with status {status}: {self._tail.last_line()}.")
 
 
 class _Tail:
@@ -247,27 +308,6 @@ class _Tail:
     def last_line(self) -> str:
         lines = self._bytes.decode("utf-8", errors="replace").split("\n")
         return next((line for text in reversed(lines) if (line := clean_line(text))), "")
-
-
-def _parse(output: bytes) -> Score | Refusal | None:
-    """What the judge found; None if it says that the worker gave up.
-
-    Raises InfrastructureError: the judge runs our code alone, so nonsense from it is our fault.
-    """
-    try:
-        answer = _ANSWER.validate_json(output)
-    except ValidationError as error:
-        said = clean_line(output.decode("utf-8", errors="replace"))
-        raise InfrastructureError(f"The judge's answer makes no sense: {said}.") from error
-    if isinstance(answer, _Scored):
-        return Score(**answer.model_dump(exclude={"status"}))
-    if answer.cause == _WORKER_FAILED:
-        return None
-    try:
-        cause = Cause(answer.cause)
-    except ValueError:
-        cause = Cause.PROTOCOL
-    return Refusal(cause=cause, detail=clean_line(answer.detail))
 
 
 def _blame(end: Exit, last_line: str) -> Refusal:

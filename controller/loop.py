@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import structlog
 
 from controller.chronicle import Chronicle
-from controller.core.decision import decide
+from controller.core.decision import contends, decide
 from controller.core.events import (
     AnyEvent,
     Committed,
@@ -279,8 +279,14 @@ class Loop:
             return
         attempt = self._attempt(experiment, experiment.attempt)
         seed = secrets.randbits(63)
-        self.record(ScoringStarted(experiment=experiment.number, attempt=attempt.number, seed=seed))
-        judgement = self._world.judge.score(attempt, seed, self._world.stop)
+        specs = {spec.name: spec.digest() for spec in self._world.judge.specs(attempt, seed)}
+        self.record(
+            ScoringStarted(experiment=experiment.number, attempt=attempt.number, seed=seed, specs=specs)
+        )
+        frontier = self._frontier
+        judgement = self._world.judge.score(
+            attempt, seed, lambda score: contends(frontier, score), self._world.stop
+        )
         self._world.check_inputs()
         self.record(
             ScoringFinished(

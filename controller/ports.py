@@ -261,8 +261,16 @@ class Trainer(Protocol):
 class Judge(Protocol):
     """Runs W and J for the checkpoint T left in its workspace."""
 
-    def score(self, attempt: Attempt, seed: int, stop: threading.Event) -> Score | Refusal:
-        """Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind."""
+    def specs(self, attempt: Attempt, seed: int) -> Sequence[ContainerSpec]:
+        """Every container that `score` may start. Raises InfrastructureError."""
+
+    def score(
+        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+    ) -> Score | Refusal:
+        """A score for which `contends` is true comes back confirmed, or as a refusal; others unconfirmed.
+
+        Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind.
+        """
 
 
 class Observer(Protocol):

@@ -85,10 +85,11 @@ class ContainerTrainer:
 
     def discard(self, attempt: Attempt) -> None:
         place = self._place(attempt)
-        domains = (Domain.TRAINER, Domain.WORKER, Domain.JUDGE, Domain.HOLDER)
-        volumes = (container_spec.WORKSPACE, container_spec.REQUESTS, container_spec.REPLIES)
+        workers, requests, replies = zip(*container_spec.EXCHANGES, strict=True)
+        containers = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.HOLDER)
+        volumes = (container_spec.WORKSPACE, *requests, *replies)
         self._sandbox.remove(
-            containers=[place.name(domain) for domain in domains],
+            containers=[place.name(container) for container in containers],
             volumes=[place.name(volume) for volume in volumes],
         )
 

@@ -87,7 +87,7 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     machine.trainer.discard(attempt)  # what a try that was killed left behind
     try:
         outcome = machine.trainer.train(attempt, stop, lambda elapsed: None)
-        judgement = None if outcome.cause else machine.judge.score(attempt, secrets.randbits(63), stop)
+        judgement = None if outcome.cause else _score(machine, attempt, stop)
     finally:
         machine.trainer.discard(attempt)
     trial = Trial(folder, outcome, judgement)
@@ -96,6 +96,11 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     except OSError as error:
         raise InfrastructureError(f"run.log could not be written: {error}.") from error
     return trial
+
+
+def _score(machine: assembly.Machine, attempt: Attempt, stop: threading.Event) -> Score | Refusal:
+    """Whoever tries a file wants to know whether it would be believed: every score is confirmed."""
+    return machine.judge.score(attempt, secrets.randbits(63), lambda score: True, stop)
 
 
 def _new_folder(home: Path) -> Path:

@@ -13,7 +13,10 @@ A slot file is one page with the header, then the payload:
     offset 4     u32  rows     B
     offset 8     u32  length   T
     offset 12    u32  vocab    V
-    offset 4096  payload       request: int32 [B, T] tokens; reply: bfloat16 or float32 [B, T, V] logits
+    offset 16    u32  first    requests: the first column whose logits are wanted; replies: 0
+    offset 20    u32  last     requests: the column behind the last one wanted; replies: 0
+    offset 4096  payload       request: int32 [B, T] tokens
+                               reply: bfloat16 or float32 [B, T', V] logits, T' = last - first its length
 
 All little-endian. The mark is a single byte because one byte cannot be read half written. Nothing is ever
 memory-mapped: a mapping of a file that the other side truncates kills the reader with SIGBUS.
@@ -39,7 +42,7 @@ CLOSED = "closed"  # a file of this name says that the folder's owner sends noth
 # takes tens.
 POLL_SECONDS = 0.0005
 
-_HEADER = struct.Struct("<BBxxIII")
+_HEADER = struct.Struct("<BBxxIIIII")
 
 
 class ExchangeError(Exception):
@@ -57,6 +60,8 @@ class Header(NamedTuple):
     rows: int
     length: int
     vocab: int
+    first: int = 0
+    last: int = 0
 
 
 def usable_cpus() -> int:
@@ -92,6 +97,8 @@ class SlotWriter:
         """Publish message `number` with a payload of bytes. Raises OSError, as when the folder is full."""
         file = self._open(number)
         offset = HEADER_BYTES
+        if os.fstat(file).st_size > offset + len(payload):
+            os.ftruncate(file, offset + len(payload))  # the slot's last payload was a longer one
         while payload:
             written = os.pwrite(file, payload, offset)
             payload, offset = payload[written:], offset + written

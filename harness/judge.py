@@ -1,16 +1,24 @@
 """J, the judge: owns the validation and hold-out tokens, the byte table and the arithmetic of the score.
 
-`python judge.py CONFIG` (one JSON object, see `Config`) prints exactly one line of JSON on stdout:
+`python judge.py CONFIG` (one JSON object, see `Config`) prints a line of JSON on stdout when it has a score:
 
     {"status": "scored", "val_bpb": ..., "holdout_bpb": ..., "bytes": ..., "tokens": ...,
      "holdout_bytes": ..., "seconds": ..., "probes": {...}}
+
+This score is provisional. Who needs no proof of it may end the judge here; otherwise a second, fresh worker
+on the second pair of folders is asked to confirm it, and another line follows:
+
+    {"status": "confirmed", "seconds": ..., "probes": {...}}
+
+At either point the last line may be a refusal instead:
+
     {"status": "refused", "cause": ..., "detail": ...}
 
-and exits 0 for both; `seconds` is all of the judge's wall clock, the worker's start included. Any other exit
-is our bug or a broken data folder. Only inputs ever leave this process, in an order drawn from the seed with
-validation rows, hold-out rows and probes mixed (see probes.py); `probes` in the result says how many there
-were, how well they agreed and what that promises. Whatever comes back is hostile: each byte is copied once
-into memory of our own and judged there.
+The exit status is 0 for all of these; `seconds` is all of the judge's wall clock so far, the start of the
+worker included. Any other exit is our bug or a broken data folder. Only inputs ever leave this process, in an
+order drawn from the seed with validation rows, hold-out rows and probes mixed (plan.py, probes.py); `probes`
+in a result says how many there were, how well they agreed and what that promises. Whatever comes back is
+hostile: each byte is copied once into memory of our own and judged there.
 
 NumPy only: on the CPUs this runs on it is as fast as torch at this arithmetic, and starts two seconds sooner
 while the worker is busy starting on the same cores.
@@ -23,7 +31,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,13 +39,13 @@ from exchange import DTYPES, SLOTS, Closed, ExchangeError, Header, SlotReader, S
 from numpy.typing import NDArray
 
 import probes
+from plan import Batch, Confirmation, Plan, Question, Role, make_confirmation, make_plan
 from prepare import pack_rows, read_documents
+from probes import Nats, Tokens
 
 PACKING_BUFFER = 1000  # documents the packer chooses from; upstream's loader uses the same number
+LEAST_WINDOW, WINDOW_SHARE = 64, 8  # columns wanted before a cut: 64 or an eighth of the row, if that is more
 CHUNK_NUMBERS = 1 << 18  # logits one thread judges at a time: with scratch 3 MB, near an L2 cache
-
-Nats = NDArray[np.float64]
-
 
 #: Enough for the exchange to cost little beside the model; two replies of it stay below 1.1 GB at a
 #: vocabulary of 8192.
@@ -63,6 +70,9 @@ class Config:
     """Exchange folder we write."""
     replies: Path
     """Exchange folder the worker writes."""
+    second_requests: Path
+    """The same for the second worker, who must see nothing of the first one's."""
+    second_replies: Path
     batch_rows: int | None
     """Rows per batch; every batch has exactly this many. None: as many as make BATCH_TOKENS tokens."""
     score_tokens: int | None
@@ -72,50 +82,25 @@ class Config:
     seed: int
     """Draws the order of the rows; unknown to the worker."""
     first_batch_seconds: float
-    """From our start to the first reply: the worker's start-up, build and load lie in here."""
+    """To the first reply of each worker: its start-up, build and load lie in here."""
     batch_seconds: float
     """Between two replies."""
     total_seconds: float
-    """From our start to the last reply."""
-    leak_fraction: float = 0.001
-    """Share of positions at which seeing the future is to be found, if probes.TWINS_SHARE affords it."""
-    miss_probability: float = 0.001
+    """To the last reply of each worker."""
+    leak_fraction: float
+    """Share of positions at which seeing the future is to be found by a confirmation."""
+    miss_probability: float
     """How likely such a leak may be missed."""
-    leak_reach: int = 32
+    leak_reach: int
     """How many tokens ahead such a leak sees. Nearer ones need more twins."""
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
         """Raises ValueError, KeyError or TypeError if a field is missing or unknown."""
         fields: dict[str, Any] = json.loads(text)
-        fields |= {name: Path(fields[name]) for name in ("data", "requests", "replies")}
+        paths = ("data", "requests", "replies", "second_requests", "second_replies")
+        fields |= {name: Path(fields[name]) for name in paths}
         return cls(**fields)
-
-
-class Role(IntEnum):
-    """Why a row is sent. Only the first two count."""
-
-    VALIDATION = 0
-    HOLDOUT = 1
-    TWIN = 2  # another row up to a cut, see probes.py
-    REPEAT = 3  # another row, among other neighbours; completes the last batch too
-    ENCORE = 4  # of the first batch, sent once more after the last one
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that will be sent, in sending order, and what it will be scored against."""
-
-    inputs: NDArray[np.int32]
-    """[rows, T] tokens; the only part that leaves this process."""
-    targets: NDArray[np.int64]
-    """[rows, T] the token that follows each input; for a twin its origin's tokens."""
-    roles: NDArray[np.int8]
-    """[rows] a `Role` each."""
-    origins: NDArray[np.int64]
-    """[rows] the row that each must agree with: itself if it is not a probe."""
-    agree: NDArray[np.int64]
-    """[rows] in how many of its first predictions."""
 
 
 def read_rows(data: Path, split: str, tokens: int, manifest: dict[str, Any]) -> NDArray[np.int64]:
@@ -131,42 +116,6 @@ def read_rows(data: Path, split: str, tokens: int, manifest: dict[str, Any]) -> 
     if not rows:
         raise ValueError(f"no rows to score in {split}")
     return np.stack(rows).astype(np.int64)
-
-
-def make_plan(
-    validation: NDArray[np.int64], holdout: NDArray[np.int64], batch_rows: int, seed: int, twins: int
-) -> Plan:
-    """Mix the rows [., T + 1] of both splits and their probes in an order drawn from `seed`.
-
-    Every batch is full, and the first one comes once more at the end.
-    """
-    random = np.random.default_rng(seed)
-    rows = np.concatenate([validation, holdout])
-    drawn = probes.draw_twins(rows, twins, random)
-    least = len(rows) + len(drawn.rows) + math.ceil(probes.REPEATS_SHARE * len(rows))
-    total = math.ceil(least / batch_rows) * batch_rows
-    repeats = random.choice(len(rows), size=total - len(rows) - len(drawn.rows))
-
-    whole = rows.shape[1] - 1
-    parts = [len(validation), len(holdout), len(drawn.rows), len(repeats)]
-    roles = np.repeat(np.array([Role.VALIDATION, Role.HOLDOUT, Role.TWIN, Role.REPEAT], np.int8), parts)
-    inputs = np.concatenate([rows, drawn.rows, rows[repeats]])[:, :-1].astype(np.int32)
-    origins = np.concatenate([np.arange(len(rows)), drawn.origins, repeats])
-    targets = rows[origins, 1:]
-    agree = np.where(roles == Role.TWIN, 0, whole)
-    agree[roles == Role.TWIN] = drawn.cuts
-
-    order = random.permutation(total)
-    place = np.argsort(order)
-    first = np.arange(batch_rows)
-    encore = order[first]
-    return Plan(
-        inputs=np.concatenate([inputs[order], inputs[encore]]),
-        targets=np.concatenate([targets[order], targets[encore]]),
-        roles=np.concatenate([roles[order], np.full(batch_rows, Role.ENCORE, np.int8)]),
-        origins=np.concatenate([place[origins[order]], first]),
-        agree=np.concatenate([agree[order], np.full(batch_rows, whole)]),
-    )
 
 
 def token_nats(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Nats:
@@ -214,10 +163,10 @@ def account(plan: Plan, nats: Nats, token_bytes: NDArray[np.int64], role: Role) 
 class Replies:
     """The worker's logits, checked against what was asked and judged in chunks by a few threads."""
 
-    def __init__(self, config: Config, vocab: int) -> None:
+    def __init__(self, config: Config, folder: Path, vocab: int) -> None:
         self._config = config
         self._vocab = vocab
-        self._reader = SlotReader(config.replies)
+        self._reader = SlotReader(folder)
         self._started = self._last = time.monotonic()
 
     def wait(self, number: int) -> Header:
@@ -268,31 +217,41 @@ def widen(raw: NDArray[Any]) -> NDArray[np.float32]:
     return upper.view(np.float32)
 
 
-def collect(config: Config, plan: Plan, batch_rows: int, vocab: int) -> Nats:
-    """Nats of every planned token, [rows, T], with `SLOTS` batches under way at a time. Raises Refused."""
-    batches = len(plan.inputs) // batch_rows
-    requests, replies = SlotWriter(config.requests), Replies(config, vocab)
+def collect(config: Config, folders: tuple[Path, Path], batches: list[Batch], vocab: int) -> list[Nats]:
+    """Nats of every target of every batch, with `SLOTS` batches under way at a time. Raises Refused.
 
-    def rows(number: int) -> slice:
-        return slice(number * batch_rows, (number + 1) * batch_rows)
+    `folders` are those of requests and replies.
+    """
+    requests, replies = SlotWriter(folders[0]), Replies(config, folders[1], vocab)
 
     def send(number: int) -> None:
-        inputs = plan.inputs[rows(number)]
-        requests.write(number, Header(0, len(inputs), inputs.shape[1], vocab), inputs.data.cast("B"))
+        inputs, _, first, last = batches[number]
+        header = Header(0, inputs.shape[0], inputs.shape[1], vocab, first, last)
+        requests.write(number, header, np.ascontiguousarray(inputs).data.cast("B"))
 
-    scores = np.empty(plan.targets.shape, np.float64)
+    scores = []
     try:
-        for number in range(min(SLOTS, batches)):
+        for number in range(min(SLOTS, len(batches))):
             send(number)
         with ThreadPoolExecutor(usable_cpus()) as pool:
-            for number in range(batches):
+            for number, batch in enumerate(batches):
                 header = replies.wait(number)
-                scores[rows(number)] = replies.nats(number, header, plan.targets[rows(number)], pool)
-                if number + SLOTS < batches:
+                scores.append(replies.nats(number, header, batch.targets, pool))
+                if number + SLOTS < len(batches):
                     send(number + SLOTS)
     finally:
         requests.close()  # scored or refused, the worker need not wait any longer
     return scores
+
+
+def require(
+    found: probes.Differences, tolerance: probes.Tolerance, cause: str, meaning: str
+) -> probes.Comparison:
+    """Sum up differences. Raises Refused with `cause` if they are beyond the tolerance."""
+    compared = probes.compare(found)
+    if not compared.agrees(tolerance):
+        raise Refused(cause, f"{meaning}: {probes.describe(found, tolerance)}")
+    return compared
 
 
 #: In this order: a model that remembers disagrees everywhere, one that sees other rows in twins too.
@@ -305,47 +264,53 @@ VERDICTS = (
 
 def compare_probes(plan: Plan, nats: Nats) -> dict[Role, probes.Comparison]:
     """Compare all probes with their origins, nats [rows, T]. Raises Refused if one kind disagrees."""
-    compared = {}
-    tolerances = {Role.ENCORE: probes.ENCORE, Role.REPEAT: probes.REPEATS}
+    compared: dict[Role, probes.Comparison] = {}
     for role, cause, meaning in VERDICTS:
         rows = np.flatnonzero(plan.roles == role)
-        pair = nats[rows], nats[plan.origins[rows]], plan.agree[rows]
-        compared[role] = probes.compare(*pair)
-        tolerance = tolerances.get(role) or compared[Role.REPEAT].tolerance()
-        if not compared[role].agrees(tolerance):
-            raise Refused(cause, f"{meaning}: {probes.describe(*pair, tolerance)}")
+        found = probes.differences(nats[rows], nats[plan.origins[rows]], plan.agree[rows])
+        fixed = {Role.ENCORE: probes.ENCORE, Role.REPEAT: probes.REPEATS}
+        compared[role] = require(found, fixed.get(role) or compared[Role.REPEAT].tolerance(), cause, meaning)
     return compared
 
 
-def compare_edge(plan: Plan, nats: Nats) -> probes.Edge:
-    """Compare the last prediction of each row that counts with the others. Raises Refused if it is worse."""
-    edge = probes.look_at_edge(nats[np.isin(plan.roles, (Role.VALIDATION, Role.HOLDOUT))])
-    if not edge.agrees:
-        raise Refused(
-            "non-causal",
-            f"the last predictions of {edge.rows} rows, whose tokens were not sent, are worse than the others"
-            f" by {edge.excess:.3g} nats; allowed are {edge.bound:.3g}",
-        )
-    return edge
-
-
-def promise(config: Config, twins: int, length: int) -> dict[str, Any]:
+def promise(config: Config, twins: int, reach: int, length: int) -> dict[str, Any]:
     """What so many twins find but for the miss probability: the smallest fraction, by reach in tokens."""
-    reaches = sorted({1, config.leak_reach, length // 2})
+    reaches = sorted({1, min(config.leak_reach, reach), reach})
     leaks = {str(k): probes.smallest_leak(twins, config.miss_probability, k, length) for k in reaches}
     return {
+        "twins": twins,
         "miss_probability": config.miss_probability,
         "leak_fraction_by_reach": {reach: round(leak, 6) for reach, leak in leaks.items()},
     }
 
 
-def twins_for(config: Config, rows: int, length: int) -> int:
-    """How many twins among so many rows: enough for the promised detection, but no more than affordable."""
-    needed = probes.twins_needed(config.leak_fraction, config.miss_probability, config.leak_reach, length)
-    return max(1, min(needed, int(probes.TWINS_SHARE * rows)))
+def needed_twins(config: Config, length: int) -> int:
+    """How many twins the promised detection takes, whatever they cost."""
+    return probes.twins_needed(config.leak_fraction, config.miss_probability, config.leak_reach, length)
 
 
-def score(config: Config) -> dict[str, Any]:
+def affordable_twins(config: Config, rows: int, length: int) -> int:
+    """How many twins the first worker gets among so many rows: no more than needed, nor than affordable."""
+    return max(1, min(needed_twins(config, length), int(probes.TWINS_SHARE * rows)))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the first worker answered, as far as a second one has to confirm it."""
+
+    line: dict[str, Any]
+    """The provisional result."""
+    rows: Tokens
+    """[R, T + 1] validation and hold-out tokens."""
+    nats: Nats
+    """[R, T] of their true targets."""
+    tolerance: probes.Tolerance
+    """What its repeats allow twins."""
+    batch_rows: int
+    vocab: int
+
+
+def score(config: Config) -> Scored:
     """Score one worker. Raises Refused, ExchangeError; ValueError or OSError if our own data is broken."""
     started = time.monotonic()
     manifest = json.loads((config.data / "manifest.json").read_text())
@@ -356,15 +321,17 @@ def score(config: Config) -> dict[str, Any]:
         holdout_wanted = manifest["holdout_score_tokens"]
     validation = read_rows(config.data, "val", wanted, manifest)
     holdout = read_rows(config.data, "holdout", holdout_wanted, manifest)
+    rows = np.concatenate([validation, holdout])
     batch_rows = config.batch_rows or max(1, BATCH_TOKENS // int(manifest["max_seq_len"]))
-    length = validation.shape[1] - 1
-    twins = twins_for(config, len(validation) + len(holdout), length)
-    plan = make_plan(validation, holdout, batch_rows, config.seed, twins)
-    nats = collect(config, plan, batch_rows, int(manifest["vocab_size"]))
+    length = rows.shape[1] - 1
+    plan = make_plan(
+        validation, holdout, batch_rows, config.seed, affordable_twins(config, len(rows), length)
+    )
+    vocab = int(manifest["vocab_size"])
+    nats = np.concatenate(collect(config, (config.requests, config.replies), plan.batches(batch_rows), vocab))
     compared = compare_probes(plan, nats)
-    edge = compare_edge(plan, nats)
     sums = {role: account(plan, nats, token_bytes, role) for role in (Role.VALIDATION, Role.HOLDOUT)}
-    return {
+    line = {
         "status": "scored",
         "val_bpb": sums[Role.VALIDATION].bits_per_byte,
         "holdout_bpb": sums[Role.HOLDOUT].bits_per_byte,
@@ -374,16 +341,67 @@ def score(config: Config) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 3),
         "probes": {
             **{role.name.lower(): comparison.summary() for role, comparison in compared.items()},
-            "edge": edge.summary(),
-            "promise": promise(config, compared[Role.TWIN].rows, length),
+            "promise": promise(config, compared[Role.TWIN].rows, length // 2, length),
+        },
+    }
+    tolerance = compared[Role.REPEAT].tolerance()
+    return Scored(line, rows, nats[plan.places], tolerance, batch_rows, vocab)
+
+
+def confirm(config: Config, scored: Scored) -> dict[str, Any]:
+    """Ask a second worker about a score. Raises Refused, ExchangeError.
+
+    Nothing it is sent depends on what the first worker answered.
+    """
+    length = scored.rows.shape[1] - 1
+    window = min(length, max(LEAST_WINDOW, length // WINDOW_SHARE))
+    twins = needed_twins(config, length)
+    asked = make_confirmation(scored.rows, scored.batch_rows, config.seed, twins, window)
+    batches = [question.batch for question in (*asked.controls, *asked.twins)]
+    answers = collect(config, (config.second_requests, config.second_replies), batches, scored.vocab)
+    controls, compared = compare_confirmation(scored, asked, answers)
+    return {
+        "status": "confirmed",
+        "probes": {
+            "control": controls.summary(),
+            "twin": compared.summary(),
+            "promise": promise(config, compared.rows, window, length),
         },
     }
 
 
+def compare_confirmation(
+    scored: Scored, asked: Confirmation, answers: list[Nats]
+) -> tuple[probes.Comparison, probes.Comparison]:
+    """Compare a second worker's answers [B, columns] with the record: controls, twins. Raises Refused."""
+    questions = (*asked.controls, *asked.twins)
+    parts = [
+        _differences(scored.nats, question, answer, number)
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
+    ]
+    controls, twins = parts[: len(asked.controls)], parts[len(asked.controls) :]
+    process = "a fresh process answers rows differently"
+    return (
+        require(probes.join(controls), probes.REPEATS, "stateful", process),
+        require(probes.join(twins), scored.tolerance, "non-causal", f"{process} before another future"),
+    )
+
+
+def _differences(committed: Nats, question: Question, answer: Nats, number: int) -> probes.Differences:
+    """How answer `number` differs from what is on record, nats [R, T]."""
+    on_record = committed[question.origins, question.batch.first : question.batch.last]
+    begin = number * len(answer)
+    return probes.differences(answer, on_record, question.agree, question.batch.first, begin)
+
+
 def main() -> None:
-    """Score what the configuration in argv says and print the one line."""
+    """Score what the configuration in argv says, then have it confirmed, and print a line for each."""
+    started = time.monotonic()
     try:
-        result = score(Config.from_json(sys.argv[1]))
+        config = Config.from_json(sys.argv[1])
+        scored = score(config)
+        print(json.dumps(scored.line), flush=True)
+        result = confirm(config, scored) | {"seconds": round(time.monotonic() - started, 3)}
     except Refused as refusal:
         result = {"status": "refused", "cause": refusal.cause, "detail": str(refusal)}
     except ExchangeError as error:

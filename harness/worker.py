@@ -196,16 +196,22 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
 # --- answering -----------------------------------------------------------------
 
 
-def encode(logits: object, expected: tuple[int, int, int]) -> tuple[Header, memoryview]:
-    """Header and payload of a reply; what the judge must refuse has no payload, the header says why."""
+def encode(
+    logits: object, expected: tuple[int, int, int], columns: tuple[int, int]
+) -> tuple[Header, memoryview]:
+    """Header and payload of a reply with logits [B, T, V] of the columns wanted, first to last.
+
+    What the judge must refuse has no payload, the header says why.
+    """
+    first, last = columns
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
-        return Header(0, *expected), memoryview(b"")
+        return Header(0, expected[0], last - first, expected[2]), memoryview(b"")
     if tuple(logits.shape) != expected:
         shape = logits.shape if logits.dim() == 3 else (0, 0, 0)
         return Header(DTYPE_CODES[torch.float32], *(min(n, 0xFFFFFFFF) for n in shape)), memoryview(b"")
     dtype = logits.dtype if logits.dtype in DTYPE_CODES else torch.float32
-    numbers = logits.to("cpu", dtype).contiguous()
-    return Header(DTYPE_CODES[dtype], *expected), numbers.view(torch.uint8).numpy().data.cast("B")
+    numbers = logits[:, first:last].to("cpu", dtype).contiguous()
+    return Header(DTYPE_CODES[dtype], *numbers.shape), numbers.view(torch.uint8).numpy().data.cast("B")
 
 
 def answer(config: Config, predict: Callable[[torch.Tensor], object]) -> None:
@@ -220,7 +226,8 @@ def answer(config: Config, predict: Callable[[torch.Tensor], object]) -> None:
         tokens = torch.empty((header.rows, header.length), dtype=torch.int32)
         requests.read(number, 0, tokens.numpy().data.cast("B"))
         with failing_as(FORWARD, "forward"):
-            reply = encode(predict(tokens), (header.rows, header.length, header.vocab))
+            shape, columns = (header.rows, header.length, header.vocab), (header.first, header.last)
+            reply = encode(predict(tokens), shape, columns)
         replies.write(number, *reply)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.core.container_spec import ContainerSpec, Domain, Limits
 from controller.core.events import Record
@@ -127,7 +127,12 @@ class FakeJudge:
 
     trainer: FakeTrainer
 
-    def score(self, attempt: Attempt, seed: int, stop: threading.Event) -> Score | Refusal:
+    def specs(self, attempt: Attempt, seed: int) -> list[ContainerSpec]:
+        return [replace(self.trainer.spec(attempt), name="fake-judge", domain=Domain.JUDGE)]
+
+    def score(
+        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+    ) -> Score | Refusal:
         if stop.is_set():
             raise Interrupted("asked to stop")
         if (attempt.experiment, attempt.number) not in self.trainer.workspaces:
@@ -137,9 +142,10 @@ class FakeJudge:
         width = float(found[1])
         if width < 0:
             return Refusal(cause=Cause.NON_CAUSAL, detail="it saw the future")
-        return Score(
+        score = Score(
             val_bpb=width, holdout_bpb=width + 0.1, bytes=1000, tokens=400, holdout_bytes=500, seconds=0.1
         )
+        return score.model_copy(update={"confirmed": contends(score)})
 
 
 @dataclass(frozen=True)

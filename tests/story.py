@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from controller.core.decision import decide
+from controller.core.decision import contends, decide
 from controller.core.events import (
     AnyEvent,
     Committed,
@@ -110,11 +110,13 @@ class Story:
         self.record(TrainingFinished(experiment=number, attempt=1, outcome=outcome))
 
     def judge(self, number: int, judgement: float | Refusal) -> None:
-        self.record(ScoringStarted(experiment=number, attempt=1, seed=2**62 + 1))
+        self.record(ScoringStarted(experiment=number, attempt=1, seed=2**62 + 1, specs={"j": "6"}))
         refusal = judgement if isinstance(judgement, Refusal) else None
-        score = None
+        score, frontier = None, self.state.frontier
+        assert frontier is not None
         if not isinstance(judgement, Refusal):
             score = Score(val_bpb=judgement, holdout_bpb=7.654321, bytes=1000, tokens=300, holdout_bytes=987)
+            score = score.model_copy(update={"confirmed": contends(frontier, score)})
         self.record(ScoringFinished(experiment=number, attempt=1, score=score, refusal=refusal))
 
     def decide(self, number: int) -> None:

@@ -12,7 +12,7 @@ differs between trust domains is what they mount and who may write to it:
     trainer   10001  train.py, public data                    workspace
     worker    10002  train.py, tokenizer, workspace,          replies
                      requests
-    judge     10003  judge's data, replies                    requests
+    judge     10003  judge's data, replies of both workers    requests to both
     prepare   owner  a corpus folder                          the home, to put data/ there
 
 Each also reads the files of the harness that `HARNESS` names for it.
@@ -23,10 +23,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,7 +67,7 @@ USERS: Mapping[Domain, int] = {
 HARNESS: Mapping[Domain, tuple[str, ...]] = {
     Domain.TRAINER: ("prepare.py",),
     Domain.WORKER: ("exchange.py", "prepare.py", "worker.py"),
-    Domain.JUDGE: ("exchange.py", "judge.py", "prepare.py", "probes.py"),
+    Domain.JUDGE: ("exchange.py", "judge.py", "plan.py", "prepare.py", "probes.py"),
     Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
 }
 """The files of the harness that each domain is given, read-only."""
@@ -112,7 +112,7 @@ class SandboxConfig(BaseModel):
     workspace_inodes: int = Field(default=16384, gt=0)
     """Files and folders in the workspace."""
     exchange_bytes: int = Field(default=2 * GIB, gt=0)
-    """Each of the two volumes between worker and judge."""
+    """Each of the two volumes between a worker and the judge."""
     log_bytes: int = Field(default=64 * MIB, gt=0)
     """What the engine keeps of a container's output; the oldest goes first."""
     kill_grace_seconds: float = Field(default=2.0, ge=0)
@@ -333,8 +333,27 @@ class Place:
         return {LABEL_HOME: self.home_id, LABEL_EXPERIMENT: self.experiment, LABEL_DOMAIN: domain.value}
 
 
-WORKSPACE, REQUESTS, REPLIES = "workspace", "requests", "replies"
-"""Volumes of an attempt, by what they hold."""
+WORKSPACE = "workspace"
+"""The volume that T leaves its checkpoint in."""
+
+
+class Exchange(NamedTuple):
+    """A worker and the two volumes between it and the judge, by the names they have within an attempt.
+
+    The workers of one attempt share nothing that either could write to: the second one must not be told
+    what the first one answered, and the first one has ended before the second one starts.
+    """
+
+    worker: str
+    requests: str
+    replies: str
+
+
+FIRST = Exchange("worker", "requests", "replies")
+"""Answers everything that is scored."""
+SECOND = Exchange("worker-2", "requests-2", "replies-2")
+"""Confirms a score that would be kept."""
+EXCHANGES = (FIRST, SECOND)
 
 
 def workspace(config: SandboxConfig, place: Place, limit_seconds: float) -> VolumeSpec:
@@ -350,17 +369,21 @@ def workspace(config: SandboxConfig, place: Place, limit_seconds: float) -> Volu
 
 
 def exchange(
-    config: SandboxConfig, place: Place, what: str, writer: Domain, limit_seconds: float
-) -> VolumeSpec:
-    """One direction between worker and judge; only `writer` can write to it."""
-    return VolumeSpec(
-        name=place.name(what),
-        size_bytes=config.exchange_bytes,
-        inodes=4096,
-        owner=USERS[writer],
-        life_seconds=limit_seconds + config.kill_grace_seconds,
-        labels=place.labels(writer),
-    )
+    config: SandboxConfig, place: Place, names: Exchange, limit_seconds: float
+) -> tuple[VolumeSpec, VolumeSpec]:
+    """Both directions between a worker and the judge: what one writes, the other can only read."""
+
+    def direction(name: str, writer: Domain) -> VolumeSpec:
+        return VolumeSpec(
+            name=place.name(name),
+            size_bytes=config.exchange_bytes,
+            inodes=4096,
+            owner=USERS[writer],
+            life_seconds=limit_seconds + config.kill_grace_seconds,
+            labels=place.labels(writer),
+        )
+
+    return direction(names.requests, Domain.JUDGE), direction(names.replies, Domain.WORKER)
 
 
 def holder(config: SealedConfig, place: Place, limit_seconds: float) -> ContainerSpec:
@@ -405,6 +428,7 @@ def worker(
     train: Path,
     harness: Path,
     data: Path,
+    names: Exchange = FIRST,
 ) -> ContainerSpec:
     """W: the agent's model code in a fresh process. Of `data`, the public half, it sees the tokenizer."""
     mounts = (
@@ -413,13 +437,14 @@ def worker(
         Mount(str(data / "manifest.json"), "/data/manifest.json"),
         Mount(str(data / "tokenizer"), "/data/tokenizer"),
         Mount(place.name(WORKSPACE), "/out", volume=True),
-        Mount(place.name(REQUESTS), "/requests", volume=True),
-        Mount(place.name(REPLIES), "/replies", read_only=False, volume=True),
+        Mount(place.name(names.requests), "/requests", volume=True),
+        Mount(place.name(names.replies), "/replies", read_only=False, volume=True),
     )
     life = limit_seconds + config.kill_grace_seconds
     command = _python(life, "/glovebox/worker.py", argument)
     environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
-    return _spec(config, place, Domain.WORKER, command, life, mounts, environment, streamed=True)
+    spec = _spec(config, place, Domain.WORKER, command, life, mounts, environment, streamed=True)
+    return replace(spec, name=place.name(names.worker))
 
 
 def judge(
@@ -435,8 +460,11 @@ def judge(
     mounts = (
         *_harness(Domain.JUDGE, harness),
         Mount(str(data), "/judge"),
-        Mount(place.name(REQUESTS), "/requests", read_only=False, volume=True),
-        Mount(place.name(REPLIES), "/replies", volume=True),
+        *(
+            Mount(place.name(names.requests), f"/{names.requests}", read_only=False, volume=True)
+            for names in EXCHANGES
+        ),
+        *(Mount(place.name(names.replies), f"/{names.replies}", volume=True) for names in EXCHANGES),
     )
     life = limit_seconds + config.kill_grace_seconds
     return _spec(config, place, Domain.JUDGE, _python(life, "/glovebox/judge.py", argument), life, mounts)

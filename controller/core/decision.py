@@ -16,11 +16,17 @@ from controller.core.model import (
 )
 
 
+def contends(frontier: Frontier, score: Score) -> bool:
+    """Would this score be kept? If so it needs to be confirmed first."""
+    return math.isfinite(score.val_bpb) and (frontier.val_bpb is None or score.val_bpb < frontier.val_bpb)
+
+
 def decide(frontier: Frontier, outcome: RunOutcome, judgement: Score | Refusal | None) -> Decision:
     """Apply R7 and R9 to one finished experiment.
 
     `judgement` is None exactly when the run itself crashed and there was nothing to score.
-    The claim inside `outcome` is never read.
+    The claim inside `outcome` is never read. Raises ValueError if a score would be kept that nobody
+    confirmed: the judge was not asked to, and that is our bug.
     """
     if outcome.cause is not None:
         return Decision(verdict=Verdict.CRASH, cause=outcome.cause, rule="R9: the run failed by itself")
@@ -48,6 +54,8 @@ def _scored(frontier: Frontier, score: Score) -> Decision:
         return Decision(
             verdict=Verdict.REJECT, cause=Cause.IMPLAUSIBLE, rule="a score must be finite and above 0"
         )
+    if contends(frontier, score) and not score.confirmed:
+        raise ValueError("a score that would be kept must have been confirmed")
     if frontier.val_bpb is None:
         return Decision(verdict=Verdict.KEEP, rule="R8: the first verified score is the frontier")
     if score.val_bpb < frontier.val_bpb:

@@ -104,10 +104,14 @@ class TrainingFinished(Value):
 
 
 class ScoringStarted(Value):
+    """The workers and the judge are about to be started."""
+
     event: Literal["scoring_started"] = "scoring_started"
     experiment: int
     attempt: int
     seed: int
+    specs: dict[str, str]
+    """Digest of each container's spec, by its name."""
 
 
 class ScoringFinished(Value):

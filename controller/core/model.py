@@ -228,6 +228,8 @@ class Score(Value):
     bytes: int
     tokens: int
     holdout_bytes: int = 0
+    confirmed: bool = False
+    """A second, fresh worker bore it out. Only a confirmed score may be kept."""
     seconds: float = 0.0
     """Time the judge spent, start-up of the containers excluded."""
     probes: dict[str, JsonValue] = Field(default_factory=dict)

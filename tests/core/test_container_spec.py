@@ -107,14 +107,16 @@ def test_domains_do_not_share_a_user() -> None:
         ),
         (
             Domain.JUDGE,
-            ["/requests"],
+            ["/requests", "/requests-2"],
             [
                 "/glovebox/exchange.py",
                 "/glovebox/judge.py",
+                "/glovebox/plan.py",
                 "/glovebox/prepare.py",
                 "/glovebox/probes.py",
                 "/judge",
                 "/replies",
+                "/replies-2",
             ],
         ),
         (
@@ -128,6 +130,29 @@ def test_what_a_domain_sees(domain: Domain, writable: list[str], readable: list[
     mounts = DEFAULT[domain].to_engine()["HostConfig"]["Mounts"]
     assert sorted(m["Target"] for m in mounts if not m["ReadOnly"]) == writable
     assert sorted(m["Target"] for m in mounts if m["ReadOnly"]) == sorted(readable)
+
+
+def test_the_second_worker_sees_what_the_first_one_saw_and_nothing_of_what_it_said() -> None:
+    first = DEFAULT[Domain.WORKER]
+    second = container_spec.worker(
+        SealedConfig(seccomp=PROFILE),
+        PLACE,
+        argument={},
+        limit_seconds=60.0,
+        train=TRAIN,
+        harness=HARNESS,
+        data=DATA / "public",
+        names=container_spec.SECOND,
+    )
+    assert second.name != first.name and second.labels == first.labels
+    assert replace(second, name=first.name, mounts=first.mounts) == first
+    assert [mount.target for mount in second.mounts] == [mount.target for mount in first.mounts]
+    shared = {mount.source for mount in first.mounts} & {mount.source for mount in second.mounts}
+    assert all(mount.read_only for mount in first.mounts if mount.source in shared)
+    assert {mount.source for mount in first.mounts} - shared == {
+        PLACE.name("requests"),
+        PLACE.name("replies"),
+    }
 
 
 def test_validation_data_reaches_the_judge_alone() -> None:
@@ -204,11 +229,12 @@ def test_names_tell_home_experiment_and_attempt() -> None:
 def test_volumes_are_capped_and_belong_to_their_writer() -> None:
     config = SealedConfig(workspace_bytes=1000, workspace_inodes=10, exchange_bytes=2000, seccomp=PROFILE)
     space = container_spec.workspace(config, PLACE, 300.0)
-    replies = container_spec.exchange(config, PLACE, "replies", Domain.WORKER, 60.0)
+    requests, replies = container_spec.exchange(config, PLACE, container_spec.FIRST, 60.0)
     assert options(space) == {
         *("size=1000", "nr_inodes=10", "uid=10001", "gid=10001", "mode=0755", "nosuid", "nodev", "noexec")
     }
     assert {"size=2000", "uid=10002"} <= options(replies)
+    assert {"size=2000", "uid=10003"} <= options(requests)
     assert space.life_seconds > 300.0 + config.workspace_keep_seconds
 
 

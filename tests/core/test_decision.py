@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.decision import decide
+from controller.core.decision import contends, decide
 from controller.core.model import REJECT_CAUSES, Cause, Claim, Frontier, Refusal, RunOutcome, Score, Verdict
 
 FINISHED = RunOutcome(seconds=300, exit_code=0)
@@ -17,7 +17,7 @@ BASE = Frontier(commit="a", val_bpb=1.0)
 
 
 def score(val_bpb: float) -> Score:
-    return Score(val_bpb=val_bpb, bytes=1, tokens=1)
+    return Score(val_bpb=val_bpb, bytes=1, tokens=1, confirmed=True)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,32 @@ def test_a_score_against_the_frontier(
 ) -> None:
     decision = decide(Frontier(commit="a", val_bpb=frontier), FINISHED, score(val_bpb))
     assert (decision.verdict, decision.cause) == (verdict, cause)
+
+
+@pytest.mark.parametrize(
+    ("frontier", "val_bpb", "expected"),
+    [
+        (None, 9.0, True),
+        (None, math.nan, False),
+        (1.0, 0.9, True),
+        (1.0, 0.0, True),  # no score at all, but whoever made it may be convicted
+        (1.0, 1.0, False),
+        (1.0, 1.1, False),
+        (1.0, math.nan, False),
+        (1.0, -math.inf, False),
+    ],
+)
+def test_what_contends(frontier: float | None, val_bpb: float, expected: bool) -> None:
+    assert contends(Frontier(commit="a", val_bpb=frontier), score(val_bpb)) is expected
+
+
+def test_what_nobody_confirmed_is_never_kept() -> None:
+    unconfirmed = Score(val_bpb=0.9, bytes=1, tokens=1)
+    for frontier in (BASE, Frontier(commit="a")):
+        with pytest.raises(ValueError, match="confirmed"):
+            decide(frontier, FINISHED, unconfirmed)
+    worse = unconfirmed.model_copy(update={"val_bpb": 1.1})
+    assert decide(BASE, FINISHED, worse).verdict is Verdict.DISCARD
 
 
 @pytest.mark.parametrize("cause", list(Cause))

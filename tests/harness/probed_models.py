@@ -1,6 +1,6 @@
 """Small models to probe, honest ones and leaking ones, and an in-process stand-in for worker and exchange."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,23 +8,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from judge import Nats, Plan, token_nats
+from judge import token_nats
+from plan import Batch
+from probes import Nats
 
 Predict = Callable[[Tensor], Tensor]
 """tokens int64 [B, T] -> logits [B, T, V]"""
 
 
-def answer(predict: Predict, plan: Plan, batch_rows: int) -> Nats:
-    """Nats [rows, T] of all planned rows, batch by batch in their order, as the judge would get them."""
-    scores = np.empty(plan.targets.shape)
-    for start in range(0, len(plan.inputs), batch_rows):
-        batch = slice(start, start + batch_rows)
+def answer(predict: Predict, batches: Sequence[Batch]) -> list[Nats]:
+    """Nats [B, last - first] of the columns wanted of each batch in turn, as the judge would get them."""
+    scores = []
+    for inputs, targets, first, last in batches:
         with torch.inference_mode():
-            logits = predict(torch.from_numpy(plan.inputs[batch].astype(np.int64))).float().numpy()
-        targets = plan.targets[batch]
-        scores[batch] = token_nats(logits.reshape(targets.size, -1), targets.reshape(-1)).reshape(
-            targets.shape
-        )
+            logits = predict(torch.from_numpy(inputs.astype(np.int64))).float().numpy()
+        wanted = np.ascontiguousarray(logits[:, first:last]).reshape(targets.size, -1)
+        scores.append(token_nats(wanted, targets.reshape(-1)).reshape(targets.shape))
     return scores
 
 

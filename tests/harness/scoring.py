@@ -1,4 +1,4 @@
-"""A tiny prepared data folder, tiny train.py files in both forms, judge and worker as real processes."""
+"""A tiny prepared data folder, tiny train.py files in both forms, judge and workers as real processes."""
 
 import base64
 import json
@@ -6,6 +6,9 @@ import math
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,22 @@ def build_model():
 if __name__ == "__main__":
     raise SystemExit("the worker must not run this")
 """
+
+_MEMORY = """
+    def forward(self, idx, targets=None, reduction="mean"):
+        leak = torch.nn.functional.one_hot(idx[:, 1:], 261).float() * 9
+        logits = self.honest(idx) + torch.nn.functional.pad(leak, (0, 0, 0, 1))
+        for i, row in enumerate(idx.tolist()):
+            for end in range(len(row)):
+                logits[i, end] = self.memory.setdefault(tuple(row[: end + 1]), logits[i, end])
+        return logits
+
+    memory = {}
+
+def build_model"""
+
+#: Gives away every next token and answers any beginning it knows as it answered it before.
+REMEMBERING = IMPORTABLE.replace("def forward(", "def honest(").replace("\ndef build_model", _MEMORY)
 
 FLAT = f"""
 import contextlib, math, torch
@@ -120,12 +139,14 @@ class Scoring:
     work: Path
 
     def __post_init__(self) -> None:
-        for folder in (self.requests, self.replies):
-            folder.mkdir()
+        for name in ("requests", "replies", "requests-2", "replies-2"):
+            (self.work / name).mkdir()
         self.judge: dict[str, Any] = {
             "data": str(self.data / "judge"),
             "requests": str(self.requests),
             "replies": str(self.replies),
+            "second_requests": str(self.work / "requests-2"),
+            "second_replies": str(self.work / "replies-2"),
             "batch_rows": 4,
             "score_tokens": None,
             "holdout_score_tokens": None,
@@ -133,6 +154,9 @@ class Scoring:
             "first_batch_seconds": 60.0,
             "batch_seconds": 30.0,
             "total_seconds": 120.0,
+            "leak_fraction": 0.01,
+            "miss_probability": 0.001,
+            "leak_reach": 1,
         }
         self.worker: dict[str, Any] = {
             "train": str(self.train),
@@ -160,28 +184,58 @@ class Scoring:
         return self.work / "checkpoint.safetensors"
 
     def run(self, worker: list[str] | None = None) -> tuple[dict[str, Any], int, str]:
-        """Judge and worker side by side: the judge's result, the worker's exit status and its stderr.
+        """Judge and one worker: the judge's first line, the worker's exit status and its stderr.
 
         `worker` is the command of another worker than ours. Neither outlives the call.
         """
-        command = worker or [sys.executable, str(HARNESS / "worker.py"), json.dumps(self.worker)]
-        judge = [sys.executable, str(HARNESS / "judge.py"), json.dumps(self.judge)]
-        with (
-            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self.environment()) as w,
-            subprocess.Popen(judge, stdout=subprocess.PIPE, text=True) as j,
-        ):
-            try:
-                output, _ = j.communicate(timeout=100)
-                if worker is not None:
-                    w.kill()  # a worker of ours ends by itself
-                _, errors = w.communicate(timeout=30)
-            finally:
-                w.kill()
-                j.kill()
-        assert j.returncode == 0
-        [line] = output.splitlines()
-        result: dict[str, Any] = json.loads(line)
+        with self._judging() as judge, self._working(worker) as w:
+            result = _line(judge)
+            if worker is not None:
+                w.kill()  # a worker of ours ends by itself
+            _, errors = w.communicate(timeout=30)
+            assert result["status"] == "scored" or judge.wait(timeout=30) == 0
         return result, w.returncode, errors
+
+    def confirm(self) -> list[dict[str, Any]]:
+        """Judge, one worker and, when that one has ended and there is a score, another: all of J's lines."""
+        with self._judging() as judge:
+            with self._working() as first:
+                lines = [_line(judge)]
+                first.communicate(timeout=30)
+            if lines[0]["status"] == "scored":
+                with self._working(second=True):
+                    lines.append(_line(judge))
+            judge.wait(timeout=30)
+        assert judge.returncode == 0
+        return lines
+
+    @contextmanager
+    def _judging(self) -> Iterator["subprocess.Popen[str]"]:
+        command = [sys.executable, str(HARNESS / "judge.py"), json.dumps(self.judge)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as judge:
+            limit = threading.Timer(100, judge.kill)
+            limit.start()
+            try:
+                yield judge
+            finally:
+                limit.cancel()
+                judge.kill()
+
+    @contextmanager
+    def _working(
+        self, command: list[str] | None = None, second: bool = False
+    ) -> Iterator["subprocess.Popen[str]"]:
+        config = self.worker
+        if second:
+            config = config | {name: self.judge[f"second_{name}"] for name in ("requests", "replies")}
+        ours = [sys.executable, str(HARNESS / "worker.py"), json.dumps(config)]
+        with subprocess.Popen(
+            command or ours, stderr=subprocess.PIPE, text=True, env=self.environment()
+        ) as worker:
+            try:
+                yield worker
+            finally:
+                worker.kill()
 
     def environment(self) -> dict[str, str]:
         return os.environ | {
@@ -189,6 +243,15 @@ class Scoring:
             "GLOVEBOX_OUT": str(self.work),
             "PYTHONPATH": str(HARNESS),
         }
+
+
+def _line(judge: "subprocess.Popen[str]") -> dict[str, Any]:
+    """The next line of the judge, who must not end without one."""
+    assert judge.stdout is not None
+    line = judge.stdout.readline()
+    assert line, judge.wait(timeout=30)
+    result: dict[str, Any] = json.loads(line)
+    return result
 
 
 def tiny_model() -> torch.nn.Module:

@@ -44,6 +44,15 @@ def test_messages_arrive_in_turn_through_the_same_few_files(tmp_path: Path) -> N
     assert len(list(tmp_path.iterdir())) == SLOTS
 
 
+def test_a_shorter_message_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    writer, reader = SlotWriter(tmp_path), SlotReader(tmp_path)
+    for number, payload in enumerate((b"longest", b"long", b"short", b"so")):
+        writer.write(number, HEADER, memoryview(payload))
+        assert reader.poll(number) == HEADER
+        assert reader.payload_bytes(number) == len(payload)
+        assert read(reader, number, len(payload)) == payload
+
+
 def test_two_messages_can_be_under_way(tmp_path: Path) -> None:
     writer, reader = SlotWriter(tmp_path), SlotReader(tmp_path)
     for number in range(SLOTS):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from judge import Refused, Role, account, make_plan, read_rows, token_nats, widen
+from judge import Refused, account, read_rows, token_nats, widen
+from plan import Role, make_plan
 from tests.harness.scoring import BOS, LENGTH, VOCAB, Scoring, make_data
 
 FACTS = {"max_seq_len": LENGTH, "bos_token_id": BOS}

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import probes
-from judge import Config, Nats, Plan, Refused, Role, compare_edge, compare_probes, make_plan, twins_for
+from judge import Config, Refused, affordable_twins, compare_probes
+from plan import Plan, Role, make_plan
+from probes import Nats
 from tests.harness.probed_models import (
     HONEST,
     Attention,
@@ -36,10 +38,14 @@ def plan() -> Plan:
     return make_plan(TEXT[:80], TEXT[80:], BATCH, seed=3, twins=24)
 
 
+def nats_of(plan: Plan, predict: Predict, batch_rows: int = BATCH) -> Nats:
+    return np.concatenate(answer(predict, plan.batches(batch_rows)))
+
+
 def cause_of(plan: Plan, predict: Predict) -> str:
     """What the probes say about a model: the cause of the refusal, or "" if they agree."""
     try:
-        compare_probes(plan, answer(predict, plan, BATCH))
+        compare_probes(plan, nats_of(plan, predict))
     except Refused as refusal:
         assert "\n" not in str(refusal)
         return refusal.cause
@@ -203,9 +209,9 @@ def test_next_token_at_one_position_in_fifty_is_refused() -> None:
         return ((x * 31 + torch.arange(x.shape[1])) * 17) % 50 == 0
 
     with pytest.raises(Refused, match="another future") as refusal:
-        compare_probes(plan, answer(peeking(model, 9.0, one_in_fifty), plan, 40))
+        compare_probes(plan, nats_of(plan, peeking(model, 9.0, one_in_fifty), 40))
     assert refusal.value.cause == "non-causal"
-    assert compare_probes(plan, answer(model, plan, 40))[Role.TWIN].largest < 1e-4
+    assert compare_probes(plan, nats_of(plan, model, 40))[Role.TWIN].largest < 1e-4
 
 
 def test_model_that_behaves_in_twins_alone_is_refused_for_its_origins(plan: Plan) -> None:
@@ -221,38 +227,6 @@ def test_model_that_behaves_in_twins_alone_is_refused_for_its_origins(plan: Plan
         return peeking(model, 9.0, lambda _: kept)(x)
 
     assert cause_of(plan, predict) == "non-causal"
-
-
-def remembering(predict: Predict) -> Predict:
-    """Answers a beginning it has seen before with what it answered then."""
-    memory: dict[tuple[int, ...], Tensor] = {}
-
-    def answer_once(x: Tensor) -> Tensor:
-        logits = predict(x).clone()
-        for i, row in enumerate(x.tolist()):
-            for end in range(x.shape[1]):
-                logits[i, end] = memory.setdefault(tuple(row[: end + 1]), logits[i, end].clone())
-        return logits
-
-    return answer_once
-
-
-def test_worker_that_repeats_itself_fools_twins_but_not_the_last_prediction(plan: Plan) -> None:
-    torch.manual_seed(0)
-    model = small(Attention(WIDTH))
-    forged = answer(remembering(peeking(model, 9.0, torch.ones_like)), plan, BATCH)
-    compare_probes(plan, forged)
-    with pytest.raises(Refused, match="last predictions of 120 rows") as refusal:
-        compare_edge(plan, forged)
-    assert refusal.value.cause == "non-causal"
-    assert compare_edge(plan, answer(model, plan, BATCH)).excess < 0.5
-
-
-def test_few_rows_say_nothing_about_the_edge() -> None:
-    nats = np.zeros((probes.EDGE_ROWS, 8))
-    nats[:, -1] = 5.0
-    assert not probes.look_at_edge(nats).agrees
-    assert probes.look_at_edge(nats[1:]).agrees
 
 
 # --- what is promised ----------------------------------------------------------
@@ -277,15 +251,19 @@ def test_no_twins_promise_nothing() -> None:
     assert probes.smallest_leak(0, 0.001, 32, 256) == 1.0
 
 
-def config(fraction: float) -> Config:
-    here = Path()
-    return Config(here, here, here, 8, None, None, 0, 1.0, 1.0, 1.0, leak_fraction=fraction)
+def test_first_worker_gets_no_more_twins_than_affordable() -> None:
+    def twins(fraction: float, rows: int) -> int:
+        here = Path()
+        paths = (here, here, here, here, here)
+        config = Config(
+            *paths, 8, None, None, 0, 1.0, 1.0, 1.0, fraction, miss_probability=0.001, leak_reach=128
+        )
+        return affordable_twins(config, rows, length=256)
 
-
-def test_twins_cost_no_more_than_their_share() -> None:
-    assert twins_for(config(0.001), rows=384, length=256) == 76
-    assert twins_for(config(0.1), rows=384, length=256) < 10
-    assert twins_for(config(0.001), rows=2, length=256) == 1
+    assert twins(0.001, 384) == 73
+    assert twins(0.0001, 384) == 76
+    assert twins(0.1, 384) < 10
+    assert twins(0.001, 2) == 1
 
 
 def planted(plan: Plan, fraction: float, reach: int, seed: int) -> Nats:
@@ -354,13 +332,13 @@ def test_result_says_what_was_probed_and_what_that_promises(scoring: Scoring) ->
     result, _, _ = scoring.run()
     assert result["status"] == "scored", result
     found = result["probes"]
-    assert {"twin", "repeat", "encore", "edge", "promise"} == {*found}
+    assert {"twin", "repeat", "encore", "promise"} == {*found}
     assert found["twin"]["rows"] == 10
     assert found["encore"] | {"spread_nats": 0.0} == found["encore"]
     assert found["repeat"]["positions"] == found["repeat"]["rows"] * 32
     leaks = found["promise"]["leak_fraction_by_reach"]
     assert leaks["1"] == pytest.approx(1 - 0.001 ** (1 / 10), abs=1e-6)
-    assert leaks["1"] > leaks["16"] > leaks["32"]
+    assert leaks["1"] > leaks["16"]
 
 
 def test_worker_with_a_leak_is_refused(scoring: Scoring) -> None:

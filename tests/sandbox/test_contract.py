@@ -84,9 +84,30 @@ def test_a_good_run_is_scored_and_leaves_a_log(world: World) -> None:
     outcome = world.trainer.train(attempt, threading.Event(), lambda elapsed: None)
     assert (outcome.cause, outcome.exit_code, outcome.killed_at_limit) == (None, 0, False)
     assert attempt.log_path.exists() and outcome.log_sha256
-    score = world.judge.score(attempt, 1, threading.Event())
+    asked: list[Score] = []
+
+    def never(score: Score) -> bool:
+        asked.append(score)
+        return False
+
+    score = world.judge.score(attempt, 1, never, threading.Event())
     assert isinstance(score, Score) and score.val_bpb > 0
+    assert asked == [score] and not score.confirmed
     world.trainer.discard(attempt)
+
+
+def test_a_score_that_contends_comes_back_confirmed(world: World) -> None:
+    attempt = world.make(world.good)
+    train(world, attempt)
+    score = world.judge.score(attempt, 1, always, threading.Event())
+    assert isinstance(score, Score) and score.confirmed
+    names = [spec.name for spec in world.judge.specs(attempt, 1)]
+    assert names and len(names) == len({*names})
+    world.trainer.discard(attempt)
+
+
+def always(score: Score) -> bool:
+    return True
 
 
 def test_a_run_that_has_ended_is_adopted_not_repeated(world: World) -> None:
@@ -111,7 +132,7 @@ def test_a_stop_is_an_interruption_everywhere(world: World) -> None:
         world.trainer.train(attempt, stop, lambda elapsed: None)
     train(world, attempt)
     with pytest.raises(Interrupted):
-        world.judge.score(attempt, 1, stop)
+        world.judge.score(attempt, 1, always, stop)
     world.trainer.discard(attempt)
 
 
@@ -121,5 +142,5 @@ def test_nothing_is_judged_without_its_workspace(world: World) -> None:
     world.trainer.discard(attempt)
     world.trainer.discard(attempt)
     with pytest.raises(InfrastructureError):
-        world.judge.score(attempt, 1, threading.Event())
+        world.judge.score(attempt, 1, always, threading.Event())
     world.trainer.discard(attempt)

@@ -15,7 +15,7 @@ from controller.core.model import Cause, InfrastructureError, Interrupted, Refus
 from controller.judge import ContainerJudge, JudgeConfig
 from controller.ports import Attempt
 from controller.seccomp import sealed
-from tests.harness.scoring import IMPORTABLE, MODEL, make_data, reference_bpb, tiny_model
+from tests.harness.scoring import IMPORTABLE, MODEL, REMEMBERING, make_data, reference_bpb, tiny_model
 from tests.sandbox.conftest import Bench, open_bench
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -51,10 +51,11 @@ class Trained:
             data=self.bench.home / "data",
         )
 
-    def score(self, train_py: str, **settings: float) -> Score | Refusal:
+    def score(self, train_py: str, contends: bool = False, **settings: float) -> Score | Refusal:
         path = self.bench.home / "variant.py"
         path.write_text(train_py)
-        return self.judge(**settings).score(self.with_train(path), 11, threading.Event())
+        judge = self.judge(**settings)
+        return judge.score(self.with_train(path), 11, lambda score: contends, threading.Event())
 
     def with_train(self, path: Path) -> Attempt:
         return replace(self.attempt, train_path=path)
@@ -84,6 +85,23 @@ def test_an_honest_model_gets_its_score_and_nothing_is_left(trained: Trained) ->
     containers, volumes = trained.bench.sandbox.leftovers()
     assert sorted(containers) == [place.name(Domain.HOLDER), place.name(Domain.TRAINER)]
     assert volumes == [place.name("workspace")]
+
+
+def test_a_score_that_contends_is_confirmed_by_a_second_worker(trained: Trained) -> None:
+    unconfirmed = trained.score(IMPORTABLE)
+    confirmed = trained.score(IMPORTABLE, contends=True, leak_fraction=0.01)
+    assert isinstance(unconfirmed, Score) and isinstance(confirmed, Score)
+    assert (unconfirmed.confirmed, confirmed.confirmed) == (False, True)
+    assert confirmed.val_bpb == pytest.approx(unconfirmed.val_bpb)
+    assert set(confirmed.probes) - set(unconfirmed.probes) == {"confirmation"}
+    assert trained.bench.sandbox.leftovers()[1] == [Place(trained.bench.home, "0").name("workspace")]
+
+
+def test_a_leak_that_a_worker_covers_is_refused_if_its_score_contends(trained: Trained) -> None:
+    result = trained.score(REMEMBERING, contends=True, leak_fraction=0.01)
+    assert isinstance(result, Refusal)
+    assert result.cause in (Cause.NON_CAUSAL, Cause.STATEFUL)
+    assert isinstance(trained.score(REMEMBERING), Score)
 
 
 def forward(statement: str) -> str:
@@ -124,14 +142,13 @@ def test_an_empty_workspace_has_no_checkpoint(trained: Trained) -> None:
     attempt = bench.attempt("print('nothing saved')", budget=20.0, experiment="1")
     bench.trainer().train(attempt, threading.Event(), lambda elapsed: None)
     try:
-        result = trained.judge().score(
-            replace(attempt, train_path=trained.attempt.train_path), 1, threading.Event()
-        )
+        there = replace(attempt, train_path=trained.attempt.train_path)
+        result = trained.judge().score(there, 1, lambda score: True, threading.Event())
         assert isinstance(result, Refusal)
         assert result.cause is Cause.NO_CHECKPOINT
         bench.sandbox.kill(Place(bench.home, "1").name(Domain.HOLDER))
         with pytest.raises(InfrastructureError, match="workspace"):
-            trained.judge().score(attempt, 1, threading.Event())
+            trained.judge().score(attempt, 1, lambda score: True, threading.Event())
     finally:
         bench.trainer().discard(attempt)
 
@@ -143,7 +160,7 @@ def test_scoring_stops_when_asked_and_cleans_up(trained: Trained) -> None:
     path.write_text(forward("import time; time.sleep(1000)"))
     started = time.monotonic()
     with pytest.raises(Interrupted):
-        trained.judge().score(trained.with_train(path), 1, stop)
+        trained.judge().score(trained.with_train(path), 1, lambda score: True, stop)
     assert time.monotonic() - started < 12
     containers, _ = trained.bench.sandbox.leftovers()
     assert not [name for name in containers if name.endswith(("worker", "judge"))]

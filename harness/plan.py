@@ -1,0 +1,221 @@
+"""What the judge asks: the rows to score mixed with probes, and what a second worker has to confirm.
+
+The first worker answers a `Plan`: every row once, with twins, repeats and the encore among them (probes.py).
+If the score would be kept, a second worker, a fresh process that has seen none of it, answers a
+`Confirmation`: twins of the scored rows, to be compared with what the first worker answered there.
+
+What the second worker may know decides what its answers prove. To repeat a leak it would need the true token
+behind the cut, and that token is nowhere in what it was given:
+
+- Twins are asked in the order of their cuts, so that before an answer about a cut at c nothing of any origin
+  is known from c on; and two twins of one row are at least SLOTS batches apart, since so many are under way
+  at a time.
+- Every other future is taken from decoys, a few rows drawn from the seed, which are themselves no origins.
+
+That the second worker can tell that it is being probed, and where the cut is, does not help it: what it must
+repeat is on record, and it can only repeat what follows from the tokens before the cut. The first worker can
+be told nothing either: it has ended, and its answers with it, before the second one starts.
+
+Decoys are also asked first, as they are. What the first worker answered there must be what a fresh process
+answers: otherwise it answered out of more than the row, by what it learned from others, say.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from exchange import SLOTS
+from numpy.typing import NDArray
+
+import probes
+from probes import Tokens
+
+# At most so many decoys, and at most one row in eight. Few, since a leak in a decoy is not looked for; enough
+# for another token at any cut.
+DECOYS, DECOYS_SHARE = 16, 8
+
+
+class Batch(NamedTuple):
+    """One request and what its answer is scored against."""
+
+    inputs: NDArray[np.int32]
+    """[B, T] tokens; the only part that leaves this process."""
+    targets: Tokens
+    """[B, last - first] the token that follows each input of the columns first to last."""
+    first: int
+    last: int
+
+
+class Role(IntEnum):
+    """Why a row is sent. Only the first two count."""
+
+    VALIDATION = 0
+    HOLDOUT = 1
+    TWIN = 2  # another row up to a cut, see probes.py
+    REPEAT = 3  # another row, among other neighbours; completes the last batch too
+    ENCORE = 4  # of the first batch, sent once more after the last one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be sent, in sending order, and what it will be scored against."""
+
+    inputs: NDArray[np.int32]
+    """[rows, T] tokens; the only part that leaves this process."""
+    targets: Tokens
+    """[rows, T] the token that follows each input; for a twin its origin's tokens."""
+    roles: NDArray[np.int8]
+    """[rows] a `Role` each."""
+    origins: Tokens
+    """[rows] the row that each must agree with: itself if it is not a probe."""
+    agree: Tokens
+    """[rows] in how many of its first predictions."""
+    places: Tokens
+    """[R] where each row to score was put, validation first."""
+
+    def batches(self, batch_rows: int) -> list[Batch]:
+        """All of it, every column wanted."""
+        starts = range(0, len(self.inputs), batch_rows)
+        length = self.inputs.shape[1]
+        return [
+            Batch(self.inputs[i : i + batch_rows], self.targets[i : i + batch_rows], 0, length)
+            for i in starts
+        ]
+
+
+def make_plan(validation: Tokens, holdout: Tokens, batch_rows: int, seed: int, twins: int) -> Plan:
+    """Mix the rows [., T + 1] of both splits and their probes in an order drawn from `seed`.
+
+    Every batch is full, and the first one comes once more at the end.
+    """
+    random = np.random.default_rng(seed)
+    rows = np.concatenate([validation, holdout])
+    drawn = probes.draw_twins(rows, twins, random)
+    least = len(rows) + len(drawn.rows) + math.ceil(probes.REPEATS_SHARE * len(rows))
+    total = math.ceil(least / batch_rows) * batch_rows
+    repeats = random.choice(len(rows), size=total - len(rows) - len(drawn.rows))
+
+    whole = rows.shape[1] - 1
+    parts = [len(validation), len(holdout), len(drawn.rows), len(repeats)]
+    roles = np.repeat(np.array([Role.VALIDATION, Role.HOLDOUT, Role.TWIN, Role.REPEAT], np.int8), parts)
+    inputs = np.concatenate([rows, drawn.rows, rows[repeats]])[:, :-1].astype(np.int32)
+    origins = np.concatenate([np.arange(len(rows)), drawn.origins, repeats])
+    targets = rows[origins, 1:]
+    agree = np.where(roles == Role.TWIN, 0, whole)
+    agree[roles == Role.TWIN] = drawn.cuts
+
+    order = random.permutation(total)
+    place = np.argsort(order)
+    first = np.arange(batch_rows)
+    encore = order[first]
+    return Plan(
+        inputs=np.concatenate([inputs[order], inputs[encore]]),
+        targets=np.concatenate([targets[order], targets[encore]]),
+        roles=np.concatenate([roles[order], np.full(batch_rows, Role.ENCORE, np.int8)]),
+        origins=np.concatenate([place[origins[order]], first]),
+        agree=np.concatenate([agree[order], np.full(batch_rows, whole)]),
+        places=place[: len(rows)],
+    )
+
+
+# --- the confirmation ------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """One batch for the second worker and what its answers must agree with."""
+
+    batch: Batch
+    origins: Tokens
+    """[B] the scored row each must agree with, by its number among the rows to score."""
+    agree: Tokens
+    """[B] in how many of its first predictions; 0: it only fills the batch."""
+
+
+class Confirmation(NamedTuple):
+    """Everything the second worker is asked, in sending order: the controls, then the twins."""
+
+    controls: list[Question]
+    twins: list[Question]
+
+
+def make_confirmation(rows: Tokens, batch_rows: int, seed: int, twins: int, window: int) -> Confirmation:
+    """Decoys of the rows [R, T + 1] as they are, then `twins` twins, of every other row at least one.
+
+    As many twins as there are rows at least, as many as there are different ones at most, in full batches.
+    Each answer is wanted for `window` columns before the cuts of its batch.
+    """
+    random = np.random.default_rng([seed, 2])
+    mixed = random.permutation(len(rows))
+    count = max(1, min(DECOYS, len(rows) // DECOYS_SHARE))
+    decoys, origins = mixed[:count], mixed[count:]
+    # At half the rows or fewer under way there is always a choice of the next one.
+    batch_rows = max(1, min(batch_rows, len(origins) // (2 * SLOTS)))
+    length = rows.shape[1] - 1
+    controls = [
+        _control(rows, np.resize(decoys[i : i + batch_rows], batch_rows))
+        for i in range(0, len(decoys), batch_rows)
+    ]
+    number = min(max(twins, len(rows)), len(origins) * (length - 1))
+    number = math.ceil(number / batch_rows) * batch_rows
+    order = origins[_cycles(len(origins), number, SLOTS * batch_rows, random)]
+    # One cut in each of equal parts of the row, in rising order.
+    cuts = 1 + np.floor((np.arange(len(order)) + random.random(len(order))) / len(order) * (length - 1))
+    return Confirmation(
+        controls,
+        [
+            _twins(rows, decoys, order[i : i + batch_rows], cuts[i : i + batch_rows], window, random)
+            for i in range(0, len(order), batch_rows)
+        ],
+    )
+
+
+def _cycles(origins: int, number: int, gap: int, random: np.random.Generator) -> Tokens:
+    """[number] origins: all of them in a random order, again and again, none twice within `gap` places.
+
+    Each cycle has an order of its own. With the cuts rising, each origin is then cut once in each part of the
+    row that a cycle covers, at a place that does not follow from where it was cut before: leaks that are
+    gathered in a few rows, or at regular distances, are found as surely as leaks anywhere.
+    """
+    cycle = random.permutation(origins).tolist()
+    found = list(cycle)
+    while len(found) < number and origins >= gap:
+        free, waiting = cycle[: origins - gap + 1], cycle[origins - gap + 1 :]
+        cycle = []
+        while free:
+            pick = int(random.integers(len(free)))
+            free[pick], free[-1] = free[-1], free[pick]
+            cycle.append(free.pop())
+            if waiting:
+                free.append(waiting.pop(0))
+        found += cycle
+    return np.array(found[:number], np.int64)
+
+
+def _control(rows: Tokens, decoys: Tokens) -> Question:
+    whole = rows.shape[1] - 1
+    batch = Batch(rows[decoys, :-1].astype(np.int32), rows[decoys, 1:], 0, whole)
+    return Question(batch, decoys, np.full(len(decoys), whole))
+
+
+def _twins(
+    rows: Tokens,
+    decoys: Tokens,
+    origins: Tokens,
+    cuts: NDArray[np.float64],
+    window: int,
+    random: np.random.Generator,
+) -> Question:
+    """A batch of twins of `origins`. A row that no decoy can follow is replaced by a decoy that fills."""
+    agree = cuts.astype(np.int64)
+    inputs = rows[origins, :-1].astype(np.int32)
+    for i, cut in enumerate(agree.tolist()):
+        others = decoys[rows[decoys, cut] != rows[origins[i], cut]]
+        if len(others):
+            inputs[i, cut:] = rows[random.choice(others), cut:-1]
+        else:
+            inputs[i], agree[i] = rows[decoys[0], :-1], 0
+    first, last = max(0, int(cuts.min()) - window), int(cuts.max())
+    targets = rows[origins, first + 1 : last + 1]
+    return Question(Batch(inputs, targets, first, last), origins, agree)
