@@ -143,7 +143,12 @@ class FakeJudge:
         if width < 0:
             return Refusal(cause=Cause.NON_CAUSAL, detail="it saw the future")
         score = Score(
-            val_bpb=width, holdout_bpb=width + 0.1, bytes=1000, tokens=400, holdout_bytes=500, seconds=0.1
+            val_bpb=width,
+            holdout_bpb=width + 0.1234567,
+            bytes=1000,
+            tokens=400,
+            holdout_bytes=500,
+            seconds=0.1,
         )
         return score.model_copy(update={"confirmed": contends(score)})
 
