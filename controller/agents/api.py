@@ -17,7 +17,7 @@ from pydantic import JsonValue, SecretStr
 from controller.agents.claude_config import ClaudeConfig
 from controller.agents.reply import Nonsense, Reply
 from controller.agents.weather import Away, Busy, Failure, Unusable, judge, retry_after
-from controller.core.model import AgentAway, AgentError, Interrupted, Usage
+from controller.core.model import AgentAway, AgentError, Interrupted, Usage, UserError
 from controller.core.untrusted import clean_line
 from controller.ports import Clock, Desk, Request
 
@@ -63,10 +63,10 @@ class Api:
     """One model at one endpoint. The key stays in here."""
 
     def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
-        """Raises UserError if the model's price is not known."""
+        """Raises UserError if the model's price is not known, or if the key can be none."""
         self.gauge = Gauge()
         self._config = config
-        self._key = key
+        self._key = _checked(key)
         self._clock = clock
         self._price = config.price()
         self._random = random.Random()
@@ -185,7 +185,7 @@ class Api:
             return _Broken(Failure(None, f"no complete reply within {limit:g} s"), sent=_was_sent(error))
         except anthropic.APIConnectionError as error:
             return _Broken(Failure(None, self._clean(str(error.__cause__ or error))), sent=_was_sent(error))
-        except (httpx2.HTTPError, Nonsense, ValueError) as error:
+        except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError) as error:
             return _Broken(Failure(None, self._clean(f"the reply broke off: {error}")), sent=True)
         if not reply.complete:
             return _Broken(Failure(None, "the reply broke off"), sent=True)
@@ -207,7 +207,7 @@ class Api:
             base_url=self._config.base_url,
             timeout=httpx2.Timeout(self._config.answer_seconds, connect=_CONNECT_SECONDS),
             max_retries=0,
-            http_client=anthropic.DefaultAsyncHttpxClient(verify=self._tls),
+            http_client=anthropic.DefaultAsyncHttpxClient(verify=self._tls, follow_redirects=False),
         )
 
     def _refused(self, error: anthropic.APIStatusError) -> _Broken:
@@ -235,6 +235,13 @@ class _Broken:
 class _Failed:
     failure: Failure
     cost_usd: float
+
+
+def _checked(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value().strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise UserError("ANTHROPIC_API_KEY holds no key, or characters that no key has.")
+    return SecretStr(text)
 
 
 def _in_stream(event: Any) -> Failure:

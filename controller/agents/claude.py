@@ -27,6 +27,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: Share of the context for the digest of history, and how much may be used up before a word was said.
 _DIGEST_SHARE, _OPENING_SHARE = 0.15, 0.75
+#: The longest train.py that may be submitted: the next conversation must have room for it.
+_TRAIN_PY_SHARE = 0.4
 _MAX_DECLINED = 2
 
 _DECLINED = (
@@ -57,27 +59,31 @@ class Claude:
 
     def propose(self, context: Context) -> Proposal:
         self._notebook.catch_up(context.history)
-        mode = self._notebook.mode(context.frontier.experiment, self._config.plateau_after)
+        mode = self._notebook.mode(self._config.plateau_after)
         room = int(_DIGEST_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte)
         parts = proposal_parts(context, self._notebook, mode, self._config.max_turns, room)
         topic = Topic("propose", mode)
-        return self._converse(context, topic, parts, Draft(context, context.train_py))
+        return self._converse(context, topic, parts, self._draft(context, context.train_py))
 
     def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
         """None too if the model finds no repair worth making, or none within its replies."""
         train_py = context.source(crashed.number)
         parts = fix_parts(context, crashed, train_py, self._config.max_turns)
         try:
-            return self._converse(context, Topic("fix", ""), parts, Draft(context, train_py))
+            return self._converse(context, Topic("fix", ""), parts, self._draft(context, train_py))
         except (AgentAway, AgentExhausted):
             raise
         except AgentError as error:
             log.info("no_repair", experiment=crashed.number, reason=clean_line(str(error)))
             return None
 
+    def _draft(self, context: Context, train_py: str) -> Draft:
+        longest = _TRAIN_PY_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte
+        return Draft(context, train_py, int(longest))
+
     def _converse(self, context: Context, topic: Topic, parts: Parts, draft: Draft) -> Proposal:
         messages: list[Block] = [{"role": "user", "content": _opening(parts)}]
-        self._require_room(context, messages)
+        self._require_room(context, topic, messages)
         declined = 0
         for left in reversed(range(self._config.max_turns)):
             reply = self._api.ask(context.desk, topic, self._body(context, messages))
@@ -117,10 +123,12 @@ class Claude:
             raise AgentError("The conversation outgrew claude.max_context_tokens.")
         return body
 
-    def _require_room(self, context: Context, messages: list[Block]) -> None:
+    def _require_room(self, context: Context, topic: Topic, messages: list[Block]) -> None:
+        """Raises AgentExhausted: without room for a proposal there is no next one. A repair can be left."""
         needed = self._tokens({"system": context.program, "tools": TOOLS, "messages": messages})
         if needed > _OPENING_SHARE * self._config.max_context_tokens:
-            raise AgentExhausted(
+            kind = AgentExhausted if topic.purpose == "propose" else AgentError
+            raise kind(
                 f"program.md, prepare.py and train.py take about {needed} tokens and leave no room "
                 f"for a conversation in the {self._config.max_context_tokens} of "
                 "claude.max_context_tokens; raise it."

@@ -105,10 +105,12 @@ class Result:
 class Draft:
     """train.py as the model has made it so far, and the proposal once it was submitted in order."""
 
-    def __init__(self, context: Context, text: str) -> None:
+    def __init__(self, context: Context, text: str, longest: int) -> None:
+        """`text` is what the draft begins as; `longest` how many bytes a submitted one may have."""
         self.proposal: Proposal | None = None
         self._context = context
         self._start = text
+        self._longest = longest
         self._text = text
         self._edits: list[Edit] | None = [] if text == context.train_py else None
         """None once the text is not the frontier's plus edits."""
@@ -170,6 +172,12 @@ class Draft:
             raise ToolError("Nothing was submitted: the description is empty.")
         if self._text == self._start:
             raise ToolError("Nothing was submitted: the draft is unchanged.")
+        size = len(self._text.encode("utf-8"))
+        if size > self._longest:
+            raise ToolError(
+                f"Nothing was submitted: the draft has {size} bytes, and {self._longest} are the most that "
+                "leave room to talk about it. Make it shorter."
+            )
         desk = self._context.desk
         objection = desk.objection(self._text)
         if objection is not None:

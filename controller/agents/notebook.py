@@ -14,7 +14,10 @@ from controller.core.state import Experiment
 from controller.core.untrusted import clean_line
 
 _RECENT = 40
-_NEAR_MISSES = 12
+_NEAR_MISSES = 8
+_REMEMBERED_MISSES = 4
+"""Of each frontier that is left behind."""
+_OLDER_MISSES = 12
 IDEA_CHARACTERS = 60
 
 
@@ -52,7 +55,9 @@ class Notebook:
         self.keeps: list[Experiment] = []
         self.recent: deque[Experiment] = deque(maxlen=_RECENT)
         self.near_misses: list[tuple[float, int, Experiment]] = []
-        """(effect, number, experiment), best first: worse than the frontier, but scored."""
+        """(effect, number, experiment) on today's frontier, best first: not better than it, but scored."""
+        self.older_misses: list[Experiment] = []
+        """The best of them on earlier frontiers, the latest frontier first."""
         self.ideas: dict[str, Idea] = {}
         self.without_keep = 0
         """Experiments in a row, up to the latest."""
@@ -63,23 +68,16 @@ class Notebook:
             self._learn(history[index])
         self.read = len(history)
 
-    def mode(self, frontier: int | None, plateau_after: int) -> Mode:
-        """What to ask for: the usual, or on a plateau one of the other things in turn.
-
-        `frontier` is the experiment that made today's frontier.
-        """
+    def mode(self, plateau_after: int) -> Mode:
+        """What to ask for: the usual, or on a plateau one of the other things in turn."""
         if self.without_keep < plateau_after:
             return Mode.NEXT
         ways = [Mode.RESTRUCTURE]
-        if self.older_misses(frontier):
+        if self.older_misses:
             ways.insert(0, Mode.REVISIT)
-        if len(self.near_misses) > 1:
+        if len(self.near_misses) + len(self.older_misses) > 1:
             ways.insert(0, Mode.COMBINE)
         return ways[(self.without_keep - plateau_after) % len(ways)]
-
-    def older_misses(self, frontier: int | None) -> list[Experiment]:
-        """Near misses on a frontier that is not today's."""
-        return [miss for _, number, miss in self.near_misses if frontier is not None and number < frontier]
 
     def _learn(self, experiment: Experiment) -> None:
         self.recent.append(experiment)
@@ -88,13 +86,19 @@ class Notebook:
         if experiment.verdict is not None:
             self.verdicts[experiment.verdict] += 1
         if kept:
-            self.keeps.append(experiment)
+            self._move_on(experiment)
         elif experiment.verdict is Verdict.DISCARD and gain is not None:
             bisect.insort(self.near_misses, (gain, experiment.number, experiment))
             del self.near_misses[_NEAR_MISSES:]
         self.without_keep = 0 if kept else self.without_keep + 1
         if experiment.number > 0:
             self._count(experiment, gain, kept)
+
+    def _move_on(self, kept: Experiment) -> None:
+        self.keeps.append(kept)
+        best = [miss for _, _, miss in self.near_misses[:_REMEMBERED_MISSES]]
+        self.older_misses = [*best, *self.older_misses][:_OLDER_MISSES]
+        self.near_misses = []
 
     def _count(self, experiment: Experiment, gain: float | None, kept: bool) -> None:
         idea = self.ideas.setdefault(idea_name(experiment), Idea())

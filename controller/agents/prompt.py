@@ -81,7 +81,7 @@ class Parts:
 def proposal_parts(context: Context, notebook: Notebook, mode: Mode, turns: int, room: int) -> Parts:
     """Ask for a proposal. `room`: characters for the digest of history."""
     digest = "\n\n".join(_digest(context, notebook, room))
-    candidates = ", ".join(f"#{miss.number}" for miss in notebook.older_misses(context.frontier.experiment))
+    candidates = ", ".join(f"#{miss.number}" for miss in notebook.older_misses)
     task = _TASKS[mode].format(count=notebook.without_keep, candidates=candidates)
     return Parts(*_stable(context, turns), f"{digest}\n\n{task}")
 
@@ -119,9 +119,10 @@ def _digest(context: Context, notebook: Notebook, room: int) -> Iterator[str]:
         "Kept, each against the frontier before it:", [_kept(e) for e in notebook.keeps], room * 3 // 10
     )
     yield _section("Ideas tried since the baseline:", _ideas(notebook), room * 25 // 100)
-    yield _section(
-        "Near misses, worst first:", [_line(e) for _, _, e in reversed(notebook.near_misses)], room // 10
-    )
+    near = [_line(e) for _, _, e in reversed(notebook.near_misses)]
+    yield _section("Near misses on this frontier, the nearest last:", near, room // 20)
+    older = [_line(e) for e in reversed(notebook.older_misses)]
+    yield _section("Near misses on earlier frontiers, the latest last:", older, room // 20)
     yield _section("The latest experiments:", [_line(e) for e in notebook.recent], room * 35 // 100)
     if notebook.recent:
         last = notebook.recent[-1]

@@ -84,8 +84,10 @@ def judge(failure: Failure, now: dt.datetime) -> Busy | Away | Unusable:
     if status is None or status < 400:
         status = _STATUS_OF.get(failure.kind, failure.status)
     reason = _sentence(failure, status)
-    if status is None or status < 400:
+    if status is None:
         return Busy(reason, None)
+    if status < 400:
+        return Away(f"{reason.rstrip('.')}; check claude.base_url.", None)
     if failure.code in _MONTH_IS_SPENT:
         return Away(reason, failure.retry_after or _until_next_month(now))
     if failure.code in _SPENT or _BALANCE.search(failure.message):

@@ -17,7 +17,7 @@ from controller.core.model import Cause, Claim, Decision, Frontier, Refusal, Run
 from controller.core.state import Experiment, Phase
 from controller.ports import Context
 from tests.fakes import FakeDesk
-from tests.messages_server import Answer, Body, MessagesServer, ScriptedResearcher, Step
+from tests.messages_server import Body, MessagesServer, ScriptedResearcher, Step
 
 KEY = "sk-test-3f9a61c0de-never-to-be-seen"
 HOLDOUT = 0.123456789
@@ -140,11 +140,6 @@ def _secret() -> float:
 
 def scripted(*conversations: Sequence[Step]) -> MessagesServer:
     return MessagesServer(ScriptedResearcher(conversations))
-
-
-def answering(*answers: Answer) -> MessagesServer:
-    """The same as one conversation after the other, each of one answer."""
-    return scripted(*([answer] for answer in answers))
 
 
 def experiment(

@@ -82,7 +82,7 @@ def test_a_digest_names_what_matters() -> None:
         "num_steps 812",
     ):
         assert line in told.opening
-    near_misses = told.opening.split("Near misses")[1].split("The latest")[0]
+    near_misses = told.opening.split("Near misses on this")[1].split("Near misses on earlier")[0]
     assert near_misses.index("#3") < near_misses.index("#5") < near_misses.index("#2")
 
 
@@ -101,6 +101,24 @@ def test_a_train_py_that_leaves_no_room_ends_the_effort_with_a_sentence() -> Non
         bench = Bench.build(server)
         with pytest.raises(AgentExhausted, match="leave no room for a conversation"):
             bench.agent.propose(bench.context(train_py=TRAIN_PY + "# more\n" * 30_000))
+    assert bench.bodies == []
+
+
+def test_a_draft_that_would_leave_no_room_for_the_next_conversation_is_refused() -> None:
+    long = "WIDTH = 96\n" + "NAMES = 1\n" * 500
+    with scripted([edit("WIDTH = 64", long), submit(), edit(long, "WIDTH = 96"), submit()]) as server:
+        bench = Bench.build(server, max_context_tokens=8192 + 4000)
+        proposal = bench.agent.propose(bench.context(train_py=TRAIN_PY + "x = 1\n" * 1000))
+    assert "Make it shorter" in Told(bench.bodies[2]).last
+    assert len(proposal.train_py) < 0.8 * 12_192
+
+
+def test_a_crash_too_long_to_talk_about_is_not_repaired_and_ends_nothing() -> None:
+    crashed = experiment(1)
+    with scripted([GOOD]) as server:
+        bench = Bench.build(server)
+        context = bench.context([experiment(0, bpb=1.5), crashed], source=lambda number: "x = 1\n" * 40_000)
+        assert bench.agent.fix(context, crashed) is None
     assert bench.bodies == []
 
 
@@ -274,10 +292,26 @@ def test_a_plateau_changes_what_is_asked_for_in_turn() -> None:
 def test_a_keep_ends_a_plateau_and_what_is_impossible_is_not_asked_for() -> None:
     notebook = Notebook()
     notebook.catch_up([experiment(0, bpb=2.0, frontier_bpb=None), *(experiment(n) for n in range(1, 9))])
-    assert notebook.mode(0, 8) is Mode.RESTRUCTURE
-    assert notebook.mode(0, 9) is Mode.NEXT
+    assert notebook.mode(8) is Mode.RESTRUCTURE
+    assert notebook.mode(9) is Mode.NEXT
     notebook.catch_up([*([experiment(0)] * 9), experiment(9, bpb=1.0)])
-    assert notebook.mode(9, 8) is Mode.NEXT
+    assert notebook.mode(8) is Mode.NEXT
+
+
+def test_near_misses_of_an_old_frontier_make_room_for_newer_ones() -> None:
+    history, best = [experiment(0, bpb=2.0, frontier_bpb=None)], 2.0
+    for number in range(1, 101):
+        kept = number % 10 == 0
+        # The older, the nearer: without any forgetting the oldest would stay for ever.
+        bpb = best - 0.01 if kept else best + number * 1e-6
+        history.append(experiment(number, bpb=bpb, frontier_bpb=best))
+        best = min(best, bpb)
+    notebook = Notebook()
+    notebook.catch_up([*history, experiment(101, bpb=best + 1e-3, frontier_bpb=best)])
+    assert [number for _, number, _ in notebook.near_misses] == [101]
+    assert [miss.number for miss in notebook.older_misses] == [
+        *(91, 92, 93, 94, 81, 82, 83, 84, 71, 72, 73, 74)
+    ]
 
 
 def test_a_notebook_reads_each_experiment_once() -> None:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from controller.agents.claude import Claude
 from controller.agents.claude_config import ClaudeConfig
 from controller.clock import SystemClock
-from controller.core.model import AgentAway, AgentError, AgentExhausted, Interrupted, Usage
+from controller.core.model import AgentAway, AgentError, AgentExhausted, Interrupted, Usage, UserError
 from controller.core.money import PRICES
 from tests.agents.claude_world import KEY, Bench, scripted
 from tests.fakes import FakeDesk
@@ -109,6 +109,7 @@ def test_a_spent_month_is_an_absence_until_the_next() -> None:
         (Fail(403, "permission_error", "no permission"), "check claude.model"),
         (Fail(404, "not_found_error", "model: x"), "check claude.model and claude.base_url"),
         (Fail(402, "billing_error", "no payment"), "billing"),
+        (Fail(307, "moved", "elsewhere", {"location": "http://127.0.0.1:1/"}), "check claude.base_url"),
     ],
 )
 def test_what_a_person_must_mend_is_said_in_one_sentence(fail: Fail, advice: str) -> None:
@@ -162,8 +163,8 @@ def test_replies_that_are_cut_again_and_again_do_not_burn_money() -> None:
 
 
 def test_a_reply_that_takes_too_long_is_cut_by_us_and_paid() -> None:
-    bench = after(Hang(), answer_seconds=0.3)
-    assert bench.desk.ended[0].error == "no complete reply within 0.3 s"
+    bench = after(Hang(), answer_seconds=1.5)
+    assert bench.desk.ended[0].error == "no complete reply within 1.5 s"
     assert bench.desk.ended[0].cost_usd == bench.desk.requests[0].reserve_usd
 
 
@@ -231,6 +232,12 @@ def test_a_stop_ends_a_request_that_is_on_its_way() -> None:
         assert not thread.is_alive() and time.monotonic() - began < 5
     assert isinstance(errors[0], Interrupted)
     assert desk.ended[0].cost_usd == desk.requests[0].reserve_usd
+
+
+@pytest.mark.parametrize("key", ["", " \n", "sk-\N{HORIZONTAL ELLIPSIS}", "sk-a\nb"])
+def test_what_can_be_no_key_is_a_mistake_of_the_person(key: str) -> None:
+    with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
+        Claude(ClaudeConfig(), SecretStr(key), SystemClock())
 
 
 def test_the_key_is_sent_and_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -48,6 +48,7 @@ def test_what_passes(failure: Failure, after: float | None) -> None:
         (Failure(402, "Your billing …", "billing_error"), None, "billing of the account"),
         (Failure(403, "Your API key does not have permission", "permission_error"), None, "permission"),
         (Failure(404, "model: claude-opus-99", "not_found_error"), None, "check claude.model"),
+        (Failure(307, "Temporary Redirect"), None, "check claude.base_url"),
         (Failure(None, "revoked", "authentication_error"), None, "check the key"),  # in a stream
         (Failure(429, "…", "rate_limit_error", "enforced_spend_limit_reached"), 9.5 * DAY, "429"),
         (Failure(429, "…", "rate_limit_error", "enforced_spend_limit_reached", 60.0), 60.0, "429"),
