@@ -260,11 +260,14 @@ def test_evaluate_bpb_gives_both_interfaces_the_same_score(public_data: Path) ->
     assert score > 3.0
 
 
-def test_evaluate_bpb_stops_when_time_is_up(public_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_bpb_stops_and_says_so_when_time_is_up(
+    public_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokenizer, model = prepare.Tokenizer.from_directory(), Bigram()
     monkeypatch.setattr(prepare, "WALL_SECONDS", 0.0)
     assert math.isfinite(prepare.evaluate_bpb(model, tokenizer, 16))
     assert model.calls == 1
+    assert capsys.readouterr().out == "evaluate_bpb: no time for more than 1 of 8 batches\n"
 
 
 class Tied(torch.nn.Module):
@@ -320,3 +323,71 @@ for value in itertools.count(1):
     values = {value for tensor in weights.values() for value in np.unique(tensor.numpy()).tolist()}
     assert len(values) == 1
     assert values.pop() >= 2 + attempt
+
+
+LOADER = """
+import os, time, torch, prepare
+from safetensors.torch import load_file
+
+def saved():
+    path = os.environ["GLOVEBOX_OUT"] + "/checkpoint.safetensors"
+    return load_file(path)["bias"].item() if os.path.exists(path) else -1
+
+def left_until_the_kill(seconds):
+    prepare._STARTED = time.monotonic() + seconds - prepare.WALL_SECONDS
+
+model = torch.nn.Linear(1, 1)
+torch.nn.init.constant_(model.bias, 1)
+batches = prepare.make_dataloader(prepare.Tokenizer.from_directory(), 1, 8, "train")
+"""
+
+
+def test_the_loader_saves_for_a_script_that_does_not_when_the_kill_is_near(
+    harness_environment: dict[str, str],
+) -> None:
+    code = """
+left_until_the_kill(50); next(batches); print(saved())
+left_until_the_kill(4.9); next(batches); print(saved())
+model.bias.data.fill_(2); next(batches); print(saved())
+left_until_the_kill(2.4); next(batches); print(saved())
+model.bias.data.fill_(3); left_until_the_kill(-1); next(batches); print(saved())
+"""
+    environment = harness_environment | {"GLOVEBOX_BUDGET_SECONDS": "100"}
+    assert python(LOADER + code, environment) == [-1, 1, 1, 2, 2]
+
+
+def test_the_loader_saves_earlier_for_a_script_that_rarely_asks(harness_environment: dict[str, str]) -> None:
+    code = """
+left_until_the_kill(5.5); next(batches)
+asked = time.monotonic()
+while time.monotonic() < asked + 0.3: pass
+next(batches); print(saved())
+left_until_the_kill(7)
+while time.monotonic() < asked + 3.0: pass
+left_until_the_kill(5.1); next(batches); print(saved())
+"""
+    environment = harness_environment | {"GLOVEBOX_BUDGET_SECONDS": "100"}
+    assert python(LOADER + code, environment) == [-1, 1]
+
+
+def test_the_loader_leaves_alone_what_a_script_saved_itself(harness_environment: dict[str, str]) -> None:
+    code = """
+prepare.save_checkpoint(model)
+model.bias.data.fill_(2); left_until_the_kill(2); next(batches); print(saved())
+"""
+    environment = harness_environment | {"GLOVEBOX_BUDGET_SECONDS": "100"}
+    assert python(LOADER + code, environment) == [1]
+
+
+def test_a_script_whose_model_cannot_be_saved_gets_its_batches(harness_environment: dict[str, str]) -> None:
+    code = """
+def ask(left):
+    left_until_the_kill(left); next(batches); print(saved())
+
+model.register_buffer("nowhere", torch.ones(1, device="meta")); ask(4.9)
+model = "gpt"; ask(2.4)
+del model; ask(1.2)
+model = torch.nn.Linear(1, 1); os.environ["GLOVEBOX_OUT"] = "/nowhere"; ask(0.6)
+"""
+    environment = harness_environment | {"GLOVEBOX_BUDGET_SECONDS": "100"}
+    assert python(LOADER + code, environment) == [-1, -1, -1, -1]

@@ -1,0 +1,67 @@
+"""A home in which a claim and its score must be the same number: the judge holds dev text for validation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller import assembly, settings, trial
+from controller.core.model import NotReady
+from controller.trial import Trial
+from tests.cli.conftest import Glovebox, remove_leftovers
+
+Try = Callable[[str, float], Trial]
+"""Runs and scores a train.py with a budget in seconds."""
+
+DEV_TOKENS = 8192
+"""A quarter of what `evaluate_bpb` looks at otherwise, to have it over with on a busy machine."""
+
+
+@pytest.fixture(scope="session")
+def dev_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose judge scores the rows `evaluate_bpb` looks at, and its validation text as the hold-out."""
+    folder = tmp_path_factory.mktemp("dropin")
+    home = folder / "home"
+    try:
+        assembly.sandbox_of(settings.load(home=home)).describe()
+    except NotReady as error:
+        pytest.skip(str(error))
+    said = Glovebox(home, folder)("prepare", "--corpus", "stdlib", "--scale", "cpu", timeout=240)
+    assert said.status == 0, said
+    judge, public = home / "data" / "judge", home / "data" / "public"
+    shutil.rmtree(judge / "holdout")
+    (judge / "val").rename(judge / "holdout")
+    shutil.copytree(public / "dev", judge / "val")
+    facts, told = _manifest(judge), _manifest(public)
+    sizes = {str(path.relative_to(judge)): path.stat().st_size for path in judge.rglob("*.*")}
+    facts["files"] = {name: {"bytes": size} for name, size in sizes.items() if name != "manifest.json"}
+    facts["holdout_score_tokens"] = facts["score_tokens"]
+    facts["score_tokens"] = told["constants"]["eval_tokens"] = DEV_TOKENS
+    (judge / "manifest.json").write_text(json.dumps(facts))
+    (public / "manifest.json").write_text(json.dumps(told))
+    yield home
+    remove_leftovers(home)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return content
+
+
+@pytest.fixture
+def try_it(dev_home: Path, tmp_path: Path) -> Try:
+    """`glovebox try` in that home, in this process."""
+
+    def run(train_py: str, budget: float) -> Trial:
+        file = tmp_path / "train.py"
+        file.write_text(train_py, encoding="utf-8")
+        config = settings.load(home=dev_home, device="cpu", budget={"wall_seconds": budget})
+        return trial.run(config, file, threading.Event())
+
+    return run
