@@ -29,6 +29,11 @@ class Chronicle:
             self._observer.recorded(record, self.state)
             return record
 
+    def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        """Tell the observer, which hears one thing at a time."""
+        with self.lock:
+            self._observer.training(experiment, elapsed, limit)
+
     def put_text(self, text: str) -> str:
         """Store a text as a blob; return its sha256."""
         # surrogatepass: a refused text may be anything, and what was refused must still be on record.
@@ -40,7 +45,7 @@ class Chronicle:
 
     def text(self, sha256: str) -> str:
         """A blob's text. Raises VerificationFailed if it is missing or is not what its name says."""
-        return self._journal.get_blob(sha256).decode("utf-8")
+        return self._journal.get_blob(sha256).decode("utf-8", "surrogatepass")
 
     def source(self, experiment: Experiment) -> str:
         """train.py as the experiment ran it."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from controller.chronicle import Chronicle
-from controller.core.events import ApiAnswered, ApiFailed, ApiRequested
+from controller.core.events import ApiAnswered, ApiFailed, ApiRequested, Rehearsed
 from controller.core.model import AgentAway, AgentExhausted, Interrupted, Usage
-from controller.core.policy import Objection, check
+from controller.core.policy import check
 from controller.core.untrusted import clean_line
-from controller.ports import Clock, Request
+from controller.ports import Clock, Rehearsal, Request
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class JournalDesk:
         experiment: int,
         frontier_py: str,
         tried: Collection[str],
+        rehearsal: Rehearsal | None,
         budget: Budget,
         stop: threading.Event,
     ) -> None:
@@ -46,14 +48,14 @@ class JournalDesk:
         self._experiment = experiment
         self._frontier_py = frontier_py
         self._tried = tried
+        self._rehearsal = rehearsal
         self._budget = budget
         self._closed = False
 
     def sending(self, request: Request) -> int:
         """See ports.Desk. Raises Interrupted once the desk is closed."""
         body = self._chronicle.put_bytes(request.body)
-        with self._chronicle.lock:
-            self._require_open()
+        with self.writing():
             self._require_money(request.reserve_usd)
             call = self._chronicle.state.spending.next_call
             self._chronicle.record(
@@ -75,8 +77,7 @@ class JournalDesk:
     ) -> None:
         """See ports.Desk."""
         blob = self._chronicle.put_bytes(reply)
-        with self._chronicle.lock:
-            self._require_open()
+        with self.writing():
             self._chronicle.record(
                 ApiAnswered(
                     call=call,
@@ -92,8 +93,7 @@ class JournalDesk:
         self, call: int, *, status: int | None, error: str, usage: Usage, seconds: float, cost_usd: float
     ) -> None:
         """See ports.Desk."""
-        with self._chronicle.lock:
-            self._require_open()
+        with self.writing():
             self._chronicle.record(
                 ApiFailed(
                     call=call,
@@ -107,25 +107,39 @@ class JournalDesk:
 
     def objection(self, train_py: str) -> str | None:
         """See ports.Desk."""
-        objection = self.judge(train_py)
+        objection = check(train_py, self._frontier_py, self._tried)
         return objection.detail if objection else None
-
-    def judge(self, train_py: str) -> Objection | None:
-        """The first objection to a text, or None."""
-        return check(train_py, self._frontier_py, self._tried)
 
     def rehearse(self, train_py: str) -> str | None:
         """See ports.Desk."""
-        return None
+        if self._rehearsal is None:
+            return None
+        rehearsed = self._rehearsal.rehearse(train_py, self.stop)
+        blob = self._chronicle.put_text(train_py)
+        with self.writing():
+            self._chronicle.record(
+                Rehearsed(
+                    for_experiment=self._experiment,
+                    train_sha256=blob,
+                    result=rehearsed.result,
+                    detail=rehearsed.detail,
+                    seconds=rehearsed.seconds,
+                )
+            )
+        return rehearsed.detail if rehearsed.result == "failed" else None
 
     def close(self) -> None:
         """Nothing more is written from here, whoever still tries."""
         with self._chronicle.lock:
             self._closed = True
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise Interrupted("the conversation was broken off")
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the chronicle's lock while something is written. Raises Interrupted if the desk is closed."""
+        with self._chronicle.lock:
+            if self._closed:
+                raise Interrupted("the conversation was broken off")
+            yield
 
     def _require_money(self, reserve_usd: float) -> None:
         spending, now = self._chronicle.state.spending, self._clock.now()

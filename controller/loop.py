@@ -12,10 +12,11 @@ import io
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
+from controller.attendance import AbsenceConfig
 from controller.chronicle import Chronicle
 from controller.core.decision import contends, decide
 from controller.core.events import (
@@ -33,7 +34,6 @@ from controller.core.events import (
     Voided,
 )
 from controller.core.model import (
-    AgentError,
     AgentExhausted,
     Frontier,
     InfrastructureError,
@@ -56,21 +56,19 @@ from controller.ports import (
     Journal,
     Judge,
     Observer,
+    Rehearsal,
     Repository,
     Trainer,
 )
-from controller.researcher import Researcher
+from controller.researcher import DESCRIPTION_CHARACTERS, HYPOTHESIS_CHARACTERS, Offer, Researcher
 from controller.runs import Runs
 
 log = structlog.stdlib.get_logger(__name__)
 
 #: Infrastructure faults in a row on one experiment before we stop and ask for a person.
 MAX_ATTEMPTS = 3
-#: Refused proposals or agent errors in a row before we stop and ask for a person.
+#: Refused proposals in a row before we stop and ask for a person.
 MAX_REFUSALS = 50
-#: The ledger and the prompts hold one line per idea; a hypothesis may be a paragraph.
-DESCRIPTION_CHARACTERS = 200
-HYPOTHESIS_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,11 @@ class World:
     """Bring the ledger up to date with the state."""
     check_inputs: Callable[[], None]
     """Raises VerificationFailed if a file that containers mount is not what it was."""
+    understudy: Agent | None = None
+    """Proposes while the agent is away, if `absence` says so."""
+    absence: AbsenceConfig = field(default_factory=AbsenceConfig)
+    rehearsal: Rehearsal | None = None
+    """None: nothing is rehearsed."""
 
 
 class Loop:
@@ -115,28 +118,37 @@ class Loop:
         self._budget_seconds = budget_seconds
         self._began = world.clock.monotonic()
         self._faults = 0
-        self._agent_errors = 0
         self.state = state
         self.chronicle = Chronicle(world.journal, state, world.observer)
         self._researcher = Researcher(
             world.agent,
+            world.understudy,
             self.chronicle,
             world.repository,
             world.runs,
             world.clock,
             world.stop,
-            Budget(limits.dollars, limits.dollars_per_day),
+            rehearsal=world.rehearsal,
+            budget=Budget(limits.dollars, limits.dollars_per_day),
+            absence=world.absence,
         )
 
     def run(self) -> str:
         """Work until a limit is reached; return which one. Raises Interrupted, NotReady, UserError."""
+        self._researcher.begin()
+        try:
+            reason = self._work()
+        finally:
+            self._researcher.close()
+        self.record(SessionStopped(reason=reason))
+        return reason
+
+    def _work(self) -> str:
         while (reason := self.reason_to_stop()) is None:
             try:
                 self.step()
             except AgentExhausted as error:
-                reason = clean_line(str(error))
-                break
-        self.record(SessionStopped(reason=reason))
+                return clean_line(str(error))
         return reason
 
     def reason_to_stop(self) -> str | None:
@@ -145,12 +157,18 @@ class Loop:
             raise Interrupted("stopped by a person")
         if self.state.open is not None:
             return None
-        if self._limits.experiments is not None and self.state.next_number >= self._limits.experiments:
+        if self._is_last:
             return f"limit of {self._limits.experiments} experiments reached"
         hours = (self._world.clock.monotonic() - self._began) / 3600
         if self._limits.hours is not None and hours >= self._limits.hours:
             return f"limit of {self._limits.hours:g} hours reached"
         return None
+
+    @property
+    def _is_last(self) -> bool:
+        """True if the limit allows no experiment after those there are."""
+        limit = self._limits.experiments
+        return limit is not None and self.state.next_number >= limit
 
     def step(self) -> None:
         """Take the one action that comes next."""
@@ -181,27 +199,18 @@ class Loop:
     # --- propose -------------------------------------------------------------------------------
 
     def _propose(self) -> None:
-        try:
-            proposal = self._researcher.next()
-        except AgentExhausted:
-            raise
-        except AgentError as error:
-            self._agent_errors += 1
-            log.warning("agent_failed", error=clean_line(str(error)), in_a_row=self._agent_errors)
-            if self._agent_errors >= MAX_REFUSALS:
-                raise UserError(f"The agent failed {MAX_REFUSALS} times in a row; last: {error}") from error
+        offer = self._researcher.next()
+        if offer is None:
             return
-        self._agent_errors = 0
-        objection = self._researcher.objection(proposal)
+        objection = self._researcher.objection(offer.proposal)
         if objection is None:
-            self._accept(proposal)
+            self._accept(offer)
         else:
-            self._refuse(proposal, objection)
+            self._refuse(offer.proposal, objection)
 
-    def _accept(self, proposal: Proposal) -> None:
-        parent = self._frontier.commit
-        before = self._world.repository.read(parent, "train.py")
-        diff = unified_diff(before, proposal.train_py)
+    def _accept(self, offer: Offer) -> None:
+        proposal, parent = offer.proposal, self._frontier.commit
+        diff = unified_diff(self._world.repository.read(parent, "train.py"), proposal.train_py)
         self.record(
             Proposed(
                 experiment=self.state.next_number,
@@ -211,6 +220,8 @@ class Loop:
                 parent=parent,
                 expected_effect=proposal.expected_effect,
                 idea=clean_line(proposal.idea, DESCRIPTION_CHARACTERS),
+                stands_in_for=offer.stands_in_for,
+                prepared_for=offer.prepared_for,
                 fixes=proposal.fixes,
                 parameters=proposal.parameters,
                 train_sha256=self.chronicle.put_text(proposal.train_py),
@@ -263,10 +274,12 @@ class Loop:
     def _see_training_through(self, experiment: Experiment) -> None:
         """Also the entry after a restart: the trainer adopts a container that is there already."""
         attempt = self._attempt(experiment, experiment.attempt)
+        if not self._is_last:
+            self._researcher.ahead()
         outcome = self._world.trainer.train(
             attempt,
             self._world.stop,
-            lambda elapsed: self._world.observer.training(experiment.number, elapsed, attempt.budget_seconds),
+            lambda elapsed: self.chronicle.training(experiment.number, elapsed, attempt.budget_seconds),
         )
         self.record(
             TrainingFinished(experiment=experiment.number, attempt=experiment.attempt, outcome=outcome)

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from controller.core.container_spec import ContainerSpec, VolumeSpec
 from controller.core.events import AnyEvent, Record
-from controller.core.model import Frontier, Proposal, Refusal, RunOutcome, Score, Usage
+from controller.core.model import Frontier, Proposal, Refusal, RehearsalResult, RunOutcome, Score, Usage
 from controller.core.state import Experiment, ResearchState
 
 
@@ -150,7 +150,9 @@ class Context:
 class Agent(Protocol):
     name: str
     prepares_ahead: bool
-    """True if it is slow and worth asking while an experiment trains, which happens from another thread."""
+    """True if it is slow and costs money: then it is asked while an experiment trains, from another thread.
+    No two threads ever ask it at once.
+    """
 
     def propose(self, context: Context) -> Proposal:
         """Raises AgentError (try again), AgentAway, AgentExhausted (never again), Interrupted."""
@@ -270,6 +272,19 @@ class Judge(Protocol):
         """A score for which `contends` is true comes back confirmed, or as a refusal; others unconfirmed.
 
         Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind.
+        """
+
+
+class Rehearsal(Protocol):
+    """Builds the model of a text that may become an experiment and takes one step with it, sealed off.
+
+    One at a time for each home; any thread may ask, also while T, W and J of an experiment run. Whoever asks
+    journals the result as `Rehearsed`, and tells the agent about `failed` alone, its detail fenced.
+    """
+
+    def rehearse(self, train_py: str, stop: threading.Event) -> RehearsalResult:
+        """Raises Interrupted. Trouble with engine or disk is a result, `inconclusive`: nobody has to wait
+        for a rehearsal. Leaves no container and no file behind.
         """
 
 

@@ -1,131 +1,297 @@
-"""Getting the next proposal out of an agent."""
+"""Getting the next proposal out of an agent, ahead of time if it is a slow one.
+
+A slow agent is asked while an experiment trains. What it proposes is journalled as Prepared at once, so that
+neither our death nor the verdict loses it; when its turn comes it is made to fit the frontier of that moment
+or dropped. An agent that cannot be reached is waited for, or an understudy proposes in its place.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import overload
+from dataclasses import dataclass
 
+import structlog
+
+from controller.attendance import AbsenceConfig, Attendance
+from controller.briefing import Briefing
 from controller.chronicle import Chronicle
-from controller.core.model import TRIVIAL_CAUSES, Frontier, Proposal, Score
+from controller.conversation import Conversation
+from controller.core.events import ApiFailed, PreparationDropped, Prepared
+from controller.core.model import (
+    TRIVIAL_CAUSES,
+    AgentAway,
+    AgentError,
+    AgentExhausted,
+    Interrupted,
+    Proposal,
+)
 from controller.core.policy import Objection, check
+from controller.core.refit import Stale, refit
 from controller.core.state import Experiment, ResearchState
+from controller.core.untrusted import clean_line, clean_text
 from controller.desk import Budget, JournalDesk
-from controller.ports import Agent, Clock, Context, Repository
+from controller.ports import Agent, Clock, Rehearsal, Repository
 from controller.runs import Runs
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: The ledger and the prompts hold one line per idea; a hypothesis may be a paragraph.
+DESCRIPTION_CHARACTERS = 200
+HYPOTHESIS_CHARACTERS = 2000
+#: No wait is longer than this without a look at the limits of the session.
+_SLICE_SECONDS = 30.0
+#: How often a wait for two things at once looks at the second of them.
+_GLANCE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A proposal and how it came about."""
+
+    proposal: Proposal
+    prepared_for: int | None = None
+    """See events.Proposed."""
+    stands_in_for: str | None = None
+    """The same."""
 
 
 class Researcher:
-    """Asks an agent on behalf of the loop."""
+    """Asks an agent on behalf of the loop, whose thread alone calls this."""
 
     def __init__(
         self,
         agent: Agent,
+        understudy: Agent | None,
         chronicle: Chronicle,
         repository: Repository,
         runs: Runs,
         clock: Clock,
         stop: threading.Event,
+        *,
+        rehearsal: Rehearsal | None,
         budget: Budget,
+        absence: AbsenceConfig,
     ) -> None:
+        """`rehearsal` None: nothing is rehearsed."""
         self._agent = agent
+        self._understudy = understudy
         self._chronicle = chronicle
-        self._runs = runs
+        self._briefing = Briefing(chronicle, repository, runs)
+        self._attendance = Attendance(agent.name, chronicle, clock, absence)
         self._clock = clock
         self._stop = stop
+        self._rehearsal = rehearsal
         self._budget = budget
-        self._read = lru_cache(maxsize=16)(repository.read)  # what a commit holds never changes
+        self._conversation: Conversation | None = None
+        self._repaired: int | None = None
 
-    def next(self) -> Proposal:
-        """The next proposal. Raises AgentError, AgentExhausted, Interrupted."""
+    # --- what the loop calls --------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Give those calls an end that the last process did not live to see the end of."""
+        self._end_calls("the controller stopped before the answer came")
+
+    def next(self) -> Offer | None:
+        """The next proposal; None if there is none yet and the loop may look at its limits.
+
+        Raises AgentExhausted, UserError, Interrupted.
+        """
         if self._state.next_number == 0:
-            train_py = self._read(self._frontier.commit, "train.py")
-            return Proposal(train_py=train_py, description="baseline", agent="baseline")
-        context, crashed = self._context(), self._state.experiments[-1]
-        if crashed.cause in TRIVIAL_CAUSES and crashed.proposal.fixes is None:
-            fixed = self._agent.fix(context, crashed)
-            if fixed is not None:
-                return fixed.model_copy(update={"fixes": crashed.number, "agent": self._agent.name})
-        return self._agent.propose(context).model_copy(update={"agent": self._agent.name})
+            baseline = Proposal(train_py=self._briefing.frontier_py, description="baseline", agent="baseline")
+            return Offer(baseline)
+        self._collect()
+        if (crashed := self._to_repair()) is not None:
+            if self._conversation is None:
+                return self._repair(crashed)
+            self._wait()
+            return None
+        if self._state.prepared is not None:
+            return self._prepared(self._state.prepared)
+        self._attendance.require_hope(understudy=self._understudy is not None)
+        if not self._agent.prepares_ahead:
+            return self._ask_now()
+        self._ask_ahead()
+        if self._understudy is not None and self._attendance.understudy_in == 0:
+            return self._stand_in(self._understudy)
+        self._wait()
+        return None
+
+    def ahead(self) -> None:
+        """Training begins: let a slow agent think about what comes next."""
+        if self._agent.prepares_ahead and self._state.prepared is None:
+            self._ask_ahead()
 
     def objection(self, proposal: Proposal) -> Objection | None:
         """Why a proposal is not run; None if it is. The baseline is beyond objection."""
         if self._state.next_number == 0:
             return None
-        return check(proposal.train_py, self._read(self._frontier.commit, "train.py"), self._tried())
+        return check(proposal.train_py, self._briefing.frontier_py, self._briefing.tried())
 
-    def _context(self) -> Context:
-        state, frontier = self._state, self._frontier
-        train_py = self._read(frontier.commit, "train.py")
-        experiments = state.experiments
-        return Context(
-            program=self._read(frontier.commit, "program.md"),
-            interface=self._read(frontier.commit, "prepare.py"),
-            frontier=frontier,
+    def close(self) -> None:
+        """Break off what is under way. Nothing comes from another thread afterwards."""
+        if self._conversation is not None:
+            self._conversation.break_off()
+            self._conversation = None
+        self._end_calls("broken off when the loop ended")
+
+    # --- where a proposal may come from ---------------------------------------------------------
+
+    def _to_repair(self) -> Experiment | None:
+        """The experiment that crashed over a trifle a moment ago and had no repair yet (R9)."""
+        last = self._state.experiments[-1]
+        trifle = last.cause in TRIVIAL_CAUSES and last.proposal.fixes is None
+        here = last.number != self._repaired and not self._attendance.absent
+        return last if trifle and here else None
+
+    def _repair(self, crashed: Experiment) -> Offer | None:
+        try:
+            proposal = self._agent.fix(self._briefing.context(self._desk(self._stop)), crashed)
+        except AgentExhausted:
+            raise
+        except AgentError as error:
+            self._failed(error, self._state.next_number)
+            if not isinstance(error, AgentAway):
+                self._repaired = crashed.number
+            return None
+        self._repaired = crashed.number
+        if proposal is None:
+            return None
+        return Offer(proposal.model_copy(update={"fixes": crashed.number, "agent": self._agent.name}))
+
+    def _prepared(self, prepared: Prepared) -> Offer | None:
+        """What waits for its turn, fit for the frontier of now; None if it is of no use any more."""
+        try:
+            if prepared.agent != self._agent.name:
+                raise Stale(f"{prepared.agent} prepared it, and now {self._agent.name} is at work")
+            train_py = refit(
+                prepared,
+                self._chronicle.text(prepared.train_sha256),
+                parent_py=self._briefing.train_py(prepared.parent),
+                frontier_py=self._briefing.frontier_py,
+                tried=self._briefing.tried(),
+            )
+        except Stale as stale:
+            reason = clean_line(str(stale))
+            self._chronicle.record(PreparationDropped(for_experiment=prepared.for_experiment, reason=reason))
+            return None
+        proposal = Proposal(
             train_py=train_py,
-            history=History(experiments, len(experiments) - (state.open is not None)),
-            running=state.open,
-            scale=state.session.provenance.scale if state.session else "cpu",
-            source=lambda number: self._chronicle.source(experiments[number]),
-            diff=lambda number: self._chronicle.diff(experiments[number]),
-            excerpt=self._runs.excerpt,
-            desk=JournalDesk(
-                self._chronicle,
-                self._clock,
-                experiment=state.next_number,
-                frontier_py=train_py,
-                tried=self._tried(),
-                budget=self._budget,
-                stop=self._stop,
-            ),
+            description=prepared.description,
+            hypothesis=prepared.hypothesis,
+            expected_effect=prepared.expected_effect,
+            idea=prepared.idea,
+            agent=prepared.agent,
+        )
+        return Offer(proposal, prepared_for=prepared.for_experiment)
+
+    def _ask_now(self) -> Offer | None:
+        """Ask an agent that answers at once."""
+        try:
+            proposal = self._agent.propose(self._briefing.context(self._desk(self._stop)))
+        except AgentExhausted:
+            raise
+        except AgentError as error:
+            self._failed(error, self._state.next_number)
+            return None
+        self._attendance.returned()
+        return Offer(proposal.model_copy(update={"agent": self._agent.name}))
+
+    def _stand_in(self, understudy: Agent) -> Offer | None:
+        try:
+            proposal = understudy.propose(self._briefing.context(self._desk(self._stop)))
+        except AgentError as error:
+            log.warning("understudy_failed", error=clean_line(str(error)))
+            self._understudy = None
+            return None
+        proposal = proposal.model_copy(update={"agent": understudy.name})
+        return Offer(proposal, stands_in_for=self._agent.name)
+
+    # --- a slow agent ---------------------------------------------------------------------------
+
+    def _ask_ahead(self) -> None:
+        """Begin a conversation, unless one is under way or it is too early to try again."""
+        if self._conversation is None and self._attendance.retry_in == 0:
+            desk = self._desk(threading.Event())
+            number, parent = self._state.next_number, self._briefing.frontier.commit
+
+            def settle(came: Proposal | Exception) -> None:
+                with desk.writing():
+                    self._settle(came, number, parent)
+
+            context = self._briefing.context(desk)
+            self._conversation = Conversation(self._agent, context, desk, settle)
+
+    def _settle(self, came: Proposal | Exception, number: int, parent: str) -> None:
+        """Write down what came of a conversation, in its thread."""
+        if isinstance(came, AgentError) and not isinstance(came, AgentExhausted):
+            self._failed(came, number)
+        elif isinstance(came, Exception):
+            raise came
+        else:
+            self._attendance.returned()
+            self._chronicle.record(
+                Prepared(
+                    for_experiment=number,
+                    agent=self._agent.name,
+                    parent=parent,
+                    description=clean_line(came.description, DESCRIPTION_CHARACTERS),
+                    hypothesis=clean_text(came.hypothesis, HYPOTHESIS_CHARACTERS),
+                    expected_effect=came.expected_effect,
+                    idea=clean_line(came.idea, DESCRIPTION_CHARACTERS),
+                    train_sha256=self._chronicle.put_text(came.train_py),
+                    edits=came.edits,
+                )
+            )
+
+    def _collect(self) -> None:
+        """Take note of a conversation that is over. Raises what its thread could not cope with."""
+        if self._conversation is not None and self._conversation.over():
+            error, self._conversation = self._conversation.error, None
+            if error is not None:
+                raise error
+
+    def _wait(self) -> None:
+        """For the agent's answer, for the time to ask it again, or for its understudy's time to act."""
+        attendance, conversation = self._attendance, self._conversation
+        understudy_in = math.inf if self._understudy is None else attendance.understudy_in
+        if conversation is None:
+            self._stop.wait(min(attendance.retry_in, understudy_in, _SLICE_SECONDS))
+        else:
+            end = self._clock.monotonic() + min(understudy_in, _SLICE_SECONDS)
+            while not (conversation.over(_GLANCE_SECONDS) or self._stop.is_set()):
+                if self._clock.monotonic() >= end:
+                    break
+        if self._stop.is_set():
+            raise Interrupted("stopped by a person")
+
+    # --- what both need -------------------------------------------------------------------------
+
+    def _failed(self, error: AgentError, number: int) -> None:
+        log.warning("agent_failed", error=clean_line(str(error)))
+        self._attendance.failed(error, number, costly=self._agent.prepares_ahead)
+
+    def _desk(self, stop: threading.Event) -> JournalDesk:
+        return JournalDesk(
+            self._chronicle,
+            self._clock,
+            experiment=self._state.next_number,
+            frontier_py=self._briefing.frontier_py,
+            tried=self._briefing.tried(),
+            rehearsal=self._rehearsal,
+            budget=self._budget,
+            stop=stop,
         )
 
-    def _tried(self) -> Collection[str]:
-        """Digests of what was run from the frontier; a view, not a copy."""
-        return self._state.tried.get(self._frontier.commit, frozenset())
+    def _end_calls(self, error: str) -> None:
+        """Nobody knows what they cost: they keep what was reserved for them."""
+        for call, sent in [*self._state.spending.open.items()]:
+            self._chronicle.record(
+                ApiFailed(
+                    call=call, status=None, error=error, seconds=0.0, cost_usd=sent.request.reserved_usd
+                )
+            )
 
     @property
     def _state(self) -> ResearchState:
         return self._chronicle.state
-
-    @property
-    def _frontier(self) -> Frontier:
-        if self._state.frontier is None:
-            raise AssertionError("an effort has a frontier from its first event on")
-        return self._state.frontier
-
-
-class History(Sequence[Experiment]):
-    """The first `length` experiments, all finished, without their hold-out scores.
-
-    A view: it costs the same at ten experiments and at a hundred thousand. Finished experiments never change,
-    so another thread may read it while the effort goes on.
-    """
-
-    def __init__(self, experiments: Sequence[Experiment], length: int) -> None:
-        self._experiments = experiments
-        self._range = range(length)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    @overload
-    def __getitem__(self, index: int) -> Experiment: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Experiment]: ...
-
-    def __getitem__(self, index: int | slice) -> Experiment | Sequence[Experiment]:
-        if isinstance(index, slice):
-            return [without_holdout(self._experiments[number]) for number in self._range[index]]
-        return without_holdout(self._experiments[self._range[index]])
-
-
-def without_holdout(experiment: Experiment) -> Experiment:
-    """The experiment as an agent may see it: whoever chooses by the hold-out score wears it out."""
-    score = experiment.judgement
-    if not isinstance(score, Score):
-        return experiment
-    return replace(experiment, judgement=score.model_copy(update={"holdout_bpb": None, "holdout_bytes": 0}))

@@ -24,7 +24,6 @@ from controller.ports import Clock, Desk, Request
 log = structlog.stdlib.get_logger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
-_AWAY_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _STOP_POLL_SECONDS = 0.1
 #: Failures of one request that were charged, before it is given up: patience must not burn money.
@@ -95,7 +94,7 @@ class Api:
                     charged += outcome.cost_usd > 0
                     pause = max(after or 0.0, wait * self._random.uniform(0.5, 1))
                     if charged >= _MAX_CHARGED or self._clock.monotonic() + pause > give_up:
-                        raise AgentAway(reason, after or _AWAY_SECONDS)
+                        raise AgentAway(reason, after or 0.0)
                     if desk.stop.wait(pause):
                         raise Interrupted("stopped by a person")
                     wait = min(2 * wait, _LONGEST_WAIT)

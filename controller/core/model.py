@@ -22,6 +22,7 @@ Anything else is our bug and stops the process with the journal intact.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 
@@ -64,7 +65,9 @@ class AgentAway(AgentError):
     """The agent cannot be reached for now; the message says why in one sentence."""
 
     def __init__(self, reason: str, retry_seconds: float | None = None) -> None:
-        """`retry_seconds`: when asking again makes sense; None: never, unless a person changes something."""
+        """`retry_seconds`: when asking again makes sense; 0: nobody knows, before long; None: never, unless a
+        person changes something.
+        """
         super().__init__(reason)
         self.retry_seconds = retry_seconds
 
@@ -178,6 +181,16 @@ class Usage(Value):
     """Those of cache_write_tokens that are kept for an hour, which costs more."""
     cache_read_tokens: int = 0
     output_tokens: int = 0
+
+
+class RehearsalResult(Value):
+    """What became of building a text's model and taking one step with it."""
+
+    result: Literal["passed", "failed", "inconclusive"]
+    """`failed`: a run or its scoring would fail as well; `inconclusive`: nothing was learnt."""
+    detail: str = ""
+    """Safe text of several lines, but still the words of a run: fence it for a language model."""
+    seconds: float
 
 
 class Frontier(Value):

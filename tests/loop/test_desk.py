@@ -46,6 +46,7 @@ def journal_desk(story: Story, budget: Budget, tried: frozenset[str] = frozenset
         experiment=1,
         frontier_py=BASELINE,
         tried=tried,
+        rehearsal=None,
         budget=budget,
         stop=threading.Event(),
     )

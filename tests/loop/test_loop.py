@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
-from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from controller.agents.replay import Replay
-from controller.clock import SystemClock
-from controller.core.events import EffortStarted, Record, SessionStarted
+from controller.briefing import History
+from controller.core.events import Record
 from controller.core.model import (
     AgentExhausted,
     Cause,
@@ -24,96 +21,13 @@ from controller.core.model import (
     UserError,
     Verdict,
 )
-from controller.core.state import Experiment, Phase, ResearchState, fold
-from controller.journal import Journal
-from controller.ledger import Ledger
-from controller.loop import Limits, Loop, World
-from controller.ports import Agent, Context
+from controller.core.state import Experiment, Phase, ResearchState
+from controller.ports import Context
 from controller.recovery import check_comparable, recover
-from controller.repository import GitRepository
-from controller.researcher import History
-from controller.runs import Runs
 from controller.verify import verify
 from tests.efforts import PROVENANCE
-from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
-
-
-class Workspaces:
-    """The part of an engine that recovery uses, over the fake trainer's workspaces."""
-
-    def __init__(self, trainer: FakeTrainer) -> None:
-        self._trainer = trainer
-
-    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
-        return [], [f"{label} {number}" for label, number in self._trainer.workspaces if label not in keep]
-
-    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
-        for name in volumes:
-            label, number = name.split()
-            self._trainer.workspaces.discard((label, int(number)))
-
-
-class Effort:
-    """One home and the process at work in it; `restart` is what a new process finds."""
-
-    def __init__(self, home: Path, agent: Agent) -> None:
-        self.home = home
-        self.trainer = FakeTrainer()
-        self.agent = agent
-        self.stop = threading.Event()
-        self._journal: Journal | None = None
-        self.begin()
-
-    def begin(self) -> None:
-        journal = Journal(self.home, SystemClock())
-        self._journal = journal
-        repository = GitRepository(self.home / "repo", "t")
-        if not fold(journal.records()).tag:
-            files = {"train.py": train_py(3.0), "prepare.py": "", "program.md": "be good"}
-            journal.append(EffortStarted(tag="t", base_commit=repository.begin("t", files)))
-        self.world = World(
-            journal=journal,
-            repository=repository,
-            agent=self.agent,
-            trainer=self.trainer,
-            judge=FakeJudge(self.trainer),
-            runs=Runs(self.home),
-            clock=SystemClock(),
-            observer=Silent(),
-            stop=self.stop,
-            publish=Ledger(self.home).publish,
-            check_inputs=lambda: None,
-        )
-
-    def loop(self, experiments: int | None = None) -> Loop:
-        """A loop whose session has begun."""
-        assert self._journal is not None
-        loop = Loop(self.world, fold(self._journal.records()), Limits(experiments), budget_seconds=20.0)
-        loop.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
-        return loop
-
-    def restart(self) -> None:
-        assert self._journal is not None
-        self._journal.close()
-        self.stop = threading.Event()
-        self.begin()
-
-    def git_log(self) -> list[str]:
-        command = [
-            "git",
-            "-c",
-            "safe.directory=*",
-            "-C",
-            str(self.home / "repo"),
-            "log",
-            "--format=%s",
-            "--reverse",
-        ]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
-
-    def close(self) -> None:
-        assert self._journal is not None
-        self._journal.close()
+from tests.fakes import FakeJudge, Silent, train_py
+from tests.loop.effort import Effort, Workspaces, start, verdicts
 
 
 @pytest.fixture
@@ -127,23 +41,6 @@ def propose(folder: Path, *texts: str) -> Replay:
     for number, text in enumerate(texts):
         (folder / f"{number:02d}.py").write_text(text, encoding="utf-8")
     return Replay(folder)
-
-
-@pytest.fixture
-def efforts(tmp_path: Path) -> Iterator[list[Effort]]:
-    made: list[Effort] = []
-    yield made
-    for effort in made:
-        effort.close()
-
-
-def start(efforts: list[Effort], home: Path, agent: Agent) -> Effort:
-    efforts.append(Effort(home, agent))
-    return efforts[-1]
-
-
-def verdicts(state: ResearchState) -> list[tuple[Verdict | None, Cause | None]]:
-    return [(experiment.verdict, experiment.cause) for experiment in state.experiments]
 
 
 def test_baseline_first_then_every_verdict(tmp_path: Path, proposals: Path, efforts: list[Effort]) -> None:

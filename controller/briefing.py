@@ -1,0 +1,91 @@
+"""What an agent is told before it proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import overload
+
+from controller.chronicle import Chronicle
+from controller.core.model import Frontier, Score
+from controller.core.state import Experiment
+from controller.ports import Context, Desk, Repository
+from controller.runs import Runs
+
+
+class Briefing:
+    """Makes a Context out of where the effort stands. Only the loop's own thread asks it."""
+
+    def __init__(self, chronicle: Chronicle, repository: Repository, runs: Runs) -> None:
+        self._chronicle = chronicle
+        self._runs = runs
+        self._read = lru_cache(maxsize=16)(repository.read)  # what a commit holds never changes
+
+    @property
+    def frontier(self) -> Frontier:
+        if self._chronicle.state.frontier is None:
+            raise AssertionError("an effort has a frontier from its first event on")
+        return self._chronicle.state.frontier
+
+    @property
+    def frontier_py(self) -> str:
+        return self.train_py(self.frontier.commit)
+
+    def train_py(self, commit: str) -> str:
+        return self._read(commit, "train.py")
+
+    def tried(self) -> Collection[str]:
+        """Digests of what was run from the frontier; a view, not a copy."""
+        return self._chronicle.state.tried.get(self.frontier.commit, frozenset())
+
+    def context(self, desk: Desk) -> Context:
+        """A snapshot that another thread may use while the effort goes on."""
+        state, experiments = self._chronicle.state, self._chronicle.state.experiments
+        return Context(
+            program=self._read(self.frontier.commit, "program.md"),
+            interface=self._read(self.frontier.commit, "prepare.py"),
+            frontier=self.frontier,
+            train_py=self.frontier_py,
+            history=History(experiments, len(experiments) - (state.open is not None)),
+            running=state.open,
+            scale=state.session.provenance.scale if state.session else "cpu",
+            source=lambda number: self._chronicle.source(experiments[number]),
+            diff=lambda number: self._chronicle.diff(experiments[number]),
+            excerpt=self._runs.excerpt,
+            desk=desk,
+        )
+
+
+class History(Sequence[Experiment]):
+    """The first `length` experiments, all finished, without their hold-out scores.
+
+    A view: it costs the same at ten experiments and at a hundred thousand. Finished experiments never change,
+    so another thread may read it while the effort goes on.
+    """
+
+    def __init__(self, experiments: Sequence[Experiment], length: int) -> None:
+        self._experiments = experiments
+        self._range = range(length)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> Experiment: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Experiment]: ...
+
+    def __getitem__(self, index: int | slice) -> Experiment | Sequence[Experiment]:
+        if isinstance(index, slice):
+            return [without_holdout(self._experiments[number]) for number in self._range[index]]
+        return without_holdout(self._experiments[self._range[index]])
+
+
+def without_holdout(experiment: Experiment) -> Experiment:
+    """The experiment as an agent may see it: whoever chooses by the hold-out score wears it out."""
+    score = experiment.judgement
+    if not isinstance(score, Score):
+        return experiment
+    return replace(experiment, judgement=score.model_copy(update={"holdout_bpb": None, "holdout_bytes": 0}))

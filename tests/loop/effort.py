@@ -1,0 +1,114 @@
+"""A home with a real journal, real git, real ledger and runs/, and containers that are only pretended."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from controller.clock import SystemClock
+from controller.core.events import EffortStarted, SessionStarted
+from controller.core.model import Cause, Verdict
+from controller.core.state import ResearchState, fold
+from controller.journal import Journal
+from controller.ledger import Ledger
+from controller.loop import Limits, Loop, World
+from controller.ports import Agent
+from controller.repository import GitRepository
+from controller.runs import Runs
+from tests.efforts import PROVENANCE
+from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
+
+
+class Workspaces:
+    """The part of an engine that recovery uses, over the fake trainer's workspaces."""
+
+    def __init__(self, trainer: FakeTrainer) -> None:
+        self._trainer = trainer
+
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        return [], [f"{label} {number}" for label, number in self._trainer.workspaces if label not in keep]
+
+    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
+        for name in volumes:
+            label, number = name.split()
+            self._trainer.workspaces.discard((label, int(number)))
+
+
+class Effort:
+    """One home and the process at work in it; `restart` is what a new process finds."""
+
+    def __init__(self, home: Path, agent: Agent) -> None:
+        self.home = home
+        self.trainer = FakeTrainer()
+        self.agent = agent
+        self.stop = threading.Event()
+        self._journal: Journal | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        journal = Journal(self.home, SystemClock())
+        self._journal = journal
+        repository = GitRepository(self.home / "repo", "t")
+        if not fold(journal.records()).tag:
+            files = {"train.py": train_py(3.0), "prepare.py": "", "program.md": "be good"}
+            journal.append(EffortStarted(tag="t", base_commit=repository.begin("t", files)))
+        self.world = World(
+            journal=journal,
+            repository=repository,
+            agent=self.agent,
+            trainer=self.trainer,
+            judge=FakeJudge(self.trainer),
+            runs=Runs(self.home),
+            clock=SystemClock(),
+            observer=Silent(),
+            stop=self.stop,
+            publish=Ledger(self.home).publish,
+            check_inputs=lambda: None,
+        )
+
+    def loop(self, experiments: int | None = None, dollars: float | None = None) -> Loop:
+        """A loop whose session has begun."""
+        assert self._journal is not None
+        limits = Limits(experiments, dollars=dollars)
+        loop = Loop(self.world, fold(self._journal.records()), limits, budget_seconds=20.0)
+        loop.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
+        return loop
+
+    def train_with(self, trainer: FakeTrainer) -> None:
+        self.trainer = self.world.trainer = trainer
+        self.world.judge = FakeJudge(trainer)
+
+    def restart(self) -> None:
+        assert self._journal is not None
+        self._journal.close()
+        self.stop = threading.Event()
+        self.begin()
+
+    def git_log(self) -> list[str]:
+        command = [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "-C",
+            str(self.home / "repo"),
+            "log",
+            "--format=%s",
+            "--reverse",
+        ]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
+
+    def close(self) -> None:
+        assert self._journal is not None
+        self._journal.close()
+
+
+def verdicts(state: ResearchState) -> list[tuple[Verdict | None, Cause | None]]:
+    return [(experiment.verdict, experiment.cause) for experiment in state.experiments]
+
+
+def start(efforts: list[Effort], home: Path, agent: Agent) -> Effort:
+    """An effort that the fixture `efforts` closes."""
+    efforts.append(Effort(home, agent))
+    return efforts[-1]

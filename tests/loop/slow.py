@@ -1,0 +1,130 @@
+"""An agent that takes its time and costs money, and a trainer that waits for it or not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from controller.core.edits import rebase
+from controller.core.events import Record
+from controller.core.model import Edit, Proposal, RunOutcome, Usage
+from controller.core.state import Experiment, ResearchState
+from controller.ports import Attempt, Context, Request
+from tests.fakes import FakeTrainer, Silent
+
+PRICE = 0.25
+"""Dollars of each call."""
+FIRST_LINE = '"""A train.py the fakes understand."""\n'
+
+Step = Callable[[Context], Proposal]
+PATIENCE = 20.0
+"""Seconds after which a test that waits for something that never happens fails."""
+
+
+def insert(width: float, note: str = "", description: str = "an idea") -> Step:
+    """A proposal that edits: the fakes go by the WIDTH that stands first."""
+
+    def step(context: Context) -> Proposal:
+        edits = (Edit(old=FIRST_LINE, new=f"{FIRST_LINE}\nWIDTH = {width}  # {note}\n"),)
+        train_py = rebase(context.train_py, edits)
+        return Proposal(train_py=train_py, description=description, idea="insert", edits=edits)
+
+    return step
+
+
+def swap(old: str, new: str) -> Step:
+    """A proposal that edits what stands there."""
+
+    def step(context: Context) -> Proposal:
+        edits = (Edit(old=old, new=new),)
+        return Proposal(train_py=rebase(context.train_py, edits), description="swapped", edits=edits)
+
+    return step
+
+
+def whole(text: str, description: str = "another text") -> Step:
+    return lambda context: Proposal(train_py=text, description=description)
+
+
+def fails(error: Exception) -> Step:
+    def step(context: Context) -> Proposal:
+        raise error
+
+    return step
+
+
+@dataclass
+class Slow:
+    """Plays its steps; each is one paid call. `fix` answers with `repair`."""
+
+    steps: list[Step]
+    repair: Step | None = None
+    name: str = "slow"
+    prepares_ahead: bool = True
+    contexts: list[Context] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def propose(self, context: Context) -> Proposal:
+        self.contexts.append(context)
+        self.threads.append(threading.current_thread())
+        return self._paid(self.steps.pop(0), context)
+
+    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+        return None if self.repair is None else self._paid(self.repair, context, "fix")
+
+    def _paid(self, step: Step, context: Context, purpose: Literal["propose", "fix"] = "propose") -> Proposal:
+        call = context.desk.sending(Request(purpose, "explore", "m", {}, b"{}", 2 * PRICE))
+        try:
+            proposal = step(context)
+        except Exception:
+            context.desk.failed(
+                call, status=529, error="overloaded", usage=Usage(), seconds=0.0, cost_usd=0.0
+            )
+            raise
+        usage = Usage(input_tokens=10, output_tokens=5)
+        context.desk.answered(
+            call, reply=b"{}", stop_reason="tool_use", usage=usage, seconds=0.0, cost_usd=PRICE
+        )
+        return proposal
+
+
+class Watch(Silent):
+    """Lets a thread wait until the effort has come to some state."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self._changed = threading.Condition()
+        self._state = ResearchState()
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        with self._changed:
+            self.events.append(record.data.event)
+            self._state = state
+            self._changed.notify_all()
+
+    def look_again(self) -> None:
+        """Something changed that is no event."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def until(self, reached: Callable[[ResearchState], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: reached(self._state), PATIENCE)
+
+
+class PatientTrainer(FakeTrainer):
+    """Trains until something has happened, given the number of the experiment."""
+
+    def __init__(self, during: Callable[[int], None], like: FakeTrainer | None = None) -> None:
+        """`like`: a trainer that ran before on the same machine."""
+        super().__init__()
+        if like is not None:
+            self.finished, self.workspaces, self.started = like.finished, like.workspaces, like.started
+        self._during = during
+
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        outcome = super().train(attempt, stop, tick)
+        self._during(int(attempt.experiment))
+        return outcome

@@ -1,0 +1,485 @@
+"""Asking ahead, absences and the understudy, with an agent that is slow and costs money."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.attendance import AbsenceConfig
+from controller.core.events import (
+    AgentAbsent,
+    AgentFailed,
+    AgentReturned,
+    AnyEvent,
+    ApiFailed,
+    ApiRequested,
+    PreparationDropped,
+    Prepared,
+    Proposed,
+    Record,
+    TrainingFinished,
+    TrainingStarted,
+)
+from controller.core.model import (
+    AgentAway,
+    AgentError,
+    AgentExhausted,
+    Cause,
+    Interrupted,
+    Proposal,
+    UserError,
+    Verdict,
+)
+from controller.core.state import ResearchState, fold
+from controller.journal import Journal, read_records
+from controller.ports import Context
+from controller.recovery import recover
+from controller.verify import verify
+from tests.fakes import train_py
+from tests.loop.effort import Effort, Workspaces, start, verdicts
+from tests.loop.slow import PATIENCE, PRICE, PatientTrainer, Slow, Step, Watch, fails, insert, swap, whole
+
+QUICK = AbsenceConfig(retry_seconds=0.01, max_retry_seconds=0.02)
+
+
+def exhausted() -> Step:
+    return fails(AgentExhausted("no more ideas"))
+
+
+def begin(efforts: list[Effort], home: Path, agent: Slow, during: Callable[[ResearchState], bool]) -> Watch:
+    """An effort in which every training lasts until `during` is true of the state."""
+    effort = start(efforts, home, agent)
+    watch = Watch()
+    effort.train_with(PatientTrainer(lambda number: watch.until(during)))
+    effort.world.observer = watch
+    effort.world.absence = QUICK
+    return watch
+
+
+def prepared(state: ResearchState) -> bool:
+    return state.prepared is not None
+
+
+def events(home: Path, *kinds: type[AnyEvent]) -> list[AnyEvent]:
+    return [record.data for record in read_records(home) if isinstance(record.data, kinds)]
+
+
+def all_calls_ended(home: Path) -> bool:
+    return not fold(read_records(home)).spending.open
+
+
+def test_the_next_proposal_is_ready_before_the_training_ends(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9), insert(2.8), insert(2.7)])
+    begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
+    loop = efforts[0].loop(experiments=3)
+    loop.run()
+    order = [e.event for e in events(tmp_path, Prepared, TrainingStarted, TrainingFinished, Proposed)]
+    assert order == [
+        "proposed", "training_started", "prepared", "training_finished",
+        "proposed", "training_started", "prepared", "training_finished",
+        "proposed", "training_started", "training_finished",
+    ]  # fmt: skip
+    assert [e.proposal.prepared_for for e in loop.state.experiments] == [None, 1, 2]
+    running = [context.running.number for context in agent.contexts if context.running]
+    assert running == [0, 1] and threading.main_thread() not in agent.threads
+    assert [e.verdict for e in loop.state.experiments] == [Verdict.KEEP] * 3
+    assert [loop.state.spending.of(n).usd for n in range(3)] == [0.0, PRICE, PRICE]
+    assert verify(tmp_path) == []
+
+
+def test_edits_are_made_again_on_the_new_frontier(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9, "first"), insert(2.8, "second"), exhausted()])
+    begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
+    loop = efforts[0].loop()
+    assert "no more ideas" in loop.run()
+    first, second = loop.state.experiments[1:]
+    assert second.proposal.parent == first.commit
+    text = loop.chronicle.source(second)
+    assert "# first" in text and "# second" in text
+    assert "+WIDTH = 2.8" in loop.chronicle.diff(second)
+    assert "first" not in loop.chronicle.diff(second).replace(" WIDTH = 2.9  # first", "")
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (whole(train_py(2.6)), "as a whole"),
+        (swap("WIDTH = 3.0", "WIDTH = 2.6"), "applies no more"),
+    ],
+)
+def test_what_does_not_fit_the_new_frontier_is_asked_again(
+    tmp_path: Path, efforts: list[Effort], step: Step, reason: str
+) -> None:
+    agent = Slow([swap("WIDTH = 3.0", "WIDTH = 2.9"), step, insert(2.5), exhausted()])
+    begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
+    loop = efforts[0].loop()
+    loop.run()
+    dropped = events(tmp_path, PreparationDropped)
+    assert len(dropped) == 1 and reason in str(dropped[0])
+    assert [e.proposal.prepared_for for e in loop.state.experiments] == [None, 1, 2]
+    assert verify(tmp_path) == []
+
+
+def test_a_repair_comes_first_and_what_was_prepared_after_it(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9, "crash NameError"), insert(2.7), exhausted()], repair=insert(2.8))
+    begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 4)
+    loop = efforts[0].loop()
+    loop.run()
+    assert verdicts(loop.state)[1:] == [
+        (Verdict.CRASH, Cause.NAME),
+        (Verdict.KEEP, None),
+        (Verdict.KEEP, None),
+    ]
+    repair, later = loop.state.experiments[2:]
+    assert (repair.proposal.fixes, repair.proposal.prepared_for) == (1, None)
+    assert (later.proposal.fixes, later.proposal.prepared_for) == (None, 2)
+    spending = loop.state.spending
+    assert [spending.of(n).usd for n in range(4)] == [0.0, PRICE, PRICE, PRICE]
+    assert all_calls_ended(tmp_path) and verify(tmp_path) == []
+
+
+def test_a_repair_is_asked_for_once(tmp_path: Path, efforts: list[Effort]) -> None:
+    """Also if what comes of it is refused: this one is the frontier, unchanged."""
+    agent = Slow(
+        [insert(2.9, "crash NameError"), insert(2.7), exhausted()],
+        repair=lambda context: Proposal(train_py=context.train_py, description="nothing"),
+    )
+    watch = begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
+    loop = efforts[0].loop()
+    loop.run()
+    assert verdicts(loop.state)[1:] == [(Verdict.CRASH, Cause.NAME), (Verdict.KEEP, None)]
+    assert watch.events.count("proposal_refused") == 1
+
+
+def test_an_agent_that_is_away_is_waited_for_and_asked_again(tmp_path: Path, efforts: list[Effort]) -> None:
+    away = fails(AgentAway("The API is overloaded.", 0.0))
+    agent = Slow([away, away, insert(2.9), exhausted()])
+    begin(efforts, tmp_path, agent, lambda state: state.absence is not None or state.next_number == 2)
+    loop = efforts[0].loop()
+    loop.run()
+    kinds = [e.event for e in events(tmp_path, AgentAbsent, AgentReturned)]
+    assert kinds == ["agent_absent", "agent_absent", "agent_returned"]
+    assert loop.state.absence is None
+    assert verdicts(loop.state) == [(Verdict.KEEP, None)] * 2
+    assert loop.state.spending.total.usd == PRICE
+    assert verify(tmp_path) == []
+
+
+def test_an_agent_that_will_never_answer_stops_the_loop_with_its_sentence(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    agent = Slow([fails(AgentAway("The API refused the key.", None)), insert(2.9)])
+    begin(efforts, tmp_path, agent, lambda state: state.absence is not None)
+    with pytest.raises(UserError, match=r"^The API refused the key\.$"):
+        efforts[0].loop().run()
+    efforts[0].restart()  # a person changed something
+    loop = efforts[0].loop(experiments=2)
+    efforts[0].world.absence = QUICK
+    loop.run()
+    assert verdicts(loop.state) == [(Verdict.KEEP, None)] * 2 and loop.state.absence is None
+
+
+class Quick(Slow):
+    """An understudy: it proposes at once, for nothing."""
+
+    def __init__(self, *steps: Step) -> None:
+        super().__init__([*steps], name="quick", prepares_ahead=False)
+
+    def propose(self, context: Context) -> Proposal:
+        if not self.steps:
+            raise AgentExhausted("the understudy has nothing more")
+        return self.steps.pop(0)(context)
+
+
+def test_the_understudy_acts_and_is_marked_and_the_agent_comes_back(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    """The agent is asked again while the understudy's first experiment trains."""
+    agent = Slow([fails(AgentAway("The API is overloaded.", 0.0)), insert(2.7), exhausted()])
+
+    def during(state: ResearchState) -> bool:
+        baseline = state.next_number == 1 and state.absence is not None
+        return baseline or (state.next_number == 2 and prepared(state)) or state.next_number == 3
+
+    begin(efforts, tmp_path, agent, during)
+    efforts[0].world.understudy = Quick(insert(2.9), insert(2.8))
+    efforts[0].world.absence = QUICK.model_copy(update={"understudy_after_seconds": 0.0})
+    loop = efforts[0].loop()
+    loop.run()
+    _, stood_in, own = loop.state.experiments
+    assert (stood_in.proposal.agent, stood_in.proposal.stands_in_for) == ("quick", "slow")
+    assert (own.proposal.agent, own.proposal.stands_in_for) == ("slow", None)
+    assert verify(tmp_path) == []
+
+
+def test_an_understudy_goes_on_without_an_agent_that_is_gone(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([fails(AgentAway("The API refused the key.", None))])
+    begin(efforts, tmp_path, agent, lambda state: state.absence is not None)
+    efforts[0].world.understudy = Quick(insert(2.9), insert(2.8))
+    efforts[0].world.absence = QUICK.model_copy(update={"understudy_after_seconds": 0.0})
+    loop = efforts[0].loop()
+    with pytest.raises(UserError, match="refused the key"):
+        loop.run()
+    assert [e.proposal.stands_in_for for e in loop.state.experiments] == [None, "slow", "slow"]
+    assert len(agent.contexts) == 1
+
+
+def test_an_agent_that_fails_again_and_again_is_left_alone_for_a_while(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    agent = Slow([fails(AgentError("nonsense"))] * 4 + [insert(2.9), exhausted()])
+    begin(efforts, tmp_path, agent, lambda state: state.agent_errors_in_a_row > 0 or state.next_number == 2)
+    loop = efforts[0].loop()
+    loop.run()
+    kinds = [e.event for e in events(tmp_path, AgentFailed, AgentAbsent, AgentReturned)]
+    assert kinds == ["agent_failed"] * 3 + [
+        "agent_absent", "agent_failed", "agent_absent", "agent_returned",
+    ]  # fmt: skip
+    assert verdicts(loop.state) == [(Verdict.KEEP, None)] * 2
+
+
+def test_no_proposal_is_prepared_behind_the_last_experiment(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9)])
+    begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 2)
+    efforts[0].loop(experiments=2).run()
+    assert len(agent.contexts) == 1
+
+
+def test_money_ends_the_effort_after_the_experiment_that_runs(tmp_path: Path, efforts: list[Effort]) -> None:
+    """Two calls of 0.25, each reserving 0.5, fit into 0.8; a third might not."""
+    agent = Slow([insert(2.9), insert(2.8), insert(2.7)])
+    begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
+    loop = efforts[0].loop(dollars=0.8)
+    assert "limit of 0.8 dollars reached" in loop.run()
+    assert [e.verdict for e in loop.state.experiments] == [Verdict.KEEP] * 3
+    assert loop.state.spending.total.usd == 2 * PRICE
+
+
+def test_a_mistake_of_ours_in_the_other_thread_ends_the_loop(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([fails(ZeroDivisionError("ours"))])
+    begin(efforts, tmp_path, agent, lambda state: not state.spending.open)
+    loop = efforts[0].loop()
+    with pytest.raises(ZeroDivisionError):
+        loop.run()
+    assert all_calls_ended(tmp_path)
+
+
+def waits_for_stop(entered: threading.Event) -> Step:
+    """Sits in a conversation until it is broken off."""
+
+    def step(context: Context) -> Proposal:
+        entered.set()
+        assert context.desk.stop.wait(PATIENCE)
+        raise Interrupted("stopped")
+
+    return step
+
+
+def test_a_stop_ends_the_thread_and_the_call(tmp_path: Path, efforts: list[Effort]) -> None:
+    entered = threading.Event()
+    agent = Slow([waits_for_stop(entered)])
+    begin(efforts, tmp_path, agent, lambda state: True)
+
+    def stop_it(number: int) -> None:
+        assert entered.wait(PATIENCE)
+        efforts[0].stop.set()
+
+    efforts[0].train_with(PatientTrainer(stop_it))
+    with pytest.raises(Interrupted):
+        efforts[0].loop().run()
+    assert agent.threads and not agent.threads[0].is_alive()
+    assert all_calls_ended(tmp_path)
+
+
+def test_a_thread_that_hears_nothing_can_write_nothing_any_more(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    """It answers when the loop is over and its grace is past; its call has an end by then."""
+    entered, released = threading.Event(), threading.Event()
+
+    def deaf(context: Context) -> Proposal:
+        entered.set()
+        assert released.wait(PATIENCE)
+        return insert(2.9)(context)
+
+    agent = Slow([deaf])
+    begin(efforts, tmp_path, agent, lambda state: True)
+
+    def break_it(number: int) -> None:
+        assert entered.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    efforts[0].train_with(PatientTrainer(break_it))
+    loop = efforts[0].loop()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    assert all_calls_ended(tmp_path)
+    lines = len([*read_records(tmp_path)])
+    released.set()
+    agent.threads[0].join(PATIENCE)
+    assert len([*read_records(tmp_path)]) == lines
+
+
+def test_what_was_prepared_outlives_the_controller(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9), exhausted()])
+    begin(efforts, tmp_path, agent, prepared)
+
+    def die_when_prepared(number: int) -> None:
+        watch.until(prepared)
+        raise KeyboardInterrupt
+
+    watch = Watch()
+    efforts[0].world.observer = watch
+    efforts[0].train_with(PatientTrainer(die_when_prepared))
+    with pytest.raises(KeyboardInterrupt):
+        efforts[0].loop().run()
+    efforts[0].train_with(PatientTrainer(lambda number: None))
+    efforts[0].restart()
+    loop = efforts[0].loop(experiments=2)
+    loop.run()
+    assert loop.state.experiments[1].proposal.prepared_for == 1
+    assert len(agent.contexts) == 1
+
+
+def test_another_agent_drops_what_was_prepared(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort = start(efforts, tmp_path, Quick(insert(2.9)))
+    loop = effort.loop()
+    loop.record(
+        Prepared(
+            for_experiment=1,
+            agent="somebody",
+            parent=loop.state.base_commit or "",
+            description="",
+            hypothesis="",
+            train_sha256=loop.chronicle.put_text(train_py(2.0)),
+        )
+    )
+    assert "nothing more" in loop.run()
+    assert "somebody" in str(events(tmp_path, PreparationDropped)[0])
+
+
+def test_a_call_of_a_dead_controller_is_ended_by_the_next(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9)])
+    effort = start(efforts, tmp_path, agent)
+    loop = effort.loop()
+    loop.record(
+        ApiRequested(
+            call=0, for_experiment=1, purpose="propose", model="m", request_sha256="0" * 64, reserved_usd=0.5
+        )
+    )
+    effort.restart()
+    effort.loop(experiments=1).run()
+    ended = events(tmp_path, ApiFailed)
+    assert len(ended) == 1 and isinstance(ended[0], ApiFailed) and ended[0].cost_usd == 0.5
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process: no thread of it writes anything afterwards."""
+
+
+class DyingJournal:
+    """A journal whose process dies behind a given number of lines."""
+
+    def __init__(self, journal: Journal, lines: int, dying: Callable[[], None]) -> None:
+        self._journal = journal
+        self._left = lines
+        self._dying = dying
+
+    def append(self, event: AnyEvent) -> Record:
+        self.require_life()
+        record = self._journal.append(event)
+        self._left -= 1
+        if self._left == 0:
+            self._dying()
+        return record
+
+    def records(self) -> Iterator[Record]:
+        return self._journal.records()
+
+    def put_blob(self, content: bytes) -> str:
+        self.require_life()
+        return self._journal.put_blob(content)
+
+    def get_blob(self, sha256: str) -> bytes:
+        return self._journal.get_blob(sha256)
+
+    def require_life(self) -> None:
+        if self._left <= 0:
+            raise Killed
+
+
+class Thinker(Slow):
+    """Has the same ideas in the same order in every life; one answer in each life is lost to an outage."""
+
+    def __init__(self) -> None:
+        super().__init__([], repair=insert(2.6, "mended"))
+        self._outages = 1
+
+    def propose(self, context: Context) -> Proposal:
+        ran = [*context.history, *([context.running] if context.running else [])]
+        idea = sum(1 for experiment in ran if experiment.proposal.fixes is None)
+        if idea == 3 and self._outages:
+            self._outages -= 1
+            self.steps = [fails(AgentAway("The API is overloaded.", 0.0))]
+        else:
+            self.steps = [
+                [insert(2.5), insert(2.75, "crash NameError"), whole(train_py(2.4)), exhausted()][idea - 1]
+            ]
+        return super().propose(context)
+
+
+def live(effort: Effort, lines: int | None = None) -> ResearchState:
+    """Run an effort to its end, or until its process dies behind so many lines of the journal."""
+    watch, dead = Watch(), threading.Event()
+
+    def die() -> None:
+        dead.set()
+        watch.look_again()
+
+    def spoken(state: ResearchState) -> bool:
+        """What the agent is asked during a training has been answered, one way or another."""
+        ideas = sum(1 for experiment in state.experiments if experiment.proposal.fixes is None)
+        return dead.is_set() or prepared(state) or state.absence is not None or ideas == 4
+
+    effort.train_with(PatientTrainer(lambda number: watch.until(spoken), like=effort.trainer))
+    effort.world.observer, effort.world.absence = watch, QUICK
+    if lines is not None:
+        assert isinstance(effort.world.journal, Journal)
+        effort.world.journal = DyingJournal(effort.world.journal, lines, die)
+        with pytest.raises(Killed):
+            effort.loop().run()
+        return ResearchState()
+    loop = effort.loop()
+    recover(effort.world, Workspaces(effort.trainer), loop.state)
+    loop.run()
+    return loop.state
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_going_on_after_any_journal_line_gives_the_same_story(tmp_path: Path, efforts: list[Effort]) -> None:
+    """Also if the line was written by the thread in which an agent was asked ahead."""
+    whole_effort = start(efforts, tmp_path / "whole", Thinker())
+    reference = live(whole_effort)
+    assert verdicts(reference) == [
+        (Verdict.KEEP, None),
+        (Verdict.KEEP, None),
+        (Verdict.CRASH, Cause.NAME),
+        (Verdict.DISCARD, Cause.WORSE),
+        (Verdict.KEEP, None),
+    ]
+    for after in range(1, reference.seq):
+        home = tmp_path / f"killed-after-{after}"
+        effort = start(efforts, home, Thinker())
+        live(effort, after)
+        effort.agent = Thinker()
+        effort.restart()
+        state = live(effort)
+        assert verdicts(state) == verdicts(reference), after
+        assert effort.git_log() == whole_effort.git_log()
+        assert state.spending.open == {} and state.prepared is None and state.absence is None
+        assert not effort.trainer.workspaces
+        assert verify(home) == []
