@@ -120,7 +120,7 @@ class Plan:
     """Content of the base commit; None if the effort has begun already."""
 
 
-def run_effort(config: Settings, agent: Agent, stop: threading.Event) -> str:
+def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy: Agent | None = None) -> str:
     """Begin or continue the effort of a home; return why it stopped. The caller holds the home's lock."""
     plan = _plan(config, fold(read_journal(config.home)))
     machine = Machine.assemble(config)
@@ -143,6 +143,8 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event) -> str:
             stop=stop,
             publish=Ledger(config.home).publish,
             check_inputs=machine.harness.verify,
+            understudy=understudy,
+            absence=config.absence,
         )
         limits = Limits(**config.limits.model_dump())
         loop = Loop(world, state, limits, config.budget.wall_seconds)

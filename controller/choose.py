@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from controller.agents.replay import Replay
+from controller.clock import SystemClock
 from controller.core.model import UserError
 from controller.ports import Agent
 from controller.settings import Settings
@@ -13,20 +14,23 @@ REPLAY = "replay:"
 
 
 def agent_name(config: Settings) -> str:
-    """`tuner` or `replay:DIR`. Raises UserError with one sentence for anything else."""
+    """`claude`, `tuner` or `replay:DIR`. Raises UserError with one sentence for anything else."""
     name = config.agent
     if name == "auto":
-        return "tuner"
-    if name == "claude":
-        if config.anthropic_api_key is None:
-            raise UserError(
-                "--agent claude needs an API key in ANTHROPIC_API_KEY; "
-                "without one, use the built-in tuner: --agent tuner."
-            )
-        raise UserError("This version has no claude agent yet; use the built-in tuner: --agent tuner.")
-    if name == "tuner" or (name.startswith(REPLAY) and len(name) > len(REPLAY)):
+        name = "tuner" if config.anthropic_api_key is None else "claude"
+    if name == "claude" and config.anthropic_api_key is None:
+        raise UserError(
+            "--agent claude needs an API key in ANTHROPIC_API_KEY; "
+            "without one, use the built-in tuner: --agent tuner."
+        )
+    if name in ("claude", "tuner") or (name.startswith(REPLAY) and len(name) > len(REPLAY)):
         return name
     raise UserError(f"There is no agent {name!r}; choose claude, tuner or replay:DIR.")
+
+
+def why(config: Settings) -> str:
+    """The reason for what `auto` means here, in words."""
+    return "no API key is set" if config.anthropic_api_key is None else "an API key is set"
 
 
 def make_agent(config: Settings) -> Agent:
@@ -34,6 +38,21 @@ def make_agent(config: Settings) -> Agent:
     name = agent_name(config)
     if name.startswith(REPLAY):
         return Replay(Path(name.removeprefix(REPLAY)))
+    if name == "claude" and config.anthropic_api_key is not None:
+        from controller.agents.claude import Claude  # the SDK takes a second to import
+
+        return Claude(config.claude, config.anthropic_api_key, SystemClock())
+    return _tuner(config)
+
+
+def make_understudy(config: Settings) -> Agent | None:
+    """Who proposes while the agent is away, if anybody may."""
+    if config.absence.understudy_after_seconds is None or agent_name(config) != "claude":
+        return None
+    return _tuner(config)
+
+
+def _tuner(config: Settings) -> Agent:
     from controller.agents.tuner import (
         Tuner,
     )  # brings optuna along, half of the time a command takes to start

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 
@@ -30,6 +31,8 @@ from controller import (
 )
 from controller.core.model import GloveboxError, Interrupted, UserError, VerificationFailed
 from controller.journal import HomeLock, home_in_use, read_blob
+
+log = structlog.stdlib.get_logger(__name__)
 
 app = typer.Typer(
     name="glovebox",
@@ -111,11 +114,13 @@ def run(
         **_section("budget", wall_seconds=budget),
         **_section("limits", experiments=experiments, hours=hours),
     )
-    chosen = choose.make_agent(config)
+    chosen, understudy = choose.make_agent(config), choose.make_understudy(config)
     stop = _stop_on_signals()
     with HomeLock(config.home):
         logs.configure(logs.stream_of_run(config.home))
-        reason = assembly.run_effort(config, chosen, stop)
+        if config.agent == "auto":
+            log.info("agent_chosen", agent=chosen.name, reason=choose.why(config))
+        reason = assembly.run_effort(config, chosen, stop, understudy)
     print(f"glovebox: {reason}", file=sys.stderr)
 
 

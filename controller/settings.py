@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from controller.agents.claude_config import ClaudeConfig
+from controller.attendance import AbsenceConfig
 from controller.core.container_spec import SandboxConfig
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     """Free disk space under which no experiment is started."""
     budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
+    absence: AbsenceConfig = AbsenceConfig()
     sandbox: SandboxConfig = SandboxConfig()
     trainer: TrainerConfig = TrainerConfig()
     judge: JudgeConfig = JudgeConfig()
