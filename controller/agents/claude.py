@@ -62,7 +62,7 @@ class Claude:
         mode = self._notebook.mode(self._config.plateau_after)
         room = int(_DIGEST_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte)
         parts = proposal_parts(context, self._notebook, mode, self._config.max_turns, room)
-        topic = Topic("propose", mode)
+        topic = Topic("propose", mode.value)
         return self._converse(context, topic, parts, self._draft(context, context.train_py))
 
     def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
