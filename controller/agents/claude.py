@@ -111,7 +111,7 @@ class Claude:
             "model": self._config.model,
             "max_tokens": self._config.max_tokens,
             "tools": TOOLS,
-            "system": [_text(context.program)],
+            "system": [_text(context.program)] if context.program.strip() else [],
             "messages": _marked(messages),
             "stream": True,
         }

@@ -41,6 +41,15 @@ GOOD = together(edit("WIDTH = 64", "WIDTH = 96"), submit())
 MAX_OUTPUT_USD = 32_000 * 20 / 1e6
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_open(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """asyncio only logs what it finds unfinished when its loop closes."""
+    yield
+    assert not [
+        record for record in caplog.get_records("call") if record.name == "asyncio" and record.levelno > 20
+    ]
+
+
 def after(*weather: Step, **settings: object) -> Bench:
     """A proposal that succeeds once the weather is over."""
     with scripted([*weather, GOOD]) as server:
