@@ -9,7 +9,7 @@ DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap
 BIN := .venv/bin
 
-.PHONY: help up down logs status image prepare demo test check bench clean engine controller-image env env-dev
+.PHONY: help up down logs status image prepare demo test check bench attacks clean engine controller-image env env-dev
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,9 @@ check: env-dev ## lint, format, types, import rules
 
 bench: image env-dev ## measure kill accuracy, overhead and the sandbox's cost
 	@$(BIN)/python -m tests.bench
+
+attacks: image env-dev ## try to forge a score in every way we know, and score honest models beside
+	@PYTHONPATH=harness $(BIN)/python -m tests.attacks
 
 clean: ## remove the Python environment, caches and the demo; not GLOVEBOX_HOME
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info $(DEMO_HOME)
