@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from controller.core.model import UserError
 from controller.core.money import PRICES, Price
@@ -45,9 +46,9 @@ class ClaudeConfig(BaseModel):
     def _is_address(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("it must begin with http:// or https:// and name a host")
+            raise PydanticCustomError("address", "it must begin with http:// or https:// and name a host")
         if parts.username is not None or parts.password is not None:
-            raise ValueError("it must hold no user name or password: settings are written to the journal")
+            raise PydanticCustomError("address", "it must hold no password: settings go into the journal")
         return value
 
     def price(self) -> Price:

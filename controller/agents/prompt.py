@@ -111,9 +111,12 @@ def _digest(context: Context, notebook: Notebook, room: int) -> Iterator[str]:
     """Sections, each within its share of the room."""
     counts = ", ".join(f"{notebook.verdicts[verdict]} {verdict}" for verdict in Verdict)
     best = context.frontier.val_bpb
+    budget = notebook.recent[-1].budget_seconds if notebook.recent else None
     yield (
-        f"So far {notebook.read} experiments: {counts}. They run on the {context.scale} scale. "
-        f"The score to beat: {'none yet' if best is None else f'{best:.6f}'}."
+        f"So far {notebook.read} experiments: {counts}. They run on the {context.scale} scale"
+        f"{'' if budget is None else f', {budget:g} seconds each'}. "
+        f"The score to beat: {'none yet' if best is None else f'{best:.6f}'}. Numbers with a sign are "
+        "changes of val_bpb against the frontier of their time; negative is better."
     )
     yield _section(
         "Kept, each against the frontier before it:", [_kept(e) for e in notebook.keeps], room * 3 // 10

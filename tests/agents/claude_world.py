@@ -184,6 +184,7 @@ def experiment(
         judgement=score or Refusal(cause=cause or Cause.EXIT, detail="secret detail of the judge"),
         decision=Decision(verdict=verdict, cause=cause, rule="R7"),
         frontier_bpb=frontier_bpb,
+        budget_seconds=300.0,
     )
 
 

@@ -72,7 +72,7 @@ def test_a_digest_names_what_matters() -> None:
     told, _ = asked(history, frontier=Frontier(commit="c" * 40, val_bpb=1.9, experiment=1))
     for line in (
         "So far 6 experiments: 2 keep, 3 discard, 1 crash, 0 reject.",
-        "The score to beat: 1.900000.",
+        "They run on the cpu scale, 300 seconds each. The score to beat: 1.900000.",
         "#1 1.900000 (-0.100000) wider",
         "[rate] tried 2, best +0.000400, worse 2, last #3",
         "[size] tried 2, kept 1, best -0.100000, oom 1, last #4",
