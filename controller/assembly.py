@@ -16,7 +16,7 @@ import structlog
 
 from controller import __version__, data, recovery
 from controller.clock import SystemClock
-from controller.core.container_spec import SealedConfig
+from controller.core.container_spec import REHEARSAL_PLACE, SealedConfig
 from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
 from controller.core.policy import check
@@ -29,6 +29,7 @@ from controller.ledger import Ledger
 from controller.loop import Limits, Loop, World
 from controller.ports import Agent
 from controller.progress import observer
+from controller.rehearsal import ContainerRehearsal
 from controller.repository import GitRepository
 from controller.runs import Runs
 from controller.sandbox import DockerSandbox
@@ -59,6 +60,7 @@ class Machine:
     sandbox: DockerSandbox
     trainer: ContainerTrainer
     judge: ContainerJudge
+    rehearsal: ContainerRehearsal
     harness: HarnessFiles
     provenance: Provenance
 
@@ -93,6 +95,15 @@ class Machine:
                 home=config.home,
                 harness=harness.folder,
                 data=where,
+            ),
+            rehearsal=ContainerRehearsal(
+                sandbox,
+                CLOCK,
+                config=config.rehearsal,
+                containers=device.sandbox,
+                home=config.home,
+                harness=harness.folder,
+                data=where / "public",
             ),
             harness=harness,
             provenance=Provenance(
@@ -145,6 +156,7 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy
             check_inputs=machine.harness.verify,
             understudy=understudy,
             absence=config.absence,
+            rehearsal=machine.rehearsal,
         )
         limits = Limits(**config.limits.model_dump())
         loop = Loop(world, state, limits, config.budget.wall_seconds)
@@ -306,6 +318,7 @@ def reap(config: Settings) -> list[str]:
     if home_in_use(config.home):
         keep.add("try")
         keep.add("prepare")
+        keep.add(REHEARSAL_PLACE)
     return recovery.reap(sandbox_of(config), keep)
 
 

@@ -26,6 +26,7 @@ from controller.core.container_spec import SandboxConfig
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line
 from controller.judge import JudgeConfig
+from controller.rehearsal import RehearsalConfig
 from controller.trainer import TrainerConfig
 
 SETTINGS_FILE = "glovebox.toml"
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     sandbox: SandboxConfig = SandboxConfig()
     trainer: TrainerConfig = TrainerConfig()
     judge: JudgeConfig = JudgeConfig()
+    rehearsal: RehearsalConfig = RehearsalConfig()
     claude: ClaudeConfig = ClaudeConfig()
     anthropic_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key")

@@ -13,6 +13,7 @@ differs between trust domains is what they mount and who may write to it:
     worker    10002  train.py, tokenizer, workspace,          replies
                      requests
     judge     10003  judge's data, replies of both workers    requests to both
+    rehearsal 10004  train.py, tokenizer                      -
     prepare   owner  a corpus folder                          the home, to put data/ there
 
 Each also reads the files of the harness that `HARNESS` names for it.
@@ -52,6 +53,7 @@ class Domain(StrEnum):
     TRAINER = "trainer"
     WORKER = "worker"
     JUDGE = "judge"
+    REHEARSAL = "rehearsal"
     PREPARE = "prepare"
 
 
@@ -60,6 +62,7 @@ USERS: Mapping[Domain, int] = {
     Domain.TRAINER: 10001,
     Domain.WORKER: 10002,
     Domain.JUDGE: 10003,
+    Domain.REHEARSAL: 10004,
 }
 """uid = gid of each domain. `prepare` runs as the owner of the home instead."""
 
@@ -68,6 +71,7 @@ HARNESS: Mapping[Domain, tuple[str, ...]] = {
     Domain.TRAINER: ("prepare.py",),
     Domain.WORKER: ("exchange.py", "prepare.py", "worker.py"),
     Domain.JUDGE: ("exchange.py", "judge.py", "plan.py", "prepare.py", "probes.py"),
+    Domain.REHEARSAL: ("exchange.py", "prepare.py", "rehearse.py", "worker.py"),
     Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
 }
 """The files of the harness that each domain is given, read-only."""
@@ -125,6 +129,7 @@ class SandboxConfig(BaseModel):
     holder: Limits = Limits(
         memory=64 * MIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=64
     )
+    rehearsal: Limits = Limits(memory=6 * GIB, cpus=1, pids=256, tmp_bytes=2 * GIB, shm_bytes=64 * MIB)
     prepare: Limits = Limits(file_size_bytes=64 * GIB)
 
 
@@ -191,6 +196,8 @@ class ContainerSpec:
     network: bool = False
     streamed: bool = False
     """Every byte it prints is wanted, however fast it prints; somebody has to follow it then."""
+    background: bool = False
+    """Where the CPUs are all in use it gets little of them, so that a training next to it hardly notices."""
     working_dir: str = "/tmp"
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
@@ -247,6 +254,7 @@ class ContainerSpec:
             "Memory": limits.memory,
             "MemorySwap": limits.memory,  # equal: no swap
             "NanoCpus": int((limits.cpus or 0) * 1e9),  # 0: all
+            "CpuShares": _BACKGROUND_CPU_SHARES if self.background else 0,  # 0: like everybody
             "PidsLimit": limits.pids,
             "ShmSize": limits.shm_bytes,
             "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_bytes}"},
@@ -286,6 +294,9 @@ class ContainerSpec:
             "Mounts": [_engine_mount(mount) for mount in self.mounts],
         }
 
+
+_BACKGROUND_CPU_SHARES = 102
+"""A tenth of the usual. With the least there is, a rehearsal would not end beside a training on all CPUs."""
 
 _POSTURE: Mapping[str, Any] = {
     "ReadonlyRootfs": True,
@@ -468,6 +479,37 @@ def judge(
     )
     life = limit_seconds + config.kill_grace_seconds
     return _spec(config, place, Domain.JUDGE, _python(life, "/glovebox/judge.py", argument), life, mounts)
+
+
+REHEARSAL_PLACE = "rehearsal"
+"""What stands for the experiment in names and labels of a rehearsal: the text is none yet."""
+
+
+def rehearsal(
+    config: SealedConfig,
+    place: Place,
+    *,
+    argument: Mapping[str, Any],
+    limit_seconds: float,
+    train: Path,
+    harness: Path,
+    data: Path,
+) -> ContainerSpec:
+    """One step on a text that may become an experiment. Of `data`, the public half, it sees the tokenizer.
+
+    It runs beside an experiment and must not be felt there: no GPU, one CPU at a low weight.
+    """
+    mounts = (
+        *_harness(Domain.REHEARSAL, harness),
+        Mount(str(train), "/glovebox/train.py"),
+        Mount(str(data / "manifest.json"), "/data/manifest.json"),
+        Mount(str(data / "tokenizer"), "/data/tokenizer"),
+    )
+    life = limit_seconds + config.kill_grace_seconds
+    command = _python(life, "/glovebox/rehearse.py", argument)
+    environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
+    spec = _spec(config, place, Domain.REHEARSAL, command, life, mounts, environment)
+    return replace(spec, background=True, log_bytes=min(MIB, config.log_bytes))
 
 
 def preparer(

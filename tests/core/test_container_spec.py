@@ -36,6 +36,9 @@ def specs(config: SealedConfig) -> dict[Domain, ContainerSpec]:
         Domain.JUDGE: container_spec.judge(
             config, PLACE, argument={"seed": 1}, limit_seconds=60.0, harness=HARNESS, data=DATA / "judge"
         ),
+        Domain.REHEARSAL: container_spec.rehearsal(
+            config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
+        ),
         Domain.PREPARE: container_spec.preparer(
             config,
             Place(Path("/srv/home"), "prepare"),
@@ -82,8 +85,9 @@ def test_every_container_has_a_second_hand(spec: ContainerSpec) -> None:
 
 
 def test_domains_do_not_share_a_user() -> None:
-    users = [DEFAULT[domain].user for domain in (Domain.TRAINER, Domain.WORKER, Domain.JUDGE)]
-    assert users == ["10001:10001", "10002:10002", "10003:10003"]
+    domains = (Domain.TRAINER, Domain.WORKER, Domain.JUDGE, Domain.REHEARSAL)
+    users = [DEFAULT[domain].user for domain in domains]
+    assert users == ["10001:10001", "10002:10002", "10003:10003", "10004:10004"]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,19 @@ def test_domains_do_not_share_a_user() -> None:
                 "/judge",
                 "/replies",
                 "/replies-2",
+            ],
+        ),
+        (
+            Domain.REHEARSAL,
+            [],
+            [
+                "/data/manifest.json",
+                "/data/tokenizer",
+                "/glovebox/exchange.py",
+                "/glovebox/prepare.py",
+                "/glovebox/rehearse.py",
+                "/glovebox/train.py",
+                "/glovebox/worker.py",
             ],
         ),
         (
@@ -181,6 +198,12 @@ def test_gpus_go_to_trainer_and_worker_only(access: str) -> None:
             names = {"cdi": ["nvidia.com/gpu=0", "nvidia.com/gpu=3"], "device-request": ["0", "3"]}
             assert request["DeviceIDs"] == names[access]
             assert host["Runtime"] == "runc"
+
+
+def test_only_a_rehearsal_stands_back_for_others() -> None:
+    for domain, spec in DEFAULT.items():
+        shares = spec.to_engine()["HostConfig"]["CpuShares"]
+        assert (0 < shares < 512) if domain is Domain.REHEARSAL else shares == 0
 
 
 def test_cpus() -> None:

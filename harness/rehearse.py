@@ -1,0 +1,273 @@
+"""Rehearse a train.py before it costs a run: build the model, take one step, save, build anew, load, predict.
+
+`python rehearse.py CONFIG` (one JSON object, see `Config`) prints one JSON object with `result` and `detail`.
+`failed` means that the same would happen in a run or at scoring; `inconclusive` that nothing was learnt,
+because this place has no GPU, less memory or less disk than a run has; else it is `passed`.
+
+Two child processes, one after the other, do what the trainer and the worker would do, each from a fresh
+interpreter state; this one only waits for them. Whatever train.py prints goes to stderr.
+
+It protects nothing: the code under rehearsal could report that it passed. All it would gain is a run that
+fails.
+"""
+
+import inspect
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from exchange import usable_cpus
+from torch import Tensor, nn
+
+import prepare
+from worker import Failure, forward_context, load_weights, parse_checkpoint, read_checkpoint, run_train
+
+ROWS = 2
+EVERY = 16  # positions apart at which the predictions of the trained and of the loaded model are compared
+NOISE = 0.02  # standard deviation of what is added to the weights before looking for leaks
+TOLERANCE = 1e-3  # of the largest logit; honest models are exact on a CPU, or nearly (FFT)
+DETAIL_CHARACTERS = 4000
+
+NO_GPU = re.compile(r"cuda|nvidia|cudnn|triton|flash.?att", re.IGNORECASE)
+TOO_SMALL = re.compile(r"out of memory|MemoryError|DefaultCPUAllocator|No space left", re.IGNORECASE)
+LOSS_INPUTS = {"targets", "target", "labels", "y"}  # what the second input is called if it makes a loss
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to rehearse, and what it will have that it does not have here."""
+
+    train: Path
+    out: Path
+    """A writable folder; GLOVEBOX_OUT names the same one."""
+    gpu: bool
+    """A run will have a GPU. Then an error that speaks of CUDA says nothing about it."""
+    max_checkpoint_bytes: int
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Raises ValueError, KeyError or TypeError if a field is missing or unknown."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**fields | {"train": Path(fields["train"]), "out": Path(fields["out"])})
+
+
+@dataclass(frozen=True)
+class Report:
+    result: str
+    detail: str = ""
+
+
+class Flaw(Exception):
+    """The model does something that a run or the judge will not accept."""
+
+
+# --- what a trainer does --------------------------------------------------------
+
+
+def train_stage(config: Config) -> None:
+    """Build, one forward and backward pass at full context, save. Raises Failure, Flaw, or anything."""
+    module, model = run_train(config.train)
+    tokens, targets = random_tokens(1), random_tokens(2)
+    context = forward_context(module, torch.device("cpu"))
+    model.train()
+    with context:
+        loss = loss_of(model, tokens, targets)
+    if not torch.isfinite(loss):
+        raise Flaw(f"the loss of the first step is {loss.item()}")
+    loss.backward()
+    check_gradients(model)
+    with torch.inference_mode(), context:
+        logits = check_logits(model.eval()(tokens[:1]), 1)
+    np.save(config.out / "trained.npy", logits[:, ::EVERY].numpy())
+    prepare.save_checkpoint(model)
+
+
+def random_tokens(seed: int) -> Tensor:
+    """int64 [ROWS, context], the same in every process."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(prepare.VOCAB_SIZE, (ROWS, prepare.MAX_SEQ_LEN), generator=generator)
+
+
+def loss_of(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """The model's own loss if it makes one of its second input, else the cross-entropy of its logits."""
+    names = list(inspect.signature(model.forward).parameters)
+    if len(names) > 1 and names[1] in LOSS_INPUTS:
+        output = model(tokens, targets)
+        for part in output if isinstance(output, tuple) else (output,):
+            if isinstance(part, Tensor) and part.numel() == 1:
+                return part.reshape(())
+    logits = check_logits(model(tokens), ROWS, detach=False)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Some parameter has a gradient and none of the gradients is NaN or infinite. Raises Flaw."""
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if not gradients:
+        raise Flaw("no parameter of the model gets a gradient from the loss")
+    for name, gradient in gradients.items():
+        if not torch.isfinite(gradient).all():
+            raise Flaw(f"the gradient of {name} is not finite in the first step")
+
+
+# --- what a worker does ---------------------------------------------------------
+
+
+def score_stage(config: Config) -> None:
+    """Build in a fresh process, load the checkpoint, predict. Raises Failure, Flaw, or anything."""
+    weights = parse_checkpoint(
+        read_checkpoint(config.out / "checkpoint.safetensors", config.max_checkpoint_bytes)
+    )
+    module, model = run_train(config.train)
+    load_weights(model, weights)
+    tokens = random_tokens(1)
+    model.eval()
+    with torch.inference_mode(), forward_context(module, torch.device("cpu")):
+        compare_with_trained(config, check_logits(model(tokens[:1]), 1))
+        check_causal(model, tokens)
+
+
+def check_logits(output: object, rows: int, detach: bool = True) -> Tensor:
+    """The logits in a model's output: finite float32 [rows, context, vocabulary]. Raises Flaw."""
+    logits = output[0] if isinstance(output, tuple) else output
+    expected = [rows, prepare.MAX_SEQ_LEN, prepare.VOCAB_SIZE]
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise Flaw(f"model(tokens) gives {describe(logits)}, not floating-point logits {expected}")
+    if list(logits.shape) != expected:
+        raise Flaw(f"model(tokens) gives logits {list(logits.shape)}, not {expected}")
+    if not torch.isfinite(logits).all():
+        raise Flaw("model(tokens) gives logits that are NaN or infinite, before any training")
+    return (logits.detach() if detach else logits).float()
+
+
+def describe(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+def compare_with_trained(config: Config, logits: Tensor) -> None:
+    """What is not in the checkpoint is lost. Raises Flaw if the model predicts something else without it."""
+    trained = torch.from_numpy(np.load(config.out / "trained.npy"))
+    if differ(trained, logits[:, ::EVERY]):
+        raise Flaw(
+            "built anew and with the saved weights loaded, the model predicts something else than before: "
+            "part of what it needs is not in its state_dict(), or it is random in eval mode"
+        )
+
+
+def check_causal(model: nn.Module, tokens: Tensor) -> None:
+    """Other tokens from a cut on change no prediction before it. Raises Flaw.
+
+    The weights get noise first: many models start out with parts that are zero and let nothing through. The
+    cut is no multiple of any usual block length.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.add_(NOISE * torch.randn_like(parameter))
+    cut = tokens.size(1) // 2 + tokens.size(1) // 7
+    tokens[1, :cut] = tokens[0, :cut]
+    output = model(tokens)
+    logits = (output[0] if isinstance(output, tuple) else output).float()
+    if torch.isfinite(logits).all() and differ(logits[0, :cut], logits[1, :cut]):
+        raise Flaw(
+            "predictions depend on later tokens: the model is not causal, and the judge would reject it"
+        )
+
+
+def differ(a: Tensor, b: Tensor) -> bool:
+    """Is the difference more than rounding?"""
+    largest = torch.maximum(a.abs().max(), b.abs().max())
+    return bool((a - b).abs().max() > TOLERANCE * largest)
+
+
+# --- one stage, in a process of its own ------------------------------------------
+
+
+def run_stage(stage: Callable[[Config], None], config: Config) -> Report:
+    """Run a stage in a child and say how it went, also if it took its process down with it."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        report = attempt(stage, config)
+        os.write(writer, json.dumps([report.result, report.detail]).encode())
+        os._exit(0)  # threads and exit handlers of the rehearsed code must not keep us
+    _, status = os.waitpid(child, 0)
+    os.set_blocking(reader, False)
+    try:
+        result, detail = json.loads(os.read(reader, 1 << 16))
+        return Report(result, detail)
+    except (BlockingIOError, ValueError):
+        return how_it_died(os.waitstatus_to_exitcode(status))
+
+
+def attempt(stage: Callable[[Config], None], config: Config) -> Report:
+    """Run a stage here."""
+    torch.set_num_threads(usable_cpus())
+    try:
+        stage(config)
+    except Flaw as flaw:
+        return Report("failed", str(flaw))
+    except BaseException as error:
+        return blame(config, error)
+    return Report("passed")
+
+
+def blame(config: Config, error: BaseException) -> Report:
+    """Would this happen in a run as well?"""
+    detail = explain(config.train, error)
+    if TOO_SMALL.search(detail):
+        return Report("inconclusive", "the rehearsal ran out of memory or disk, of which a run has more")
+    if config.gpu and NO_GPU.search(detail):
+        return Report("inconclusive", "train.py needs the GPU, which a rehearsal does not have")
+    return Report("failed", detail)
+
+
+def explain(train: Path, error: BaseException) -> str:
+    """The error and where in train.py it came from, the way Python prints it but without other files."""
+    origin = error.__cause__ if isinstance(error, Failure) and error.__cause__ else error
+    frames = [frame for frame in traceback.extract_tb(origin.__traceback__) if frame.filename == str(train)]
+    lines = [f"train.py, line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames]
+    said = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+    return "\n".join([*lines, said])[-DETAIL_CHARACTERS:]
+
+
+def how_it_died(code: int) -> Report:
+    """For a child that ended without a report."""
+    if code == -signal.SIGKILL:
+        return Report("inconclusive", "the rehearsal was killed, most likely for its memory")
+    ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+    return Report("failed", f"train.py ended its process {ended} before there was a trained model")
+
+
+def rehearse(config: Config) -> Report:
+    """Both stages, the second one if the first one passed."""
+    # Nothing is worth compiling for one step. Said here, since it imports what both children would need.
+    torch.compiler.set_stance("force_eager")
+    for name, stage in (("in training", train_stage), ("at scoring", score_stage)):
+        report = run_stage(stage, config)
+        if report.result == "failed":
+            return Report("failed", f"{name}: {report.detail}")
+        if report.result != "passed":
+            return report
+    return Report("passed")
+
+
+def main() -> NoReturn:
+    """Rehearse and print the report."""
+    report = rehearse(Config.from_json(sys.argv[1]))
+    print(json.dumps({"result": report.result, "detail": report.detail}), flush=True)
+    os._exit(0)  # processes that were left behind must not keep us
+
+
+if __name__ == "__main__":
+    main()
