@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import docker
+import docker.utils
 import pytest
 
 from controller.clock import SystemClock
@@ -79,6 +81,18 @@ class Bench:
     @property
     def log_text(self) -> str:
         return (self.home / "runs" / "0" / "run.log").read_text(errors="replace")
+
+
+def engine() -> docker.APIClient:
+    """The engine that the environment names, for what only a test asks of it."""
+    return docker.APIClient(**docker.utils.kwargs_from_env())
+
+
+def require_runtime(name: str) -> None:
+    """Skips where the engine does not know the OCI runtime."""
+    with closing(engine()) as client:
+        if name not in client.info()["Runtimes"]:
+            pytest.skip(f"the engine knows no runtime called {name}")
 
 
 @contextmanager
