@@ -15,7 +15,6 @@ import pytest
 
 from controller.clock import SystemClock
 from controller.core.container_spec import SandboxConfig
-from controller.core.model import NotReady
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from tests.cli.corpus import write_corpus
@@ -108,17 +107,6 @@ def glovebox(tmp_path: Path) -> Glovebox:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     return Glovebox(tmp_path / "home", folder, {"DOCKER_HOST": NO_ENGINE})
-
-
-@pytest.fixture(scope="session")
-def engine() -> None:
-    """Skips where there is no engine with the sandbox image."""
-    try:
-        sandbox = DockerSandbox(sealed(SandboxConfig()), Path("home"), SystemClock())
-        sandbox.describe()
-    except NotReady as error:
-        pytest.skip(str(error))
-    sandbox.close()
 
 
 @pytest.fixture

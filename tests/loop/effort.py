@@ -20,6 +20,8 @@ from controller.runs import Runs
 from tests.efforts import PROVENANCE
 from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
 
+BASELINE = train_py(3.0)
+
 
 class Workspaces:
     """The part of an engine that recovery uses, over the fake trainer's workspaces."""
@@ -39,8 +41,9 @@ class Workspaces:
 class Effort:
     """One home and the process at work in it; `restart` is what a new process finds."""
 
-    def __init__(self, home: Path, agent: Agent) -> None:
+    def __init__(self, home: Path, agent: Agent, baseline: str = BASELINE) -> None:
         self.home = home
+        self.baseline = baseline
         self.trainer = FakeTrainer()
         self.agent = agent
         self.stop = threading.Event()
@@ -52,7 +55,7 @@ class Effort:
         self._journal = journal
         repository = GitRepository(self.home / "repo", "t")
         if not fold(journal.records()).tag:
-            files = {"train.py": train_py(3.0), "prepare.py": "", "program.md": "be good"}
+            files = {"train.py": self.baseline, "prepare.py": "", "program.md": "be good"}
             journal.append(EffortStarted(tag="t", base_commit=repository.begin("t", files)))
         self.world = World(
             journal=journal,
@@ -108,7 +111,7 @@ def verdicts(state: ResearchState) -> list[tuple[Verdict | None, Cause | None]]:
     return [(experiment.verdict, experiment.cause) for experiment in state.experiments]
 
 
-def start(efforts: list[Effort], home: Path, agent: Agent) -> Effort:
+def start(efforts: list[Effort], home: Path, agent: Agent, baseline: str = BASELINE) -> Effort:
     """An effort that the fixture `efforts` closes."""
-    efforts.append(Effort(home, agent))
+    efforts.append(Effort(home, agent, baseline))
     return efforts[-1]

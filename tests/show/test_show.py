@@ -1,0 +1,73 @@
+"""Thirty experiments by a researcher who does everything, and nobody intervenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from controller.agents.claude import Claude
+from controller.agents.claude_config import ClaudeConfig
+from controller.agents.tuner import Tuner
+from controller.attendance import AbsenceConfig
+from controller.clock import SystemClock
+from controller.core.events import AgentAbsent, AgentFailed, PreparationDropped
+from controller.core.model import Verdict
+from controller.core.state import ResearchState
+from tests.bench.idle import idle
+from tests.loop.effort import Effort, start
+from tests.loop.slow import PatientTrainer, Watch
+from tests.messages_server import MessagesServer
+from tests.show import live
+from tests.show.account import Account
+from tests.show.script import TRAIN, Script
+
+EXPERIMENTS = 30
+
+
+def spoken(state: ResearchState) -> bool:
+    """What the agent was asked while the experiment trains, it answered."""
+    answered = state.prepared is not None or state.absence is not None or state.agent_errors_in_a_row > 0
+    return answered or state.next_number == EXPERIMENTS
+
+
+def test_thirty_experiments_need_nobody(tmp_path: Path, efforts: list[Effort]) -> None:
+    script = Script()
+    with MessagesServer(script) as server:
+        config = ClaudeConfig(base_url=server.url, max_turns=6, answer_seconds=1, patience_seconds=1)
+        effort = start(efforts, tmp_path, Claude(config, SecretStr(live.KEY), SystemClock()), TRAIN)
+        effort.world.observer = watch = Watch()
+        effort.train_with(PatientTrainer(lambda number: watch.until(spoken)))
+        effort.world.understudy = Tuner()
+        effort.world.absence = AbsenceConfig(retry_seconds=0.5, understudy_after_seconds=1)
+        assert "30 experiments" in effort.loop(EXPERIMENTS).run()
+        account = Account(tmp_path)
+        print(*account.table(), account.events(), sep="\n")
+        assert [*account.problems(server, config.price(), EXPERIMENTS)] == []
+    kinds = {type(record.data) for record in account.records}
+    assert {AgentAbsent, AgentFailed, PreparationDropped} <= kinds
+    assert script.repairs == 1
+    assert {e.verdict for e in account.state.experiments} >= {Verdict.KEEP, Verdict.DISCARD, Verdict.CRASH}
+    assert any(e.proposal.stands_in_for == "claude" for e in account.state.experiments)
+    assert account.state.spending.total.usage.cache_read_tokens > 0
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert live.KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_a_few_of_them_on_real_containers(tmp_path: Path, engine: None) -> None:
+    home = tmp_path / "home"
+    live.prepare(home)
+    with MessagesServer(Script()) as server:
+        try:
+            live.run(home, server, experiments=5, budget=10.0)
+        finally:
+            live.remove_leftovers(home)
+        account = Account(home)
+        assert [*account.problems(server, ClaudeConfig().price(), 5)] == []
+    assert account.state.spending.total.usd > 0
+    assert idle(account.records).experiments == 5
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert live.KEY.encode() not in path.read_bytes(), path
