@@ -20,11 +20,21 @@ from rich.table import Table
 from rich.text import Text
 
 from controller.core.events import (
+    AgentAbsent,
+    AgentFailed,
+    AgentReturned,
+    AnyEvent,
+    ApiAnswered,
+    ApiFailed,
+    ApiRequested,
     Committed,
     Decided,
+    PreparationDropped,
+    Prepared,
     ProposalRefused,
     Proposed,
     Record,
+    Rehearsed,
     ScoringFinished,
     SessionStarted,
     SessionStopped,
@@ -128,6 +138,28 @@ def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
             return {"commit": event.commit}
         case Voided() as event:
             return {"attempt": event.attempt, "reason": event.reason}
+        case event:
+            return _fields_of_agent(event)
+
+
+def _fields_of_agent(event: AnyEvent) -> dict[str, Any]:
+    match event:
+        case ApiRequested():
+            return {"call": event.call, "for_experiment": event.for_experiment, "model": event.model}
+        case ApiAnswered():
+            return {"call": event.call, "stop_reason": event.stop_reason, "cost_usd": event.cost_usd}
+        case ApiFailed():
+            return {"call": event.call, "status": event.status, "error": event.error}
+        case Rehearsed():
+            return {"for_experiment": event.for_experiment, "result": event.result}
+        case Prepared():
+            return {"for_experiment": event.for_experiment, "description": event.description}
+        case PreparationDropped() | AgentFailed():
+            return {"for_experiment": event.for_experiment, "reason": event.reason}
+        case AgentAbsent():
+            return {"agent": event.agent, "reason": event.reason, "until": event.until}
+        case AgentReturned():
+            return {"agent": event.agent, "seconds": event.seconds}
         case _:
             return {}
 

@@ -16,10 +16,10 @@ import structlog
 from structlog.testing import capture_logs
 
 from controller.clock import SystemClock
-from controller.core.events import Record
+from controller.core.events import AgentAbsent, ApiFailed, ApiRequested, Record
 from controller.core.state import ResearchState, apply
 from controller.ports import Observer
-from controller.progress import Careful, observer
+from controller.progress import Careful, JsonLines, observer
 from tests.efforts import Story, small
 
 
@@ -154,3 +154,19 @@ def test_a_faulty_watcher_is_dropped_and_the_others_go_on() -> None:
     careful.training(0, 1.0, 2.0)
     assert faulty.asked == 1
     assert counting.asked == len(story.records) + 1
+
+
+def test_a_log_line_tells_what_an_agent_does_in_safe_words() -> None:
+    story = Story()
+    story.tell(
+        ApiRequested(
+            call=0, for_experiment=0, purpose="propose", model="m", request_sha256="", reserved_usd=1.0
+        )
+    )
+    story.tell(ApiFailed(call=0, status=529, error="over\x1b[31mloaded", seconds=1.0, cost_usd=0.0))
+    story.tell(AgentAbsent(agent="claude", reason="The API is overloaded.", until=None))
+    with capture_logs() as lines:
+        watch(story, JsonLines())
+    assert [line["event"] for line in lines[-3:]] == ["api_requested", "api_failed", "agent_absent"]
+    assert lines[-2]["status"] == 529 and "\x1b" not in lines[-2]["error"]
+    assert lines[-1]["reason"] == "The API is overloaded."

@@ -1,11 +1,22 @@
-"""How much of an effort's wall clock no T ran, from its journal."""
+"""How much of an effort's wall clock no T ran, from its journal; and a race of asking ahead against waiting.
+
+The API takes 60 to 120 s for a proposal and an experiment 300 s; here both are scaled down alike.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from pydantic import SecretStr
+
+from controller import assembly, logs, settings
+from controller.agents.claude import Claude
+from controller.clock import SystemClock
 from controller.core.events import (
     Decided,
     Proposed,
@@ -15,6 +26,13 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
+from controller.journal import HomeLock, read_records
+from tests.messages_server import MessagesServer
+from tests.show.live import prepare
+from tests.show.script import TRAIN, Script, thinking_time
+
+LEAST, MOST = 60 / 300, 120 / 300
+"""Time of an answer as a share of the budget."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +93,39 @@ def idle(records: Iterable[Record]) -> Idle:
     if first is None or last is None:
         raise ValueError("no experiment has been trained")
     return Idle(experiments, (last - first).total_seconds(), training, scoring, waiting)
+
+
+class Patient(Claude):
+    """The same agent, asked when the machine has nothing else to do."""
+
+    prepares_ahead = False
+
+
+def race(folder: Path, experiments: int, budget: float) -> tuple[Idle, Idle]:
+    """(asking ahead, one after the other): two efforts with the same answers after the same times."""
+    return (
+        _effort(folder / "ahead", Claude, experiments, budget),
+        _effort(folder / "sequential", Patient, experiments, budget),
+    )
+
+
+def _effort(folder: Path, agent: type[Claude], experiments: int, budget: float) -> Idle:
+    home = folder / "home"
+    folder.mkdir()
+    prepare(home)
+    (folder / "train.py").write_text(TRAIN, encoding="utf-8")
+    script = Script(thinking_time(LEAST * budget, MOST * budget), plain_only=True)
+    with MessagesServer(script) as server, HomeLock(home), open(os.devnull, "w", encoding="utf-8") as nowhere:
+        logs.configure(nowhere)
+        config = settings.load(
+            home=home,
+            tag="race",
+            device="cpu",
+            train=folder / "train.py",
+            budget={"wall_seconds": budget},
+            limits={"experiments": experiments},
+            claude={"base_url": server.url},
+        )
+        claude = agent(config.claude, SecretStr("sk-test"), SystemClock())
+        assembly.run_effort(config, claude, threading.Event())
+    return idle(read_records(home))

@@ -1,4 +1,4 @@
-"""The three measurements behind `make bench`, each on real containers."""
+"""Three of the measurements behind `make bench`, each on real containers."""
 
 from __future__ import annotations
 
