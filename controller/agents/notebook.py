@@ -59,6 +59,7 @@ class Notebook:
         self.older_misses: list[Experiment] = []
         """The best of them on earlier frontiers, the latest frontier first."""
         self.ideas: dict[str, Idea] = {}
+        """By name, the one tried last at the end."""
         self.without_keep = 0
         """Experiments in a row, up to the latest."""
 
@@ -101,7 +102,8 @@ class Notebook:
         self.near_misses = []
 
     def _count(self, experiment: Experiment, gain: float | None, kept: bool) -> None:
-        idea = self.ideas.setdefault(idea_name(experiment), Idea())
+        name = idea_name(experiment)
+        self.ideas[name] = idea = self.ideas.pop(name, Idea())
         idea.tried += 1
         idea.kept += kept
         idea.last = experiment.number

@@ -10,7 +10,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from controller.agents.notebook import Idea, Mode, Notebook, effect, idea_name
@@ -118,15 +118,17 @@ def _digest(context: Context, notebook: Notebook, room: int) -> Iterator[str]:
         f"The score to beat: {'none yet' if best is None else f'{best:.6f}'}. Numbers with a sign are "
         "changes of val_bpb against the frontier of their time; negative is better."
     )
-    yield _section(
-        "Kept, each against the frontier before it:", [_kept(e) for e in notebook.keeps], room * 3 // 10
-    )
-    yield _section("Ideas tried since the baseline:", _ideas(notebook), room * 25 // 100)
-    near = [_line(e) for _, _, e in reversed(notebook.near_misses)]
-    yield _section("Near misses on this frontier, the nearest last:", near, room // 20)
-    older = [_line(e) for e in reversed(notebook.older_misses)]
-    yield _section("Near misses on earlier frontiers, the latest last:", older, room // 20)
-    yield _section("The latest experiments:", [_line(e) for e in notebook.recent], room * 35 // 100)
+    kept, recent, older = notebook.keeps, notebook.recent, notebook.older_misses
+    near = [miss for _, _, miss in notebook.near_misses]
+    ideas = (_idea(name, idea) for name, idea in reversed(notebook.ideas.items()))
+    for title, share, lines, count in (
+        ("Kept, each against the frontier before it:", 0.3, map(_kept, reversed(kept)), len(kept)),
+        ("Ideas tried since the baseline:", 0.25, ideas, len(notebook.ideas)),
+        ("Near misses on this frontier, the nearest last:", 0.05, map(_line, near), len(near)),
+        ("Near misses on earlier frontiers, the latest last:", 0.05, map(_line, older), len(older)),
+        ("The latest experiments:", 0.35, map(_line, reversed(recent)), len(recent)),
+    ):
+        yield _section(title, lines, count, int(share * room))
     if notebook.recent:
         last = notebook.recent[-1]
         yield f"The last one that ended:\n{outcome(last)}\n{_excerpt(context, last.number)}"
@@ -139,17 +141,17 @@ def _digest(context: Context, notebook: Notebook, room: int) -> Iterator[str]:
         )
 
 
-def _section(title: str, lines: Sequence[str], room: int) -> str:
-    """As many of the last lines as there is room for, and how many there were before."""
+def _section(title: str, lines: Iterable[str], count: int, room: int) -> str:
+    """As many of the `count` lines as there is room for, the first one last. The others are not even made."""
     chosen: list[str] = []
-    for line in reversed(lines):
+    for line in lines:
         room -= len(line.encode("utf-8")) + 1
         if room < 0:
             break
         chosen.append(line)
-    left_out = len(lines) - len(chosen)
+    left_out = count - len(chosen)
     notes = [f"({left_out} more left out)"] if left_out else []
-    return "\n".join([title, *notes, *reversed(chosen)]) if lines else f"{title} none."
+    return "\n".join([title, *notes, *reversed(chosen)]) if count else f"{title} none."
 
 
 def _kept(experiment: Experiment) -> str:
@@ -166,12 +168,6 @@ def _line(experiment: Experiment) -> str:
     verdict = f"{experiment.verdict}/{experiment.cause}" if experiment.cause else str(experiment.verdict)
     what = clean_line(experiment.proposal.description)
     return f"#{experiment.number} {verdict}{change}{hoped} [{idea_name(experiment)}] {what}"
-
-
-def _ideas(notebook: Notebook) -> list[str]:
-    """One line for each idea; the latest last."""
-    ideas = sorted(notebook.ideas.items(), key=lambda item: item[1].last)
-    return [_idea(name, idea) for name, idea in ideas]
 
 
 def _idea(name: str, idea: Idea) -> str:
