@@ -263,6 +263,16 @@ def tiny_model() -> torch.nn.Module:
     return model.eval()
 
 
+def reference_nats(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> list[float]:
+    """-log softmax in float64, with exactly rounded sums."""
+    nats = []
+    for row, target in zip(logits.astype(np.float64).tolist(), targets.tolist(), strict=True):
+        top = row.index(max(row))
+        others = math.fsum(math.exp(x - row[top]) for i, x in enumerate(row) if i != top)
+        nats.append(row[top] - row[target] + math.log1p(others))
+    return nats
+
+
 def reference_bpb(model: torch.nn.Module, data: Path, split: str, rows: int) -> float:
     """Bits per byte of the first rows of a split, row by row and in float64."""
     facts = json.loads((data / "judge/manifest.json").read_text())
