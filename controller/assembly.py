@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from controller.core.container_spec import REHEARSAL_PLACE, SealedConfig
 from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
 from controller.core.policy import check
-from controller.core.state import ResearchState, fold
+from controller.core.state import ResearchState, apply, fold
 from controller.harness_files import HarnessFiles
 from controller.journal import NAME as JOURNAL
 from controller.journal import Journal, home_in_use, read_records
@@ -35,6 +35,7 @@ from controller.runs import Runs
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings
+from controller.snapshot import Archive, Snapshot, standing
 from controller.trainer import ContainerTrainer
 
 log = structlog.stdlib.get_logger(__name__)
@@ -133,11 +134,13 @@ class Plan:
 
 def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy: Agent | None = None) -> str:
     """Begin or continue the effort of a home; return why it stopped. The caller holds the home's lock."""
-    plan = _plan(config, fold(read_journal(config.home)))
+    state, archive = read_standing(config.home)
+    plan = _plan(config, state)
     machine = Machine.assemble(config)
-    journal = Journal(config.home, CLOCK)
+    journal = Journal(config.home, CLOCK, archive.position)
     repository = _begin(config.home, plan, journal)
-    state = fold(journal.records())
+    for record in archive.follow():
+        apply(state, record)
     program = repository.read(repository.head(), "program.md")
     provenance = machine.provenance.model_copy(update={"program": _sha256(program)})
     recovery.check_comparable(state, provenance, config.budget.wall_seconds)
@@ -152,7 +155,7 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy
             clock=CLOCK,
             observer=watching,
             stop=stop,
-            publish=Ledger(config.home).publish,
+            publish=_publisher(config.home, archive),
             check_inputs=machine.harness.verify,
             understudy=understudy,
             absence=config.absence,
@@ -200,6 +203,17 @@ def _begin(home: Path, plan: Plan, journal: Journal) -> GitRepository:
         base = repository.begin(plan.tag, plan.files)
         journal.append(EffortStarted(tag=plan.tag, base_commit=base))
     return repository
+
+
+def _publisher(home: Path, archive: Archive) -> Callable[[ResearchState], None]:
+    """Brings every projection up to date that spans experiments."""
+    ledger, snapshot = Ledger(home), Snapshot(home, archive)
+
+    def publish(state: ResearchState) -> None:
+        ledger.publish(state)
+        snapshot.publish(state)
+
+    return publish
 
 
 def default_tag(now: dt.datetime) -> str:
@@ -294,16 +308,20 @@ def require_effort(home: Path) -> None:
 
 
 def read_state(home: Path) -> tuple[list[Record], ResearchState]:
-    """The journal and where it leaves the effort, without taking the home over."""
+    """Every line of the journal and where it leaves the effort, without taking the home over."""
     require_effort(home)
-    records = read_journal(home)
+    try:
+        records = list(read_records(home))
+    except OSError as error:
+        raise _unreadable(home, error) from error
     return records, fold(records)
 
 
-def read_journal(home: Path) -> list[Record]:
-    """Every record so far; none if there is no journal. Raises UserError, VerificationFailed."""
+def read_standing(home: Path) -> tuple[ResearchState, Archive]:
+    """Where the effort stands and where its past is; the beginning if there is none. Raises UserError,
+    VerificationFailed."""
     try:
-        return list(read_records(home))
+        return standing(home)
     except OSError as error:
         raise _unreadable(home, error) from error
 
@@ -314,7 +332,8 @@ def _unreadable(home: Path, error: OSError) -> UserError:
 
 def reap(config: Settings) -> list[str]:
     """Remove what belongs to no live experiment, whether or not a controller is at work."""
-    keep = recovery.live(fold(read_journal(config.home)))
+    state, _ = read_standing(config.home)
+    keep = recovery.live(state)
     if home_in_use(config.home):
         keep.add("try")
         keep.add("prepare")

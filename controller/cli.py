@@ -149,7 +149,8 @@ def try_(
 def status(home: Home = None, as_json: Json = False) -> None:
     """Show where the effort stands."""
     config = settings.load(home=home)
-    _, state = assembly.read_state(config.home)
+    assembly.require_effort(config.home)
+    state, _ = assembly.read_standing(config.home)
     running = home_in_use(config.home)
     if as_json:
         _print_json(views.status_json(state) | {"running": running})
@@ -161,7 +162,9 @@ def status(home: Home = None, as_json: Json = False) -> None:
 @app.command("log")
 def log_(home: Home = None, as_json: Json = False) -> None:
     """List every experiment."""
-    _, state = assembly.read_state(settings.load(home=home).home)
+    config = settings.load(home=home)
+    assembly.require_effort(config.home)
+    state, _ = assembly.read_standing(config.home)
     if as_json:
         _print_json(views.log_json(state))
     else:
@@ -172,10 +175,11 @@ def log_(home: Home = None, as_json: Json = False) -> None:
 def show(number: Number, home: Home = None, as_json: Json = False) -> None:
     """Show one experiment: proposal, diff, log, result and audit trail."""
     config = settings.load(home=home)
-    records, state = assembly.read_state(config.home)
+    assembly.require_effort(config.home)
+    state, archive = assembly.read_standing(config.home)
     if number >= len(state.experiments):
         raise UserError(f"There is no experiment {number}; `glovebox log` lists those there are.")
-    trail = [record for record in records if record.experiment == number]
+    trail = archive.records(number)
     diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
     excerpt = assembly.runs_of(config).excerpt(number)
     if as_json:

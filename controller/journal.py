@@ -17,9 +17,10 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from pydantic import ValidationError
 
@@ -33,8 +34,26 @@ from controller.ports import Clock
 NAME = "audit.jsonl"
 GENESIS = "0" * 64
 
+
+@dataclass(frozen=True)
+class Position:
+    """A place between two lines of the journal."""
+
+    seq: int = -1
+    """Of the line before it."""
+    head: str = GENESIS
+    """Hash of the line before it."""
+    offset: int = 0
+    """Bytes from the beginning of the file."""
+
+
+BEGINNING = Position()
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_HASH_KEY = b',"hash":"'
 _REMOVED_CHARACTERS = 2000
+#: Far more than any line.
+_LONGEST_TORN = 16 * 1024**2
 
 
 class HomeLock:
@@ -94,7 +113,8 @@ class Journal:
     Raises UserError if the home cannot be written to, VerificationFailed if the chain is broken.
     """
 
-    def __init__(self, home: Path, clock: Clock) -> None:
+    def __init__(self, home: Path, clock: Clock, known: Position = BEGINNING) -> None:
+        """The chain is checked from `known` on: what lies before was checked by whoever says so."""
         self._home = home
         self._clock = clock
         path = home / NAME
@@ -106,13 +126,11 @@ class Journal:
         except OSError as error:
             raise _not_writable(home, error) from error
         try:
-            self._seq, self.head = -1, GENESIS
-            for record in read_records(home):
-                self._seq, self.head = record.seq, record.hash
-            torn = _torn_tail(path)
-            self._size = os.fstat(self._descriptor).st_size - len(torn)
-            if torn:
-                os.ftruncate(self._descriptor, self._size)
+            self._end = known
+            for _, self._end in read_from(home, known):
+                pass
+            if torn := os.pread(self._descriptor, _LONGEST_TORN, self._end.offset):
+                os.ftruncate(self._descriptor, self._end.offset)
                 removed = torn.decode("utf-8", "backslashreplace")
                 self.append(JournalRepaired(removed=clean_line(removed, _REMOVED_CHARACTERS)))
         except BaseException:
@@ -124,17 +142,22 @@ class Journal:
 
         Raises InfrastructureError if the disk does not take it; the journal is then as it was.
         """
-        line = _line(event, self._seq + 1, self._clock.now().isoformat(timespec="microseconds"), self.head)
-        record = _parse(line, self._seq + 1, self.head)
+        end, now = self._end, self._clock.now().isoformat(timespec="microseconds")
+        line = encode_line(event, end.seq + 1, now, end.head)
+        record = parse_line(line, end)
         try:
             _write(self._descriptor, line + b"\n")
             os.fsync(self._descriptor)
         except OSError as error:
-            os.ftruncate(self._descriptor, self._size)
+            os.ftruncate(self._descriptor, end.offset)
             raise InfrastructureError(f"The journal cannot be written: {error.strerror}.") from error
-        self._size += len(line) + 1
-        self._seq, self.head = record.seq, record.hash
+        self._end = Position(record.seq, record.hash, end.offset + len(line) + 1)
         return record
+
+    @property
+    def head(self) -> str:
+        """Hash of the last line."""
+        return self._end.head
 
     def records(self) -> Iterator[Record]:
         """Everything so far, oldest first. Raises VerificationFailed at a broken link."""
@@ -169,16 +192,34 @@ def read_records(home: Path) -> Iterator[Record]:
     A last line without its newline is left out: its writer may be at work on it, or have died there.
     Raises VerificationFailed naming the line where the chain breaks.
     """
-    head, path = GENESIS, home / NAME
+    return (record for record, _ in read_from(home, BEGINNING))
+
+
+def read_from(home: Path, position: Position) -> Iterator[tuple[Record, Position]]:
+    """The same from a known place on; with every record the position behind it."""
+    path = home / NAME
     if not path.exists():
         return
     with path.open("rb") as file:
-        for seq, line in enumerate(file):
+        file.seek(position.offset)
+        for line in file:
             if not line.endswith(b"\n"):
                 return
-            record = _parse(line[:-1], seq, head)
-            head = record.hash
-            yield record
+            record = parse_line(line[:-1], position)
+            position = Position(record.seq, record.hash, position.offset + len(line))
+            yield record, position
+
+
+def read_lines(home: Path, begin: int, end: int) -> Iterator[Record]:
+    """The lines that begin at byte `begin` or later and before byte `end`, without the chain before them.
+
+    `begin` must be where a line begins. Raises VerificationFailed if a line is not what its hash says.
+    """
+    with (home / NAME).open("rb") as file:
+        file.seek(begin)
+        while begin < end and (line := file.readline()):
+            begin += len(line)
+            yield parse_line(line.removesuffix(b"\n"))
 
 
 def read_blob(home: Path, name: str) -> bytes:
@@ -205,15 +246,15 @@ def sha256(content: bytes) -> str:
 def torn_tail(home: Path) -> bytes:
     """What follows the last newline of the journal; empty in a healthy one."""
     path = home / NAME
-    return _torn_tail(path) if path.exists() else b""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_TORN))
+        return file.read().rpartition(b"\n")[2]
 
 
-def _torn_tail(path: Path) -> bytes:
-    content = path.read_bytes()
-    return content[content.rfind(b"\n") + 1 :]
-
-
-def _line(event: AnyEvent, seq: int, time: str, prev: str) -> bytes:
+def encode_line(event: AnyEvent, seq: int, time: str, prev: str) -> bytes:
+    """One event as the line that stands for it, without its newline."""
     data = plain(event)
     content = {
         "data": data,
@@ -223,19 +264,21 @@ def _line(event: AnyEvent, seq: int, time: str, prev: str) -> bytes:
         "seq": seq,
         "time": time,
     }
-    return encode({**content, "hash": _digest(prev, content)})
+    return encode({**content, "hash": sha256(prev.encode("ascii") + encode(content))})
 
 
-def _parse(line: bytes, seq: int, prev: str) -> Record:
-    """One line as a Record. Raises VerificationFailed if it is not the one that belongs at this place."""
-    where = f"{NAME} line {seq + 1}"
+def parse_line(line: bytes, after: Position | None = None) -> Record:
+    """One line as a Record. Raises VerificationFailed if it does not belong at this place."""
+    where = f"{NAME} line {after.seq + 2}" if after else f"a line of {NAME}"
     try:
         content = json.loads(line)
         claimed = content.pop("hash")
-        intact = claimed == _digest(prev, content) and line == encode({**content, "hash": claimed})
+        after = after or Position(content["seq"] - 1, content["prev"])
+        # Some JSON readers take the first of two equal keys and some the last: only one spelling is good.
+        intact = claimed == _hash_of(line, after.head) and line == encode({**content, "hash": claimed})
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise VerificationFailed(f"{where} is damaged: {clean_line(str(error))}") from error
-    if not intact or content["prev"] != prev or content["seq"] != seq:
+    if not intact or content["prev"] != after.head or content["seq"] != after.seq + 1:
         raise VerificationFailed(f"{where} does not continue the chain of the lines before it")
     try:
         data = {"event": content.pop("event"), **content.pop("data")}
@@ -247,8 +290,11 @@ def _parse(line: bytes, seq: int, prev: str) -> Record:
     return record
 
 
-def _digest(prev: str, content: dict[str, Any]) -> str:
-    return sha256(prev.encode("ascii") + encode(content))
+def _hash_of(line: bytes, prev: str) -> str:
+    """What the line's hash must be. Raises ValueError if it has none."""
+    # Behind "hash" stand prev, seq and time only, none of which can hold such a key.
+    start = line.rindex(_HASH_KEY)
+    return sha256(prev.encode("ascii") + line[:start] + line[start + len(_HASH_KEY) + 65 :])
 
 
 def _write(descriptor: int, content: bytes) -> None:

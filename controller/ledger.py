@@ -33,6 +33,9 @@ COLUMNS = (
     "seconds",
     "error",
 )
+_HEADER = "\t".join(COLUMNS) + "\n"
+_NUMBER = COLUMNS.index("experiment")
+_LONGER_THAN_A_ROW = 64 * 1024
 
 
 class Ledger:
@@ -42,25 +45,49 @@ class Ledger:
         self._path = home / NAME
 
     def publish(self, state: ResearchState) -> None:
-        """Bring the file up to date with the state: append what is missing, rewrite what is not ours.
+        """Bring the file up to date with the state: append what is missing, rewrite what does not fit.
 
-        Raises InfrastructureError if the disk does not take it.
+        Only its first line and its end are looked at, so that a row costs the same however many there are; a
+        change in between is for `verify` to find. Raises InfrastructureError if the disk does not take it.
         """
-        path, wanted = self._path, render(state).encode("utf-8")
+        path = self._path
         try:
-            present = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-            if not present or not wanted.startswith(present):
-                write_atomic(path, wanted)
-            elif missing := wanted[len(present) :]:
-                _append(path, missing)
+            rows = _rows_of(path, state)
+            if rows is None:
+                write_atomic(path, render(state).encode("utf-8"))
+            elif rows < len(state.finished):
+                _append(path, "".join(map(_line, state.finished[rows:])).encode("utf-8"))
         except OSError as error:
             raise InfrastructureError(f"The ledger {path} cannot be written: {error.strerror}.") from error
 
 
 def render(state: ResearchState) -> str:
     """The whole ledger as text."""
-    rows = [COLUMNS, *(_row(experiment) for experiment in state.finished)]
-    return "".join("\t".join(row) + "\n" for row in rows)
+    return _HEADER + "".join(map(_line, state.finished))
+
+
+def _rows_of(path: Path, state: ResearchState) -> int | None:
+    """How many rows the file has, a torn one cut off; None if it is not the beginning of our ledger."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with path.open("r+b") as file:
+        if file.read(len(_HEADER)) != _HEADER.encode("ascii"):
+            return None
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _LONGER_THAN_A_ROW, 0))
+        end = file.read()
+        whole, newline, torn = end.rpartition(b"\n")
+        file.truncate(size - len(torn))
+    last = (whole.rpartition(b"\n")[2] + newline).decode("utf-8", "replace")
+    if last == _HEADER:
+        return 0
+    number = last.split("\t")[_NUMBER] if last.count("\t") == len(COLUMNS) - 1 else ""
+    known = number.isdecimal() and int(number) < len(state.finished)
+    return int(number) + 1 if known and last == _line(state.finished[int(number)]) else None
+
+
+def _line(experiment: Experiment) -> str:
+    return "\t".join(_row(experiment)) + "\n"
 
 
 def _row(experiment: Experiment) -> tuple[str, ...]:

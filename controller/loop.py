@@ -99,7 +99,7 @@ class World:
     observer: Observer
     stop: threading.Event
     publish: Callable[[ResearchState], None]
-    """Bring the ledger up to date with the state."""
+    """Bring ledger and snapshot up to date with the state, which stands at the journal's last line."""
     check_inputs: Callable[[], None]
     """Raises VerificationFailed if a file that containers mount is not what it was."""
     understudy: Agent | None = None
@@ -329,7 +329,8 @@ class Loop:
         """Everything here is a projection of the journal; recovery repeats it when it is missing."""
         self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
         self._world.runs.finish(experiment)
-        self._world.publish(self.state)
+        with self.chronicle.lock:
+            self._world.publish(self.state)
         self._faults = 0
         if experiment.number == 0 and experiment.score is None:
             log.warning("baseline_failed", cause=experiment.cause, advice="mend train.py or the budget")

@@ -52,7 +52,7 @@ def status_json(state: ResearchState) -> Json:
             "improvement_bpb": baseline - best if baseline is not None and best is not None else None,
             "experiments": len(state.finished),
             "verdicts": {verdict.value: state.count(verdict) for verdict in Verdict},
-            "causes": dict(causes(state.finished)),
+            "causes": {str(cause): count for cause, count in state.causes.items()},
             "open": _row(state.open) if state.open else None,
             "last": [_row(experiment) for experiment in state.finished[-_LAST:]],
             "agent": session.agent if session else None,
@@ -133,7 +133,7 @@ def show(
 
 def baseline_bpb(state: ResearchState) -> float | None:
     """The first score there is, from which improvement is counted."""
-    return next((e.score.val_bpb for e in state.finished if e.score and e.verdict is Verdict.KEEP), None)
+    return state.baseline_bpb
 
 
 def causes(experiments: Iterable[Experiment]) -> Counter[str]:
@@ -227,8 +227,8 @@ def _facts(state: ResearchState) -> Iterable[tuple[str, Text]]:
         yield "baseline", Text(f"val_bpb {baseline:.6f}  improved by {baseline - frontier.val_bpb:.6f}")
     counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
     yield "experiments", Text(f"{len(state.finished)} finished: {counts}")
-    if failed := causes(state.finished):
-        yield "causes", Text(", ".join(f"{count} {cause}" for cause, count in failed.most_common()))
+    if failed := state.causes.most_common():
+        yield "causes", Text(", ".join(f"{count} {cause}" for cause, count in failed))
     if state.open:
         yield "open", Text(f"experiment {state.open.number}, {state.open.phase}: {description(state.open)}")
     if state.session:

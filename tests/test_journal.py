@@ -74,7 +74,7 @@ def test_it_goes_on_where_the_last_process_stopped(journal: Journal, tmp_path: P
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=100), st.floats(), st.integers())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_what_is_appended_is_what_a_replay_gives(
     journal: Journal, text: str, number: float, size: int
 ) -> None:
@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_no_half_blob(journal: Journal, tmp_path: Path) -> No
 
 
 @given(st.binary(max_size=1000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 def test_blobs_come_back(journal: Journal, content: bytes) -> None:
     assert journal.get_blob(journal.put_blob(content)) == content
 

@@ -32,13 +32,17 @@ class Replay:
             raise UserError(f"replay:{folder} holds no *.py file to propose")
         self._folder = folder
         self._files = [(path.name, _read(path)) for path in paths]
+        self._done: set[str] = set()
+        self._known = 0
+        """Experiments of the history that are in `_done`."""
 
     def propose(self, context: Context) -> Proposal:
         """The first file that no experiment has run yet. Raises AgentExhausted when there is none."""
-        done = {experiment.proposal.train_sha256 for experiment in context.history}
+        self._done |= {experiment.proposal.train_sha256 for experiment in context.history[self._known :]}
+        self._known = len(context.history)
         while self._files:
             name, train_py = self._files.pop(0)
-            if hashlib.sha256(train_py.encode()).hexdigest() not in done:
+            if hashlib.sha256(train_py.encode()).hexdigest() not in self._done:
                 return Proposal(
                     train_py=train_py,
                     description=f"{name}: {title}" if (title := _title(train_py)) else name,

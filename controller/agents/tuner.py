@@ -6,8 +6,8 @@ score by itself says more about how far the effort had come. Optuna's TPE models
 went with good effects and which with bad ones; a trust region, as a share of every constant's range, bounds
 how far from the frontier it may look. The region grows after a keep and shrinks after anything else.
 
-Everything is rebuilt from the history at each proposal, so a restart loses nothing, and the same seed and
-history give the same proposal.
+It learns from the latest experiments of the history and keeps nothing else, so a restart loses nothing, and
+the same seed and history give the same proposal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +40,10 @@ _ATTEMPTS_PER_WIDENING = 30
 _FAILED = 1e-3
 """How much worse than the worst scored move a failed one counts; bits per byte."""
 
+_MEMORY = 1000
+"""Experiments to learn from. Older ones started from frontiers long gone, and a proposal must not cost more
+with every experiment there ever was."""
+
 Values = dict[str, Literal]
 
 
@@ -63,14 +67,17 @@ class Tuner:
         self._seed = seed
         self._offered: set[str] = set()
         """Hashes of what this process proposed: a refused proposal never enters the history."""
-        self._parsed: dict[int, Values] = {}
+        self._ran: deque[tuple[Experiment, Values]] = deque(maxlen=_MEMORY)
+        """The latest experiments and the constants they ran with."""
+        self._read = 0
 
     def propose(self, context: Context) -> Proposal:
         """The next move. Raises AgentExhausted if there is nothing to tune, or no move left to try."""
         constants = self._constants(context)
+        self._catch_up(context)
         moves = list(self._moves(context))
         search = _Search(constants, moves, seed=f"{self._seed}/{len(context.history)}/{len(self._offered)}")
-        tried = self._offered | {experiment.proposal.train_sha256 for experiment in context.history}
+        tried = self._offered | {experiment.proposal.train_sha256 for experiment, _ in self._ran}
         for changed in search.candidates():
             train_py = replace(context.train_py, changed)
             digest = hashlib.sha256(train_py.encode()).hexdigest()
@@ -108,10 +115,18 @@ class Tuner:
             parameters={"values": {**before, **changed}, "changed": [*sorted(changed)]},
         )
 
+    def _catch_up(self, context: Context) -> None:
+        history = context.history
+        for experiment in history[max(self._read, len(history) - _MEMORY) :]:
+            self._ran.append((experiment, self._values(context, experiment)))
+        self._read = len(history)
+
     def _moves(self, context: Context) -> Iterator[Move]:
         frontier: Values = {}
-        for experiment in context.history:
-            values = self._values(context, experiment)
+        best = context.frontier.experiment
+        if best is not None and self._ran and best < self._ran[0][0].number:
+            frontier = self._values(context, context.history[best])
+        for experiment, values in self._ran:
             kept = experiment.verdict is Verdict.KEEP
             changed = {n: v for n, v in values.items() if n in frontier and not same(v, frontier[n])}
             if changed and experiment.frontier_bpb is not None:
@@ -127,14 +142,11 @@ class Tuner:
         recorded = experiment.proposal.parameters.get("values")
         if isinstance(recorded, dict):
             return {name: v for name, v in recorded.items() if isinstance(v, (bool, int, float, str))}
-        number = experiment.number
-        if number not in self._parsed:
-            try:
-                found = tunable(find(context.source(number)), context.scale)
-            except (AgentError, LookupError, OSError, ValueError):
-                found = []
-            self._parsed[number] = {constant.name: constant.value for constant in found}
-        return self._parsed[number]
+        try:
+            found = tunable(find(context.source(experiment.number)), context.scale)
+        except (AgentError, LookupError, OSError, ValueError):
+            found = []
+        return {constant.name: constant.value for constant in found}
 
 
 class _Search:

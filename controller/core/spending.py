@@ -64,7 +64,9 @@ class Spending:
     by_day: dict[str, Spent] = field(default_factory=dict)
     """Key: the UTC day on which the request was sent, `2026-11-21`."""
     open: dict[int, OpenCall] = field(default_factory=dict)
-    _by_purpose: dict[tuple[int, Purpose], Spent] = field(default_factory=dict)
+    _by_experiment: dict[Purpose, dict[int, Spent]] = field(
+        default_factory=lambda: {"propose": {}, "fix": {}}
+    )
 
     @property
     def next_call(self) -> int:
@@ -75,8 +77,8 @@ class Spending:
 
     def of(self, experiment: int) -> Spent:
         """What it took to get this experiment proposed; for the next one: so far."""
-        of = self._by_purpose
-        return of.get((experiment, "propose"), NOTHING) + of.get((experiment, "fix"), NOTHING)
+        proposed, fixed = self._by_experiment["propose"], self._by_experiment["fix"]
+        return proposed.get(experiment, NOTHING) + fixed.get(experiment, NOTHING)
 
     def request(self, event: ApiRequested, time: str) -> None:
         """Raises ImpossibleCall."""
@@ -97,15 +99,15 @@ class Spending:
     def moved(self, prepared_for: int, experiment: int) -> None:
         """What was prepared for one number became the experiment of another: a fix came in between."""
         if prepared_for != experiment:
-            spent = self._by_purpose.pop((prepared_for, "propose"), NOTHING)
-            key: tuple[int, Purpose] = (experiment, "propose")
-            self._by_purpose[key] = self._by_purpose.get(key, NOTHING) + spent
+            proposed = self._by_experiment["propose"]
+            spent = proposed.pop(prepared_for, NOTHING)
+            proposed[experiment] = proposed.get(experiment, NOTHING) + spent
 
     def _add(self, call: OpenCall, spent: Spent) -> None:
         self.total = _settled(self.total + spent, self.open)
         self.by_day[call.day] = self.on(call.day) + spent
-        key = call.request.for_experiment, call.request.purpose
-        self._by_purpose[key] = self._by_purpose.get(key, NOTHING) + spent
+        of, number = self._by_experiment[call.request.purpose], call.request.for_experiment
+        of[number] = of.get(number, NOTHING) + spent
 
 
 def _settled(spent: Spent, open_calls: Mapping[int, OpenCall]) -> Spent:

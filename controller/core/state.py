@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+from pydantic import ConfigDict
 
 from controller.core.events import (
     AgentAbsent,
@@ -30,6 +33,7 @@ from controller.core.events import (
     TrainingStarted,
     Voided,
 )
+from controller.core.growing import Beginning, Growing
 from controller.core.model import (
     Cause,
     Decision,
@@ -107,11 +111,20 @@ class Absence:
 class ResearchState:
     """Where the effort stands. Built by `fold`, extended by `apply`; nothing else writes to it."""
 
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, ser_json_inf_nan="constants")
+    """So that a snapshot can hold it."""
+
     tag: str | None = None
     base_commit: str | None = None
     frontier: Frontier | None = None
-    experiments: list[Experiment] = field(default_factory=list)
+    experiments: Growing[Experiment] = field(default_factory=Growing)
     """Index is the experiment's number. The last one may still be open."""
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    """Of the finished experiments."""
+    causes: Counter[Cause] = field(default_factory=Counter)
+    """What kept finished experiments from being kept."""
+    baseline_bpb: float | None = None
+    """The first score there is, from which improvement is counted."""
     session: SessionStarted | None = None
     stopped: str | None = None
     """Why the last session stopped; None while one runs, or after one was killed."""
@@ -130,20 +143,21 @@ class ResearchState:
     @property
     def open(self) -> Experiment | None:
         """The experiment that is not finished yet, if any."""
-        if self.experiments and self.experiments[-1].phase is not Phase.DONE:
-            return self.experiments[-1]
-        return None
+        last = self.experiments.last
+        return last if last and last.phase is not Phase.DONE else None
 
     @property
     def next_number(self) -> int:
         return len(self.experiments)
 
     @property
-    def finished(self) -> list[Experiment]:
-        return self.experiments if self.open is None else self.experiments[:-1]
+    def finished(self) -> Sequence[Experiment]:
+        """Every experiment but the open one; a view, not a copy."""
+        return self.experiments if self.open is None else Beginning(self.experiments, self.next_number - 1)
 
     def count(self, verdict: Verdict) -> int:
-        return sum(1 for experiment in self.finished if experiment.verdict is verdict)
+        """Of finished experiments."""
+        return self.verdicts[verdict]
 
 
 class ImpossibleHistory(VerificationFailed):
@@ -254,12 +268,23 @@ def _advance(state: ResearchState, record: Record) -> None:
     if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
         raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
     advanced = _next(experiment, record, state)
-    state.experiments[-1] = advanced
+    state.experiments.replace_last(advanced)
+    if advanced.phase is Phase.DONE:
+        _count(state, advanced)
     if isinstance(event, Committed):
         score = advanced.score
         state.frontier = Frontier(
             commit=event.commit, val_bpb=score.val_bpb if score else None, experiment=advanced.number
         )
+
+
+def _count(state: ResearchState, finished: Experiment) -> None:
+    if finished.verdict is not None:
+        state.verdicts[finished.verdict] += 1
+    if finished.cause is not None:
+        state.causes[finished.cause] += 1
+    if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:
+        state.baseline_bpb = finished.score.val_bpb
 
 
 def _next(experiment: Experiment, record: Record, state: ResearchState) -> Experiment:

@@ -1,0 +1,92 @@
+"""Sequences for histories that become long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+
+def _nothing_to_recall(index: int) -> object:
+    raise IndexError(index)
+
+
+class Growing(Sequence[T]):
+    """A sequence that only grows. Its beginning may be recalled on demand instead of being kept in memory.
+
+    Another thread may read it while it grows or forgets.
+    """
+
+    def __init__(self, items: Iterable[T] = (), *, first: int = 0) -> None:
+        """`first` is the index of the first of `items`; what lies before it cannot be read."""
+        self._recall: Callable[[int], T] = _nothing_to_recall  # type: ignore[assignment]
+        self._kept: tuple[int, list[T]] = first, list(items)
+
+    def append(self, item: T) -> None:
+        self._kept[1].append(item)
+
+    def replace_last(self, item: T) -> None:
+        self._kept[1][-1] = item
+
+    def forget(self, before: int, recall: Callable[[int], T]) -> None:
+        """Drop the items with an index below `before`; `recall` gives them back, one at a time."""
+        first, items = self._kept
+        self._recall = recall
+        dropped = min(max(0, before - first), len(items))
+        self._kept = first + dropped, items[dropped:]
+
+    @property
+    def last(self) -> T | None:
+        """The last item if it is in memory."""
+        items = self._kept[1]
+        return items[-1] if items else None
+
+    def __len__(self) -> int:
+        first, items = self._kept
+        return first + len(items)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._at(place) for place in range(len(self))[index]]
+        return self._at(range(len(self))[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(_same, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _at(self, place: int) -> T:
+        first, items = self._kept
+        return items[place - first] if place >= first else self._recall(place)
+
+
+class Beginning(Sequence[T], Generic[T]):
+    """The first `length` items of a sequence, without a copy."""
+
+    def __init__(self, items: Sequence[T], length: int) -> None:
+        self._items, self._range = items, range(length)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._items[place] for place in self._range[index]]
+        return self._items[self._range[index]]
+
+
+def _same(one: object, other: object) -> bool:
+    return one == other

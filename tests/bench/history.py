@@ -1,0 +1,175 @@
+"""Long efforts, written straight into a journal through our own events: to live one takes years."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from controller.core.events import (
+    AnyEvent,
+    ApiAnswered,
+    ApiRequested,
+    Committed,
+    Decided,
+    EffortStarted,
+    Prepared,
+    Proposed,
+    ScoringFinished,
+    ScoringStarted,
+    SessionStarted,
+    TrainingFinished,
+    TrainingStarted,
+)
+from controller.core.model import Cause, Claim, Decision, RunOutcome, Score, Usage, Verdict
+from controller.journal import GENESIS, NAME, encode_line
+from tests.efforts import PROVENANCE, START
+
+#: One keep in so many; the others are discarded.
+_KEEP_EVERY = 100
+_HYPOTHESIS = "A slightly larger matrix learning rate converges faster within the budget of this scale. " * 3
+_PROBES: dict[str, JsonValue] = {
+    "promise": {"confidence": 0.999, "fraction": 0.003, "positions": 32},
+    "twins": 96,
+    "repeated": 32,
+    "suffix_max_difference": 0.00021362304688,
+    "repeat_max_difference": 0.0,
+    "bpb_with_future": 1.2345678,
+    "bpb_without_future": 1.2345679,
+    "rows": 512,
+    "seconds_worker": 31.25,
+}
+
+
+def write_history(home: Path, experiments: int, base_commit: str = "0" * 40) -> None:
+    """The journal of an effort with this many finished experiments, nine events and some 7 KB each.
+
+    Nothing but audit.jsonl is written: no blobs, no commits, no ledger.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    head, now = GENESIS, START
+    with (home / NAME).open("wb") as file:
+        for seq, event in enumerate(_events(experiments, base_commit)):
+            now += dt.timedelta(seconds=35)
+            line = encode_line(event, seq, now.isoformat(timespec="microseconds"), head)
+            start = line.rindex(b',"hash":"') + 9
+            head = line[start : start + 64].decode("ascii")
+            file.write(line + b"\n")
+
+
+def _events(experiments: int, base_commit: str) -> Iterator[AnyEvent]:
+    yield EffortStarted(tag="long", base_commit=base_commit)
+    yield SessionStarted(agent="claude", budget_seconds=300, provenance=PROVENANCE)
+    parent, best = base_commit, None
+    for number in range(experiments):
+        score = 2.0 - number * 1e-6 if number % _KEEP_EVERY == 0 else 2.1
+        yield from _proposal(number, parent)
+        yield from _run(number, score)
+        kept = best is None or score < best
+        verdict, cause = (Verdict.KEEP, None) if kept else (Verdict.DISCARD, Cause.WORSE)
+        decision = Decision(verdict=verdict, cause=cause, rule="R7: strictly better than the frontier")
+        yield Decided(experiment=number, decision=decision, frontier_bpb=best)
+        if kept:
+            parent, best = _name("commit", number)[:40], score
+            yield Committed(experiment=number, commit=parent)
+
+
+def _proposal(number: int, parent: str) -> Iterator[AnyEvent]:
+    description = f"MATRIX_LR 0.04 → {0.04 + number * 1e-7:.7f} with a longer warm-down"
+    train = _name("train", number)
+    yield ApiRequested(
+        call=number,
+        for_experiment=number,
+        purpose="propose",
+        mode="explore",
+        model="a-model-of-language-1",
+        parameters={"max_tokens": 16000, "effort": "medium"},
+        request_sha256=_name("request", number),
+        reserved_usd=0.35,
+    )
+    yield ApiAnswered(
+        call=number,
+        reply_sha256=_name("reply", number),
+        stop_reason="tool_use",
+        usage=Usage(input_tokens=900, cache_read_tokens=21000, cache_write_tokens=350, output_tokens=1800),
+        seconds=41.5,
+        cost_usd=0.048,
+    )
+    yield Prepared(
+        for_experiment=number,
+        agent="claude",
+        parent=parent,
+        description=description,
+        hypothesis=_HYPOTHESIS,
+        expected_effect=-0.002,
+        idea="matrix learning rate",
+        train_sha256=train,
+    )
+    yield Proposed(
+        experiment=number,
+        description=description,
+        hypothesis=_HYPOTHESIS,
+        agent="claude",
+        parent=parent,
+        expected_effect=-0.002,
+        idea="matrix learning rate",
+        prepared_for=number,
+        parameters={"values": {"MATRIX_LR": 0.04, "DEPTH": 8, "WINDOW": "SSSL"}, "changed": ["MATRIX_LR"]},
+        train_sha256=train,
+        digest=_name("digest", number),
+        diff_sha256=_name("diff", number),
+    )
+
+
+def _run(number: int, score: float) -> Iterator[AnyEvent]:
+    yield TrainingStarted(
+        experiment=number,
+        attempt=1,
+        container=f"glovebox-0123456789-{number}-1-trainer",
+        spec_sha256=_name("spec", 0),
+        budget_seconds=300,
+    )
+    outcome = RunOutcome(
+        seconds=300.012,
+        exit_code=137,
+        killed_at_limit=True,
+        claim=Claim(
+            val_bpb=score,
+            peak_vram_mb=45060.2,
+            num_steps=953,
+            num_params_M=50.3,
+            training_seconds=237.1,
+            total_tokens_M=499.6,
+            mfu_percent=39.8,
+            depth=8,
+        ),
+        log_sha256=_name("log", number),
+        log_bytes=61_234,
+    )
+    yield TrainingFinished(experiment=number, attempt=1, outcome=outcome)
+    yield ScoringStarted(
+        experiment=number,
+        attempt=1,
+        seed=2**62 + number,
+        specs={"worker": _name("spec", 1), "judge": _name("spec", 2)},
+    )
+    yield ScoringFinished(
+        experiment=number,
+        attempt=1,
+        score=Score(
+            val_bpb=score,
+            holdout_bpb=score + 0.01,
+            bytes=2_345_678,
+            tokens=567_890,
+            holdout_bytes=1_234_567,
+            seconds=33.7,
+            probes=_PROBES,
+        ),
+    )
+
+
+def _name(kind: str, number: int) -> str:
+    return hashlib.sha256(f"{kind} {number}".encode()).hexdigest()
