@@ -184,7 +184,7 @@ def apply(state: ResearchState, record: Record) -> None:
             state.tag, state.base_commit = event.tag, event.base_commit
             state.frontier = Frontier(commit=event.base_commit)
         case SessionStarted():
-            state.session, state.stopped = event, None
+            _begin_session(state, event)
         case SessionStopped():
             state.stopped = event.reason
         case ProposalRefused():
@@ -203,6 +203,13 @@ def apply(state: ResearchState, record: Record) -> None:
             number = getattr(event, "experiment", None)
             if number is not None:
                 _advance(state, record)
+
+
+def _begin_session(state: ResearchState, event: SessionStarted) -> None:
+    """A person looked, or a service was restarted: errors are counted anew, and absences go on."""
+    state.session, state.stopped, state.agent_errors_in_a_row = event, None, 0
+    if state.absence and state.absence.agent != event.agent:
+        state.absence = None
 
 
 def _propose(state: ResearchState, event: Proposed, time: str) -> None:

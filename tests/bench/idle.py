@@ -1,6 +1,7 @@
 """How much of an effort's wall clock no T ran, from its journal; and a race of asking ahead against waiting.
 
-The API takes 60 to 120 s for a proposal and an experiment 300 s; here both are scaled down alike.
+The API takes 60 to 120 s for a proposal, a rehearsal 120 s at most and an experiment 300 s; here all of them
+are scaled down alike.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from tests.messages_server import MessagesServer
 from tests.show.live import prepare
 from tests.show.script import TRAIN, Script, thinking_time
 
-LEAST, MOST = 60 / 300, 120 / 300
-"""Time of an answer as a share of the budget."""
+LEAST, MOST, REHEARSAL = 60 / 300, 120 / 300, 120 / 300
+"""Time of an answer, and of a rehearsal at most, as shares of the budget."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _effort(folder: Path, agent: type[Claude], experiments: int, budget: float) 
             budget={"wall_seconds": budget},
             limits={"experiments": experiments},
             claude={"base_url": server.url},
+            rehearsal={"seconds": REHEARSAL * budget},
         )
         claude = agent(config.claude, SecretStr("sk-test"), SystemClock())
         assembly.run_effort(config, claude, threading.Event())

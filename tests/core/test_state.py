@@ -6,10 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.events import AnyEvent, Committed, Decided, Proposed, Record, TrainingStarted, Voided
+from controller.core.events import (
+    AgentAbsent,
+    AgentFailed,
+    AgentReturned,
+    AnyEvent,
+    Committed,
+    Decided,
+    PreparationDropped,
+    Prepared,
+    Proposed,
+    Record,
+    SessionStarted,
+    TrainingStarted,
+    Voided,
+)
 from controller.core.model import Cause, Decision, Refusal, Score, Verdict
 from controller.core.state import ImpossibleHistory, Phase, ResearchState, apply, fold
-from tests.story import BASELINE, Story, tell
+from tests.story import BASELINE, PROVENANCE, Story, tell
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +120,52 @@ def test_a_voided_attempt_leaves_the_experiment_to_be_repeated(tmp_path: Path) -
 def test_histories_nobody_can_have_lived(events: list[AnyEvent]) -> None:
     with pytest.raises(ImpossibleHistory):
         fold(record(event, seq) for seq, event in enumerate(events))
+
+
+def absent(agent: str = "claude") -> AgentAbsent:
+    return AgentAbsent(agent=agent, reason="The API is overloaded.", until="2026-01-01T00:01:00+00:00")
+
+
+def session(agent: str) -> SessionStarted:
+    return SessionStarted(agent=agent, budget_seconds=20, provenance=PROVENANCE)
+
+
+def prepared(number: int) -> Prepared:
+    return Prepared(
+        for_experiment=number, agent="claude", parent="c", description="", hypothesis="", train_sha256="a"
+    )
+
+
+def folded(*events: AnyEvent) -> ResearchState:
+    return fold(record(event, seq) for seq, event in enumerate(events))
+
+
+def test_an_absence_outlives_the_process_but_not_the_choice_of_the_agent() -> None:
+    twice = folded(session("claude"), absent(), absent(), session("claude"))
+    assert twice.absence is not None
+    assert (twice.absence.times, twice.absence.since) == (2, "t1")
+    assert folded(session("claude"), absent(), session("tuner")).absence is None
+    assert folded(session("claude"), absent(), AgentReturned(agent="claude", seconds=1)).absence is None
+
+
+def test_errors_of_an_agent_are_counted_anew_with_each_session_and_each_proposal() -> None:
+    failed = AgentFailed(agent="claude", for_experiment=0, reason="nonsense")
+    assert folded(failed, failed).agent_errors_in_a_row == 2
+    assert folded(failed, failed, session("claude")).agent_errors_in_a_row == 0
+    assert folded(failed, prepared(0)).agent_errors_in_a_row == 0
+
+
+def test_what_is_prepared_waits_until_it_is_used_or_dropped() -> None:
+    used = proposed(0).model_copy(update={"prepared_for": 0})
+    repair = proposed(0).model_copy(update={"fixes": 0})
+    assert folded(prepared(0)).prepared == prepared(0)
+    assert folded(prepared(0), used).prepared is None
+    assert folded(prepared(0), repair).prepared == prepared(0)
+    assert folded(prepared(0), PreparationDropped(for_experiment=0, reason="moved")).prepared is None
+    with pytest.raises(ImpossibleHistory):
+        folded(prepared(0), prepared(0))
+
+
+def test_what_was_tried_is_known_by_its_frontier() -> None:
+    state = folded(proposed(0).model_copy(update={"digest": "d0"}))
+    assert state.tried == {"c": {"d0"}}
