@@ -21,6 +21,7 @@ from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
 from controller.core.policy import check
 from controller.core.state import ResearchState, apply, fold
+from controller.data_files import DataFiles
 from controller.harness_files import HarnessFiles
 from controller.journal import NAME as JOURNAL
 from controller.journal import Journal, home_in_use, read_records
@@ -63,11 +64,18 @@ class Machine:
     judge: ContainerJudge
     rehearsal: ContainerRehearsal
     harness: HarnessFiles
+    data_files: DataFiles
     provenance: Provenance
+
+    def check_inputs(self) -> None:
+        """Raises VerificationFailed if a file that containers mount is not what it was made from."""
+        self.harness.verify()
+        self.data_files.verify()
 
     @classmethod
     def assemble(cls, config: Settings) -> Machine:
-        """Raises NotReady or UserError with the first thing that is missing."""
+        """Raises NotReady or UserError with the first thing that is missing, VerificationFailed for data
+        that was changed after it was prepared."""
         sandbox_of(config).describe()  # an engine without our image cannot be asked for a GPU either
         device = resolve_device(config)
         sandbox = DockerSandbox(device.sandbox, config.home, CLOCK)
@@ -77,6 +85,8 @@ class Machine:
         require_disk(config)
         harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
         where = data.folder(config.home)
+        data_files = DataFiles(config.home)
+        data_files.verify()
         return cls(
             sandbox=sandbox,
             trainer=ContainerTrainer(
@@ -107,6 +117,7 @@ class Machine:
                 data=where / "public",
             ),
             harness=harness,
+            data_files=data_files,
             provenance=Provenance(
                 image=engine["image"],
                 data=info.fingerprint,
@@ -156,7 +167,8 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy
             observer=watching,
             stop=stop,
             publish=_publisher(config.home, archive),
-            check_inputs=machine.harness.verify,
+            check_inputs=machine.check_inputs,
+            bounds=config.judge.bounds,
             understudy=understudy,
             absence=config.absence,
             rehearsal=machine.rehearsal,

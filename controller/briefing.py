@@ -85,7 +85,13 @@ class History(Sequence[Experiment]):
 
 def without_holdout(experiment: Experiment) -> Experiment:
     """The experiment as an agent may see it: whoever chooses by the hold-out score wears it out."""
-    score = experiment.judgement
-    if not isinstance(score, Score):
-        return experiment
-    return replace(experiment, judgement=score.model_copy(update={"holdout_bpb": None, "holdout_bytes": 0}))
+    judgement, quarantine = experiment.judgement, experiment.quarantine
+    if isinstance(judgement, Score):
+        judgement = _blinded(judgement)
+    if quarantine is not None:
+        quarantine = quarantine.model_copy(update={"score": _blinded(quarantine.score)})
+    return replace(experiment, judgement=judgement, quarantine=quarantine)
+
+
+def _blinded(score: Score) -> Score:
+    return score.model_copy(update={"holdout_bpb": None, "holdout_bytes": 0})

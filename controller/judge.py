@@ -29,6 +29,7 @@ from controller.core.container_spec import (
     Place,
     SealedConfig,
 )
+from controller.core.decision import Bounds
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
 from controller.core.untrusted import clean_line
 from controller.ports import Attempt, Clock, Exit, Sandbox
@@ -76,6 +77,15 @@ class JudgeConfig(BaseModel):
     """How likely a model that sees more than that is not found out all the same."""
     leak_reach: int = Field(default=1, gt=0)
     """How many tokens ahead such a model sees. One is the hardest to find and costs most."""
+    max_gain: float = Field(default=0.1, gt=0)
+    """Share of the frontier's score by which one step may beat it before it is measured again."""
+    claim_tolerance: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the score by which a run's own val_bpb may differ from it before that is noted."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the loop weighs a score by; the judge itself is told nothing of it."""
+        return Bounds(self.max_gain, self.claim_tolerance)
 
 
 @dataclass(frozen=True)
@@ -231,7 +241,7 @@ class ContainerJudge:
             "second_replies": f"/{SECOND.replies}",
             "seed": seed,
             "batch_rows": max(self._config.batch_tokens // self._row_tokens(), 1),
-            **self._config.model_dump(exclude={"batch_tokens"}),
+            **self._config.model_dump(exclude={"batch_tokens", *Bounds._fields}),
         }
         return container_spec.judge(
             self._containers,

@@ -18,13 +18,15 @@ import structlog
 
 from controller.attendance import AbsenceConfig
 from controller.chronicle import Chronicle
-from controller.core.decision import contends, decide
+from controller.core.decision import Bounds, claim_bound, contends, decide, suspicion
 from controller.core.events import (
     AnyEvent,
+    ClaimMismatch,
     Committed,
     Decided,
     ProposalRefused,
     Proposed,
+    Quarantined,
     Record,
     ScoringFinished,
     ScoringStarted,
@@ -102,6 +104,8 @@ class World:
     """Bring ledger and snapshot up to date with the state, which stands at the journal's last line."""
     check_inputs: Callable[[], None]
     """Raises VerificationFailed if a file that containers mount is not what it was."""
+    bounds: Bounds
+    """Beyond which a score is noted or measured again."""
     understudy: Agent | None = None
     """Proposes while the agent is away, if `absence` says so."""
     absence: AbsenceConfig = field(default_factory=AbsenceConfig)
@@ -186,7 +190,9 @@ class Loop:
             case Phase.SCORING:
                 self._void(experiment, "the controller stopped while the judge was at work")
             case Phase.JUDGED:
-                self._decide(experiment)
+                self._weigh(experiment)
+            case Phase.QUARANTINED:
+                self._guarded(experiment, self._score)
             case Phase.DECIDED:
                 self._commit(experiment)
             case Phase.DONE:
@@ -312,9 +318,33 @@ class Loop:
 
     # --- decide and record ---------------------------------------------------------------------
 
+    def _weigh(self, experiment: Experiment) -> None:
+        """Decide, unless something about the score has to go on record first."""
+        oddity = self._oddity(experiment)
+        if oddity is None:
+            self._decide(experiment)
+        else:
+            self.record(oddity)
+
+    def _oddity(self, experiment: Experiment) -> ClaimMismatch | Quarantined | None:
+        number, attempt, score = experiment.number, experiment.attempt, experiment.score
+        if score is None:
+            return None
+        claim, bounds = _known(experiment.outcome).claim.val_bpb, self._world.bounds
+        bound = claim_bound(claim, score, bounds)
+        if claim is not None and bound is not None and experiment.claim_mismatch is None:
+            return ClaimMismatch(
+                experiment=number, attempt=attempt, claim=claim, score=score.val_bpb, bound=bound
+            )
+        reason = suspicion(self._frontier, score, bounds)
+        if reason is not None and experiment.quarantine is None:
+            return Quarantined(experiment=number, attempt=attempt, reason=reason, score=score)
+        return None
+
     def _decide(self, experiment: Experiment) -> None:
         frontier = self._frontier
-        decision = decide(frontier, _known(experiment.outcome), experiment.judgement)
+        quarantined = experiment.quarantine.score if experiment.quarantine else None
+        decision = decide(frontier, _known(experiment.outcome), experiment.judgement, quarantined)
         self.record(Decided(experiment=experiment.number, decision=decision, frontier_bpb=frontier.val_bpb))
         if self.state.open is None:
             self._world.repository.reset()

@@ -27,12 +27,14 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     ApiRequested,
+    ClaimMismatch,
     Committed,
     Decided,
     PreparationDropped,
     Prepared,
     ProposalRefused,
     Proposed,
+    Quarantined,
     Record,
     Rehearsed,
     ScoringFinished,
@@ -132,6 +134,10 @@ def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
             if score:
                 return {"val_bpb": score.val_bpb, "seconds": score.seconds}
             return {"cause": refusal.cause, "detail": refusal.detail} if refusal else {}
+        case ClaimMismatch() as event:
+            return {"claim": event.claim, "score": event.score, "bound": event.bound}
+        case Quarantined() as event:
+            return {"val_bpb": event.score.val_bpb, "reason": event.reason}
         case Decided(decision=decision) as event:
             return {"verdict": decision.verdict, "cause": decision.cause, "frontier_bpb": event.frontier_bpb}
         case Committed() as event:
@@ -224,6 +230,8 @@ class Terminal:
                 yield _verdict_line(self._state.experiments[-1])
             case ProposalRefused() as event:
                 yield Text(f"refused {clean_line(event.cause)}: {clean_line(event.detail)}", "yellow")
+            case Quarantined() as event:
+                yield Text(f"experiment {event.experiment} is scored again: {event.reason}", "yellow")
             case Voided() as event:
                 yield Text(f"experiment {event.experiment} is repeated: {clean_line(event.reason)}", "yellow")
             case _:

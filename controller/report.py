@@ -17,7 +17,7 @@ from controller.core.events import ProposalRefused, Record, SessionStarted, Void
 from controller.core.model import Provenance, UserError, Verdict
 from controller.core.state import Experiment, ResearchState, fold
 from controller.core.untrusted import clean_line
-from controller.views import effect
+from controller.views import effect, marks
 
 REPORT, PICTURE = "report.md", "progress.png"
 
@@ -47,6 +47,7 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _kept(state),
         _holdout(state),
         _near_misses(state),
+        _odd(state),
         _failures(records, state),
         _time(records, state),
         _provenance(records),
@@ -135,6 +136,25 @@ def _near_misses(state: ResearchState) -> Iterator[str]:
     for experiment in sorted(discarded, key=lambda e: effect(e) or 0.0)[:_NEAR_MISSES]:
         short = f"{effect(experiment) or 0.0:.6f}"
         yield f"| {experiment.number} | {_bpb(experiment)} | {short} | {_description(experiment)} |"
+
+
+def _odd(state: ResearchState) -> Iterator[str]:
+    """Scores that were measured twice, and runs that said something else about themselves."""
+    odd = [experiment for experiment in state.finished if marks(experiment)]
+    if not odd:
+        return
+    yield "## Odd scores"
+    yield ""
+    yield "| # | val_bpb | first score | claimed | why it is here | verdict |"
+    yield "|--:|--:|--:|--:|---|---|"
+    for experiment in odd:
+        quarantine, mismatch = experiment.quarantine, experiment.claim_mismatch
+        first = f"{quarantine.score.val_bpb:.6f}" if quarantine else ""
+        claimed = f"{mismatch.claim:.6f}" if mismatch else ""
+        yield (
+            f"| {experiment.number} | {_bpb(experiment)} | {first} | {claimed} "
+            f"| {', '.join(marks(experiment))} | {experiment.verdict} |"
+        )
 
 
 def _failures(records: Sequence[Record], state: ResearchState) -> Iterator[str]:

@@ -122,6 +122,8 @@ def describe(experiment: Experiment) -> bytes:
         "budget_seconds": experiment.budget_seconds,
         "outcome": experiment.outcome,
         "score": score.model_dump(exclude={"holdout_bpb", "holdout_bytes"}) if score else None,
+        "quarantine": experiment.quarantine.reason if experiment.quarantine else None,
+        "claim_mismatch": experiment.claim_mismatch,
         "refusal": judgement if isinstance(judgement, Refusal) else None,
         "frontier_bpb": experiment.frontier_bpb,
         "decision": experiment.decision,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller import assembly
-from controller.core.decision import decide
+from controller.core.decision import Bounds, claim_bound, decide
 from controller.core.model import (
     Decision,
     Frontier,
@@ -36,6 +36,7 @@ class Trial:
     folder: Path
     outcome: RunOutcome
     judgement: Score | Refusal | None
+    bounds: Bounds
 
     @property
     def decision(self) -> Decision:
@@ -55,6 +56,9 @@ class Trial:
             "seconds": self.outcome.seconds,
             "scoring_seconds": score.seconds if score else None,
             "claim": self.outcome.claim.model_dump(exclude_none=True),
+            "claim_mismatch": bool(
+                score and claim_bound(self.outcome.claim.val_bpb, score, self.bounds) is not None
+            ),
             "log": str(self.folder / "run.log"),
         }
 
@@ -62,16 +66,18 @@ class Trial:
         result = self.as_json()
         if result["val_bpb"] is None:
             return f"{result['verdict']} ({result['cause']}): {result['detail']}\nlog: {result['log']}"
+        odd = "; the run itself claimed something else" if result["claim_mismatch"] else ""
         return (
             f"val_bpb {result['val_bpb']:.6f} after {result['seconds']:.1f} s, "
-            f"scored in {result['scoring_seconds']:.1f} s\nlog: {result['log']}"
+            f"scored in {result['scoring_seconds']:.1f} s{odd}\nlog: {result['log']}"
         )
 
 
 def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     """Run `file` once.
 
-    Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted.
+    Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted, and
+    VerificationFailed if a file that containers mount was changed.
     """
     train_py = assembly.read_train(file)
     machine = assembly.Machine.assemble(config)
@@ -88,9 +94,10 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     try:
         outcome = machine.trainer.train(attempt, stop, lambda elapsed: None)
         judgement = None if outcome.cause else _score(machine, attempt, stop)
+        machine.check_inputs()
     finally:
         machine.trainer.discard(attempt)
-    trial = Trial(folder, outcome, judgement)
+    trial = Trial(folder, outcome, judgement, config.judge.bounds)
     try:
         Runs.append_summary(folder / "run.log", outcome, judgement, trial.decision)
     except OSError as error:

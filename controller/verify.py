@@ -67,7 +67,8 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
     if event.frontier_bpb != frontier.val_bpb:
         yield f"{where} was measured against {event.frontier_bpb}, not the frontier"
     try:
-        again = decide(frontier, experiment.outcome, experiment.judgement)
+        quarantined = experiment.quarantine.score if experiment.quarantine else None
+        again = decide(frontier, experiment.outcome, experiment.judgement, quarantined)
     except ValueError as error:
         yield f"{where} was decided too early: {error}"
         return

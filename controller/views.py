@@ -84,6 +84,10 @@ def show_json(
             "outcome": experiment.outcome.model_dump() if experiment.outcome else None,
             "score": experiment.score.model_dump(exclude=_HOLDOUT) if experiment.score else None,
             "refusal": _refusal(experiment),
+            "quarantine": experiment.quarantine.model_dump(exclude={"score": _HOLDOUT})
+            if experiment.quarantine
+            else None,
+            "claim_mismatch": experiment.claim_mismatch.model_dump() if experiment.claim_mismatch else None,
             "rule": experiment.decision.rule if experiment.decision else None,
             "provenance": experiment.provenance.model_dump() if experiment.provenance else None,
             "diff": diff,
@@ -142,11 +146,20 @@ def causes(experiments: Iterable[Experiment]) -> Counter[str]:
 
 
 def verdict_text(experiment: Experiment) -> Text:
-    """Verdict and cause as one word or two: `keep`, `crash oom`; the phase while there is no verdict."""
+    """Verdict, cause and marks in words: `keep`, `crash oom`; the phase while there is no verdict."""
     if experiment.verdict is None:
         return Text(str(experiment.phase), style="cyan")
     words = [str(word) for word in (experiment.verdict, experiment.cause) if word is not None]
-    return Text(" ".join(words), style=STYLES[experiment.verdict])
+    text = Text(" ".join(words), style=STYLES[experiment.verdict])
+    for mark in marks(experiment):
+        text.append(f" {mark}", style="yellow")
+    return text
+
+
+def marks(experiment: Experiment) -> list[str]:
+    """What is odd about its score, a word each."""
+    odd = {"quarantined": experiment.quarantine, "claim-mismatch": experiment.claim_mismatch}
+    return [word for word, event in odd.items() if event is not None]
 
 
 def description(experiment: Experiment) -> str:
@@ -171,6 +184,7 @@ def _row(experiment: Experiment) -> dict[str, Json]:
         "phase": str(experiment.phase),
         "verdict": _word(experiment.verdict),
         "cause": _word(experiment.cause),
+        "marks": marks(experiment),
         "val_bpb": score.val_bpb if score else None,
         "frontier_bpb": experiment.frontier_bpb,
         "effect_bpb": effect(experiment),
@@ -284,7 +298,10 @@ def _detail_lines(experiment: Experiment) -> Iterable[tuple[str, str]]:
     if score:
         change = effect(experiment)
         against = f" ({change:+.6f} against {experiment.frontier_bpb:.6f})" if change is not None else ""
-        yield "val_bpb", f"{score.val_bpb:.6f}{against}"
+        sure = "confirmed" if score.confirmed else "not confirmed, and not kept"
+        yield "val_bpb", f"{score.val_bpb:.6f}{against}, {sure}"
+    if quarantine := experiment.quarantine:
+        yield "quarantined", f"{quarantine.reason}; the first score was {quarantine.score.val_bpb:.6f}"
     if refusal := _refusal(experiment):
         yield "refused", f"{refusal['cause']}: {refusal['detail']}"
     if outcome:
@@ -295,6 +312,8 @@ def _detail_lines(experiment: Experiment) -> Iterable[tuple[str, str]]:
             yield "detail", outcome.detail
         claims = {key: value for key, value in outcome.claim.model_dump().items() if value is not None}
         yield "claimed", ", ".join(f"{key} {value:g}" for key, value in claims.items()) or "nothing"
+    if mismatch := experiment.claim_mismatch:
+        yield "mismatch", f"val_bpb {mismatch.claim:g} was claimed; {mismatch.bound:.6f} off would be usual"
     if experiment.commit:
         yield "commit", experiment.commit
     if experiment.provenance:

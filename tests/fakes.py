@@ -57,7 +57,8 @@ class FakeTrainer:
     """Runs nothing: what a run would have done stands in the comment behind WIDTH.
 
     `crash NAME` ends it with that exception, `stopped` behaves as if a person had pressed Ctrl-C while it
-    ran, `broken` as if the engine had failed under the first attempt.
+    ran, `broken` as if the engine had failed under the first attempt. `claims NUMBER` prints that as its own
+    val_bpb.
     """
 
     finished: dict[tuple[str, int], RunOutcome] = field(default_factory=dict)
@@ -102,7 +103,7 @@ class FakeTrainer:
         log = (
             f"Traceback (most recent call last):\n{note.removeprefix('crash ')}: boom\n"
             if crashes
-            else "fine\n"
+            else f"fine\nval_bpb: {note.removeprefix('claims ')}\n"
         )
         attempt.log_path.write_text(log, encoding="utf-8")
         exit_code = 1 if crashes else 0
@@ -123,9 +124,13 @@ class FakeTrainer:
 
 @dataclass
 class FakeJudge:
-    """Scores a run as the WIDTH in its train.py; a negative one is refused as non-causal."""
+    """Scores a run as the WIDTH in its train.py; a negative one is refused as non-causal.
+
+    A note `unsteady` makes the second score of a run another one than the first.
+    """
 
     trainer: FakeTrainer
+    scored: list[tuple[str, int]] = field(default_factory=list)
 
     def specs(self, attempt: Attempt, seed: int) -> list[ContainerSpec]:
         return [replace(self.trainer.spec(attempt), name="fake-judge", domain=Domain.JUDGE)]
@@ -137,9 +142,14 @@ class FakeJudge:
             raise Interrupted("asked to stop")
         if (attempt.experiment, attempt.number) not in self.trainer.workspaces:
             raise InfrastructureError("the workspace is gone")
-        found = re.search(r"^WIDTH = (\S+)", attempt.train_path.read_text(encoding="utf-8"), re.MULTILINE)
+        text = attempt.train_path.read_text(encoding="utf-8")
+        found = re.search(r"^WIDTH = (\S+)", text, re.MULTILINE)
         assert found is not None
         width = float(found[1])
+        key = attempt.experiment, attempt.number
+        if key in self.scored and "unsteady" in text:
+            width *= 1.01
+        self.scored.append(key)
         if width < 0:
             return Refusal(cause=Cause.NON_CAUSAL, detail="it saw the future")
         score = Score(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from controller.core.model import (
     REJECT_CAUSES,
@@ -16,17 +17,64 @@ from controller.core.model import (
 )
 
 
+class Bounds(NamedTuple):
+    """What a score may look like without anybody looking twice. Shares of a score, not bits per byte."""
+
+    max_gain: float
+    """Of the frontier's score, in one step."""
+    claim_tolerance: float
+    """Of the score, between it and what the run itself said."""
+
+
+UNIFORM_BPB = 8.0
+"""What guessing every byte with equal probability costs: log2(256)."""
+AGREEMENT = 1e-3
+"""Share by which two scores of one checkpoint may differ. Rounding moves single predictions by a tenth of a
+nat at worst, in either direction; in the mean over the thousands of a score little of that is left."""
+
+
 def contends(frontier: Frontier, score: Score) -> bool:
     """Would this score be kept? If so it needs to be confirmed first."""
     return math.isfinite(score.val_bpb) and (frontier.val_bpb is None or score.val_bpb < frontier.val_bpb)
 
 
-def decide(frontier: Frontier, outcome: RunOutcome, judgement: Score | Refusal | None) -> Decision:
+def suspicion(frontier: Frontier, score: Score, bounds: Bounds) -> str | None:
+    """Why a score that would be kept is hard to believe and has to be measured again; None if it is not."""
+    if not contends(frontier, score):
+        return None
+    if score.val_bpb <= 0.0:
+        return "it is not above 0"
+    if score.val_bpb > UNIFORM_BPB:
+        return f"it is above {UNIFORM_BPB:g} bits per byte, which takes no model"
+    if frontier.val_bpb is None or frontier.val_bpb - score.val_bpb <= bounds.max_gain * frontier.val_bpb:
+        return None
+    gain = (frontier.val_bpb - score.val_bpb) / frontier.val_bpb
+    return f"it is better than the frontier by {gain:.1%} in one step"
+
+
+def claim_bound(claim: float | None, score: Score, bounds: Bounds) -> float | None:
+    """By how many bits per byte a run's claim may differ from its score, if it differs by more.
+
+    None if the claim is credible, or if there is none.
+    """
+    bound = bounds.claim_tolerance * score.val_bpb
+    if claim is None or abs(claim - score.val_bpb) <= bound:  # false for NaN
+        return None
+    return bound
+
+
+def decide(
+    frontier: Frontier,
+    outcome: RunOutcome,
+    judgement: Score | Refusal | None,
+    quarantined: Score | None = None,
+) -> Decision:
     """Apply R7 and R9 to one finished experiment.
 
-    `judgement` is None exactly when the run itself crashed and there was nothing to score.
-    The claim inside `outcome` is never read. Raises ValueError if a score would be kept that nobody
-    confirmed: the judge was not asked to, and that is our bug.
+    `judgement` is None exactly when the run itself crashed and there was nothing to score. `quarantined` is
+    an earlier score of the same checkpoint that was hard to believe. The claim inside `outcome` is never
+    read. Raises ValueError if a score would be kept that nobody confirmed: the judge was not asked to, and
+    that is our bug.
     """
     if outcome.cause is not None:
         return Decision(verdict=Verdict.CRASH, cause=outcome.cause, rule="R9: the run failed by itself")
@@ -34,7 +82,17 @@ def decide(frontier: Frontier, outcome: RunOutcome, judgement: Score | Refusal |
         raise ValueError("a run without a cause must have been judged")
     if isinstance(judgement, Refusal):
         return _refused(judgement, outcome)
+    if quarantined is not None and not _agree(quarantined, judgement):
+        return Decision(
+            verdict=Verdict.REJECT,
+            cause=Cause.IMPLAUSIBLE,
+            rule=f"scored again, {quarantined.val_bpb:.6f} became {judgement.val_bpb:.6f}",
+        )
     return _scored(frontier, judgement)
+
+
+def _agree(first: Score, second: Score) -> bool:
+    return math.isclose(first.val_bpb, second.val_bpb, rel_tol=AGREEMENT)
 
 
 def _refused(refusal: Refusal, outcome: RunOutcome) -> Decision:

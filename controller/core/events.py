@@ -6,7 +6,8 @@ The life of one experiment in the order of its events:
     Proposed → TrainingStarted → TrainingFinished → ScoringStarted → ScoringFinished → Decided → Committed
                      └────────────────┴─────→ Voided (infrastructure; the next attempt starts over)
 
-A crashed run skips scoring; only a kept one is committed.
+A crashed run skips scoring; only a kept one is committed. After ScoringFinished there may stand one
+ClaimMismatch, and one Quarantined, after which the checkpoint is scored once more.
 
 What an agent does stands beside that life, in whatever order it happens: ApiRequested, then ApiAnswered or
 ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; AgentFailed; AgentAbsent
@@ -120,6 +121,29 @@ class ScoringFinished(Value):
     attempt: int
     score: Score | None = None
     refusal: Refusal | None = None
+
+
+class ClaimMismatch(Value):
+    """What the run said about itself is not what the judge measured. It decides nothing."""
+
+    event: Literal["claim_mismatch"] = "claim_mismatch"
+    experiment: int
+    attempt: int
+    claim: float
+    """The run's own val_bpb, on the dev split."""
+    score: float
+    bound: float
+    """Bits per byte by which they may differ."""
+
+
+class Quarantined(Value):
+    """A score that would be kept is hard to believe; fresh containers are to score the checkpoint again."""
+
+    event: Literal["quarantined"] = "quarantined"
+    experiment: int
+    attempt: int
+    reason: str
+    score: Score
 
 
 class Decided(Value):
@@ -271,6 +295,8 @@ AnyEvent = (
     | TrainingFinished
     | ScoringStarted
     | ScoringFinished
+    | ClaimMismatch
+    | Quarantined
     | Decided
     | Committed
     | Voided

@@ -17,6 +17,7 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     ApiRequested,
+    ClaimMismatch,
     Committed,
     Decided,
     EffortStarted,
@@ -24,6 +25,7 @@ from controller.core.events import (
     Prepared,
     ProposalRefused,
     Proposed,
+    Quarantined,
     Record,
     ScoringFinished,
     ScoringStarted,
@@ -56,6 +58,7 @@ class Phase(StrEnum):
     TRAINED = "trained"
     SCORING = "scoring"
     JUDGED = "judged"
+    QUARANTINED = "quarantined"
     DECIDED = "decided"
     DONE = "done"
 
@@ -76,6 +79,9 @@ class Experiment:
     budget_seconds: float | None = None
     outcome: RunOutcome | None = None
     judgement: Score | Refusal | None = None
+    claim_mismatch: ClaimMismatch | None = None
+    quarantine: Quarantined | None = None
+    """Set if the judgement is that of a second scoring, or waits for it."""
     decision: Decision | None = None
     frontier_bpb: float | None = None
     commit: str | None = None
@@ -260,11 +266,13 @@ def _attend(
 _PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
     TrainingStarted: frozenset({Phase.PROPOSED}),
     TrainingFinished: frozenset({Phase.TRAINING}),
-    ScoringStarted: frozenset({Phase.TRAINED}),
+    ScoringStarted: frozenset({Phase.TRAINED, Phase.QUARANTINED}),
     ScoringFinished: frozenset({Phase.SCORING}),
+    ClaimMismatch: frozenset({Phase.JUDGED}),
+    Quarantined: frozenset({Phase.JUDGED}),
     Decided: frozenset({Phase.TRAINED, Phase.JUDGED}),
     Committed: frozenset({Phase.DECIDED}),
-    Voided: frozenset({Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING}),
+    Voided: frozenset({Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.QUARANTINED}),
 }
 
 
@@ -274,6 +282,9 @@ def _advance(state: ResearchState, record: Record) -> None:
         raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
     if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
         raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
+    noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
+    if noted.get(type(event)) is not None:
+        raise ImpossibleHistory(f"{event.event} stands twice for one attempt")
     advanced = _next(experiment, record, state)
     state.experiments.replace_last(advanced)
     if advanced.phase is Phase.DONE:
@@ -307,6 +318,8 @@ def _next(experiment: Experiment, record: Record, state: ResearchState) -> Exper
                 budget_seconds=event.budget_seconds,
                 outcome=None,
                 judgement=None,
+                claim_mismatch=None,
+                quarantine=None,
                 provenance=state.session.provenance if state.session else experiment.provenance,
             )
         case TrainingFinished():
@@ -315,6 +328,10 @@ def _next(experiment: Experiment, record: Record, state: ResearchState) -> Exper
             return replace(experiment, phase=Phase.SCORING)
         case ScoringFinished():
             return replace(experiment, phase=Phase.JUDGED, judgement=event.score or event.refusal)
+        case ClaimMismatch():
+            return replace(experiment, claim_mismatch=event)
+        case Quarantined():
+            return replace(experiment, phase=Phase.QUARANTINED, quarantine=event)
         case Decided():
             kept = event.decision.verdict is Verdict.KEEP
             return replace(
@@ -327,6 +344,14 @@ def _next(experiment: Experiment, record: Record, state: ResearchState) -> Exper
         case Committed():
             return replace(experiment, phase=Phase.DONE, commit=event.commit)
         case Voided():
-            return replace(experiment, phase=Phase.PROPOSED, container=None, outcome=None, judgement=None)
+            return replace(
+                experiment,
+                phase=Phase.PROPOSED,
+                container=None,
+                outcome=None,
+                judgement=None,
+                claim_mismatch=None,
+                quarantine=None,
+            )
         case _:
             raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.decision import contends, decide
+from controller.core.decision import Bounds, claim_bound, contends, decide, suspicion
 from controller.core.model import REJECT_CAUSES, Cause, Claim, Frontier, Refusal, RunOutcome, Score, Verdict
 
 FINISHED = RunOutcome(seconds=300, exit_code=0)
@@ -67,6 +67,80 @@ def test_what_nobody_confirmed_is_never_kept() -> None:
             decide(frontier, FINISHED, unconfirmed)
     worse = unconfirmed.model_copy(update={"val_bpb": 1.1})
     assert decide(BASE, FINISHED, worse).verdict is Verdict.DISCARD
+
+
+BOUNDS = Bounds(max_gain=0.1, claim_tolerance=0.05)
+
+
+@pytest.mark.parametrize(
+    ("frontier", "val_bpb", "reason"),
+    [
+        (1.0, 0.95, None),
+        (1.0, 0.9, None),
+        (1.0, 0.89, "11.0%"),
+        (1.0, 0.0, "not above 0"),
+        (None, -0.5, "not above 0"),
+        (None, 1.0, None),
+        (None, 8.0, None),
+        (None, 8.1, "above 8"),
+        (9.0, 8.1, "above 8"),
+        (1.0, 8.1, None),  # not kept anyway
+        (1.0, 1.1, None),
+        (1.0, math.nan, None),
+    ],
+)
+def test_what_is_measured_twice(frontier: float | None, val_bpb: float, reason: str | None) -> None:
+    found = suspicion(Frontier(commit="a", val_bpb=frontier), score(val_bpb), BOUNDS)
+    assert (found is None) == (reason is None)
+    assert reason is None or reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict", "cause"),
+    [
+        (0.5, 0.5, Verdict.KEEP, None),
+        (0.5, 0.5004, Verdict.KEEP, None),
+        (0.5, 0.501, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (0.5, 0.499, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (0.5, 1.5, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (0.0, 0.0, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (-1.0, -1.0, Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (8.5, 8.5, Verdict.DISCARD, Cause.WORSE),
+        (0.5, math.nan, Verdict.REJECT, Cause.IMPLAUSIBLE),
+    ],
+)
+def test_a_second_score_must_bear_out_the_first(
+    first: float, second: float, verdict: Verdict, cause: Cause | None
+) -> None:
+    decision = decide(BASE, FINISHED, score(second), quarantined=score(first))
+    assert (decision.verdict, decision.cause) == (verdict, cause)
+
+
+def test_a_second_scoring_may_find_what_the_first_one_missed() -> None:
+    decision = decide(BASE, FINISHED, Refusal(cause=Cause.NON_CAUSAL), quarantined=score(0.5))
+    assert (decision.verdict, decision.cause) == (Verdict.REJECT, Cause.NON_CAUSAL)
+
+
+@pytest.mark.parametrize(
+    ("claim", "bound"),
+    [
+        (None, None),
+        (2.0, None),
+        (2.09, None),
+        (1.91, None),
+        (2.2, 0.1),
+        (1.8, 0.1),
+        (0.1, 0.1),
+        (0.0, 0.1),
+        (-2.0, 0.1),
+        (1e300, 0.1),
+        (math.nan, 0.1),
+        (math.inf, 0.1),
+        (-math.inf, 0.1),
+    ],
+)
+def test_a_claim_that_is_too_far_from_the_score(claim: float | None, bound: float | None) -> None:
+    assert claim_bound(claim, score(2.0), BOUNDS) == (None if bound is None else pytest.approx(bound))
 
 
 @pytest.mark.parametrize("cause", list(Cause))

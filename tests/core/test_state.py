@@ -11,11 +11,13 @@ from controller.core.events import (
     AgentFailed,
     AgentReturned,
     AnyEvent,
+    ClaimMismatch,
     Committed,
     Decided,
     PreparationDropped,
     Prepared,
     Proposed,
+    Quarantined,
     Record,
     SessionStarted,
     TrainingStarted,
@@ -101,6 +103,51 @@ def test_a_voided_attempt_leaves_the_experiment_to_be_repeated(tmp_path: Path) -
     )
     assert story.state.open is not None
     assert story.state.open.attempt == 2
+
+
+def test_a_quarantined_score_is_measured_again_before_anything_is_decided(tmp_path: Path) -> None:
+    story = scored(tmp_path)
+    quarantined = quarantine(story)
+    story.record(quarantined)
+    experiment = story.state.experiments[0]
+    assert (experiment.phase, experiment.quarantine) == (Phase.QUARANTINED, quarantined)
+    story.judge(0, 0.5)
+    experiment = story.state.experiments[0]
+    assert (experiment.phase, experiment.quarantine) == (Phase.JUDGED, quarantined)
+    with pytest.raises(ImpossibleHistory, match="twice"):
+        story.record(quarantined)
+
+
+def test_nothing_is_decided_about_a_score_in_quarantine(tmp_path: Path) -> None:
+    story = scored(tmp_path)
+    story.record(quarantine(story))
+    with pytest.raises(ImpossibleHistory, match="decided cannot follow quarantined"):
+        story.decide(0)
+
+
+def test_a_voided_attempt_forgets_its_oddities(tmp_path: Path) -> None:
+    story = scored(tmp_path)
+    story.record(ClaimMismatch(experiment=0, attempt=1, claim=0.1, score=0.5, bound=0.05))
+    story.record(quarantine(story))
+    story.record(Voided(experiment=0, attempt=1, reason="the engine died"))
+    experiment = story.state.experiments[0]
+    assert experiment.phase is Phase.PROPOSED
+    assert (experiment.quarantine, experiment.claim_mismatch) == (None, None)
+
+
+def scored(home: Path) -> Story:
+    story = Story(home)
+    story.begin()
+    number = story.propose(BASELINE)
+    story.train(number)
+    story.judge(number, 0.5)
+    return story
+
+
+def quarantine(story: Story) -> Quarantined:
+    score = story.state.experiments[0].score
+    assert score is not None
+    return Quarantined(experiment=0, attempt=1, reason="too good", score=score)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from controller import assembly, settings, trial
 from controller.core.model import NotReady
 from controller.trial import Trial
 from tests.cli.conftest import Glovebox, remove_leftovers
+from tests.sealing import seal
 
 Try = Callable[[str, float], Trial]
 """Runs and scores a train.py with a budget in seconds."""
@@ -38,13 +39,11 @@ def dev_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(judge / "holdout")
     (judge / "val").rename(judge / "holdout")
     shutil.copytree(public / "dev", judge / "val")
-    facts, told = _manifest(judge), _manifest(public)
-    sizes = {str(path.relative_to(judge)): path.stat().st_size for path in judge.rglob("*.*")}
-    facts["files"] = {name: {"bytes": size} for name, size in sizes.items() if name != "manifest.json"}
-    facts["holdout_score_tokens"] = facts["score_tokens"]
-    facts["score_tokens"] = told["constants"]["eval_tokens"] = DEV_TOKENS
-    (judge / "manifest.json").write_text(json.dumps(facts))
-    (public / "manifest.json").write_text(json.dumps(told))
+    told, facts = _manifest(public), _manifest(judge)
+    common = {key: value for key, value in facts.items() if key not in ("files", "public_fingerprint")}
+    common["holdout_score_tokens"] = common["score_tokens"]
+    common["score_tokens"] = told["constants"]["eval_tokens"] = DEV_TOKENS
+    seal(home / "data", common, told)
     yield home
     remove_leftovers(home)
 

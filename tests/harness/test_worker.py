@@ -76,6 +76,7 @@ def test_flat_script_trains_and_is_scored_unedited(scoring: Scoring) -> None:
         (("return logits", "return logits[:, -1:]"), "wrong-shape", 0),
         (("return logits", "return logits[0]"), "wrong-shape", 0),
         (("return logits", "return logits[..., :-1]"), "wrong-shape", 0),
+        (("return logits", "return torch.nn.functional.pad(logits, (0, 3))"), "wrong-shape", 0),
         (("return logits", "return logits.long()"), "wrong-dtype", 0),
         (("return logits", "return None"), "wrong-dtype", 0),
         (("return logits", "return logits / 0"), "not-finite", 0),

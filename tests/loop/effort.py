@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from controller.clock import SystemClock
+from controller.core.decision import Bounds
 from controller.core.events import EffortStarted, SessionStarted
 from controller.core.model import Cause, Verdict
 from controller.core.state import ResearchState, fold
@@ -69,6 +70,7 @@ class Effort:
             stop=self.stop,
             publish=Ledger(self.home).publish,
             check_inputs=lambda: None,
+            bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
         )
 
     def loop(self, experiments: int | None = None, dollars: float | None = None) -> Loop:

@@ -25,6 +25,7 @@ from controller.core.state import Experiment, Phase, ResearchState
 from controller.ports import Context
 from controller.recovery import check_comparable, recover
 from controller.verify import verify
+from controller.views import marks
 from tests.efforts import PROVENANCE
 from tests.fakes import FakeJudge, Silent, train_py
 from tests.loop.effort import Effort, Workspaces, start, verdicts
@@ -220,6 +221,36 @@ def test_refused_proposals_cost_no_run_and_end_the_loop_at_last(
     assert verify(tmp_path / "home") == []
 
 
+def test_a_score_that_is_hard_to_believe_is_measured_twice(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    agent = propose(
+        proposals,
+        train_py(1.5),
+        train_py(0.75, "unsteady"),
+        train_py(0.0, "perfect"),
+        train_py(1.25, "claims nan"),
+        train_py(1.1, "claims 1.15"),
+    )
+    effort = start(efforts, tmp_path / "home", agent)
+    (loop := effort.loop()).run()
+    assert verdicts(loop.state)[1:] == [
+        (Verdict.KEEP, None),
+        (Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (Verdict.REJECT, Cause.IMPLAUSIBLE),
+        (Verdict.KEEP, None),
+        (Verdict.KEEP, None),
+    ]
+    twice = ["quarantined"]
+    found = [marks(experiment) for experiment in loop.state.experiments]
+    assert found == [[], twice, twice, twice, ["claim-mismatch"], []]
+    judge = effort.world.judge
+    assert isinstance(judge, FakeJudge)
+    assert [number for number, _ in judge.scored] == [*"011223345"]
+    assert all(e.score.confirmed for e in loop.state.experiments if e.verdict is Verdict.KEEP and e.score)
+    assert verify(tmp_path / "home") == []
+
+
 @pytest.mark.parametrize("change", ["scale", "data", "prepare", "harness"])
 def test_scores_that_cannot_be_compared_are_not_mixed(
     tmp_path: Path, proposals: Path, efforts: list[Effort], change: str
@@ -253,7 +284,13 @@ def test_going_on_after_any_journal_line_gives_the_same_story(
     tmp_path: Path, proposals: Path, efforts: list[Effort]
 ) -> None:
     """Let the process die behind every single event of an effort; what follows must not differ."""
-    propose(proposals, train_py(2.5), train_py(2.75, "crash NameError"), train_py(2.6))
+    propose(
+        proposals,
+        train_py(2.5),
+        train_py(2.75, "crash NameError"),
+        train_py(2.6),
+        train_py(1.0, "claims 2.0"),
+    )
     whole = start(efforts, tmp_path / "whole", Replay(proposals))
     (reference := whole.loop()).run()
     events = len((tmp_path / "whole" / "audit.jsonl").read_bytes().splitlines())
