@@ -60,7 +60,12 @@ def try_it(dev_home: Path, tmp_path: Path) -> Try:
     def run(train_py: str, budget: float) -> Trial:
         file = tmp_path / "train.py"
         file.write_text(train_py, encoding="utf-8")
-        config = settings.load(home=dev_home, device="cpu", budget={"wall_seconds": budget})
+        config = settings.load(
+            home=dev_home,
+            device="cpu",
+            budget={"wall_seconds": budget},
+            judge={"leak_fraction": 0.05},  # honest models: few twins will do
+        )
         return trial.run(config, file, threading.Event())
 
     return run
