@@ -50,8 +50,9 @@ class Idle:
 
     @property
     def share(self) -> float:
-        """Of the wall clock in which no T ran and nothing was scored."""
-        return (self.total - self.training - self.scoring) / self.total
+        """Of the wall clock without scoring, in which no T ran; long scoring would hide the rest."""
+        unscored = self.total - self.scoring
+        return (unscored - self.training) / unscored
 
     def __str__(self) -> str:
         other = self.total - self.training - self.scoring - self.waiting
@@ -63,8 +64,8 @@ class Idle:
         }
         shares = ", ".join(f"{name} {s:.1f} s ({s / self.total:.1%})" for name, s in parts.items())
         return (
-            f"{self.experiments} experiments in {self.total:.1f} s: {shares}; neither T nor scoring: "
-            f"{self.share:.1%}"
+            f"{self.experiments} experiments in {self.total:.1f} s: {shares}; scoring set aside, "
+            f"no T ran for {self.share:.1%}"
         )
 
 
@@ -127,6 +128,7 @@ def _effort(folder: Path, agent: type[Claude], experiments: int, budget: float) 
             limits={"experiments": experiments},
             claude={"base_url": server.url},
             rehearsal={"seconds": REHEARSAL * budget},
+            judge={"score_tokens": 2048, "holdout_score_tokens": 1024},
         )
         claude = agent(config.claude, SecretStr("sk-test"), SystemClock())
         assembly.run_effort(config, claude, threading.Event())

@@ -267,6 +267,22 @@ def test_a_mistake_of_ours_in_the_other_thread_ends_the_loop(tmp_path: Path, eff
     assert all_calls_ended(tmp_path)
 
 
+def test_nothing_is_recorded_while_the_state_is_written_down(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9)])
+    begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 2)
+    free: list[bool] = []
+
+    def publish(state: ResearchState) -> None:
+        other = threading.Thread(target=lambda: free.append(loop.chronicle.lock.acquire(blocking=False)))
+        other.start()
+        other.join()
+
+    efforts[0].world.publish = publish
+    loop = efforts[0].loop(experiments=2)
+    loop.run()
+    assert free == [False, False]
+
+
 def waits_for_stop(entered: threading.Event) -> Step:
     """Sits in a conversation until it is broken off."""
 
