@@ -51,7 +51,10 @@ SCALE = dataset.Scale(
     tokenizer_chars=1_000_000,
 )
 BATCH_TOKENS = 1 << 12
-BUDGET_SECONDS = 120.0
+LEAK_FRACTION = 0.01
+"""For attacks that leak a lot or not at all; a thousandth would take ten times as many twins."""
+_SCORING = {"batch_tokens": BATCH_TOKENS, "leak_fraction": LEAK_FRACTION, "total_seconds": 240.0}
+BUDGET_SECONDS = 240.0
 HONEST_BITS = 1e-4
 """How far the judge's score of an honest model may be from the plain evaluation, bits per byte."""
 
@@ -122,14 +125,14 @@ class Arena:
     def honest(self, model: Honest) -> Comparison:
         """Train an honest model, score it, and evaluate its checkpoint without any of our containers."""
         started = time.monotonic()
-        config = self._settings({})
+        config = self._settings({"leak_fraction": 0.001})
         machine = assembly.Machine.assemble(config)
         path = self._write(model.train_py)
         attempt = Attempt("honest", 1, path, path.with_name("run.log"), BUDGET_SECONDS)
         try:
             outcome = machine.trainer.train(attempt, threading.Event(), lambda elapsed: None)
             if outcome.cause is not None:
-                raise RuntimeError(f"{model.name} did not train: {outcome.detail}")
+                return Comparison(None, math.nan, f"it did not train: {outcome.detail}", outcome.seconds)
             checkpoint = self._checkpoint(machine, attempt)
             judgement = machine.judge.score(
                 attempt, secrets.randbits(63), lambda score: True, threading.Event()
@@ -158,7 +161,7 @@ class Arena:
             sandbox=SandboxConfig(
                 workspace_bytes=64 * MIB, exchange_bytes=64 * MIB, trainer=memory, worker=memory, judge=memory
             ),
-            judge=JudgeConfig.model_validate({"batch_tokens": BATCH_TOKENS, "total_seconds": 240.0, **judge}),
+            judge=JudgeConfig.model_validate({**_SCORING, **judge}),
         )
 
     def _write(self, train_py: str) -> Path:

@@ -96,7 +96,6 @@ def _architecture(name: str, mixer: str, why: str) -> Case:
 _TWIN = "a twin has another future after a hidden cut, and what was predicted before it changes"
 _REPEAT = "rows come again among other rows, and are answered differently"
 _ENCORE = "the first batch comes again at the end, and is answered differently"
-_MANY = "fresh workers are asked for thousands of twins: one position in a thousand is enough"
 
 _PLAIN = (
     _leak("the next token everywhere", "peek(logits, idx)", _TWIN),

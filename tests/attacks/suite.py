@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.attacks import checkpoints, claims, future, memory, outputs, protocol, snooping
+from tests.attacks import checkpoints, claims, future, memory, outputs, protocol, second, snooping
 from tests.attacks.cases import Case
 
 
@@ -17,6 +17,7 @@ ATTACKS: tuple[Case, ...] = tuple(
             *outputs.CASES,
             *future.CASES,
             *memory.CASES,
+            *second.CASES,
             *snooping.CASES,
             *checkpoints.CASES,
             *protocol.CASES,
