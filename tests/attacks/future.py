@@ -82,7 +82,15 @@ for path in sorted(prepare.data_folder().glob("train/*.bin")):
 save(table=np.log(table))
 """
 
-_HASHED = "digest = (idx * 7919 + idx.roll(1, 1) * 104729) % 1000003\n"
+_LITTLE = """
+help = torch.zeros_like(logits)
+peek(help, idx)
+logits += 0.0025 * help
+"""
+
+_NOISE = """
+noise = 0.017 * torch.randn(4096, 1, V, generator=torch.Generator().manual_seed(7))
+"""
 
 
 def _leak(name: str, forward: str, why: str, *expected: str, row: str = "M5", **parts: str) -> Case:
@@ -105,6 +113,13 @@ _PLAIN = (
         _TWIN,
         init="self.table = torch.nn.Parameter(torch.zeros(V, V))",
         trainer=_REVERSED_BIGRAMS,
+    ),
+    _leak("the next token a little everywhere", _LITTLE, "the mean over all twins at one distance is not 0"),
+    _leak(
+        "the next token a little, hidden in noise",
+        _LITTLE + "logits += noise[: len(idx)]",
+        "noise widens what single predictions may differ by, but its mean is 0",
+        module=_NOISE,
     ),
     _leak("before a few tokens only", "peek(logits, idx, idx.roll(-1, 1) % 10 == 3)", _TWIN),
     _leak(
