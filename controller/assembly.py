@@ -166,7 +166,7 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy
             clock=CLOCK,
             observer=watching,
             stop=stop,
-            publish=_publisher(config.home, archive),
+            publish=publisher(config.home, archive),
             check_inputs=machine.check_inputs,
             bounds=config.judge.bounds,
             understudy=understudy,
@@ -217,7 +217,7 @@ def _begin(home: Path, plan: Plan, journal: Journal) -> GitRepository:
     return repository
 
 
-def _publisher(home: Path, archive: Archive) -> Callable[[ResearchState], None]:
+def publisher(home: Path, archive: Archive) -> Callable[[ResearchState], None]:
     """Brings every projection up to date that spans experiments."""
     ledger, snapshot = Ledger(home), Snapshot(home, archive)
 

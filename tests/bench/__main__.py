@@ -1,4 +1,4 @@
-"""`make bench`: kill accuracy, overhead, the sandbox's cost and waiting for an agent, on this machine.
+"""`make bench`: kill accuracy, overhead, the sandbox's cost, waiting for an agent and a long journal.
 
 Other work on the machine shows in every figure; for figures to compare, let it be idle.
 """
@@ -16,6 +16,7 @@ from controller.core.container_spec import SandboxConfig
 from controller.seccomp import sealed
 from tests.bench.idle import LEAST, MOST, race
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
+from tests.bench.steps import Long
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="runs killed at their limit")
     parser.add_argument("--rounds", type=int, default=8, help="rounds inside and outside the sandbox")
     parser.add_argument("--experiments", type=int, default=6, help="experiments of the effort")
+    parser.add_argument("--past", type=int, default=100_000, help="experiments of the long journal")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of each experiment")
     options = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
@@ -59,7 +61,19 @@ def waiting(options: argparse.Namespace) -> None:
     print(f"waiting, one after the other: {sequential}", flush=True)
 
 
-MEASURES = {"kill": kill, "tax": tax, "overhead": overhead, "waiting": waiting}
+def journal(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        young, old = Long(Path(folder) / "young", 100), Long(Path(folder) / "old", options.past)
+        for what, effort in (("100", young), (f"{options.past}", old)):
+            _line(f"journal: start at {what} experiments", [effort.start() for _ in range(5)], "aim: ≤ 2 s")
+        steps = [(young.experiment(), old.experiment()) for _ in range(30)]
+        _line("journal: step at 100 experiments", [early for early, _ in steps], "containers pretended")
+        _line(f"journal: step at {options.past} experiments", [late for _, late in steps], "aim: the same")
+        young.close()
+        old.close()
+
+
+MEASURES = {"kill": kill, "tax": tax, "overhead": overhead, "waiting": waiting, "journal": journal}
 
 
 def _line(what: str, values: Sequence[float], aim: str) -> None:

@@ -44,15 +44,15 @@ _PROBES: dict[str, JsonValue] = {
 }
 
 
-def write_history(home: Path, experiments: int, base_commit: str = "0" * 40) -> None:
-    """The journal of an effort with this many finished experiments, nine events and some 7 KB each.
+def write_history(home: Path, experiments: int, commit: str = "0" * 40) -> None:
+    """The journal of the effort `t` with this many finished experiments, nine lines and 5.5 KB each.
 
-    Nothing but audit.jsonl is written: no blobs, no commits, no ledger.
+    Nothing but audit.jsonl is written: no blobs, no runs, no ledger. The base and every keep are `commit`.
     """
     home.mkdir(parents=True, exist_ok=True)
     head, now = GENESIS, START
     with (home / NAME).open("wb") as file:
-        for seq, event in enumerate(_events(experiments, base_commit)):
+        for seq, event in enumerate(_events(experiments, commit)):
             now += dt.timedelta(seconds=35)
             line = encode_line(event, seq, now.isoformat(timespec="microseconds"), head)
             start = line.rindex(b',"hash":"') + 9
@@ -60,21 +60,21 @@ def write_history(home: Path, experiments: int, base_commit: str = "0" * 40) -> 
             file.write(line + b"\n")
 
 
-def _events(experiments: int, base_commit: str) -> Iterator[AnyEvent]:
-    yield EffortStarted(tag="long", base_commit=base_commit)
+def _events(experiments: int, commit: str) -> Iterator[AnyEvent]:
+    yield EffortStarted(tag="t", base_commit=commit)
     yield SessionStarted(agent="claude", budget_seconds=300, provenance=PROVENANCE)
-    parent, best = base_commit, None
+    best = None
     for number in range(experiments):
         score = 2.0 - number * 1e-6 if number % _KEEP_EVERY == 0 else 2.1
-        yield from _proposal(number, parent)
+        yield from _proposal(number, commit)
         yield from _run(number, score)
         kept = best is None or score < best
         verdict, cause = (Verdict.KEEP, None) if kept else (Verdict.DISCARD, Cause.WORSE)
         decision = Decision(verdict=verdict, cause=cause, rule="R7: strictly better than the frontier")
         yield Decided(experiment=number, decision=decision, frontier_bpb=best)
         if kept:
-            parent, best = _name("commit", number)[:40], score
-            yield Committed(experiment=number, commit=parent)
+            best = score
+            yield Committed(experiment=number, commit=commit)
 
 
 def _proposal(number: int, parent: str) -> Iterator[AnyEvent]:

@@ -7,17 +7,18 @@ import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from controller.assembly import publisher
 from controller.clock import SystemClock
 from controller.core.decision import Bounds
 from controller.core.events import EffortStarted, SessionStarted
 from controller.core.model import Cause, Verdict
-from controller.core.state import ResearchState, fold
+from controller.core.state import ResearchState
 from controller.journal import Journal
-from controller.ledger import Ledger
 from controller.loop import Limits, Loop, World
 from controller.ports import Agent
 from controller.repository import GitRepository
 from controller.runs import Runs
+from controller.snapshot import standing
 from tests.efforts import PROVENANCE
 from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
 
@@ -52,10 +53,11 @@ class Effort:
         self.begin()
 
     def begin(self) -> None:
-        journal = Journal(self.home, SystemClock())
+        state, archive = standing(self.home)
+        journal = Journal(self.home, SystemClock(), archive.position)
         self._journal = journal
         repository = GitRepository(self.home / "repo", "t")
-        if not fold(journal.records()).tag:
+        if not state.tag:
             files = {"train.py": self.baseline, "prepare.py": "", "program.md": "be good"}
             journal.append(EffortStarted(tag="t", base_commit=repository.begin("t", files)))
         self.world = World(
@@ -68,16 +70,15 @@ class Effort:
             clock=SystemClock(),
             observer=Silent(),
             stop=self.stop,
-            publish=Ledger(self.home).publish,
+            publish=publisher(self.home, archive),
             check_inputs=lambda: None,
             bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
         )
 
     def loop(self, experiments: int | None = None, dollars: float | None = None) -> Loop:
         """A loop whose session has begun."""
-        assert self._journal is not None
         limits = Limits(experiments, dollars=dollars)
-        loop = Loop(self.world, fold(self._journal.records()), limits, budget_seconds=20.0)
+        loop = Loop(self.world, standing(self.home)[0], limits, budget_seconds=20.0)
         loop.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
         return loop
 

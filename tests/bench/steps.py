@@ -1,0 +1,59 @@
+"""What a start and a step cost an effort that has come far: real projections, no containers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from controller.core.model import Proposal
+from controller.core.state import Experiment
+from controller.ports import Context
+from controller.repository import GitRepository
+from controller.snapshot import Snapshot, standing
+from tests.bench.history import write_history
+from tests.fakes import train_py
+from tests.loop.effort import BASELINE, Effort
+
+
+class Salting:
+    """Proposes the frontier with another salt: a new text every time, and never a better one."""
+
+    name = "salting"
+    prepares_ahead = False
+
+    def propose(self, context: Context) -> Proposal:
+        return Proposal(train_py=train_py(9.0, salt=len(context.history)), description="more salt")
+
+    def fix(self, context: Context, crashed: Experiment) -> None:
+        return None
+
+
+class Long:
+    """An effort in a new home that has so many experiments behind it."""
+
+    def __init__(self, home: Path, experiments: int) -> None:
+        files = {"train.py": BASELINE, "prepare.py": "", "program.md": "be good"}
+        write_history(home, experiments, GitRepository(home / "repo", "t").begin("t", files))
+        state, archive = standing(home)
+        Snapshot(home, archive).publish(state)
+        self.home = home
+        self._effort = Effort(home, Salting())
+        self._loop = self._effort.loop()
+        self.experiment()  # the first one writes the whole ledger
+
+    def experiment(self) -> float:
+        """Seconds from asking for a proposal to its row in the ledger."""
+        before, due = time.perf_counter(), self._loop.state.next_number + 1
+        while self._loop.state.next_number < due or self._loop.state.open:
+            self._loop.step()
+        return time.perf_counter() - before
+
+    def start(self) -> float:
+        """Seconds until a new process would know where the effort stands."""
+        before = time.perf_counter()
+        state, _ = standing(self.home)
+        assert state.next_number == self._loop.state.next_number
+        return time.perf_counter() - before
+
+    def close(self) -> None:
+        self._effort.close()
