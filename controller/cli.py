@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -203,11 +204,20 @@ def report_(
 
 
 @app.command("verify")
-def verify_(home: Home = None, as_json: Json = False) -> None:
+def verify_(
+    home: Home = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head hash you kept elsewhere: check that the journal once ended with it."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check journal, git, ledger, runs and blobs against each other, offline."""
     config = settings.load(home=home)
     assembly.require_effort(config.home)
-    problems = verify.verify(config.home)
+    if head is not None and not re.fullmatch("[0-9a-f]{64}", head):
+        raise UserError("A head is 64 hexadecimal digits, as `glovebox status` prints it.")
+    problems = verify.verify(config.home, head)
     if as_json:
         _print_json({"problems": problems})
     for problem in [] if as_json else problems:
@@ -215,9 +225,9 @@ def verify_(home: Home = None, as_json: Json = False) -> None:
     if problems:
         raise VerificationFailed(f"{len(problems)} contradictions found in {config.home}.")
     if not as_json:
-        records, state = assembly.read_state(config.home)
+        state, _ = assembly.read_standing(config.home)
         print(
-            f"{len(records)} journal lines, {len(state.finished)} experiments: all agree. Head: {state.head}"
+            f"{state.seq + 1} journal lines, {len(state.finished)} experiments: all agree. Head: {state.head}"
         )
 
 

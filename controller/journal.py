@@ -243,16 +243,6 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def torn_tail(home: Path) -> bytes:
-    """What follows the last newline of the journal; empty in a healthy one."""
-    path = home / NAME
-    if not path.exists():
-        return b""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_TORN))
-        return file.read().rpartition(b"\n")[2]
-
-
 def encode_line(event: AnyEvent, seq: int, time: str, prev: str) -> bytes:
     """One event as the line that stands for it, without its newline."""
     data = plain(event)

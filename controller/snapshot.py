@@ -26,7 +26,7 @@ from controller.journal import BEGINNING, NAME, Position, read_from, read_lines
 
 SNAPSHOT = "snapshot.json"
 #: Experiments between two snapshots; at least so many stay in memory.
-EVERY = 500
+EVERY = 200
 _CHUNK = 1024**2
 
 
@@ -66,6 +66,7 @@ class Archive:
 
     def __post_init__(self) -> None:
         self.prefix = _Prefix(self.home / NAME)
+        self._forgotten = 0
 
     def follow(self) -> Iterator[Record]:
         """What was added since the last call. Raises VerificationFailed at a broken link."""
@@ -88,6 +89,13 @@ class Archive:
             if record.experiment == number or isinstance(record.data, SessionStarted):
                 apply(state, record)
         return state.experiments[number]
+
+    def forget(self, state: ResearchState) -> None:
+        """Keep the latest experiments of a state in memory only; the open one is always among them."""
+        # Now and then: dropping them one by one would copy the rest each time.
+        if state.next_number >= self._forgotten + 2 * EVERY:
+            self._forgotten = min(len(self.experiments), state.next_number) - EVERY
+            state.experiments.forget(self._forgotten, self.experiment)
 
     def _until_the_next(self, number: int) -> Iterator[Record]:
         """The session an experiment was proposed in, then every line up to the next experiment's first."""
@@ -122,9 +130,7 @@ def standing(home: Path) -> tuple[ResearchState, Archive]:
     state, archive = _load(home)
     for record in archive.follow():
         apply(state, record)
-        if len(archive.experiments) % EVERY == 0 and isinstance(record.data, Proposed):
-            _forget(state, archive)
-    _forget(state, archive)
+        archive.forget(state)
     return state, archive
 
 
@@ -159,7 +165,7 @@ class Snapshot:
         except OSError as error:
             raise InfrastructureError(f"{self._path} cannot be written: {error.strerror}.") from error
         archive.stored = state.next_number
-        _forget(state, archive)
+        archive.forget(state)
 
 
 def _load(home: Path) -> tuple[ResearchState, Archive]:
@@ -180,11 +186,6 @@ def _load(home: Path) -> tuple[ResearchState, Archive]:
     stored.state.experiments = Growing(map(archive.experiment, range(latest, known)), first=latest)
     stored.state.experiments.forget(latest, archive.experiment)
     return stored.state, archive
-
-
-def _forget(state: ResearchState, archive: Archive) -> None:
-    """Keep the latest experiments in memory; the open one is always among them."""
-    state.experiments.forget(min(len(archive.experiments), state.next_number) - EVERY, archive.experiment)
 
 
 @cache

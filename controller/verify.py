@@ -8,55 +8,90 @@ Somebody who rewrites all of it together is not found; keep the head hash elsewh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller import journal, ledger
 from controller.core.decision import decide
-from controller.core.events import Committed, Decided, ProposalRefused, Proposed, Record
+from controller.core.events import (
+    AnyEvent,
+    ApiAnswered,
+    ApiRequested,
+    Decided,
+    Prepared,
+    ProposalRefused,
+    Proposed,
+    Record,
+    Rehearsed,
+)
 from controller.core.model import InfrastructureError, VerificationFailed
 from controller.core.runlog import summary
 from controller.core.state import Experiment, ImpossibleHistory, Phase, ResearchState, apply
 from controller.core.untrusted import clean_line
 from controller.repository import GitRepository
 from controller.runs import Runs, describe
+from controller.snapshot import Archive
 
 
-def verify(home: Path) -> list[str]:
-    """Every contradiction found, one line each; empty if all agree. Raises NotReady without git."""
+@dataclass
+class _Pass:
+    """What one pass over the journal finds, line by line; its memory does not grow with the experiments."""
+
+    home: Path
+    pinned: str | None
+    """A head somebody kept elsewhere; None: nobody did."""
+    problems: list[str] = field(default_factory=list)
+    state: ResearchState = field(default_factory=ResearchState)
+    heads: dict[int, set[str]] = field(default_factory=dict)
+    """By kept experiment: the heads of the journal between its verdict and its commit."""
+
+    def read(self) -> None:
+        """Raises VerificationFailed where the chain breaks, ImpossibleHistory where the story does."""
+        archive = Archive(self.home)
+        found = self.pinned is None
+        for record in archive.follow():
+            if isinstance(record.data, Decided):
+                self.problems.extend(_decide_again(record, record.data, self.state))
+            try:
+                apply(self.state, record)
+            except ImpossibleHistory as error:
+                raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
+            archive.forget(self.state)
+            self.problems.extend(_check_blobs(self.home, record))
+            if self.state.open is not None and self.state.open.phase is Phase.DECIDED:
+                self.heads.setdefault(self.state.open.number, set()).add(record.hash)
+            found = found or record.hash == self.pinned
+        size = (self.home / journal.NAME).stat().st_size
+        if torn := size - archive.position.offset:
+            where = f"{journal.NAME} line {archive.position.seq + 2}"
+            self.problems.append(f"{where} is torn after {torn} bytes; the next start cuts it off")
+        if not found:
+            self.problems.append(
+                f"{journal.NAME} never had the head {clean_line(str(self.pinned), 64)}: "
+                "lines were cut off its end, or it was written anew"
+            )
+
+
+def verify(home: Path, pinned: str | None = None) -> list[str]:
+    """Every contradiction found, one line each; empty if all agree. Raises NotReady without git.
+
+    `pinned` is a hash that the journal once had as its head, kept elsewhere.
+    """
     if not (home / journal.NAME).is_file():
         return [f"{journal.NAME} is missing"]
-    records: list[Record] = []
+    told = _Pass(home, pinned)
     try:
-        records.extend(journal.read_records(home))
-        state = ResearchState()
-        problems = [*_torn(home, len(records)), *_replay(records, state)]
+        told.read()
     except (VerificationFailed, ImpossibleHistory) as error:
         # What stands after a broken link is anybody's word; comparing more with it would only confuse.
         return [str(error)]
     at_work = journal.home_in_use(home)
     return [
-        *problems,
-        *_check_blobs(home, records),
-        *_check_runs(home, state, at_work),
-        *_check_ledger(home, state, at_work),
-        *_check_git(home, records, state, at_work),
+        *told.problems,
+        *_check_runs(home, told.state, at_work),
+        *_check_ledger(home, told.state, at_work),
+        *_check_git(home, told, at_work),
     ]
-
-
-def _torn(home: Path, lines: int) -> Iterator[str]:
-    if tail := journal.torn_tail(home):
-        yield f"{journal.NAME} line {lines + 1} is torn after {len(tail)} bytes; the next start cuts it off"
-
-
-def _replay(records: list[Record], state: ResearchState) -> Iterator[str]:
-    """Extend `state` record by record and decide everything again."""
-    for record in records:
-        if isinstance(record.data, Decided):
-            yield from _decide_again(record, record.data, state)
-        try:
-            apply(state, record)
-        except ImpossibleHistory as error:
-            raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
 
 
 def _decide_again(record: Record, event: Decided, state: ResearchState) -> Iterator[str]:
@@ -76,24 +111,33 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
         yield f"{where} was decided {event.decision.verdict}; by the rules it is {again.verdict}"
 
 
-def _check_blobs(home: Path, records: list[Record]) -> Iterator[str]:
-    for record in records:
-        event = record.data
-        names = [event.train_sha256] if isinstance(event, Proposed | ProposalRefused) else []
-        if isinstance(event, Proposed):
-            names.append(event.diff_sha256)
-        for name in names:
-            try:
-                journal.read_blob(home, name)
-            except VerificationFailed as error:
-                yield f"{journal.NAME} line {record.seq + 1}: {error}"
+def _check_blobs(home: Path, record: Record) -> Iterator[str]:
+    for name in _blobs(record.data):
+        try:
+            journal.read_blob(home, name)
+        except VerificationFailed as error:
+            yield f"{journal.NAME} line {record.seq + 1}: {error}"
+
+
+def _blobs(event: AnyEvent) -> tuple[str, ...]:
+    match event:
+        case Proposed():
+            return event.train_sha256, event.diff_sha256
+        case ProposalRefused() | Prepared() | Rehearsed():
+            return (event.train_sha256,)
+        case ApiRequested():
+            return (event.request_sha256,)
+        case ApiAnswered():
+            return (event.reply_sha256,)
+        case _:
+            return ()
 
 
 def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
-    settled = state.finished[:-1] if at_work else state.finished  # the last one may be being closed right now
-    for experiment in settled:
-        yield from _check_result(home, experiment)
+    closing = len(state.finished) - 1 if at_work else None  # the last one may be being closed right now
     for experiment in state.experiments:
+        if experiment.phase is Phase.DONE and experiment.number != closing:
+            yield from _check_result(home, experiment)
         if experiment.attempt == 0:
             continue  # its folder is written just before the first attempt
         folder, proposal = Runs(home).folder(experiment.number), experiment.proposal
@@ -138,7 +182,8 @@ def _check_ledger(home: Path, state: ResearchState, at_work: bool) -> Iterator[s
         yield f"{ledger.NAME} lacks {len(wanted) - len(present)} lines; the next start adds them"
 
 
-def _check_git(home: Path, records: list[Record], state: ResearchState, at_work: bool) -> Iterator[str]:
+def _check_git(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
+    state = told.state
     if state.tag is None:
         return
     repository = GitRepository(home / "repo", state.tag)
@@ -150,27 +195,27 @@ def _check_git(home: Path, records: list[Record], state: ResearchState, at_work:
         if base != state.base_commit:
             yield f"repo: the branch begins with {base[:7]}, not with {str(state.base_commit)[:7]}"
             return
-        expected = [experiment for experiment in state.experiments if experiment.commit is not None]
+        expected = [state.experiments[number] for number in told.heads]
+        expected = [experiment for experiment in expected if experiment.commit is not None]
         pending = state.open
         if pending is not None and pending.phase is Phase.DECIDED and len(kept) == len(expected) + 1:
             expected.append(pending)  # committed, and about to be journalled as such
         elif len(kept) != len(expected) and not (at_work and len(kept) > len(expected)):
             yield f"repo: the branch has {len(kept)} commits after its base, the journal {len(expected)}"
-        heads = _heads(records)
         for experiment, (commit, trailers) in zip(expected, kept, strict=False):
-            yield from _check_commit(home, repository, base, experiment, commit, trailers, heads)
+            heads = told.heads[experiment.number]
+            yield from _check_commit(repository, base, experiment, commit, trailers, heads)
     except (VerificationFailed, InfrastructureError) as error:
         yield f"repo: {clean_line(str(error), 500)}"
 
 
 def _check_commit(
-    home: Path,
     repository: GitRepository,
     base: str,
     experiment: Experiment,
     commit: str,
     trailers: dict[str, str],
-    heads: dict[int, set[str]],
+    heads: set[str],
 ) -> Iterator[str]:
     where = f"repo: commit {commit[:7]}"
     if experiment.commit not in (None, commit):
@@ -179,7 +224,7 @@ def _check_commit(
         yield f"{where} is not of experiment {experiment.number}"
     if experiment.score and trailers.get("Val-Bpb") != f"{experiment.score.val_bpb:.6f}":
         yield f"{where} claims another score than the journal"
-    if trailers.get("Journal") not in heads.get(experiment.number, set()):
+    if trailers.get("Journal") not in heads:
         yield f"{where} was made from a journal that is not this one: lines are missing"
     files, unchanged = repository.files(commit), repository.files(base)
     blob = files.pop("train.py", "")
@@ -188,17 +233,3 @@ def _check_commit(
         yield f"{where} changes more than train.py"
     if not blob or journal.sha256(repository.content(blob)) != experiment.proposal.train_sha256:
         yield f"{where} holds another train.py than the one that ran"
-
-
-def _heads(records: list[Record]) -> dict[int, set[str]]:
-    """For every decided experiment the heads of the journal between its verdict and its commit."""
-    heads: dict[int, set[str]] = {}
-    open_: int | None = None
-    for record in records:
-        if isinstance(record.data, Committed):
-            open_ = None
-        elif isinstance(record.data, Decided):
-            open_ = record.data.experiment
-        if open_ is not None:
-            heads.setdefault(open_, set()).add(record.hash)
-    return heads

@@ -29,7 +29,6 @@ from controller.journal import (
     read_blob,
     read_records,
     sha256,
-    torn_tail,
 )
 from tests.story import TickingClock
 
@@ -41,6 +40,10 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
         journal.append(SessionStopped(reason=reason))
     yield journal
     journal.close()
+
+
+def torn_tail(home: Path) -> bytes:
+    return (home / NAME).read_bytes().rpartition(b"\n")[2]
 
 
 def reasons(home: Path) -> list[str]:
@@ -160,15 +163,19 @@ def test_a_torn_last_line_is_cut_off_and_reported(journal: Journal, tmp_path: Pa
 
 
 def test_any_prefix_of_the_file_is_a_good_start(journal: Journal, tmp_path: Path) -> None:
-    """A process can die after any byte."""
+    """A process can die after any byte: here after every one of the last line and many before."""
     content = (tmp_path / NAME).read_bytes()
     journal.close()
-    for length in range(0, len(content) + 1, 7):
+    last_line = content.rindex(b"\n", 0, -1) + 1
+    for length in [*range(0, last_line, 41), *range(last_line, len(content) + 1)]:
         (tmp_path / NAME).write_bytes(content[:length])
         again = Journal(tmp_path, TickingClock())
         again.append(SessionStopped(reason="after"))
         complete = ["one", "two", "three"][: content[:length].count(b"\n")]
         assert reasons(tmp_path) == [*complete, "after"]
+        repaired = [r.data.removed for r in read_records(tmp_path) if isinstance(r.data, JournalRepaired)]
+        torn = content[:length].rpartition(b"\n")[2].decode()
+        assert repaired == ([torn] if torn else [])
         again.close()
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from controller.core.events import Decided
-from controller.core.model import Decision, Verdict
+from controller.core.events import ApiAnswered, ApiRequested, Decided
+from controller.core.model import Decision, Usage, Verdict
 from controller.journal import HomeLock
 from controller.verify import verify
 from tests.story import BASELINE, Story, tell
@@ -197,3 +199,101 @@ def test_a_controller_at_work_is_not_accused_of_being_behind(home: Path) -> None
     with HomeLock(home):
         assert verify(home) == []
     assert len(verify(home)) == 2
+
+
+def test_a_head_kept_elsewhere_shows_what_was_cut_off(home: Path) -> None:
+    """Whole lines cut off the end leave a good chain; only somebody who remembers it can tell."""
+    story = Story(home)
+    before, end = story.state.head, (home / "audit.jsonl").stat().st_size
+    story.propose(BASELINE + "A = 5\n")
+    after = story.state.head
+    assert verify(home, after) == verify(home, before) == []
+    (home / "audit.jsonl").write_bytes((home / "audit.jsonl").read_bytes()[:end])
+    shutil.rmtree(home / "runs" / "000005")
+    assert verify(home, before) == verify(home) == []
+    assert verify(home, after) == [
+        f"audit.jsonl never had the head {after}: lines were cut off its end, or it was written anew"
+    ]
+
+
+def text_of_a_call(home: Path, **missing: str) -> None:
+    story = Story(home)
+    texts = {"request": b"a question", "reply": b"an answer"}
+    names = {what: missing.get(what) or story.journal.put_blob(text) for what, text in texts.items()}
+    story.record(
+        ApiRequested(
+            call=0,
+            for_experiment=5,
+            purpose="propose",
+            model="m",
+            request_sha256=names["request"],
+            reserved_usd=1,
+        )
+    )
+    story.record(
+        ApiAnswered(call=0, reply_sha256=names["reply"], stop_reason="", usage=Usage(), seconds=1, cost_usd=1)
+    )
+
+
+def test_the_texts_of_calls_are_looked_for(home: Path) -> None:
+    text_of_a_call(home)
+    assert verify(home) == []
+
+
+@pytest.mark.parametrize(("what", "line"), [("request", 33), ("reply", 34)])
+def test_a_missing_text_of_a_call_is_named(home: Path, what: str, line: int) -> None:
+    text_of_a_call(home, **{what: "0" * 64})
+    assert verify(home) == [
+        f"audit.jsonl line {line}: blob {'0' * 64} cannot be read: No such file or directory"
+    ]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 10**9), bit=st.integers(0, 7))
+def test_a_changed_byte_of_the_journal_is_named_by_its_line(home: Path, position: int, bit: int) -> None:
+    path = home / "audit.jsonl"
+    content = path.read_bytes()
+    position %= len(content)
+    changed = bytearray(content)
+    changed[position] ^= 1 << bit
+    path.write_bytes(changed)
+    problems = verify(home)
+    path.write_bytes(content)
+    if position == len(content) - 1:  # the newline that ends the file: its line is torn
+        assert "line 32 is torn" in " ".join(problems)
+    else:
+        assert len(problems) == 1
+        assert f"audit.jsonl line {content[:position].count(10) + 1} " in problems[0]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_lines_deleted_doubled_or_moved_are_named_where_the_chain_breaks(
+    home: Path, data: st.DataObject
+) -> None:
+    path = home / "audit.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = data.draw(st.integers(0, len(lines) - 2))
+    other = data.draw(st.integers(place + 1, len(lines) - 1))
+    changed, broken = data.draw(
+        st.sampled_from(
+            [
+                ([*lines[:place], *lines[place + 1 :]], place),
+                ([*lines[: place + 1], *lines[place:]], place + 1),
+                (
+                    [
+                        *lines[:place],
+                        lines[other],
+                        *lines[place + 1 : other],
+                        lines[place],
+                        *lines[other + 1 :],
+                    ],
+                    place,
+                ),
+            ]
+        )
+    )
+    path.write_bytes(b"".join(changed))
+    problems = verify(home)
+    path.write_bytes(b"".join(lines))
+    assert problems == [f"audit.jsonl line {broken + 1} does not continue the chain of the lines before it"]
