@@ -20,6 +20,7 @@ from rich.console import Console
 from controller import (
     __version__,
     assembly,
+    audit,
     choose,
     doctor,
     logs,
@@ -152,11 +153,11 @@ def status(home: Home = None, as_json: Json = False) -> None:
     config = settings.load(home=home)
     assembly.require_effort(config.home)
     state, _ = assembly.read_standing(config.home)
-    running = home_in_use(config.home)
+    running, today = home_in_use(config.home), assembly.CLOCK.now().date().isoformat()
     if as_json:
-        _print_json(views.status_json(state) | {"running": running})
+        _print_json(views.status_json(state, today) | {"running": running})
     else:
-        _console().print(views.status(state))
+        _console().print(views.status(state, today))
         _console().print(f"A controller is {'at work' if running else 'not running'} in {config.home}.")
 
 
@@ -173,20 +174,31 @@ def log_(home: Home = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(number: Number, home: Home = None, as_json: Json = False) -> None:
+def show(
+    number: Number,
+    home: Home = None,
+    as_json: Json = False,
+    in_full: Annotated[
+        bool, typer.Option("--audit", help="Tell everything that led to it and came of it, in order.")
+    ] = False,
+) -> None:
     """Show one experiment: proposal, diff, log, result and audit trail."""
     config = settings.load(home=home)
     assembly.require_effort(config.home)
     state, archive = assembly.read_standing(config.home)
     if number >= len(state.experiments):
         raise UserError(f"There is no experiment {number}; `glovebox log` lists those there are.")
-    trail = archive.records(number)
+    whole = assembly.read_state(config.home)[0] if in_full else []
+    trail = audit.trail(whole, number) if in_full else archive.records(number)
     diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
     excerpt = assembly.runs_of(config).excerpt(number)
     if as_json:
-        _print_json(views.show_json(state, number, records=trail, diff=diff, log_excerpt=excerpt))
+        told = views.show_json(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
+        _print_json(told)
     else:
-        _console().print(views.show(state, number, records=trail, diff=diff, log_excerpt=excerpt))
+        _console().print(
+            views.show(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
+        )
 
 
 @app.command("report")

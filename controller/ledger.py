@@ -97,7 +97,7 @@ def _row(experiment: Experiment) -> tuple[str, ...]:
         f"{score.val_bpb:.6f}" if score else "",
         _memory_gb(experiment),
         str(experiment.verdict or ""),
-        tsv_cell(experiment.proposal.description),
+        tsv_cell(experiment.description),
         str(experiment.number),
         experiment.finished_at or "",
         f"{outcome.seconds:.1f}" if outcome else "",

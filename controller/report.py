@@ -12,8 +12,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from controller import chart
-from controller.core.events import ProposalRefused, Record, SessionStarted, Voided
+from controller import chart, costs
+from controller.core.events import (
+    AgentFailed,
+    AgentReturned,
+    ApiFailed,
+    PreparationDropped,
+    ProposalRefused,
+    Record,
+    Rehearsed,
+    SessionStarted,
+    Voided,
+)
 from controller.core.model import Provenance, UserError, Verdict
 from controller.core.state import Experiment, ResearchState, fold
 from controller.core.untrusted import clean_line
@@ -49,6 +59,8 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _near_misses(state),
         _odd(state),
         _failures(records, state),
+        _cost(records, state),
+        _agent(records, state),
         _time(records, state),
         _provenance(records),
     ]
@@ -179,6 +191,60 @@ def _failures(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
         yield f"| void, repeated | infrastructure | {voided} |"
 
 
+def _cost(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    """Requests, tokens and dollars, in total and by UTC day."""
+    total = state.spending.total
+    if not total.calls:
+        return
+    failed = sum(isinstance(record.data, ApiFailed) for record in records)
+    yield "## What it cost"
+    yield ""
+    yield f"{costs.money(total)} for {total.calls} requests to a language model, {failed} of them failed."
+    proposed = [e for e in state.experiments if state.spending.of(e.number).calls and not _stood_in(e)]
+    if proposed:
+        yield f"Experiments that came of them: {len(proposed)}, ${total.usd / len(proposed):.2f} for each."
+    if state.spending.open:
+        yield f"{len(state.spending.open)} have no end on record and are counted with the most they can cost."
+    yield ""
+    yield "| | requests | tokens in | from the cache | tokens out | dollars |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name, spent in (*sorted(state.spending.by_day.items()), ("all", total)):
+        share = costs.cache_share(spent.usage)
+        yield (
+            f"| {name} | {spent.calls} | {costs.tokens_in(spent.usage):,} "
+            f"| {f'{share:.0%}' if share is not None else ''} | {spent.usage.output_tokens:,} "
+            f"| {spent.committed_usd:.2f} |"
+        )
+
+
+def _agent(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    """How often the agent could not be reached, what was rehearsed and what prepared in vain."""
+    events = [record.data for record in records]
+    away = [event.seconds for event in events if isinstance(event, AgentReturned)]
+    rows: dict[str, int | str] = {
+        "absences": len(away) + (state.absence is not None),
+        "time away, the present absence not counted": _duration(sum(away)) if away else 0,
+        "experiments by an understudy": sum(_stood_in(experiment) for experiment in state.experiments),
+        "conversations without a proposal": sum(isinstance(event, AgentFailed) for event in events),
+        "prepared proposals dropped": sum(isinstance(event, PreparationDropped) for event in events),
+    }
+    rehearsed = Counter(event.result for event in events if isinstance(event, Rehearsed))
+    rows |= {f"rehearsals {result}": count for result, count in sorted(rehearsed.items())}
+    if not any(rows.values()):
+        return
+    yield "## The agent at work"
+    yield ""
+    yield "| | |"
+    yield "|---|--:|"
+    for name, value in rows.items():
+        if value:
+            yield f"| {name} | {value} |"
+
+
+def _stood_in(experiment: Experiment) -> bool:
+    return experiment.proposal.stands_in_for is not None
+
+
 def _time(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     if not records:
         return
@@ -230,7 +296,7 @@ def _bpb(experiment: Experiment) -> str:
 
 
 def _description(experiment: Experiment) -> str:
-    return escape(experiment.proposal.description)
+    return escape(experiment.description)
 
 
 def _percent(change: float, whole: float) -> str:

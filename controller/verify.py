@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller import journal, ledger
+from controller import costs, journal, ledger
 from controller.core.decision import decide
 from controller.core.events import (
     AnyEvent,
     ApiAnswered,
+    ApiFailed,
     ApiRequested,
     Decided,
     Prepared,
@@ -26,11 +27,15 @@ from controller.core.events import (
 )
 from controller.core.model import InfrastructureError, VerificationFailed
 from controller.core.runlog import summary
+from controller.core.spending import ImpossibleCall
 from controller.core.state import Experiment, ImpossibleHistory, Phase, ResearchState, apply
 from controller.core.untrusted import clean_line
 from controller.repository import GitRepository
 from controller.runs import Runs, describe
 from controller.snapshot import Archive
+
+_ROUNDING_USD = 1e-6
+"""Sums of money are not exact to the last bit."""
 
 
 @dataclass
@@ -52,9 +57,10 @@ class _Pass:
         for record in archive.follow():
             if isinstance(record.data, Decided):
                 self.problems.extend(_decide_again(record, record.data, self.state))
+            self.problems.extend(_spend_again(record, self.state))
             try:
                 apply(self.state, record)
-            except ImpossibleHistory as error:
+            except (ImpossibleHistory, ImpossibleCall) as error:
                 raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
             archive.forget(self.state)
             self.problems.extend(_check_blobs(self.home, record))
@@ -131,6 +137,23 @@ def _blobs(event: AnyEvent) -> tuple[str, ...]:
             return (event.reply_sha256,)
         case _:
             return ()
+
+
+def _spend_again(record: Record, state: ResearchState) -> Iterator[str]:
+    """No request was sent that the limits of its session forbade, and none gave money or tokens back."""
+    where, event = f"{journal.NAME} line {record.seq + 1}", record.data
+    if isinstance(event, ApiRequested):
+        limits, spending = costs.limits(state), state.spending
+        spent = {"dollars": spending.total, "dollars_per_day": spending.on(record.time[:10])}
+        for name, limit in limits.items():
+            if limit is not None and spent[name].committed_usd + event.reserved_usd > limit + _ROUNDING_USD:
+                yield f"{where}: call {event.call} was sent beyond the limit limits.{name} of {limit:g}"
+        if event.reserved_usd < 0:
+            yield f"{where}: call {event.call} reserved less than nothing"
+    elif isinstance(event, ApiAnswered | ApiFailed) and (
+        event.cost_usd < 0 or min(event.usage.model_dump().values()) < 0
+    ):
+        yield f"{where}: call {event.call} cost or used less than nothing"
 
 
 def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:

@@ -17,6 +17,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from controller import audit, costs
 from controller.core.events import Record
 from controller.core.model import Verdict
 from controller.core.state import Experiment, ResearchState
@@ -32,14 +33,16 @@ STYLES = {
 _LAST = 5
 _TEXT_LIMIT = 200_000
 _COMMIT = 7
-_HOLDOUT = {"holdout_bpb", "holdout_bytes"}
 
 Json = Any
 """What `json.dumps` takes with `allow_nan=False`."""
 
 
-def status_json(state: ResearchState) -> Json:
-    """Where the effort stands: frontier, counts, the open experiment and the last few verdicts."""
+def status_json(state: ResearchState, today: str) -> Json:
+    """Where the effort stands: frontier, counts, the open experiment, the last few verdicts, the money.
+
+    `today` is the UTC day whose spending is shown, `2026-11-21`.
+    """
     frontier, session = state.frontier, state.session
     baseline = baseline_bpb(state)
     best = frontier.val_bpb if frontier else None
@@ -53,9 +56,12 @@ def status_json(state: ResearchState) -> Json:
             "experiments": len(state.finished),
             "verdicts": {verdict.value: state.count(verdict) for verdict in Verdict},
             "causes": {str(cause): count for cause, count in state.causes.items()},
-            "open": _row(state.open) if state.open else None,
-            "last": [_row(experiment) for experiment in state.finished[-_LAST:]],
+            "open": _row(state, state.open) if state.open else None,
+            "last": [_row(state, experiment) for experiment in state.finished[-_LAST:]],
             "agent": session.agent if session else None,
+            "absence": costs.absence_json(state),
+            "prepared": clean_line(state.prepared.description) if state.prepared else None,
+            "spending": costs.spending_json(state, today),
             "budget_seconds": session.budget_seconds if session else None,
             "provenance": session.provenance.model_dump() if session else None,
             "stopped": state.stopped,
@@ -66,25 +72,31 @@ def status_json(state: ResearchState) -> Json:
 
 def log_json(state: ResearchState) -> list[Json]:
     """Every experiment, the open one included, oldest first."""
-    return [_plain(_row(experiment)) for experiment in state.experiments]
+    return [_plain(_row(state, experiment)) for experiment in state.experiments]
 
 
 def show_json(
-    state: ResearchState, number: int, *, records: Sequence[Record], diff: str, log_excerpt: str
+    state: ResearchState,
+    number: int,
+    *,
+    records: Sequence[Record],
+    diff: str,
+    log_excerpt: str,
+    audited: bool = False,
 ) -> Json:
-    """All there is to know about one experiment; `records` is its part of the journal."""
+    """All there is to know about one experiment; `records` is its trail, told in full if `audited`."""
     experiment = state.experiments[number]
     proposal = experiment.proposal
     return _plain(
-        _row(experiment)
+        _row(state, experiment)
         | {
             "hypothesis": proposal.hypothesis,
             "parameters": proposal.parameters,
             "train_sha256": proposal.train_sha256,
             "outcome": experiment.outcome.model_dump() if experiment.outcome else None,
-            "score": experiment.score.model_dump(exclude=_HOLDOUT) if experiment.score else None,
+            "score": experiment.score.model_dump(exclude=audit.HOLDOUT) if experiment.score else None,
             "refusal": _refusal(experiment),
-            "quarantine": experiment.quarantine.model_dump(exclude={"score": _HOLDOUT})
+            "quarantine": experiment.quarantine.model_dump(exclude={"score": audit.HOLDOUT})
             if experiment.quarantine
             else None,
             "claim_mismatch": experiment.claim_mismatch.model_dump() if experiment.claim_mismatch else None,
@@ -92,47 +104,63 @@ def show_json(
             "provenance": experiment.provenance.model_dump() if experiment.provenance else None,
             "diff": diff,
             "log": log_excerpt,
-            "records": [record.model_dump(exclude={"data": {"score": _HOLDOUT}}) for record in records],
+            "records": [
+                record.model_dump(exclude={"data": {"score": audit.HOLDOUT}})
+                for record in records
+                if record.experiment == number
+            ],
         }
+        | ({"audit": audit.as_json(records)} if audited else {})
     )
 
 
-def status(state: ResearchState) -> RenderableType:
+def status(state: ResearchState, today: str) -> RenderableType:
     """The same as `status_json`, for people."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    for name, value in _facts(state):
+    for name, value in _facts(state, today):
         facts.add_row(Text(name), value)
     if not state.experiments:
         return facts
-    return Group(facts, Text(), _table(state.experiments[-_LAST:]))
+    return Group(facts, Text(), _table(state, state.experiments[-_LAST:]))
 
 
 def log(state: ResearchState) -> RenderableType:
     """A table of every experiment."""
-    return _table(state.experiments) if state.experiments else Text("No experiment has been run yet.")
+    return _table(state, state.experiments) if state.experiments else Text("No experiment has been run yet.")
 
 
 def show(
-    state: ResearchState, number: int, *, records: Sequence[Record], diff: str, log_excerpt: str
+    state: ResearchState,
+    number: int,
+    *,
+    records: Sequence[Record],
+    diff: str,
+    log_excerpt: str,
+    audited: bool = False,
 ) -> RenderableType:
     """The same as `show_json`, for people."""
     experiment = state.experiments[number]
-    trail = Table.grid(padding=(0, 2))
-    for record in records:
-        name, link = Text(record.data.event), Text(record.hash[:12], style="dim")
-        trail.add_row(str(record.seq), Text(record.time), name, link)
+    trail = audit.render(records) if audited else _journal([r for r in records if r.experiment == number])
     return Group(
         _title(f"experiment {number}"),
-        _details(experiment),
+        _details(state, experiment),
         _title("change"),
         diff_text(diff),
         _title("run.log, excerpt"),
         Text(clean_text(log_excerpt, _TEXT_LIMIT)),
-        _title("journal"),
+        _title("audit trail" if audited else "journal"),
         trail,
     )
+
+
+def _journal(records: Sequence[Record]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for record in records:
+        name, link = Text(record.data.event), Text(record.hash[:12], style="dim")
+        table.add_row(str(record.seq), Text(record.time), name, link)
+    return table
 
 
 def baseline_bpb(state: ResearchState) -> float | None:
@@ -163,8 +191,8 @@ def marks(experiment: Experiment) -> list[str]:
 
 
 def description(experiment: Experiment) -> str:
-    """The agent's own line about its proposal, safe to print."""
-    return clean_line(experiment.proposal.description)
+    """The agent's own line about its proposal, and who stood in for whom, safe to print."""
+    return clean_line(experiment.description)
 
 
 def diff_text(diff: str) -> Text:
@@ -177,7 +205,7 @@ def diff_text(diff: str) -> Text:
     return text
 
 
-def _row(experiment: Experiment) -> dict[str, Json]:
+def _row(state: ResearchState, experiment: Experiment) -> dict[str, Json]:
     score, proposal = experiment.score, experiment.proposal
     return {
         "experiment": experiment.number,
@@ -190,6 +218,9 @@ def _row(experiment: Experiment) -> dict[str, Json]:
         "effect_bpb": effect(experiment),
         "description": description(experiment),
         "agent": proposal.agent,
+        "stands_in_for": proposal.stands_in_for,
+        "idea": proposal.idea,
+        "expected_effect": proposal.expected_effect,
         "fixes": proposal.fixes,
         "parent": proposal.parent,
         "commit": experiment.commit,
@@ -199,6 +230,7 @@ def _row(experiment: Experiment) -> dict[str, Json]:
         "finished_at": experiment.finished_at,
         "budget_seconds": experiment.budget_seconds,
         "seconds": experiment.outcome.seconds if experiment.outcome else None,
+        "spending": costs.spent_json(state.spending.of(experiment.number)),
     }
 
 
@@ -230,7 +262,7 @@ def _plain(value: Json) -> Json:
     return value
 
 
-def _facts(state: ResearchState) -> Iterable[tuple[str, Text]]:
+def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
     yield "effort", Text(f"autoresearch/{clean_line(state.tag)}" if state.tag else "not started")
     frontier, baseline = state.frontier, baseline_bpb(state)
     if frontier and frontier.val_bpb is not None and baseline is not None:
@@ -249,14 +281,17 @@ def _facts(state: ResearchState) -> Iterable[tuple[str, Text]]:
         session = state.session
         yield "agent", Text(clean_line(session.agent))
         yield "budget", Text(f"{session.budget_seconds:g} s on {clean_line(session.provenance.device)}")
+    for name, value in costs.lines(state, today):
+        yield name, Text(value)
     if state.stopped:
         yield "stopped", Text(clean_line(state.stopped))
     yield "head", Text(state.head)
 
 
-def _table(experiments: Sequence[Experiment]) -> Table:
+def _table(state: ResearchState, experiments: Sequence[Experiment]) -> Table:
+    costly = state.spending.total.calls > 0  # an agent that asks nobody needs no column
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("#", "val_bpb", "effect", "seconds"):
+    for name in ("#", "val_bpb", "effect", "seconds", *(("cost",) if costly else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("verdict", "commit"):
         table.add_column(name, no_wrap=True)
@@ -268,6 +303,7 @@ def _table(experiments: Sequence[Experiment]) -> Table:
             f"{score.val_bpb:.6f}" if score else "",
             f"{change:+.6f}" if change is not None else "",
             f"{outcome.seconds:.1f}" if outcome else "",
+            *((f"${state.spending.of(experiment.number).usd:.2f}",) if costly else ()),
             verdict_text(experiment),
             (experiment.commit or "")[:_COMMIT],
             Text(description(experiment)),
@@ -275,21 +311,29 @@ def _table(experiments: Sequence[Experiment]) -> Table:
     return table
 
 
-def _details(experiment: Experiment) -> Table:
+def _details(state: ResearchState, experiment: Experiment) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("verdict", verdict_text(experiment))
-    for name, value in _detail_lines(experiment):
+    for name, value in _detail_lines(state, experiment):
         table.add_row(name, Text(clean_text(value, _TEXT_LIMIT)))
     return table
 
 
-def _detail_lines(experiment: Experiment) -> Iterable[tuple[str, str]]:
+def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tuple[str, str]]:
     proposal, outcome, score = experiment.proposal, experiment.outcome, experiment.score
     yield "description", description(experiment)
     yield "hypothesis", proposal.hypothesis
+    if proposal.expected_effect is not None:
+        yield "expected", f"{proposal.expected_effect:+g} bits per byte"
+    if proposal.idea:
+        yield "idea", proposal.idea
     yield "agent", proposal.agent
+    if proposal.stands_in_for is not None:
+        yield "in place of", proposal.stands_in_for
+    if (spent := state.spending.of(experiment.number)).calls:
+        yield "cost", f"{costs.money(spent)}, {spent.calls} requests, {costs.tokens(spent.usage)}"
     if proposal.fixes is not None:
         yield "repairs", f"experiment {proposal.fixes}"
     yield "from", proposal.parent

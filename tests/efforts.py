@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import JsonValue
 
 from controller.core.events import (
     AnyEvent,
+    ApiAnswered,
+    ApiFailed,
+    ApiRequested,
     Committed,
     Decided,
     EffortStarted,
@@ -29,6 +35,7 @@ from controller.core.model import (
     Refusal,
     RunOutcome,
     Score,
+    Usage,
     Verdict,
 )
 
@@ -50,13 +57,23 @@ START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 class Story:
     """Tells an effort event by event; each takes ten seconds, a training its own time."""
 
-    def __init__(self, tag: str = "mar1", provenance: Provenance = PROVENANCE) -> None:
+    def __init__(
+        self,
+        tag: str = "mar1",
+        provenance: Provenance = PROVENANCE,
+        limits: dict[str, JsonValue] | None = None,
+    ) -> None:
         self.records: list[Record] = []
         self._now = START
         self._frontier = Frontier(commit="0" * 40)
         self._number = 0
+        self._calls = 0
         self.tell(EffortStarted(tag=tag, base_commit="0" * 40))
-        self.tell(SessionStarted(agent="tuner", budget_seconds=300, provenance=provenance))
+        self.tell(
+            SessionStarted(
+                agent="tuner", budget_seconds=300, provenance=provenance, settings={"limits": limits or {}}
+            )
+        )
 
     def tell(self, event: AnyEvent, seconds: float = 10) -> None:
         self._now += dt.timedelta(seconds=seconds)
@@ -77,7 +94,9 @@ class Story:
             ProposalRefused(agent="tuner", description="", cause=cause, detail="", train_sha256="0" * 64)
         )
 
-    def propose(self, description: str = "an idea") -> None:
+    def propose(
+        self, description: str = "an idea", prepared_for: int | None = None, stands_in_for: str | None = None
+    ) -> None:
         """Begin an experiment and leave it in training."""
         self.tell(
             Proposed(
@@ -88,6 +107,8 @@ class Story:
                 parent=self._frontier.commit,
                 train_sha256="0" * 64,
                 digest="",
+                prepared_for=prepared_for,
+                stands_in_for=stands_in_for,
                 diff_sha256="0" * 64,
             )
         )
@@ -101,9 +122,62 @@ class Story:
             )
         )
 
-    def run(self, description: str, result: float | Cause, holdout: float | None = None) -> None:
+    def ask(
+        self,
+        experiment: int,
+        usd: float | None,
+        purpose: Literal["propose", "fix"] = "propose",
+        reply: str = "tool_use",
+    ) -> None:
+        """A request for an experiment to come and its answer; `usd` None: it has not come yet."""
+        self.tell(
+            ApiRequested(
+                call=self._calls,
+                for_experiment=experiment,
+                purpose=purpose,
+                mode="next",
+                model="some-model",
+                parameters={"max_tokens": 1024, "temperature": None},
+                request_sha256="a" * 64,
+                reserved_usd=2.0,
+            )
+        )
+        if usd is not None:
+            self.tell(
+                ApiAnswered(
+                    call=self._calls,
+                    reply_sha256="b" * 64,
+                    stop_reason=reply,
+                    usage=Usage(input_tokens=100, cache_read_tokens=300, output_tokens=50),
+                    seconds=1.5,
+                    cost_usd=usd,
+                )
+            )
+        self._calls += 1
+
+    def fail(self, experiment: int, error: str) -> None:
+        """A request that gets no answer and costs nothing."""
+        self.ask(experiment, None)
+        end = ApiFailed(call=self._calls - 1, status=529, error=error, seconds=0.5, cost_usd=0.0)
+        self.tell(end)
+
+    def run(
+        self,
+        description: str,
+        result: float | Cause,
+        holdout: float | None = None,
+        prepared_for: int | None = None,
+        stands_in_for: str | None = None,
+    ) -> None:
         """One whole experiment: a score, or the cause of its failure."""
-        self.propose(description)
+        self.propose(description, prepared_for, stands_in_for)
+        self._finish(result, holdout)
+
+    def crash(self) -> None:
+        """The end of an experiment that is in training."""
+        self._finish(Cause.SYNTAX, None)
+
+    def _finish(self, result: float | Cause, holdout: float | None) -> None:
         number = self._number
         crash = result if isinstance(result, Cause) and result not in REJECT_CAUSES else None
         outcome = RunOutcome(

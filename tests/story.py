@@ -8,6 +8,8 @@ from pathlib import Path
 from controller.core.decision import contends, decide
 from controller.core.events import (
     AnyEvent,
+    ApiAnswered,
+    ApiRequested,
     Committed,
     Decided,
     EffortStarted,
@@ -19,7 +21,7 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from controller.core.model import Cause, Claim, Provenance, Refusal, RunOutcome, Score, Verdict
+from controller.core.model import Cause, Claim, Provenance, Refusal, RunOutcome, Score, Usage, Verdict
 from controller.core.policy import digest
 from controller.core.state import Experiment, ResearchState, apply
 from controller.journal import Journal, sha256
@@ -66,6 +68,31 @@ class Story:
         record = self.journal.append(event)
         apply(self.state, record)
         return record
+
+    def ask(self, cost_usd: float | None, usage: Usage | None = None) -> None:
+        """A request to a language model for the next experiment; cost None: its answer has not come yet."""
+        call = self.state.spending.next_call
+        self.record(
+            ApiRequested(
+                call=call,
+                for_experiment=self.state.next_number,
+                purpose="propose",
+                model="some-model",
+                request_sha256=self.journal.put_blob(b"request %d" % call),
+                reserved_usd=1.0,
+            )
+        )
+        if cost_usd is not None:
+            self.record(
+                ApiAnswered(
+                    call=call,
+                    reply_sha256=self.journal.put_blob(b"reply %d" % call),
+                    stop_reason="tool_use",
+                    usage=usage or Usage(),
+                    seconds=1.0,
+                    cost_usd=cost_usd,
+                )
+            )
 
     def begin(self) -> None:
         files = {"train.py": BASELINE, "prepare.py": "# data\n", "program.md": "Try things.\n"}

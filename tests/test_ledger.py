@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_a_hostile_description_stays_one_cell(story: Story) -> None:
     assert row["description"].startswith("'=cmd() xx")
     assert len(row["description"]) <= 200
     assert row["error"] == "worse"
+
+
+def test_an_understudy_is_marked_in_the_description(story: Story) -> None:
+    experiment = story.state.experiments[-1]
+    proposal = experiment.proposal.model_copy(update={"stands_in_for": "claude"})
+    story.state.experiments.replace_last(replace(experiment, proposal=proposal))
+    assert f"{proposal.description} [replay in place of claude]" in render(story.state).splitlines()[-1]
 
 
 def test_an_open_experiment_has_no_row_yet(story: Story) -> None:

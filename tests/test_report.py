@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from controller import chart, report
+from controller.core.events import AgentReturned
 from controller.core.model import Cause, UserError
 from controller.core.state import fold
 from tests.efforts import PROVENANCE, Story, small
+from tests.test_views import costly
 
 
 def rendered(story: Story) -> str:
@@ -47,6 +49,21 @@ def test_the_account_of_a_small_effort() -> None:
     assert row(text, "training")[1] == "0:29:03"
     assert "+0.050000" in text.split("## Validation and hold-out")[1]
     assert "1" * 64 in text and "0.1.0" in text
+
+
+def test_the_account_of_what_it_cost_and_of_an_agent_that_was_away() -> None:
+    story = costly()
+    story.tell(AgentReturned(agent="claude", seconds=90.0))
+    text = rendered(story)
+    assert "$0.75, up to $2.00 more on its way for 4 requests to a language model, 1 of them failed." in text
+    assert "Experiments that came of them: 1, $0.75 for each." in text
+    assert "1 have no end on record" in text
+    assert row(text, "2026-03-01") == ["2026-03-01", "4", "800", "75%", "100", "2.75"]
+    assert row(text, "all") == ["all", "4", "800", "75%", "100", "2.75"]
+    assert row(text, "absences") == ["absences", "1"]
+    assert row(text, "experiments by an understudy") == ["experiments by an understudy", "1"]
+    assert r"a constant \[tuner in place of claude\]" in text
+    assert "What it cost" not in rendered(small()) and "at work" not in rendered(small())
 
 
 def test_sections_without_content_are_left_out() -> None:

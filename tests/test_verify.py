@@ -11,12 +11,21 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
-from controller.core.events import ApiAnswered, ApiRequested, Decided
+from controller.core.events import (
+    ApiAnswered,
+    ApiFailed,
+    ApiRequested,
+    Decided,
+    Prepared,
+    Rehearsed,
+    SessionStarted,
+)
 from controller.core.model import Decision, Usage, Verdict
-from controller.journal import HomeLock
+from controller.journal import HomeLock, sha256
 from controller.verify import verify
-from tests.story import BASELINE, Story, tell
+from tests.story import BASELINE, PROVENANCE, Story, tell
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +159,51 @@ def test_a_flipped_byte_anywhere_is_found(home: Path) -> None:
         assert verify(home), path
         path.write_bytes(content)
     assert verify(home) == []
+
+
+def test_calls_that_came_to_an_end_and_calls_that_did_not_pass(home: Path) -> None:
+    story = Story(home)
+    story.ask(0.5)
+    story.ask(None)
+    assert verify(home) == []
+
+
+@pytest.mark.parametrize("content", [b"request 0", b"reply 0", b"rehearsed", b"prepared"])
+def test_a_blob_of_the_agents_that_is_gone_is_named(home: Path, content: bytes) -> None:
+    story = Story(home)
+    story.ask(0.5)
+    text = story.journal.put_blob(b"rehearsed")
+    story.record(Rehearsed(for_experiment=5, train_sha256=text, result="passed", detail="", seconds=1.0))
+    text = story.journal.put_blob(b"prepared")
+    story.record(
+        Prepared(for_experiment=5, agent="a", parent="p", description="", hypothesis="", train_sha256=text)
+    )
+    assert verify(home) == []
+    name = sha256(content)
+    (home / "blobs" / name[:2] / name).unlink()
+    assert [f"blob {name} cannot be read" in problem for problem in verify(home)] == [True]
+
+
+def test_impossible_spending_is_named(home: Path) -> None:
+    story = Story(home)
+    limits: dict[str, JsonValue] = {"limits": {"dollars": 1.75, "dollars_per_day": None}}
+    session = SessionStarted(agent="a", budget_seconds=20, provenance=PROVENANCE, settings=limits)
+    story.record(session)
+    story.ask(0.5)
+    assert verify(home) == []
+    story.ask(0.5)
+    story.ask(-0.5, Usage(input_tokens=-1))
+    said = verify(home)
+    assert len(said) == 2
+    assert "call 2 was sent beyond the limit limits.dollars of 1.75" in said[0]
+    assert "call 2 cost or used less than nothing" in said[1]
+
+
+def test_a_call_that_never_began_cannot_end(home: Path) -> None:
+    Story(home).journal.append(ApiFailed(call=7, status=500, error="", seconds=1.0, cost_usd=0.0))
+    assert ["line 33: call 7 ended, which was not on its way" in problem for problem in verify(home)] == [
+        True
+    ]
 
 
 def test_a_journal_rewritten_to_forget_a_run_is_found_in_git(home: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 from controller import views
+from controller.core.events import AgentAbsent
 from controller.core.state import fold
 from tests.efforts import Story, small
 
+TODAY = "2026-03-01"
 HOSTILE = "\x1b]52;c;Y2xpcA==\x07[red]bold[/red]\x1b[2J :smile: \u202etxt\u200b\tx\r\ny\x9b31m" + "A" * 5000
 
 
@@ -29,7 +31,7 @@ def harmless(text: str) -> bool:
 
 def test_status_of_a_finished_effort() -> None:
     state = fold(small().records)
-    said = views.status_json(state)
+    said = views.status_json(state, TODAY)
     assert said["branch"] == "autoresearch/mar1"
     assert said["frontier"]["val_bpb"] == 1.85 and said["frontier"]["experiment"] == 5
     assert said["baseline_bpb"] == 2.0 and said["improvement_bpb"] == pytest.approx(0.15)
@@ -37,7 +39,7 @@ def test_status_of_a_finished_effort() -> None:
     assert said["verdicts"] == {"keep": 3, "discard": 1, "crash": 1, "reject": 1}
     assert said["causes"] == {"oom": 1, "non-causal": 1, "worse": 1}
     assert said["open"] is None and [row["experiment"] for row in said["last"]] == [1, 2, 3, 4, 5]
-    text = printed(views.status(state))
+    text = printed(views.status(state, TODAY))
     for fact in (
         "autoresearch/mar1",
         "1.850000",
@@ -54,19 +56,19 @@ def test_status_names_the_open_experiment() -> None:
     story = small()
     story.propose("still running")
     state = fold(story.records)
-    assert views.status_json(state)["open"]["phase"] == "training"
-    assert views.status_json(state)["experiments"] == 6
-    assert "experiment 6, training: still running" in printed(views.status(state))
+    assert views.status_json(state, TODAY)["open"]["phase"] == "training"
+    assert views.status_json(state, TODAY)["experiments"] == 6
+    assert "experiment 6, training: still running" in printed(views.status(state, TODAY))
     assert views.log_json(state)[-1]["verdict"] is None
 
 
 def test_an_empty_home_is_no_error() -> None:
     state = fold([])
     assert views.log_json(state) == []
-    assert views.status_json(state)["frontier"] is None
-    assert "not started" in printed(views.status(state))
+    assert views.status_json(state, TODAY)["frontier"] is None
+    assert "not started" in printed(views.status(state, TODAY))
     assert "No experiment" in printed(views.log(state))
-    assert "0 finished" in printed(views.status(fold(Story().records)))
+    assert "0 finished" in printed(views.status(fold(Story().records), TODAY))
 
 
 def test_log_has_a_row_for_every_experiment() -> None:
@@ -117,14 +119,14 @@ def test_claims_that_json_has_no_word_for_become_null() -> None:
         views.show_json(state, 0, records=small().records, diff="", log_excerpt=""), allow_nan=False
     )
     assert json.loads(text)["outcome"]["claim"]["val_bpb"] is None
-    json.dumps([views.status_json(state), views.log_json(state)], allow_nan=False)
+    json.dumps([views.status_json(state, TODAY), views.log_json(state)], allow_nan=False)
 
 
 def test_hostile_strings_are_neutral_everywhere() -> None:
     story = small([HOSTILE] * 5)
     state = fold(story.records)
     shown = views.show(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE)
-    for renderable in (views.status(state), views.log(state), shown):
+    for renderable in (views.status(state, TODAY), views.log(state), shown):
         text = printed(renderable)
         assert harmless(text)
         assert "[red]" in text.replace("\n", "")
@@ -133,7 +135,57 @@ def test_hostile_strings_are_neutral_everywhere() -> None:
         said["description"],
         said["diff"],
         said["log"],
-        said["records"][6]["data"].get("description", ""),
+        said["records"][0]["data"]["description"],
     ):
         assert harmless(value)
     assert len(said["description"]) <= 200
+
+
+def costly() -> Story:
+    """A tuner's baseline, then an agent that costs something and is away in the end, with an understudy."""
+    story = Story(limits={"dollars": 20.0, "dollars_per_day": 5.0})
+    story.run("baseline", 2.0)
+    story.ask(1, 0.5)
+    story.ask(1, 0.25)
+    story.run("wider", 1.9)
+    story.fail(2, "overloaded")
+    story.tell(AgentAbsent(agent="claude", reason="an outage", until="2026-03-01T09:30:00.000000+00:00"))
+    story.run("a constant", 1.95, stands_in_for="claude")
+    story.ask(3, None)
+    return story
+
+
+def test_money_is_shown_for_each_experiment_and_in_total() -> None:
+    state = fold(costly().records)
+    said = views.status_json(state, TODAY)
+    assert said["spending"]["limits"] == {"dollars": 20.0, "dollars_per_day": 5.0}
+    total = said["spending"]["total"]
+    assert (total["calls"], total["usd"], total["in_flight_usd"]) == (4, 0.75, 2.0)
+    assert (total["cache_read_tokens"], total["output_tokens"], total["cache_share"]) == (600, 100, 0.75)
+    assert views.status_json(state, "2026-03-02")["spending"]["today"]["calls"] == 0
+    assert [row["spending"]["usd"] for row in views.log_json(state)] == [0.0, 0.75, 0.0]
+    text = printed(views.status(state, TODAY))
+    for fact in (
+        "$0.75, up to $2.00 more on its way of $20.00, 4 requests",
+        "on its way of $5.00",
+        "800 in, 75% of them from the cache, 100 out",
+        "claude since 2026-03-01",
+        "asked again at 2026-03-01 09:30:00 UTC: an outage",
+    ):
+        assert fact in text
+    assert said["absence"]["reason"] == "an outage" and said["absence"]["times"] == 1
+    lines = printed(views.log(state)).splitlines()
+    assert "$0.75" in lines[2] and "$0.00" in lines[3]
+    assert "$0.75" in printed(views.show(state, 1, records=[], diff="", log_excerpt=""))
+
+
+def test_an_understudy_is_marked() -> None:
+    state = fold(costly().records)
+    assert views.log_json(state)[2]["stands_in_for"] == "claude"
+    assert "a constant [tuner in place of claude]" in printed(views.log(state))
+
+
+def test_an_agent_that_costs_nothing_has_no_column() -> None:
+    state = fold(small().records)
+    assert "cost" not in printed(views.log(state)) and "cost" not in printed(views.status(state, TODAY))
+    assert views.status_json(state, TODAY)["absence"] is None

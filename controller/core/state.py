@@ -88,6 +88,13 @@ class Experiment:
     provenance: Provenance | None = None
 
     @property
+    def description(self) -> str:
+        """The proposal's own line, and for whom its author stood in; not yet safe to print."""
+        absent = self.proposal.stands_in_for
+        mark = f" [{self.proposal.agent} in place of {absent}]" if absent is not None else ""
+        return self.proposal.description + mark
+
+    @property
     def score(self) -> Score | None:
         return self.judgement if isinstance(self.judgement, Score) else None
 

@@ -55,6 +55,11 @@ def test_show(told: Glovebox) -> None:
     said = told("show", "4", "--json").json()
     assert said["val_bpb"] == 1.5 and said["diff"].startswith("+DEPTH")
     assert said["records"][0]["data"]["event"] == "proposed"
+    assert "audit" not in said
+    said = told("show", "4", "--audit", "--json").json()["audit"]
+    assert said["events"][0]["data"]["event"] == "proposed" and said["calls"] == []
+    text = told("show", "4", "--audit").out
+    assert "audit trail" in text and "outcome.seconds 20.25" in text and "blobs/" in text
     text = told("show", "4").out
     assert "keep" in text and "A = 4" in text and "training_started" in text and "some output" in text
 
