@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.core.container_spec import HARNESS
-from controller.core.model import UserError, VerificationFailed
+from controller.core.model import InfrastructureError, UserError, VerificationFailed
+from controller.files import make_folder, sync_folder, write_atomic
 
 NAMES = tuple(sorted({name for names in HARNESS.values() for name in names}))
 """Every file of the harness that is mounted anywhere."""
@@ -30,7 +31,10 @@ class HarnessFiles:
 
     @classmethod
     def materialise(cls, source: Path, home: Path) -> HarnessFiles:
-        """Copy the files from `source` to `home`/harness/<hash>/, or find them there. Raises UserError."""
+        """Copy the files from `source` to `home`/harness/<hash>/, or find them there.
+
+        Raises UserError if they cannot be read, InfrastructureError if the disk does not take them.
+        """
         try:
             contents = {name: (source / name).read_bytes() for name in NAMES}
         except OSError as error:
@@ -38,7 +42,10 @@ class HarnessFiles:
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         files = cls(home / "harness" / _digest(hashes)[:16], hashes)
         if not files.folder.exists():
-            _write(files.folder, contents)
+            try:
+                _write(files.folder, contents)
+            except OSError as error:
+                raise InfrastructureError(f"{files.folder} cannot be written: {error.strerror}.") from error
         files.verify()
         return files
 
@@ -66,13 +73,13 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
     """The folder appears complete or not at all. Readable by every user: containers have their own."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
     try:
         for name, content in contents.items():
-            (partial / name).write_bytes(content)
-            (partial / name).chmod(0o444)
+            write_atomic(partial / name, content, 0o444)
         partial.chmod(0o755)
         partial.rename(folder)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

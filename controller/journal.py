@@ -10,6 +10,7 @@ end are found elsewhere: a kept commit carries the journal's head at that time a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -78,9 +79,10 @@ class HomeLock:
             raise UserError(
                 f"The home {self._home} is in use by {owner}; stop that one or choose another --home."
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._descriptor = descriptor
+        with contextlib.suppress(OSError):  # the words for others do not fit on a full disk; the lock holds
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return self
 
     def __exit__(
@@ -168,7 +170,9 @@ class Journal:
         name = sha256(content)
         path = blob_path(self._home, name)
         try:
-            if not (path.is_file() and path.read_bytes() == content):
+            if path.is_file() and path.read_bytes() == content:
+                sync_folder(path.parent)  # whoever put it there may have died before that
+            else:
                 make_folder(path.parent.parent)
                 make_folder(path.parent)
                 write_atomic(path, content)

@@ -77,7 +77,8 @@ def _rows_of(path: Path, state: ResearchState) -> int | None:
         file.seek(max(size - _LONGER_THAN_A_ROW, 0))
         end = file.read()
         whole, newline, torn = end.rpartition(b"\n")
-        file.truncate(size - len(torn))
+        if torn:
+            file.truncate(size - len(torn))
     last = (whole.rpartition(b"\n")[2] + newline).decode("utf-8", "replace")
     if last == _HEADER:
         return 0

@@ -7,6 +7,8 @@ import os
 import threading
 from pathlib import Path
 
+from controller.files import sync_folder
+
 
 class RunLog:
     """Keeps the first and the last bytes of a stream in a file, with one line between that counts the rest.
@@ -20,6 +22,7 @@ class RunLog:
         self._head, self._tail = head_bytes, tail_bytes
         self._lock = threading.Lock()
         self._file = open(path, "wb+", buffering=0)  # noqa: SIM115 - closed by `close`
+        sync_folder(path.parent)
         self._size = 0
         self.total = 0
         """Bytes written so far, those cut out included."""

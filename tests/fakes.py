@@ -105,7 +105,10 @@ class FakeTrainer:
             if crashes
             else f"fine\nval_bpb: {note.removeprefix('claims ')}\n"
         )
-        attempt.log_path.write_text(log, encoding="utf-8")
+        try:
+            attempt.log_path.write_text(log, encoding="utf-8")
+        except OSError as error:
+            raise InfrastructureError(f"run.log could not be written: {error.strerror}.") from error
         exit_code = 1 if crashes else 0
         cause, detail = crash_cause(log, exit_code=exit_code, oom_killed=False, killed_at_limit=False)
         return RunOutcome(
