@@ -22,7 +22,7 @@ from tests.show.script import Script, thinking_time
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.show")
     parser.add_argument("--experiments", type=int, default=30)
-    parser.add_argument("--budget", type=float, default=15.0, help="seconds of each experiment")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of each experiment")
     parser.add_argument("--least", type=float, default=0.5, help="seconds a reply takes at least")
     parser.add_argument("--most", type=float, default=1.5, help="seconds a reply takes at most")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")

@@ -20,19 +20,21 @@ SETTINGS = {
     "GLOVEBOX_CLAUDE__PATIENCE_SECONDS": "3",
     "GLOVEBOX_ABSENCE__RETRY_SECONDS": "2",
     "GLOVEBOX_ABSENCE__UNDERSTUDY_AFTER_SECONDS": "3",
+    "GLOVEBOX_REHEARSAL__SECONDS": "20",
     "GLOVEBOX_JUDGE__SCORE_TOKENS": "2048",
     "GLOVEBOX_JUDGE__HOLDOUT_SCORE_TOKENS": "1024",
 }
 
 
-def prepare(home: Path) -> None:
-    """Data at the CPU scale, from a small corpus."""
-    write_corpus(home.parent / "corpus")
-    _glovebox(home, {}, "prepare", "--corpus", str(home.parent / "corpus"), "--scale", "cpu")
-
-
 def run(home: Path, server: MessagesServer, experiments: int, budget: float) -> None:
-    """The effort, from the first experiment to its limit. Raises CalledProcessError."""
+    """The effort, from where it stands to its limit. Raises CalledProcessError."""
+    with start(home, server, experiments, budget) as process:
+        if process.wait() != 0:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def start(home: Path, server: MessagesServer, experiments: int, budget: float) -> subprocess.Popen[bytes]:
+    """The same, left running."""
     (home.parent / "train.py").write_text(TRAIN, encoding="utf-8")
     environment = {
         **SETTINGS,
@@ -41,22 +43,35 @@ def run(home: Path, server: MessagesServer, experiments: int, budget: float) -> 
         "GLOVEBOX_TRAIN": str(home.parent / "train.py"),
     }
     limits = ("--experiments", str(experiments), "--budget", f"{budget:g}")
-    _glovebox(home, environment, "run", "--agent", "claude", "--device", "cpu", "--tag", "show", *limits)
+    return _glovebox(
+        home, environment, "run", "--agent", "claude", "--device", "cpu", "--tag", "show", *limits
+    )
+
+
+def prepare(home: Path) -> None:
+    """Data at the CPU scale, from a small corpus."""
+    write_corpus(home.parent / "corpus")
+    _done(home, "prepare", "--corpus", str(home.parent / "corpus"), "--scale", "cpu")
 
 
 def remove_leftovers(home: Path) -> None:
-    _glovebox(home, {}, "reap")
+    _done(home, "reap")
 
 
-def _glovebox(home: Path, environment: Mapping[str, str], *arguments: str) -> None:
+def _done(home: Path, *arguments: str) -> None:
+    with _glovebox(home, {}, *arguments) as process:
+        if process.wait() != 0:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def _glovebox(home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     ours = {name: os.environ[name] for name in ("PATH", "LANG", "DOCKER_HOST") if name in os.environ}
     with (home.parent / "glovebox.log").open("ab") as log:
-        subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "controller", *arguments, "--home", str(home)],
             env={**ours, "PYTHONPATH": str(PROJECT), **environment},
             cwd=home.parent,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            check=True,
         )

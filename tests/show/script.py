@@ -78,7 +78,7 @@ if __name__ == "__main__":
     batches = make_dataloader(Tokenizer.from_directory(), ROWS, MAX_SEQ_LEN, "train")
     step = 0
     save_checkpoint(model)
-    while time_left() > 2.0:
+    while time_left() > 5.0:
         inputs, targets, _ = next(batches)
         loss = model(inputs, targets)
         loss.backward()

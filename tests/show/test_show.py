@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ from controller.agents.claude_config import ClaudeConfig
 from controller.agents.tuner import Tuner
 from controller.attendance import AbsenceConfig
 from controller.clock import SystemClock
-from controller.core.events import AgentAbsent, AgentFailed, PreparationDropped
+from controller.core.events import AgentAbsent, AgentFailed, PreparationDropped, Prepared
 from controller.core.model import Verdict
-from controller.core.state import ResearchState
+from controller.core.state import ResearchState, fold
+from controller.journal import read_records
 from tests.bench.idle import idle
 from tests.loop.effort import Effort, start
 from tests.loop.slow import PatientTrainer, Watch
@@ -57,17 +60,49 @@ def test_thirty_experiments_need_nobody(tmp_path: Path, efforts: list[Effort]) -
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_few_of_them_on_real_containers(tmp_path: Path, engine: None) -> None:
     home = tmp_path / "home"
     live.prepare(home)
     with MessagesServer(Script()) as server:
         try:
-            live.run(home, server, experiments=5, budget=10.0)
+            live.run(home, server, experiments=4, budget=20.0)
         finally:
             live.remove_leftovers(home)
         account = Account(home)
-        assert [*account.problems(server, ClaudeConfig().price(), 5)] == []
+        assert [*account.problems(server, ClaudeConfig().price(), 4)] == []
     assert account.state.spending.total.usd > 0
-    assert idle(account.records).experiments == 5
+    assert idle(account.records).experiments == 4
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert live.KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_controller_goes_on_with_what_was_prepared(tmp_path: Path, engine: None) -> None:
+    """SIGKILL while the baseline trains and the next proposal is ready: nothing is asked or trained twice."""
+    home = tmp_path / "home"
+    live.prepare(home)
+    with MessagesServer(Script(plain_only=True)) as server:
+        try:
+            with live.start(home, server, experiments=2, budget=30.0) as process:
+                until(lambda: any(isinstance(record.data, Prepared) for record in read_records(home)))
+                process.kill()
+            assert not fold(read_records(home)).finished
+            live.run(home, server, experiments=2, budget=30.0)
+        finally:
+            live.remove_leftovers(home)
+        account = Account(home)
+        assert [*account.problems(server, ClaudeConfig().price(), 2)] == []
+        assert len(server.received) == 1
+    assert [experiment.attempt for experiment in account.state.experiments] == [1, 1]
+    assert account.state.experiments[1].proposal.prepared_for == 1
+
+
+def until(reached: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Look again and again; another process writes what is looked at."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.1)
