@@ -37,6 +37,7 @@ from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings
 from controller.snapshot import Archive, Snapshot, standing
+from controller.storage import Storage
 from controller.trainer import ContainerTrainer
 
 log = structlog.stdlib.get_logger(__name__)
@@ -167,6 +168,7 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy
             observer=watching,
             stop=stop,
             publish=publisher(config.home, archive),
+            prune=Storage(config.home, config.storage).prune,
             check_inputs=machine.check_inputs,
             bounds=config.judge.bounds,
             understudy=understudy,

@@ -238,6 +238,10 @@ def verify_(
         raise VerificationFailed(f"{len(problems)} contradictions found in {config.home}.")
     if not as_json:
         state, _ = assembly.read_standing(config.home)
+        if state.logs_pruned:
+            print(f"Removed on record: run.log of experiments below {state.logs_pruned} that were not kept.")
+        if state.calls_pruned:
+            print(f"Removed on record: requests and replies of calls below {state.calls_pruned}.")
         print(
             f"{state.seq + 1} journal lines, {len(state.finished)} experiments: all agree. Head: {state.head}"
         )

@@ -106,6 +106,8 @@ class World:
     """Raises VerificationFailed if a file that containers mount is not what it was."""
     bounds: Bounds
     """Beyond which a score is noted or measured again."""
+    prune: Callable[[ResearchState, Callable[[AnyEvent], Record]], None] = lambda state, record: None
+    """Remove what exceeds the limits on storage, once it is on record."""
     understudy: Agent | None = None
     """Proposes while the agent is away, if `absence` says so."""
     absence: AbsenceConfig = field(default_factory=AbsenceConfig)
@@ -361,6 +363,7 @@ class Loop:
         self._world.runs.finish(experiment)
         with self.chronicle.lock:
             self._world.publish(self.state)
+        self._world.prune(self.state, self.record)
         self._faults = 0
         if experiment.number == 0 and experiment.score is None:
             log.warning("baseline_failed", cause=experiment.cause, advice="mend train.py or the budget")

@@ -27,6 +27,7 @@ from controller.core.model import UserError
 from controller.core.untrusted import clean_line
 from controller.judge import JudgeConfig
 from controller.rehearsal import RehearsalConfig
+from controller.storage import StorageConfig
 from controller.trainer import TrainerConfig
 
 SETTINGS_FILE = "glovebox.toml"
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     absence: AbsenceConfig = AbsenceConfig()
     sandbox: SandboxConfig = SandboxConfig()
+    storage: StorageConfig = StorageConfig()
     trainer: TrainerConfig = TrainerConfig()
     judge: JudgeConfig = JudgeConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()

@@ -7,6 +7,7 @@ Somebody who rewrites all of it together is not found; keep the head hash elsewh
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from controller.core.events import (
     Prepared,
     ProposalRefused,
     Proposed,
+    Pruned,
     Record,
     Rehearsed,
 )
@@ -53,7 +55,7 @@ class _Pass:
     def read(self) -> None:
         """Raises VerificationFailed where the chain breaks, ImpossibleHistory where the story does."""
         archive = Archive(self.home)
-        found = self.pinned is None
+        found, pruned = self.pinned is None, _calls_pruned(self.home)
         for record in archive.follow():
             if isinstance(record.data, Decided):
                 self.problems.extend(_decide_again(record, record.data, self.state))
@@ -63,7 +65,7 @@ class _Pass:
             except (ImpossibleHistory, ImpossibleCall) as error:
                 raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
             archive.forget(self.state)
-            self.problems.extend(_check_blobs(self.home, record))
+            self.problems.extend(_check_blobs(self.home, record, pruned))
             if self.state.open is not None and self.state.open.phase is Phase.DECIDED:
                 self.heads.setdefault(self.state.open.number, set()).add(record.hash)
             found = found or record.hash == self.pinned
@@ -117,8 +119,24 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
         yield f"{where} was decided {event.decision.verdict}; by the rules it is {again.verdict}"
 
 
-def _check_blobs(home: Path, record: Record) -> Iterator[str]:
+def _calls_pruned(home: Path) -> int:
+    """Calls below this number lose their texts on record, further down in the journal."""
+    pruned = 0
+    with (home / journal.NAME).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(VerificationFailed):  # the pass over the chain names the line
+                if b'"event":"pruned"' in line:
+                    event = journal.parse_line(line.removesuffix(b"\n")).data
+                    if isinstance(event, Pruned) and event.what == "calls":
+                        pruned = event.before
+    return pruned
+
+
+def _check_blobs(home: Path, record: Record, calls_pruned: int) -> Iterator[str]:
     for name in _blobs(record.data):
+        of_old_call = isinstance(record.data, ApiRequested | ApiAnswered) and record.data.call < calls_pruned
+        if of_old_call and not journal.blob_path(home, name).exists():
+            continue  # removed on record
         try:
             journal.read_blob(home, name)
         except VerificationFailed as error:
@@ -159,8 +177,10 @@ def _spend_again(record: Record, state: ResearchState) -> Iterator[str]:
 def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
     closing = len(state.finished) - 1 if at_work else None  # the last one may be being closed right now
     for experiment in state.experiments:
-        if experiment.phase is Phase.DONE and experiment.number != closing:
-            yield from _check_result(home, experiment)
+        number = experiment.number
+        if experiment.phase is Phase.DONE and number != closing:
+            pruned = number < state.logs_pruned and number not in state.kept
+            yield from _check_result(home, experiment, pruned)
         if experiment.attempt == 0:
             continue  # its folder is written just before the first attempt
         folder, proposal = Runs(home).folder(experiment.number), experiment.proposal
@@ -173,7 +193,7 @@ def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str
                 yield f"{where} is not what the journal says ran"
 
 
-def _check_result(home: Path, experiment: Experiment) -> Iterator[str]:
+def _check_result(home: Path, experiment: Experiment, pruned: bool) -> Iterator[str]:
     folder = Runs(home).folder(experiment.number)
     description, log = folder / "experiment.json", folder / "run.log"
     if not description.is_file():
@@ -184,6 +204,8 @@ def _check_result(home: Path, experiment: Experiment) -> Iterator[str]:
     outcome, decision = experiment.outcome, experiment.decision
     if outcome is None or decision is None or not outcome.log_sha256:
         return
+    if pruned and not log.exists():
+        return  # removed on record
     section = summary(outcome, experiment.judgement, decision, frontier_bpb=experiment.frontier_bpb)
     content = log.read_bytes() if log.is_file() else b""
     printed = content.removesuffix(section.encode("utf-8", "replace"))

@@ -285,6 +285,17 @@ class JournalRepaired(Value):
     """The torn bytes, clipped and made printable."""
 
 
+class Pruned(Value):
+    """Files that only people read are about to be removed, to keep within the limits on storage."""
+
+    event: Literal["pruned"] = "pruned"
+    what: Literal["logs", "calls"]
+    """Run logs of experiments that were not kept, or requests to language models and their replies."""
+    before: int
+    """Number of the first experiment or call that is spared; everything older goes."""
+    bytes: int
+
+
 AnyEvent = (
     EffortStarted
     | SessionStarted
@@ -310,6 +321,7 @@ AnyEvent = (
     | AgentAbsent
     | AgentReturned
     | JournalRepaired
+    | Pruned
 )
 Event = Annotated[AnyEvent, Field(discriminator="event")]
 

@@ -25,6 +25,7 @@ from controller.core.events import (
     Prepared,
     ProposalRefused,
     Proposed,
+    Pruned,
     Quarantined,
     Record,
     ScoringFinished,
@@ -136,6 +137,12 @@ class ResearchState:
     """Of the finished experiments."""
     causes: Counter[Cause] = field(default_factory=Counter)
     """What kept finished experiments from being kept."""
+    kept: set[int] = field(default_factory=set)
+    """Numbers of the kept experiments."""
+    logs_pruned: int = 0
+    """Experiments with a lower number that were not kept have lost their run.log."""
+    calls_pruned: int = 0
+    """Calls with a lower number have lost their texts."""
     baseline_bpb: float | None = None
     """The first score there is, from which improvement is counted."""
     session: SessionStarted | None = None
@@ -206,6 +213,10 @@ def apply(state: ResearchState, record: Record) -> None:
                 state.prepared = None
         case Proposed():
             _propose(state, event, record.time)
+        case Pruned(what="logs"):
+            state.logs_pruned = event.before
+        case Pruned(what="calls"):
+            state.calls_pruned = event.before
         case ApiRequested():
             state.spending.request(event, record.time)
         case ApiAnswered() | ApiFailed():
@@ -306,6 +317,8 @@ def _advance(state: ResearchState, record: Record) -> None:
 def _count(state: ResearchState, finished: Experiment) -> None:
     if finished.verdict is not None:
         state.verdicts[finished.verdict] += 1
+    if finished.verdict is Verdict.KEEP:
+        state.kept.add(finished.number)
     if finished.cause is not None:
         state.causes[finished.cause] += 1
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:

@@ -1,0 +1,141 @@
+"""Keeps run logs and the texts of model calls within limits: the oldest go first, and the journal says so.
+
+The journal names the hash of everything it ever referred to and is never cut, so the chain stays whole and
+`verify` tells what was removed on record from what is missing. What a kept experiment ran is never removed,
+neither its log, nor any text that another line of the journal names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller.core.events import AnyEvent, Pruned, Record
+from controller.core.model import InfrastructureError
+from controller.core.state import ResearchState
+from controller.journal import NAME, blob_path
+from controller.runs import Runs
+
+_CALL = b'"event":"api_'
+_BLOB = re.compile(rb'"([0-9a-f]{64})"')
+#: Down to this share of the limit, so that not every experiment has something to remove.
+_LEAVE = 0.9
+
+
+class StorageConfig(BaseModel):
+    """How much of what only people read is kept. Null: all of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    log_bytes: Annotated[int, Field(ge=0)] | None = 20 * 1024**3
+    """Run logs of experiments that were not kept; the oldest are removed first."""
+    call_bytes: Annotated[int, Field(ge=0)] | None = 20 * 1024**3
+    """Requests to language models and their replies; the oldest are removed first."""
+
+
+class Storage:
+    """Knows how much one home holds. Looks through it once, and from then on only at what is new."""
+
+    def __init__(self, home: Path, config: StorageConfig) -> None:
+        self._home = home
+        self._logs, self._calls = _Held(config.log_bytes), _Held(config.call_bytes)
+        self._experiments = self._without_logs = self._read = 0
+
+    def prune(self, state: ResearchState, record: Callable[[AnyEvent], Record]) -> None:
+        """Remove what is too much, after `record` has taken it down. Raises InfrastructureError."""
+        try:
+            if self._read == 0:  # the last process may have died between its record and the deed
+                self._remove_logs(state.logs_pruned, state)
+                self._remove_texts(state.calls_pruned)
+            self._measure(state)
+            if due := self._logs.take_oldest():
+                record(Pruned(what="logs", before=due[0], bytes=due[1]))
+                self._remove_logs(due[0], state)
+            if due := self._calls.take_oldest():
+                record(Pruned(what="calls", before=due[0], bytes=due[1]))
+                self._remove_texts(due[0])
+        except OSError as error:
+            raise InfrastructureError(f"{self._home} cannot be tidied up: {error.strerror}.") from error
+
+    def _measure(self, state: ResearchState) -> None:
+        for number in range(max(self._experiments, state.logs_pruned), len(state.finished)):
+            if number not in state.kept:
+                self._logs.add(number, _size(self._log(number)))
+        self._experiments = len(state.finished)
+        for line in self._lines(self._read):
+            self._read += len(line)
+            for call, name in _texts(line):
+                if call >= state.calls_pruned:
+                    self._calls.add(call, _size(blob_path(self._home, name)))
+
+    def _remove_logs(self, before: int, state: ResearchState) -> None:
+        for number in range(self._without_logs, before):
+            if number not in state.kept:
+                self._log(number).unlink(missing_ok=True)
+        self._without_logs = before
+
+    def _remove_texts(self, before: int) -> None:
+        """Of calls with a lower number, except what another line of the journal names, too."""
+        if before == 0:
+            return
+        doomed = {name for line in self._lines(0) for call, name in _texts(line) if call < before}
+        for line in self._lines(0):
+            if not any(call < before for call, _ in _texts(line)):
+                doomed.difference_update(name.decode() for name in _BLOB.findall(line))
+        for name in doomed:
+            blob_path(self._home, name).unlink(missing_ok=True)
+
+    def _lines(self, begin: int) -> Iterator[bytes]:
+        """Whole lines of the journal from a byte on; another thread may be writing the next one."""
+        with (self._home / NAME).open("rb") as file:
+            file.seek(begin)
+            yield from (line for line in file if line.endswith(b"\n"))
+
+    def _log(self, number: int) -> Path:
+        return Runs(self._home).folder(number) / "run.log"
+
+
+class _Held:
+    """Sizes by number, oldest first, and their sum."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._sizes: deque[tuple[int, int]] = deque()
+        self._total = 0
+
+    def add(self, number: int, size: int) -> None:
+        self._sizes.append((number, size))
+        self._total += size
+
+    def take_oldest(self) -> tuple[int, int] | None:
+        """Take out what is too much: (number of the first that stays, bytes taken); None if all fits."""
+        if self._limit is None or self._total <= self._limit:
+            return None
+        before, held = 0, self._total
+        while self._sizes and (self._total > self._limit * _LEAVE or self._sizes[0][0] < before):
+            number, size = self._sizes.popleft()
+            before = number + 1
+            self._total -= size
+        return before, held - self._total
+
+
+def _texts(line: bytes) -> list[tuple[int, str]]:
+    """(call, blob) of the request or reply that a line of the journal stands for."""
+    if _CALL not in line:
+        return []
+    content = json.loads(line)
+    data = content["data"] if content["event"] in ("api_requested", "api_answered") else {}
+    return [(data["call"], data[field]) for field in ("request_sha256", "reply_sha256") if field in data]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
