@@ -17,11 +17,11 @@ def agent_name(config: Settings) -> str:
     """`claude`, `tuner` or `replay:DIR`. Raises UserError with one sentence for anything else."""
     name = config.agent
     if name == "auto":
-        name = "tuner" if config.anthropic_api_key is None else "claude"
-    if name == "claude" and config.anthropic_api_key is None:
+        name = "tuner" if config.api_key() is None else "claude"
+    if name == "claude" and config.api_key() is None:
         raise UserError(
-            "--agent claude needs an API key in ANTHROPIC_API_KEY; "
-            "without one, use the built-in tuner: --agent tuner."
+            "--agent claude needs an API key in ANTHROPIC_API_KEY or in the file that anthropic_api_key_file "
+            "names; without one, use the built-in tuner: --agent tuner."
         )
     if name in ("claude", "tuner") or (name.startswith(REPLAY) and len(name) > len(REPLAY)):
         return name
@@ -30,7 +30,7 @@ def agent_name(config: Settings) -> str:
 
 def why(config: Settings) -> str:
     """The reason for what `auto` means here, in words."""
-    return "no API key is set" if config.anthropic_api_key is None else "an API key is set"
+    return "no API key is set" if config.api_key() is None else "an API key is set"
 
 
 def make_agent(config: Settings) -> Agent:
@@ -38,10 +38,10 @@ def make_agent(config: Settings) -> Agent:
     name = agent_name(config)
     if name.startswith(REPLAY):
         return Replay(Path(name.removeprefix(REPLAY)))
-    if name == "claude" and config.anthropic_api_key is not None:
+    if name == "claude" and (key := config.api_key()) is not None:
         from controller.agents.claude import Claude  # the SDK takes a second to import
 
-        return Claude(config.claude, config.anthropic_api_key, SystemClock())
+        return Claude(config.claude, key, SystemClock())
     return _tuner(config)
 
 

@@ -117,6 +117,7 @@ def run(
         **_section("limits", experiments=experiments, hours=hours),
     )
     chosen, understudy = choose.make_agent(config), choose.make_understudy(config)
+    os.environ.pop("ANTHROPIC_API_KEY", None)  # the agent has it; no child of ours needs it
     stop = _stop_on_signals()
     with HomeLock(config.home):
         logs.configure(logs.stream_of_run(config.home))

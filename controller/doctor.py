@@ -34,6 +34,7 @@ def examine(config: Settings) -> list[Check]:
         "home": _home,
         "data": _data,
         "agent": _agent,
+        "key": _key,
         "disk": assembly.require_disk,
     }
     return [_ask(name, question, config) for name, question in questions.items()]
@@ -70,4 +71,18 @@ def _data(config: Settings) -> str:
 
 
 def _agent(config: Settings) -> str:
-    return f"{config.agent} → {choose.agent_name(config)}"
+    agent = choose.make_agent(config)  # also finds out whether its model has a price
+    model = f", {config.claude.model} at {config.claude.base_url}" if agent.name == "claude" else ""
+    return f"{config.agent} → {agent.name}{model}"
+
+
+def _key(config: Settings) -> str:
+    """Where the key comes from. Whether the API takes it shows with the first request."""
+    if config.anthropic_api_key is not None:
+        return "from ANTHROPIC_API_KEY"
+    file = config.anthropic_api_key_file
+    if file is None or config.api_key() is None:
+        return "none; the built-in tuner needs none"
+    if file.stat().st_mode & 0o077:
+        raise UserError(f"The key file {file} can be read by others; run: chmod 600 {file}.")
+    return f"from {file}"

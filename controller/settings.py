@@ -99,6 +99,23 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key")
     )
     """Key for the `claude` agent; from the environment or `.env` only."""
+    anthropic_api_key_file: Path | None = None
+    """A file that holds the key instead; only its owner should be able to read it."""
+
+    def api_key(self) -> SecretStr | None:
+        """The key, wherever it comes from; None if there is none. Raises UserError if its file is no good."""
+        if self.anthropic_api_key is not None or self.anthropic_api_key_file is None:
+            return self.anthropic_api_key
+        try:
+            text = self.anthropic_api_key_file.read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise UserError(
+                f"The key file {self.anthropic_api_key_file} cannot be read: {error.strerror}."
+            ) from error
+        except UnicodeDecodeError:
+            # No `from`: the error would carry the file's content into a traceback.
+            raise UserError(f"The key file {self.anthropic_api_key_file} holds no key.") from None
+        return SecretStr(text) if text else None
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,113 @@
+"""The service's key: a file only the service can read, and nothing that `docker inspect` shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.image.conftest import PROJECT
+
+KEY = "sk-ant-a-key-that-is-none"
+SHELL = "sandbox_image/bootstrap/service.sh"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What of the project the service needs, at a place of its own."""
+    shutil.copytree(PROJECT / "sandbox_image", tmp_path / "sandbox_image")
+    shutil.copy(PROJECT / "compose.yaml", tmp_path)
+    return tmp_path
+
+
+def key_of(project: Path, **environment: str) -> Path:
+    """The key file that `make up` would leave, made by the script's own functions."""
+    text = (project / SHELL).read_text()
+    script = text.replace('\nmain "$@"', "\nexport_variables; make_key_file").replace(
+        '"$(dirname "${BASH_SOURCE[0]}")/../.."', str(project)
+    )
+    ours = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    subprocess.run(["bash", "-c", script], env=ours | environment, cwd=project, check=True)
+    return project / ".secrets" / "anthropic_api_key"
+
+
+@pytest.mark.parametrize(
+    ("dotenv", "environment", "key"),
+    [
+        ("", {}, ""),
+        ("", {"ANTHROPIC_API_KEY": KEY}, KEY),
+        (f"A=1\nANTHROPIC_API_KEY={KEY}\n", {}, KEY),
+        (f'export ANTHROPIC_API_KEY="{KEY}"\n', {}, KEY),
+        ("GLOVEBOX_ANTHROPIC_API_KEY_FILE=mine\n", {}, KEY + "-mine"),
+        ("", {"GLOVEBOX_ANTHROPIC_API_KEY_FILE": "mine"}, KEY + "-mine"),
+        ("ANTHROPIC_API_KEY=other\n", {"ANTHROPIC_API_KEY": KEY}, KEY),
+    ],
+)
+def test_the_key_file_holds_the_key_for_its_owner_alone(
+    project: Path, dotenv: str, environment: dict[str, str], key: str
+) -> None:
+    (project / "mine").write_text(KEY + "-mine\n")
+    (project / ".env").write_text(dotenv)
+    path = key_of(project, **environment)
+    assert path.read_text() == key
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_a_new_key_takes_the_old_ones_place_in_the_same_file(project: Path) -> None:
+    before = key_of(project, ANTHROPIC_API_KEY="old")
+    number = before.stat().st_ino
+    after = key_of(project, ANTHROPIC_API_KEY=KEY)
+    assert (after.stat().st_ino, after.read_text()) == (number, KEY)
+    assert key_of(project).read_text() == ""
+
+
+@pytest.fixture
+def compose(project: Path, image: str) -> Iterator[list[str]]:
+    """compose with the sandbox image in the controller's place, which only has to print the key."""
+    command = {"image": image, "entrypoint": ["cat"], "command": ["/run/secrets/anthropic_api_key"]}
+    (project / "other.yaml").write_text(json.dumps({"services": {"controller": command}}))
+    name = f"glovebox-test-{uuid.uuid4().hex[:8]}"
+    line = ["docker", "compose", "--project-name", name, "--file", "compose.yaml", "--file", "other.yaml"]
+    yield line
+    environment = variables(project)
+    subprocess.run([*line, "down"], cwd=project, env=environment, check=True, capture_output=True)
+
+
+def variables(project: Path) -> dict[str, str]:
+    folder = project / "home"
+    folder.mkdir(exist_ok=True)
+    owner = 10000 if os.getuid() == 0 else os.getuid()
+    return dict(os.environ) | {
+        "GLOVEBOX_HOME": str(folder),
+        "GLOVEBOX_UID": str(owner),
+        "GLOVEBOX_GID": str(owner),
+        "GLOVEBOX_SOCKET_GID": "0",
+        "GLOVEBOX_KEY_FILE": str(project / ".secrets" / "anthropic_api_key"),
+        "ANTHROPIC_API_KEY": KEY,
+    }
+
+
+@pytest.mark.engine
+def test_the_service_can_read_the_key_and_inspect_does_not_show_it(project: Path, compose: list[str]) -> None:
+    (project / ".env").write_text(f"ANTHROPIC_API_KEY={KEY}\nGLOVEBOX_LIMITS__DOLLARS=3\n")
+    key_of(project)
+    environment = variables(project)
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            arguments, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run(*compose, "run", "--rm", "--no-deps", "-T", "controller") == KEY
+    run(*compose, "create", "--no-recreate")
+    container = run(*compose, "ps", "--all", "--quiet", "controller").strip()
+    inspected = run("docker", "inspect", container)
+    assert KEY not in inspected and "GLOVEBOX_LIMITS__DOLLARS=3" in inspected
