@@ -7,8 +7,6 @@ on after the previous action are the same code. Every action is bracketed by jou
 
 from __future__ import annotations
 
-import difflib
-import io
 import secrets
 import threading
 from collections.abc import Callable
@@ -16,7 +14,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from controller.admission import Admission
 from controller.attendance import AbsenceConfig
+from controller.briefing import Briefing
 from controller.chronicle import Chronicle
 from controller.core.decision import Bounds, claim_bound, contends, decide, suspicion
 from controller.core.events import (
@@ -24,8 +24,6 @@ from controller.core.events import (
     ClaimMismatch,
     Committed,
     Decided,
-    ProposalRefused,
-    Proposed,
     Quarantined,
     Record,
     ScoringFinished,
@@ -41,15 +39,12 @@ from controller.core.model import (
     InfrastructureError,
     Interrupted,
     NotReady,
-    Proposal,
     Refusal,
     RunOutcome,
     Score,
-    UserError,
 )
-from controller.core.policy import Objection, digest
 from controller.core.state import Experiment, Phase, ResearchState
-from controller.core.untrusted import clean_line, clean_text
+from controller.core.untrusted import clean_line
 from controller.desk import Budget
 from controller.ports import (
     Agent,
@@ -62,15 +57,13 @@ from controller.ports import (
     Repository,
     Trainer,
 )
-from controller.researcher import DESCRIPTION_CHARACTERS, HYPOTHESIS_CHARACTERS, Offer, Researcher
+from controller.researcher import Researcher
 from controller.runs import Runs
 
 log = structlog.stdlib.get_logger(__name__)
 
 #: Infrastructure faults in a row on one experiment before we stop and ask for a person.
 MAX_ATTEMPTS = 3
-#: Refused proposals in a row before we stop and ask for a person.
-MAX_REFUSALS = 50
 
 
 @dataclass(frozen=True)
@@ -126,12 +119,13 @@ class Loop:
         self._faults = 0
         self.state = state
         self.chronicle = Chronicle(world.journal, state, world.observer)
+        briefing = Briefing(self.chronicle, world.repository, world.runs)
+        self._admission = Admission(self.chronicle, briefing)
         self._researcher = Researcher(
             world.agent,
             world.understudy,
             self.chronicle,
-            world.repository,
-            world.runs,
+            briefing,
             world.clock,
             world.stop,
             rehearsal=world.rehearsal,
@@ -208,51 +202,8 @@ class Loop:
 
     def _propose(self) -> None:
         offer = self._researcher.next()
-        if offer is None:
-            return
-        objection = self._researcher.objection(offer.proposal)
-        if objection is None:
-            self._accept(offer)
-        else:
-            self._refuse(offer.proposal, objection)
-
-    def _accept(self, offer: Offer) -> None:
-        proposal, parent = offer.proposal, self._frontier.commit
-        diff = unified_diff(self._world.repository.read(parent, "train.py"), proposal.train_py)
-        self.record(
-            Proposed(
-                experiment=self.state.next_number,
-                description=clean_line(proposal.description, DESCRIPTION_CHARACTERS),
-                hypothesis=clean_text(proposal.hypothesis, HYPOTHESIS_CHARACTERS),
-                agent=proposal.agent,
-                parent=parent,
-                expected_effect=proposal.expected_effect,
-                idea=clean_line(proposal.idea, DESCRIPTION_CHARACTERS),
-                stands_in_for=offer.stands_in_for,
-                prepared_for=offer.prepared_for,
-                fixes=proposal.fixes,
-                parameters=proposal.parameters,
-                train_sha256=self.chronicle.put_text(proposal.train_py),
-                digest=digest(proposal.train_py),
-                diff_sha256=self.chronicle.put_text(diff),
-            )
-        )
-
-    def _refuse(self, proposal: Proposal, objection: Objection) -> None:
-        self.record(
-            ProposalRefused(
-                agent=proposal.agent,
-                description=clean_line(proposal.description, DESCRIPTION_CHARACTERS),
-                cause=objection.cause,
-                detail=clean_line(objection.detail),
-                train_sha256=self.chronicle.put_text(proposal.train_py),
-            )
-        )
-        if self.state.refused_in_a_row >= MAX_REFUSALS:
-            raise UserError(
-                f"{MAX_REFUSALS} proposals in a row were refused, the last because {objection.detail}; "
-                "look at the agent or at program.md."
-            )
+        if offer is not None:
+            self._admission.consider(offer)
 
     # --- train and score -----------------------------------------------------------------------
 
@@ -421,19 +372,6 @@ def commit_kept(world: World, state: ResearchState, experiment: Experiment) -> s
     }
     train_py = world.journal.get_blob(experiment.proposal.train_sha256).decode("utf-8")
     return world.repository.commit(train_py, experiment.proposal.description, trailers)
-
-
-def unified_diff(before: str, after: str) -> str:
-    """The change from one train.py to another, three lines of context, as `diff -u` writes it."""
-    lines = difflib.unified_diff(_lines(before), _lines(after), "a/train.py", "b/train.py")
-    return "".join(
-        line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines
-    )
-
-
-def _lines(text: str) -> list[str]:
-    """Split at newlines only; str.splitlines also splits at form feeds and at U+2028."""
-    return io.StringIO(text, newline="\n").readlines()
 
 
 def _known(outcome: RunOutcome | None) -> RunOutcome:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 
 import structlog
 
+from controller.admission import DESCRIPTION_CHARACTERS, HYPOTHESIS_CHARACTERS, Offer
 from controller.attendance import AbsenceConfig, Attendance
 from controller.briefing import Briefing
 from controller.chronicle import Chronicle
@@ -26,34 +26,18 @@ from controller.core.model import (
     Interrupted,
     Proposal,
 )
-from controller.core.policy import Objection, check
 from controller.core.refit import Stale, refit
 from controller.core.state import Experiment, ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.desk import Budget, JournalDesk
-from controller.ports import Agent, Clock, Rehearsal, Repository
-from controller.runs import Runs
+from controller.ports import Agent, Clock, Rehearsal
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: The ledger and the prompts hold one line per idea; a hypothesis may be a paragraph.
-DESCRIPTION_CHARACTERS = 200
-HYPOTHESIS_CHARACTERS = 2000
 #: No wait is longer than this without a look at the limits of the session.
 _SLICE_SECONDS = 30.0
 #: How often a wait for two things at once looks at the second of them.
 _GLANCE_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A proposal and how it came about."""
-
-    proposal: Proposal
-    prepared_for: int | None = None
-    """See events.Proposed."""
-    stands_in_for: str | None = None
-    """The same."""
 
 
 class Researcher:
@@ -64,8 +48,7 @@ class Researcher:
         agent: Agent,
         understudy: Agent | None,
         chronicle: Chronicle,
-        repository: Repository,
-        runs: Runs,
+        briefing: Briefing,
         clock: Clock,
         stop: threading.Event,
         *,
@@ -77,7 +60,7 @@ class Researcher:
         self._agent = agent
         self._understudy = understudy
         self._chronicle = chronicle
-        self._briefing = Briefing(chronicle, repository, runs)
+        self._briefing = briefing
         self._attendance = Attendance(agent.name, chronicle, clock, absence)
         self._clock = clock
         self._stop = stop
@@ -121,12 +104,6 @@ class Researcher:
         """Training begins: let a slow agent think about what comes next."""
         if self._agent.prepares_ahead and self._state.prepared is None:
             self._ask_ahead()
-
-    def objection(self, proposal: Proposal) -> Objection | None:
-        """Why a proposal is not run; None if it is. The baseline is beyond objection."""
-        if self._state.next_number == 0:
-            return None
-        return check(proposal.train_py, self._briefing.frontier_py, self._briefing.tried())
 
     def close(self) -> None:
         """Break off what is under way. Nothing comes from another thread afterwards."""
