@@ -45,7 +45,7 @@ check: env-dev ## lint, format, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: image env-dev ## measure kill accuracy, overhead, the sandbox's cost and waiting for an agent
+bench: image env-dev ## measure kill accuracy, overhead, the sandbox's cost, waiting for an agent and a long journal
 	@$(BIN)/python -m tests.bench
 
 attacks: image env-dev ## try to forge a score in every way we know, and score honest models beside

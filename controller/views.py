@@ -8,7 +8,6 @@ who picks experiments by what stands here must not pick by that one. `report` ha
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -166,11 +165,6 @@ def _journal(records: Sequence[Record]) -> Table:
 def baseline_bpb(state: ResearchState) -> float | None:
     """The first score there is, from which improvement is counted."""
     return state.baseline_bpb
-
-
-def causes(experiments: Iterable[Experiment]) -> Counter[str]:
-    """How often each cause kept an experiment from being kept."""
-    return Counter(str(experiment.cause) for experiment in experiments if experiment.cause)
 
 
 def verdict_text(experiment: Experiment) -> Text:
