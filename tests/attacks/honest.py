@@ -146,6 +146,11 @@ def forward(self, x):
     return self.gain * (after @ x) / after.sum(-1, keepdim=True).clamp(min=1)
 """
 
+_TIED = """
+self.head.weight = self.embed.weight
+nn.init.normal_(self.embed.weight, std=0.1)
+"""
+
 _AVERAGED = """
 shadow = {name: value.clone() for name, value in model.state_dict().items()}
 """
@@ -230,7 +235,7 @@ HONEST = (
     Honest("linear attention", trained(_LINEAR_ATTENTION)),
     Honest("state space", trained(_STATE_SPACE)),
     Honest("mixture of experts, causal routing", trained(_EXPERTS)),
-    Honest("tied embeddings", trained(_GRU, init="self.head.weight = self.embed.weight")),
+    Honest("tied embeddings", trained(_GRU, init=_TIED)),
     Honest(
         "averaged weights as checkpoint",
         trained(
