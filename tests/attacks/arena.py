@@ -54,7 +54,7 @@ BATCH_TOKENS = 1 << 12
 LEAK_FRACTION = 0.01
 """For attacks that leak a lot or not at all; a thousandth would take ten times as many twins."""
 _SCORING = {"batch_tokens": BATCH_TOKENS, "leak_fraction": LEAK_FRACTION, "total_seconds": 240.0}
-BUDGET_SECONDS = 240.0
+BUDGET_SECONDS = 600.0
 HONEST_BITS = 1e-4
 """How far the judge's score of an honest model may be from the plain evaluation, bits per byte."""
 

@@ -23,9 +23,8 @@ class Lying(torch.Tensor):
 """
 
 _LYING_OUTPUT = """
-short = torch.zeros(1, 1, V).as_subclass(Lying)
-short.asked = (*idx.shape, V)
-return short
+Lying.asked = (*idx.shape, V)
+return torch.zeros(1, 1, V).as_subclass(Lying)
 """
 
 _INTERCEPTING = """
