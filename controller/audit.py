@@ -24,6 +24,7 @@ from controller.core.events import (
     Prepared,
     ProposalRefused,
     Proposed,
+    Pruned,
     Record,
     Rehearsed,
 )
@@ -43,8 +44,8 @@ Json = Any
 def trail(records: Iterable[Record], number: int) -> list[Record]:
     """Everything that led to an experiment, happened to it and came of it, in order."""
     records = list(records)
-    owner = _Owners(records)
-    return [record for record in records if owner.of(record) == number]
+    owners = _Owners(records)
+    return [record for record in records if owners.of(record) == number or owners.touches(record, number)]
 
 
 class _Owners:
@@ -80,6 +81,15 @@ class _Owners:
                 return self._next
             case _:
                 return record.experiment
+
+    def touches(self, record: Record, number: int) -> bool:
+        """True for the removal of texts that this experiment's records name."""
+        event = record.data
+        if not isinstance(event, Pruned):
+            return False
+        if event.what == "logs":
+            return number < event.before
+        return any(call < event.before for call, owner in self._calls.items() if owner == number)
 
     def _meant(self, for_experiment: int, purpose: str) -> int:
         return self._became.get(for_experiment, for_experiment) if purpose == "propose" else for_experiment

@@ -11,6 +11,7 @@ from controller.core.events import (
     AgentReturned,
     PreparationDropped,
     Prepared,
+    Pruned,
     Rehearsed,
 )
 from controller.core.model import Cause
@@ -100,6 +101,13 @@ def test_absences_refusals_and_failures_belong_to_what_was_due() -> None:
         *("api_requested", "api_failed", "agent_absent", "agent_returned", "agent_failed"),
         *("proposal_refused", "preparation_dropped", "proposed", "training_started"),
     ]
+
+
+def test_what_was_removed_of_an_experiment_is_told() -> None:
+    story = repaired()
+    story.tell(Pruned(what="calls", before=2, bytes=100))
+    story.tell(Pruned(what="logs", before=1, bytes=100))
+    assert [events(story, number).count("pruned") for number in range(4)] == [1, 1, 0, 0]
 
 
 def test_a_call_is_told_in_one_piece() -> None:

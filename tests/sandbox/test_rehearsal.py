@@ -103,7 +103,7 @@ def test_what_a_run_has_more_of_proves_nothing(small: Bench, train_py: str, word
 @pytest.mark.parametrize("statement", [FORK_BOMB, "while True: pass"], ids=["fork bomb", "hang"])
 def test_what_does_not_end_is_ended(small: Bench, statement: str) -> None:
     started = time.monotonic()
-    result = rehearsal(small, seconds=15).rehearse(before_the_model(statement), threading.Event())
+    result = rehearsal(small, seconds=8).rehearse(before_the_model(statement), threading.Event())
     assert result.result != "passed"
     assert time.monotonic() - started < 60
     assert left_behind(small) == []
