@@ -197,7 +197,7 @@ def _check_result(home: Path, experiment: Experiment, pruned: bool) -> Iterator[
     folder = Runs(home).folder(experiment.number)
     description, log = folder / "experiment.json", folder / "run.log"
     if not description.is_file():
-        yield f"{description.relative_to(home)} is missing; the next start closes this run"
+        yield f"{description.relative_to(home)} is missing"
         return
     if description.read_bytes() != describe(experiment):
         yield f"{description.relative_to(home)} is not what the journal says"
