@@ -1,4 +1,4 @@
-"""The picture of an effort: every experiment, and the running best as a staircase."""
+"""The pictures of an effort: every experiment with the best so far, and validation against hold-out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from controller.views import effect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _KEEP, _DISCARD, _CRASH, _REJECT, _INK = "#1a7f37", "#a8b0b8", "#d1242f", "#8250df", "#30363d"
-_INCHES, _DOTS_PER_INCH = (12.0, 6.5), 150
+_INCHES, _SMALL_INCHES, _DOTS_PER_INCH = (12.0, 6.5), (12.0, 3.6), 150
 _LABEL_CHARACTERS = 34
 _LABEL_ANGLE = 28.0
 """Degrees."""
@@ -31,12 +32,8 @@ Point = tuple[int, float]
 
 
 def draw(state: ResearchState, path: Path) -> None:
-    """Write the picture as a PNG file."""
-    # Loading matplotlib takes most of a second, and no other command needs it.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
+    """Write the picture of all experiments as a PNG file."""
+    figure, axes = _page(_INCHES)
     _frame(axes, state)
     scored = [experiment for experiment in state.finished if experiment.score]
     if scored:
@@ -53,20 +50,50 @@ def draw(state: ResearchState, path: Path) -> None:
         figure.savefig(path, metadata={"Software": None})
 
 
-def _frame(axes: Axes, state: ResearchState) -> None:
-    from matplotlib.ticker import MaxNLocator
+def draw_holdout(kept: Sequence[tuple[int, float, float]], last: int, path: Path) -> None:
+    """Write the picture of overfitting as a PNG file: what both scores gained since the first keep.
 
+    `kept`: number, val_bpb and holdout_bpb of each kept experiment, oldest first, at least one; `last`: the
+    number of the last experiment. While the two lines fall together the gains are real; a validation line
+    that runs away from the other one fits the validation text.
+    """
+    figure, axes = _page(_SMALL_INCHES)
+    numbers = [*(number for number, _, _ in kept), max(last, kept[-1][0])]
+    for column, label, color in ((1, "validation", _KEEP), (2, "hold-out", _REJECT)):
+        gains = [row[column] - kept[0][column] for row in kept]
+        axes.step(numbers, [*gains, gains[-1]], where="post", color=color, linewidth=1.8, label=label)
+        axes.scatter(numbers[:-1], gains, s=30, color=color, edgecolors="white", linewidths=0.8, zorder=3)
+    _style(axes, numbers[-1])
+    axes.set_ylabel("change since the first keep\n(bits per byte)", color=_INK)
+    axes.legend(loc="upper right", frameon=False, labelcolor=_INK)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _page(inches: tuple[float, float]) -> tuple[Figure, Axes]:
+    # Loading matplotlib takes most of a second, and no other command needs it.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, dpi=_DOTS_PER_INCH, facecolor="white", layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _frame(axes: Axes, state: ResearchState) -> None:
     kept = state.count(Verdict.KEEP)
     title = f"autoresearch/{clean_line(state.tag or '', 60)}: {len(state.finished)} experiments, {kept} kept"
     axes.set_title(title, loc="left", color=_INK, fontsize=13, fontweight="bold", pad=26, parse_math=False)
-    axes.set_xlabel("experiment", color=_INK)
     axes.set_ylabel("val_bpb  (bits per byte, lower is better)", color=_INK)
+    _style(axes, max(len(state.finished) - 1, 1))
+
+
+def _style(axes: Axes, last: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("experiment", color=_INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_DISCARD)
     axes.tick_params(colors=_INK)
     axes.grid(axis="y", color="#eaeef2", linewidth=0.8)
     axes.set_axisbelow(True)
-    last = max(len(state.finished) - 1, 1)
     axes.set_xlim(-0.03 * last - 0.2, last * 1.04 + 0.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

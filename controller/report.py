@@ -1,4 +1,4 @@
-"""The account of an effort: `report.md` and `progress.png`, from the journal alone.
+"""The account of an effort: `report.md` and two pictures, from the journal alone.
 
 The same journal gives the same report. Everything an agent or a run wrote is escaped, so that it stays text
 wherever the Markdown is rendered.
@@ -29,7 +29,7 @@ from controller.core.state import Experiment, ResearchState, fold
 from controller.core.untrusted import clean_line
 from controller.views import effect, marks
 
-REPORT, PICTURE = "report.md", "progress.png"
+REPORT, PICTURE, OVERFITTING = "report.md", "progress.png", "holdout.png"
 
 _NEAR_MISSES = 5
 _COMMIT = 7
@@ -37,16 +37,19 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$#]|://|www\.|(?<![^\W_])_|_(?![^\W_])")
 
 
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write both files and return their paths. Raises UserError if the folder cannot be written."""
+    """Write the files and return their paths. Raises UserError if the folder cannot be written."""
     state = fold(records)
-    report, picture = folder / REPORT, folder / PICTURE
+    report, picture, overfitting = folder / REPORT, folder / PICTURE, folder / OVERFITTING
+    kept = _both_scores(state)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         chart.draw(state, picture)
+        if kept:
+            chart.draw_holdout(kept, state.finished[-1].number, overfitting)
         report.write_text(render(records, state), encoding="utf-8")
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from error
-    return [report, picture]
+    return [report, picture, *([overfitting] if kept else [])]
 
 
 def render(records: Sequence[Record], state: ResearchState) -> str:
@@ -118,18 +121,25 @@ def _kept(state: ResearchState) -> Iterator[str]:
         )
 
 
-def _holdout(state: ResearchState) -> Iterator[str]:
-    """Validation against hold-out: a gap that opens means the effort fits the validation set."""
-    rows = [
+def _both_scores(state: ResearchState) -> list[tuple[int, float, float]]:
+    """Number, val_bpb and holdout_bpb of every kept experiment."""
+    return [
         (experiment.number, experiment.score.val_bpb, experiment.score.holdout_bpb)
         for experiment in _verdicts(state, Verdict.KEEP)
         if experiment.score and experiment.score.holdout_bpb is not None
     ]
+
+
+def _holdout(state: ResearchState) -> Iterator[str]:
+    """Validation against hold-out: a gap that opens means the effort fits the validation set."""
+    rows = _both_scores(state)
     if not rows:
         return
     yield "## Validation and hold-out"
     yield ""
     yield "Nothing is ever chosen by the hold-out score. A gap that widens means fitting the validation set."
+    yield ""
+    yield f"![What validation and hold-out score gained since the first keep]({OVERFITTING})"
     yield ""
     yield "| # | val_bpb | holdout_bpb | gap |"
     yield "|--:|--:|--:|--:|"

@@ -25,10 +25,11 @@ def row(text: str, start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_both_files_are_written_and_the_same_journal_gives_the_same_files(tmp_path: Path) -> None:
+def test_all_files_are_written_and_the_same_journal_gives_the_same_files(tmp_path: Path) -> None:
     paths = report.write(small().records, tmp_path / "a" / "b")
     again = report.write(small().records, tmp_path / "c")
-    assert [path.name for path in paths] == ["report.md", "progress.png"]
+    assert [path.name for path in paths] == ["report.md", "progress.png", "holdout.png"]
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
     for one, other in zip(paths, again, strict=True):
         assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
     png = paths[1].read_bytes()
@@ -127,8 +128,9 @@ def test_any_effort_can_be_drawn(tmp_path: Path, results: list[float | Cause]) -
 
 
 def test_an_empty_journal_is_no_error(tmp_path: Path) -> None:
-    report.write([], tmp_path)
+    paths = report.write([], tmp_path)
     assert "nothing yet" in (tmp_path / "report.md").read_text()
+    assert [path.name for path in paths] == ["report.md", "progress.png"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
