@@ -210,12 +210,18 @@ CASES = (
         why=_CHECKED,
     ),
     _answers("a wrong mark", _WRONG_MARK, PROTOCOL, why=_CHECKED),
-    _answers("answers before it is asked", _AHEAD, PROTOCOL, why=_CHECKED),
+    _answers(
+        "answers before it is asked",
+        _AHEAD,
+        PROTOCOL,
+        FORWARD,
+        why="out of turn: the judge sees it, or the worker is lost when the judge goes on without it",
+    ),
     _answers("rewrites an answer that was taken", _REWRITE, NO_GAIN, why=_COPIED),
     _answers(
         "rewrites an answer while it is read", _FLICKER, NON_CAUSAL, STATEFUL, PROTOCOL, NO_GAIN, why=_COPIED
     ),
-    _answers("truncates an answer while it is read", _TRUNCATE, PROTOCOL, why=_COPIED),
+    _answers("truncates an answer while it is read", _TRUNCATE, PROTOCOL, NO_GAIN, why=_COPIED),
     _spoils(
         "a link in place of a slot",
         "os.symlink('/proc/self/mem', '/replies/slot-0')",
