@@ -93,6 +93,7 @@ class Glovebox:
             "PYTHONPATH": str(PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "GLOVEBOX_HOME": str(self.home),
+            "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # honest models: few twins will do
             **self.environment,
             **extra,
         }

@@ -91,9 +91,17 @@ def test_less_disk_than_a_run_needs(on_engine: Glovebox, with_data: Callable[[Pa
 def test_doctor_on_a_machine_that_is_fit(on_engine: Glovebox, with_data: Callable[[Path], None]) -> None:
     with_data(on_engine.home)
     checks = on_engine("doctor", "--device", "cpu", "--json").json()
-    assert {check["check"] for check in checks} == {"engine", "device", "home", "data", "agent", "disk"}
+    assert {check["check"] for check in checks} == {
+        "engine",
+        "device",
+        "home",
+        "data",
+        "agent",
+        "key",
+        "disk",
+    }
     assert all(check["ok"] for check in checks), checks
-    assert on_engine("doctor", "--device", "cpu").out.count("ok  ") == 6
+    assert on_engine("doctor", "--device", "cpu").out.count("ok  ") == 7
 
 
 def test_a_corpus_without_text(on_engine: Glovebox) -> None:

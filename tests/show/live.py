@@ -23,6 +23,7 @@ SETTINGS = {
     "GLOVEBOX_REHEARSAL__SECONDS": "20",
     "GLOVEBOX_JUDGE__SCORE_TOKENS": "2048",
     "GLOVEBOX_JUDGE__HOLDOUT_SCORE_TOKENS": "1024",
+    "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # an honest model: few twins will do
 }
 
 
