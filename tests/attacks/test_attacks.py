@@ -1,4 +1,4 @@
-"""One attack of each row and an honest model; `make attacks` runs all of them."""
+"""One attack of each row and two honest models; `make attacks` runs all of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def test_attack_fails(arena: Arena, case: Case) -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_honest_model_gets_its_score(arena: Arena) -> None:
-    [model] = [model for model in HONEST if model.name == "small GPT"]
+@pytest.mark.parametrize("name", ["small GPT", "flat script, upstream's form"])
+def test_honest_model_gets_its_score(arena: Arena, name: str) -> None:
+    [model] = [model for model in HONEST if model.name == name]
     found = arena.honest(model)
     assert found.agrees, found
