@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from controller.journal import Journal, home_in_use, read_records
 from controller.judge import ContainerJudge
 from controller.ledger import Ledger
 from controller.loop import Limits, Loop, World
-from controller.ports import Agent
+from controller.pause import HomeSurroundings
+from controller.ports import Agent, Observer
 from controller.progress import observer
 from controller.rehearsal import ContainerRehearsal
 from controller.repository import GitRepository
@@ -66,6 +68,8 @@ class Machine:
     rehearsal: ContainerRehearsal
     harness: HarnessFiles
     data_files: DataFiles
+    engine_root: Path | None
+    """Where the engine keeps its own files, on its machine."""
     provenance: Provenance
 
     def check_inputs(self) -> None:
@@ -119,6 +123,7 @@ class Machine:
             ),
             harness=harness,
             data_files=data_files,
+            engine_root=Path(engine["root"]) if engine["root"] else None,
             provenance=Provenance(
                 image=engine["image"],
                 data=info.fingerprint,
@@ -144,19 +149,26 @@ class Plan:
     """Content of the base commit; None if the effort has begun already."""
 
 
-def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy: Agent | None = None) -> str:
+def run_effort(
+    config: Settings,
+    agent: Agent,
+    stop: threading.Event,
+    understudy: Agent | None = None,
+    watchers: Sequence[Observer] = (),
+) -> str:
     """Begin or continue the effort of a home; return why it stopped. The caller holds the home's lock."""
     state, archive = read_standing(config.home)
     plan = _plan(config, state)
     machine = Machine.assemble(config)
-    journal = Journal(config.home, CLOCK, archive.position)
-    repository = _begin(config.home, plan, journal)
-    for record in archive.follow():
-        apply(state, record)
-    program = repository.read(repository.head(), "program.md")
-    provenance = machine.provenance.model_copy(update={"program": _sha256(program)})
-    recovery.check_comparable(state, provenance, config.budget.wall_seconds)
-    with observer(sys.stdout, CLOCK) as watching:
+    with contextlib.ExitStack() as resources:
+        resources.callback(machine.sandbox.close)
+        journal = resources.enter_context(contextlib.closing(Journal(config.home, CLOCK, archive.position)))
+        repository = _begin(config.home, plan, journal)
+        for record in archive.follow():
+            apply(state, record)
+        program = repository.read(repository.head(), "program.md")
+        provenance = machine.provenance.model_copy(update={"program": _sha256(program)})
+        recovery.check_comparable(state, provenance, config.budget.wall_seconds)
         world = World(
             journal=journal,
             repository=repository,
@@ -165,18 +177,19 @@ def run_effort(config: Settings, agent: Agent, stop: threading.Event, understudy
             judge=machine.judge,
             runs=runs_of(config),
             clock=CLOCK,
-            observer=watching,
+            observer=resources.enter_context(observer(sys.stdout, CLOCK, watchers)),
             stop=stop,
             publish=publisher(config.home, archive),
             prune=Storage(config.home, config.storage).prune,
             check_inputs=machine.check_inputs,
+            surroundings=HomeSurroundings(config.home, config.min_free_bytes, machine.engine_root),
             bounds=config.judge.bounds,
             understudy=understudy,
             absence=config.absence,
+            patience=config.patience,
             rehearsal=machine.rehearsal,
         )
-        limits = Limits(**config.limits.model_dump())
-        loop = Loop(world, state, limits, config.budget.wall_seconds)
+        loop = Loop(world, state, Limits(**config.limits.model_dump()), config.budget.wall_seconds)
         recovery.recover(world, machine.sandbox, loop.state)
         if (reason := loop.reason_to_stop()) is not None:
             return reason  # a service that is restarted at its limit must not fill the journal with sessions
@@ -290,13 +303,10 @@ def resolve_device(config: Settings) -> Device:
 
 def require_disk(config: Settings) -> str:
     """Free space of the home. Raises NotReady if it is less than a run needs."""
-    free = shutil.disk_usage(existing(config.home)).free
-    if free < config.min_free_bytes:
-        raise NotReady(
-            f"{config.home} has {free / 1e9:.1f} GB of free disk and a run needs "
-            f"{config.min_free_bytes / 1e9:.1f} GB: free some, or lower min_free_bytes."
-        )
-    return f"{free / 1e9:.1f} GB free"
+    folder = existing(config.home)
+    if (shortage := HomeSurroundings(folder, config.min_free_bytes).shortage()) is not None:
+        raise NotReady(shortage)
+    return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB free"
 
 
 def existing(home: Path) -> Path:

@@ -34,6 +34,11 @@ class Chronicle:
         with self.lock:
             self._observer.training(experiment, elapsed, limit)
 
+    def alive(self) -> None:
+        """Tell the observer that the loop goes round."""
+        with self.lock:
+            self._observer.alive()
+
     def put_text(self, text: str) -> str:
         """Store a text as a blob; return its sha256."""
         # surrogatepass: a refused text may be anything, and what was refused must still be on record.

@@ -23,7 +23,9 @@ from controller import (
     audit,
     choose,
     doctor,
+    heartbeat,
     logs,
+    patience,
     preparation,
     report,
     settings,
@@ -31,8 +33,9 @@ from controller import (
     verify,
     views,
 )
-from controller.core.model import GloveboxError, Interrupted, UserError, VerificationFailed
-from controller.journal import HomeLock, home_in_use, read_blob
+from controller import pause as pause_
+from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
+from controller.journal import HomeLock, home_in_use, home_owner, read_blob
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -116,14 +119,25 @@ def run(
         **_section("budget", wall_seconds=budget),
         **_section("limits", experiments=experiments, hours=hours),
     )
-    chosen, understudy = choose.make_agent(config), choose.make_understudy(config)
+    name = choose.make_agent(config).name  # what is wrong with it is found before the home is touched
     os.environ.pop("ANTHROPIC_API_KEY", None)  # the agent has it; no child of ours needs it
     stop = _stop_on_signals()
     with HomeLock(config.home):
         logs.configure(logs.stream_of_run(config.home))
         if config.agent == "auto":
-            log.info("agent_chosen", agent=chosen.name, reason=choose.why(config))
-        reason = assembly.run_effort(config, chosen, stop, understudy)
+            log.info("agent_chosen", agent=name, reason=choose.why(config))
+        life = _heartbeat(config)
+
+        def start() -> str:
+            agent, understudy = choose.make_agent(config), choose.make_understudy(config)
+            return assembly.run_effort(config, agent, stop, understudy, [life])
+
+        def wait(reason: str, seconds: float) -> None:
+            life.show(f"waiting to start again in {seconds:.0f} s: {reason}")
+            if sys.stderr.isatty():
+                print(f"\r\033[Kglovebox: {reason} Next try in {seconds:.0f} s. ", end="", file=sys.stderr)
+
+        reason = patience.persist(start, config.patience, assembly.CLOCK, stop, wait)
     print(f"glovebox: {reason}", file=sys.stderr)
 
 
@@ -155,11 +169,14 @@ def status(home: Home = None, as_json: Json = False) -> None:
     assembly.require_effort(config.home)
     state, _ = assembly.read_standing(config.home)
     running, today = home_in_use(config.home), assembly.CLOCK.now().date().isoformat()
+    pausing = pause_.read(config.home).paused and state.pause is None
     if as_json:
-        _print_json(views.status_json(state, today) | {"running": running})
+        _print_json(views.status_json(state, today) | {"running": running, "pause_asked_for": pausing})
     else:
         _console().print(views.status(state, today))
         _console().print(f"A controller is {'at work' if running else 'not running'} in {config.home}.")
+        if pausing:
+            _console().print("A pause is asked for; it begins when nothing runs.")
 
 
 @app.command("log")
@@ -268,10 +285,45 @@ def reap_(home: Home = None) -> None:
 
 
 @app.command()
+def pause(
+    home: Home = None,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+) -> None:
+    """Let the running experiment come to its end and begin nothing new, until `glovebox continue`."""
+    config = settings.load(home=home)
+    assembly.require_effort(config.home)
+    pause_.leave(config.home, paused=True, reason=reason)
+    print(
+        "Nothing new begins once the running experiment is finished; `glovebox continue` goes on."
+        if home_in_use(config.home)
+        else "No controller is at work; the next one waits for `glovebox continue`."
+    )
+
+
+@app.command("continue")
+def continue_(home: Home = None) -> None:
+    """End a pause."""
+    config = settings.load(home=home)
+    assembly.require_effort(config.home)
+    pause_.leave(config.home, paused=False)
+
+
+@app.command()
 def health(home: Home = None) -> None:
-    """Exit with 0 if a controller is at work in this home, for the health check of the service."""
-    if not home_in_use(settings.load(home=home).home):
-        raise typer.Exit(3)
+    """Say what the controller of this home is doing; exit 3 if there is none, or no sign of life."""
+    config = settings.load(home=home)
+    if not home_in_use(config.home):
+        raise NotReady(f"No controller is at work in {config.home}.")
+    sign, owner = heartbeat.read(config.home), home_owner(config.home)
+    if sign is None or owner not in (None, sign.process):
+        print("at work")  # on something else than an effort
+    elif (late := assembly.CLOCK.monotonic() - sign.due) > 0:
+        raise NotReady(
+            f"The controller in {config.home} should have shown a sign of life {late:.0f} s ago; "
+            f"its last was: {sign.doing}."
+        )
+    else:
+        print(sign.doing)
 
 
 @app.command()
@@ -284,6 +336,18 @@ def _section(name: str, **values: Any) -> dict[str, Any]:
     """One nested settings section out of command line options; nothing if none was given."""
     given = {key: value for key, value in values.items() if value is not None}
     return {name: given} if given else {}
+
+
+def _heartbeat(config: settings.Settings) -> heartbeat.Heartbeat:
+    """A confirmation may take as long as a scoring; between two requests an agent may rehearse."""
+    return heartbeat.Heartbeat(
+        config.home,
+        assembly.CLOCK,
+        scoring_seconds=2 * config.judge.total_seconds,
+        asking_seconds=config.claude.answer_seconds
+        + config.claude.patience_seconds
+        + config.rehearsal.seconds,
+    )
 
 
 def _stop_on_signals() -> threading.Event:

@@ -108,6 +108,16 @@ def home_in_use(home: Path) -> bool:
     return False
 
 
+def home_owner(home: Path) -> int | None:
+    """Process that took the home's lock last, if it could write that down."""
+    try:
+        with (home / "lock").open("rb") as file:
+            found = re.match(rb"process (\d+) ", file.read(200))
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
 class Journal:
     """The journal of one home, open for writing. Only the holder of the HomeLock may construct one.
 

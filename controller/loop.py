@@ -38,7 +38,6 @@ from controller.core.model import (
     Frontier,
     InfrastructureError,
     Interrupted,
-    NotReady,
     Refusal,
     RunOutcome,
     Score,
@@ -46,6 +45,7 @@ from controller.core.model import (
 from controller.core.state import Experiment, Phase, ResearchState
 from controller.core.untrusted import clean_line
 from controller.desk import Budget
+from controller.patience import Patience, PatienceConfig
 from controller.ports import (
     Agent,
     Attempt,
@@ -55,15 +55,13 @@ from controller.ports import (
     Observer,
     Rehearsal,
     Repository,
+    Surroundings,
     Trainer,
 )
 from controller.researcher import Researcher
 from controller.runs import Runs
 
 log = structlog.stdlib.get_logger(__name__)
-
-#: Infrastructure faults in a row on one experiment before we stop and ask for a person.
-MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,7 @@ class World:
     """Bring ledger and snapshot up to date with the state, which stands at the journal's last line."""
     check_inputs: Callable[[], None]
     """Raises VerificationFailed if a file that containers mount is not what it was."""
+    surroundings: Surroundings
     bounds: Bounds
     """Beyond which a score is noted or measured again."""
     prune: Callable[[ResearchState, Callable[[AnyEvent], Record]], None] = lambda state, record: None
@@ -104,6 +103,7 @@ class World:
     understudy: Agent | None = None
     """Proposes while the agent is away, if `absence` says so."""
     absence: AbsenceConfig = field(default_factory=AbsenceConfig)
+    patience: PatienceConfig = field(default_factory=PatienceConfig)
     rehearsal: Rehearsal | None = None
     """None: nothing is rehearsed."""
 
@@ -116,9 +116,9 @@ class Loop:
         self._limits = limits
         self._budget_seconds = budget_seconds
         self._began = world.clock.monotonic()
-        self._faults = 0
         self.state = state
         self.chronicle = Chronicle(world.journal, state, world.observer)
+        self._patience = Patience(self.chronicle, world.clock, world.stop, world.surroundings, world.patience)
         briefing = Briefing(self.chronicle, world.repository, world.runs)
         self._admission = Admission(self.chronicle, briefing)
         self._researcher = Researcher(
@@ -146,7 +146,8 @@ class Loop:
     def _work(self) -> str:
         while (reason := self.reason_to_stop()) is None:
             try:
-                self.step()
+                if self._under_way or not self._patience.holds():
+                    self.step()
             except AgentExhausted as error:
                 return clean_line(str(error))
         return reason
@@ -155,14 +156,19 @@ class Loop:
         """The limit that is reached, if one is. Raises Interrupted if a person asked us to stop."""
         if self._world.stop.is_set():
             raise Interrupted("stopped by a person")
-        if self.state.open is not None:
+        if self._under_way:
             return None
-        if self._is_last:
+        if self._is_last and self.state.open is None:
             return f"limit of {self._limits.experiments} experiments reached"
         hours = (self._world.clock.monotonic() - self._began) / 3600
         if self._limits.hours is not None and hours >= self._limits.hours:
             return f"limit of {self._limits.hours:g} hours reached"
         return None
+
+    @property
+    def _under_way(self) -> bool:
+        """True if an experiment is to be seen through; one that waits to be run or repeated is not."""
+        return self.state.open is not None and self.state.open.phase is not Phase.PROPOSED
 
     @property
     def _is_last(self) -> bool:
@@ -238,11 +244,15 @@ class Loop:
         outcome = self._world.trainer.train(
             attempt,
             self._world.stop,
-            lambda elapsed: self.chronicle.training(experiment.number, elapsed, attempt.budget_seconds),
+            lambda elapsed: self._look(experiment.number, elapsed, attempt.budget_seconds),
         )
         self.record(
             TrainingFinished(experiment=experiment.number, attempt=experiment.attempt, outcome=outcome)
         )
+
+    def _look(self, number: int, elapsed: float, limit: float) -> None:
+        self.chronicle.training(number, elapsed, limit)
+        self._patience.require_room()
 
     def _score(self, experiment: Experiment) -> None:
         outcome = _known(experiment.outcome)
@@ -315,7 +325,7 @@ class Loop:
         with self.chronicle.lock:
             self._world.publish(self.state)
         self._world.prune(self.state, self.record)
-        self._faults = 0
+        self._patience.succeeded()
         if experiment.number == 0 and experiment.score is None:
             log.warning("baseline_failed", cause=experiment.cause, advice="mend train.py or the budget")
 
@@ -328,14 +338,9 @@ class Loop:
             self._void(self._open(), "stopped by a person")
             raise
         except InfrastructureError as error:
-            self._faults += 1
             log.warning("infrastructure_fault", experiment=experiment.number, error=clean_line(str(error)))
             self._void(self._open(), clean_line(str(error)))
-            if self._faults >= MAX_ATTEMPTS:
-                raise NotReady(
-                    f"Experiment {experiment.number} met {self._faults} infrastructure faults in a row and "
-                    f"waits to be repeated; the last was: {clean_line(str(error))} Run `glovebox doctor`."
-                ) from error
+            self._patience.failed(error)
 
     def _void(self, experiment: Experiment, reason: str) -> None:
         if experiment.attempt > 0:

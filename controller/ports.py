@@ -227,7 +227,10 @@ class Sandbox(Leftovers, Protocol):
         """SIGKILL; a container that is gone or dead is fine."""
 
     def describe(self) -> Mapping[str, str]:
-        """`engine`, `image` (digest), `runtime` for the provenance. Raises NotReady if they are missing."""
+        """`engine`, `image` (digest), `runtime` for the provenance; `root`, the engine's own folder.
+
+        Raises NotReady if something is missing.
+        """
 
 
 @dataclass(frozen=True)
@@ -288,9 +291,31 @@ class Rehearsal(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked for last: that nothing new begins, or that it goes on."""
+
+    paused: bool
+    by: str = ""
+    reason: str = ""
+
+
+class Surroundings(Protocol):
+    """What must be right before an experiment begins, besides the engine. It is asked about once a second."""
+
+    def wish(self) -> Wish: ...
+
+    def shortage(self, share: float = 1.0) -> str | None:
+        """A sentence if there is less disk space than `share` of what a run should find; None if there is."""
+
+
 class Observer(Protocol):
-    """Somebody watching: the terminal's progress view, or the JSON log."""
+    """Somebody watching: the terminal's progress view, the JSON log, the sign of life for health checks."""
 
     def recorded(self, record: Record, state: ResearchState) -> None: ...
 
-    def training(self, experiment: int, elapsed: float, limit: float) -> None: ...
+    def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        """Said about once a second while an experiment trains."""
+
+    def alive(self) -> None:
+        """Said between two actions of the loop, and at least every 30 s while it waits for something."""

@@ -30,6 +30,7 @@ from controller.core.events import (
     ClaimMismatch,
     Committed,
     Decided,
+    Paused,
     PreparationDropped,
     Prepared,
     ProposalRefused,
@@ -37,6 +38,7 @@ from controller.core.events import (
     Quarantined,
     Record,
     Rehearsed,
+    Resumed,
     ScoringFinished,
     SessionStarted,
     SessionStopped,
@@ -47,6 +49,7 @@ from controller.core.events import (
 from controller.core.model import Verdict
 from controller.core.state import Experiment, Phase, ResearchState
 from controller.core.untrusted import clean_line
+from controller.pause import line as pause_line
 from controller.ports import Clock, Observer
 from controller.views import baseline_bpb, description, effect, verdict_text
 
@@ -58,9 +61,9 @@ _BAR_WIDTH = 30
 
 
 @contextlib.contextmanager
-def observer(stream: TextIO, clock: Clock) -> Iterator[Observer]:
+def observer(stream: TextIO, clock: Clock, others: Sequence[Observer] = ()) -> Iterator[Observer]:
     """Watch until the block ends: always through structlog, and in `stream` too if that is a terminal."""
-    watchers: list[Observer] = [JsonLines()]
+    watchers: list[Observer] = [*others, JsonLines()]
     terminal = None
     if stream.isatty():
         with contextlib.suppress(Exception):
@@ -85,6 +88,9 @@ class Careful:
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
         self._each(lambda watcher: watcher.training(experiment, elapsed, limit))
+
+    def alive(self) -> None:
+        self._each(lambda watcher: watcher.alive())
 
     def _each(self, tell: Callable[[Observer], None]) -> None:
         for watcher in list(self._watchers):
@@ -113,6 +119,9 @@ class JsonLines:
             return
         self._logged = (experiment, elapsed)
         log.info("training", experiment=experiment, elapsed=round(elapsed, 1), limit=limit)
+
+    def alive(self) -> None:
+        """A log needs no line for it."""
 
 
 def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
@@ -166,6 +175,10 @@ def _fields_of_agent(event: AnyEvent) -> dict[str, Any]:
             return {"agent": event.agent, "reason": event.reason, "until": event.until}
         case AgentReturned():
             return {"agent": event.agent, "seconds": event.seconds}
+        case Paused():
+            return {"why": event.why, "reason": event.reason, "by": event.by, "until": event.until}
+        case Resumed():
+            return {"why": event.why, "by": event.by, "seconds": event.seconds}
         case _:
             return {}
 
@@ -216,6 +229,9 @@ class Terminal:
         self._progress = (experiment, elapsed, limit)
         self._live.refresh()
 
+    def alive(self) -> None:
+        self._live.refresh()
+
     def _news(self, record: Record) -> Iterator[Text]:
         """Lines that stay on the screen."""
         match record.data:
@@ -234,6 +250,10 @@ class Terminal:
                 yield Text(f"experiment {event.experiment} is scored again: {event.reason}", "yellow")
             case Voided() as event:
                 yield Text(f"experiment {event.experiment} is repeated: {clean_line(event.reason)}", "yellow")
+            case Paused(why=why, reason=reason, by=by):
+                yield Text(f"paused, {why} {clean_line(by)}: {clean_line(reason, 500)}", "yellow")
+            case Resumed(why=why, by=by):
+                yield Text(f"resumed, {why} {clean_line(by)}", "yellow")
             case _:
                 return
 
@@ -241,7 +261,9 @@ class Terminal:
         return Group(Text(), _standing(self._state), self._current())
 
     def _current(self) -> RenderableType:
-        experiment = self._state.open
+        experiment, pause = self._state.open, self._state.pause
+        if pause is not None and (experiment is None or experiment.phase is Phase.PROPOSED):
+            return Text(pause_line(pause), style="yellow")
         since = f"since {self._since.astimezone():%H:%M:%S}"
         if experiment is None:
             agent = clean_line(self._state.session.agent) if self._state.session else "the agent"

@@ -197,7 +197,12 @@ class DockerSandbox:
         if reason := unfit(info):
             raise NotReady(reason)
         self._image_id = image["Id"]
-        return {"engine": info["ServerVersion"], "image": image["Id"], "runtime": wanted}
+        return {
+            "engine": info["ServerVersion"],
+            "image": image["Id"],
+            "runtime": wanted,
+            "root": str(info.get("DockerRootDir", "")),
+        }
 
     def gpu(self) -> tuple[str, str]:
         """Name and driver of the first configured GPU, as T sees them. Raises NotReady if it sees none."""

@@ -26,6 +26,7 @@ from controller.core.container_spec import SandboxConfig
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line
 from controller.judge import JudgeConfig
+from controller.patience import PatienceConfig
 from controller.rehearsal import RehearsalConfig
 from controller.storage import StorageConfig
 from controller.trainer import TrainerConfig
@@ -85,10 +86,12 @@ class Settings(BaseSettings):
     seed: int = 0
     """Seed of the built-in tuner."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
-    """Free disk space under which no experiment is started."""
+    """Free disk space under which no experiment is started; with a quarter of it, one that runs is stopped
+    and repeated."""
     budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
     absence: AbsenceConfig = AbsenceConfig()
+    patience: PatienceConfig = PatienceConfig()
     sandbox: SandboxConfig = SandboxConfig()
     storage: StorageConfig = StorageConfig()
     trainer: TrainerConfig = TrainerConfig()

@@ -16,7 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from controller import audit, costs
+from controller import audit, costs, pause
 from controller.core.events import Record
 from controller.core.model import Verdict
 from controller.core.state import Experiment, ResearchState
@@ -59,6 +59,7 @@ def status_json(state: ResearchState, today: str) -> Json:
             "last": [_row(state, experiment) for experiment in state.finished[-_LAST:]],
             "agent": session.agent if session else None,
             "absence": costs.absence_json(state),
+            "pause": pause.as_json(state.pause),
             "prepared": clean_line(state.prepared.description) if state.prepared else None,
             "spending": costs.spending_json(state, today),
             "budget_seconds": session.budget_seconds if session else None,
@@ -277,6 +278,8 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
         yield "budget", Text(f"{session.budget_seconds:g} s on {clean_line(session.provenance.device)}")
     for name, value in costs.lines(state, today):
         yield name, Text(value)
+    if state.pause:
+        yield "pause", Text(pause.line(state.pause), style="yellow")
     if state.stopped:
         yield "stopped", Text(clean_line(state.stopped))
     yield "head", Text(state.head)

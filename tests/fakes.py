@@ -5,6 +5,7 @@ tests/sandbox/test_contract.py and tests/loop/test_desk.py hold them to the same
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import re
 import threading
@@ -26,7 +27,7 @@ from controller.core.model import (
 from controller.core.policy import check
 from controller.core.runlog import claim, crash_cause
 from controller.core.state import ResearchState
-from controller.ports import Attempt, Request
+from controller.ports import Attempt, Request, Wish
 
 TRAIN = '''"""A train.py the fakes understand."""
 
@@ -50,6 +51,54 @@ class Silent:
     def recorded(self, record: Record, state: ResearchState) -> None: ...
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None: ...
+
+    def alive(self) -> None: ...
+
+
+class HandClock:
+    """Both hands move only by hand, and not always together."""
+
+    def __init__(self) -> None:
+        self.wall = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+        self.seconds = 0.0
+
+    def now(self) -> dt.datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.wall += dt.timedelta(seconds=seconds)
+
+
+class Hasty(threading.Event):
+    """A stop event; to wait for it moves the clock and takes no time. `meanwhile` is called in each wait."""
+
+    def __init__(self, clock: HandClock, meanwhile: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._clock, self._meanwhile = clock, meanwhile
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._clock.sleep(timeout)
+        self._meanwhile()
+        return self.is_set()
+
+
+@dataclass
+class Calm:
+    """Surroundings in which nobody wishes a pause and there is room, until a test says otherwise."""
+
+    wished: Wish = field(default_factory=lambda: Wish(paused=False))
+    short: bool = False
+
+    def wish(self) -> Wish:
+        return self.wished
+
+    def shortage(self, share: float = 1.0) -> str | None:
+        return "The disk is full." if self.short else None
 
 
 @dataclass

@@ -22,6 +22,7 @@ from controller.core.model import (
 )
 from controller.core.state import Experiment
 from controller.journal import HomeLock, Journal, read_records
+from controller.patience import PatienceConfig
 from controller.ports import Context
 from controller.recovery import recover
 from controller.run_log import RunLog
@@ -85,6 +86,7 @@ def test_wherever_the_disk_is_full_an_effort_goes_on_when_it_is_not(disk: Disk) 
     stopped_by = set()
     for free_pages in range(0, 60, 2):
         effort = Effort(disk.home, Better())
+        effort.world.patience = PatienceConfig(stop_after=3)
         effort.loop(experiments=1).run()
         disk.fill(free_pages)
         try:

@@ -135,6 +135,9 @@ class Faulty:
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
         raise AssertionError("a watcher is not asked again after a fault")
 
+    def alive(self) -> None:
+        raise AssertionError("a watcher is not asked again after a fault")
+
 
 class Counting:
     asked = 0
@@ -143,6 +146,9 @@ class Counting:
         self.asked += 1
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        self.asked += 1
+
+    def alive(self) -> None:
         self.asked += 1
 
 

@@ -11,7 +11,7 @@ ClaimMismatch, and one Quarantined, after which the checkpoint is scored once mo
 
 What an agent does stands beside that life, in whatever order it happens: ApiRequested, then ApiAnswered or
 ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; AgentFailed; AgentAbsent
-and AgentReturned.
+and AgentReturned. So do Paused and Resumed, between experiments.
 """
 
 from __future__ import annotations
@@ -277,6 +277,29 @@ class AgentReturned(Value):
     """How long it was away."""
 
 
+class Paused(Value):
+    """Nothing new begins for now. Said again when the time of the next try is another one."""
+
+    event: Literal["paused"] = "paused"
+    why: Literal["person", "disk", "infrastructure"]
+    reason: str
+    by: str = ""
+    """Who asked for it, if a person did."""
+    until: str | None = None
+    """When the next try is due, UTC; None: when what it waits for has happened."""
+
+
+class Resumed(Value):
+    """A pause is over: a person said so, there is room on the disk, or an experiment got through."""
+
+    event: Literal["resumed"] = "resumed"
+    why: Literal["person", "disk", "infrastructure"]
+    by: str = ""
+    """Who said so, if a person did."""
+    seconds: float
+    """How long this process paused."""
+
+
 class JournalRepaired(Value):
     """A torn last line, left by a process that died while writing, was cut off."""
 
@@ -320,6 +343,8 @@ AnyEvent = (
     | AgentFailed
     | AgentAbsent
     | AgentReturned
+    | Paused
+    | Resumed
     | JournalRepaired
     | Pruned
 )

@@ -21,6 +21,7 @@ from controller.core.events import (
     Committed,
     Decided,
     EffortStarted,
+    Paused,
     PreparationDropped,
     Prepared,
     ProposalRefused,
@@ -28,6 +29,7 @@ from controller.core.events import (
     Pruned,
     Quarantined,
     Record,
+    Resumed,
     ScoringFinished,
     ScoringStarted,
     SessionStarted,
@@ -121,6 +123,14 @@ class Absence:
     """How often in a row it was asked in vain."""
 
 
+@dataclass(frozen=True)
+class Pause:
+    """A time in which nothing new begins."""
+
+    event: Paused
+    since: str
+
+
 @dataclass
 class ResearchState:
     """Where the effort stands. Built by `fold`, extended by `apply`; nothing else writes to it."""
@@ -156,6 +166,8 @@ class ResearchState:
     """The proposal that waits for its turn."""
     absence: Absence | None = None
     """Of the agent, while it lasts."""
+    pause: Pause | None = None
+    """While it lasts."""
     spending: Spending = field(default_factory=Spending)
     head: str = "0" * 64
     seq: int = -1
@@ -223,6 +235,12 @@ def apply(state: ResearchState, record: Record) -> None:
             state.spending.end(event)
         case Prepared() | PreparationDropped() | AgentFailed() | AgentAbsent() | AgentReturned():
             _attend(state, event, record.time)
+        case Paused():
+            before = state.pause
+            same = before is not None and before.event.why == event.why
+            state.pause = Pause(event, before.since if before and same else record.time)
+        case Resumed():
+            state.pause = None
         case _:
             number = getattr(event, "experiment", None)
             if number is not None:
@@ -230,10 +248,15 @@ def apply(state: ResearchState, record: Record) -> None:
 
 
 def _begin_session(state: ResearchState, event: SessionStarted) -> None:
-    """A person looked, or a service was restarted: errors are counted anew, and absences go on."""
+    """A person looked, or a service was restarted: errors are counted anew, and absences go on.
+
+    So does a pause that a person asked for. Disk and machine are looked at anew.
+    """
     state.session, state.stopped, state.agent_errors_in_a_row = event, None, 0
     if state.absence and state.absence.agent != event.agent:
         state.absence = None
+    if state.pause and state.pause.event.why != "person":
+        state.pause = None
 
 
 def _propose(state: ResearchState, event: Proposed, time: str) -> None:

@@ -16,6 +16,7 @@ main() {
     fi
     # At 20 seconds a run, proving each kept score to one position in a thousand would take as long as the run.
     export GLOVEBOX_JUDGE__LEAK_FRACTION=0.01
+    export GLOVEBOX_PATIENCE__STOP_AFTER=3 # somebody is watching
     .venv/bin/glovebox prepare --home "$home" --corpus "$(corpus)"
     .venv/bin/glovebox run --home "$home" --experiments 8 --budget "$budget" --agent tuner --tag demo
     .venv/bin/glovebox verify --home "$home"

@@ -20,7 +20,7 @@ from controller.repository import GitRepository
 from controller.runs import Runs
 from controller.snapshot import standing
 from tests.efforts import PROVENANCE
-from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
+from tests.fakes import Calm, FakeJudge, FakeTrainer, Silent, train_py
 
 BASELINE = train_py(3.0)
 
@@ -48,6 +48,7 @@ class Effort:
         self.baseline = baseline
         self.trainer = FakeTrainer()
         self.agent = agent
+        self.surroundings = Calm()
         self.stop = threading.Event()
         self._journal: Journal | None = None
         self.begin()
@@ -72,12 +73,15 @@ class Effort:
             stop=self.stop,
             publish=publisher(self.home, archive),
             check_inputs=lambda: None,
+            surroundings=self.surroundings,
             bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
         )
 
-    def loop(self, experiments: int | None = None, dollars: float | None = None) -> Loop:
+    def loop(
+        self, experiments: int | None = None, dollars: float | None = None, hours: float | None = None
+    ) -> Loop:
         """A loop whose session has begun."""
-        limits = Limits(experiments, dollars=dollars)
+        limits = Limits(experiments, hours, dollars=dollars)
         loop = Loop(self.world, standing(self.home)[0], limits, budget_seconds=20.0)
         loop.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
         return loop

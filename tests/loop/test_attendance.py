@@ -14,33 +14,15 @@ from controller.chronicle import Chronicle
 from controller.core.model import AgentAway, AgentError, UserError
 from controller.core.state import fold
 from controller.journal import Journal
-from tests.fakes import Silent
+from tests.fakes import HandClock, Silent
 
 CONFIG = AbsenceConfig(retry_seconds=60, max_retry_seconds=3600, understudy_after_seconds=600)
-
-
-class Clock:
-    """Both hands move only by hand, and not always together."""
-
-    def __init__(self) -> None:
-        self.wall = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
-        self.seconds = 0.0
-
-    def now(self) -> dt.datetime:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-        self.wall += dt.timedelta(seconds=seconds)
 
 
 class Life:
     """An agent's attendance in one process; `again` is the next process, on the same journal."""
 
-    def __init__(self, home: Path, clock: Clock) -> None:
+    def __init__(self, home: Path, clock: HandClock) -> None:
         self.clock = clock
         self.home = home
         self.journal = Journal(home, clock)
@@ -57,7 +39,7 @@ class Life:
 
 @pytest.fixture
 def life(tmp_path: Path) -> Iterator[Life]:
-    life = Life(tmp_path, Clock())
+    life = Life(tmp_path, HandClock())
     yield life
     life.journal.close()
 

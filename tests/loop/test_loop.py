@@ -12,12 +12,8 @@ from controller.core.events import Record
 from controller.core.model import (
     AgentExhausted,
     Cause,
-    InfrastructureError,
     Interrupted,
-    NotReady,
     Proposal,
-    Refusal,
-    Score,
     UserError,
     Verdict,
 )
@@ -140,23 +136,6 @@ def test_an_engine_fault_voids_the_attempt_and_blames_nobody(
     assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
     assert loop.state.experiments[1].attempt == 2
     assert verify(tmp_path / "home") == []
-
-
-def test_an_engine_that_keeps_failing_stops_the_loop(
-    tmp_path: Path, proposals: Path, efforts: list[Effort]
-) -> None:
-    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5)))
-
-    class Away(FakeJudge):
-        def score(self, *arguments: object) -> Score | Refusal:
-            raise InfrastructureError("the engine went away")
-
-    effort.world.judge = Away(effort.trainer)
-    loop = effort.loop()
-    with pytest.raises(NotReady, match="3 infrastructure faults"):
-        loop.run()
-    assert loop.state.open is not None and loop.state.open.number == 0
-    assert not effort.trainer.workspaces
 
 
 class Mender:

@@ -1,0 +1,50 @@
+"""`pause`, `continue` and `health`, from another process than the one at work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from controller.clock import SystemClock
+from controller.core.events import EffortStarted, Paused
+from controller.heartbeat import Heartbeat
+from controller.journal import HomeLock, Journal
+from controller.pause import read
+from tests.cli.conftest import Glovebox
+from tests.fakes import HandClock
+
+
+def begin(home: Path) -> None:
+    journal = Journal(home, SystemClock())
+    journal.append(EffortStarted(tag="t", base_commit="0" * 40))
+    journal.close()
+
+
+def test_a_pause_is_asked_for_shown_and_ended(glovebox: Glovebox) -> None:
+    glovebox("pause").refused(2, "No effort was started")
+    begin(glovebox.home)
+    assert "No controller is at work" in glovebox("pause", "--reason", "new \x1b[31mdisk").out
+    wish = read(glovebox.home)
+    assert wish.paused and wish.reason == "new disk" and "@" in wish.by
+    assert "A pause is asked for" in glovebox("status").out
+    journal = Journal(glovebox.home, SystemClock())
+    journal.append(Paused(why="person", by=wish.by, reason=wish.reason))
+    journal.close()
+    told = glovebox("status", "--json").json()
+    assert (told["pause"]["reason"], told["pause_asked_for"]) == ("new disk", False)
+    assert f"paused by {wish.by} since" in glovebox("status").out
+    assert glovebox("continue").status == 0
+    assert not read(glovebox.home).paused
+
+
+def test_health_tells_work_from_silence(glovebox: Glovebox) -> None:
+    glovebox("health").refused(3, "No controller")
+    with HomeLock(glovebox.home):
+        said = glovebox("health")
+        assert (said.status, said.out) == (0, "at work\n")  # `prepare`, say
+        life = Heartbeat(glovebox.home, SystemClock(), scoring_seconds=0, asking_seconds=0)
+        life.show("experiment 7: scoring")
+        said = glovebox("health")
+        assert (said.status, said.out) == (0, "experiment 7: scoring\n")
+        long_ago = Heartbeat(glovebox.home, HandClock(), scoring_seconds=0, asking_seconds=0)
+        long_ago.show("experiment 7: training", seconds=-400.0)
+        glovebox("health").refused(3, "sign of life", "experiment 7: training")
