@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from controller.core.model import Verdict
 from controller.core.state import Experiment, ResearchState
 from controller.core.untrusted import clean_line
-from controller.views import effect
+from controller.views_json import effect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

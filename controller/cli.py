@@ -32,6 +32,7 @@ from controller import (
     trial,
     verify,
     views,
+    views_json,
 )
 from controller import pause as pause_
 from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
@@ -171,7 +172,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     running, today = home_in_use(config.home), assembly.CLOCK.now().date().isoformat()
     pausing = pause_.read(config.home).paused and state.pause is None
     if as_json:
-        _print_json(views.status_json(state, today) | {"running": running, "pause_asked_for": pausing})
+        _print_json(views_json.status(state, today) | {"running": running, "pause_asked_for": pausing})
     else:
         _console().print(views.status(state, today))
         _console().print(f"A controller is {'at work' if running else 'not running'} in {config.home}.")
@@ -186,7 +187,7 @@ def log_(home: Home = None, as_json: Json = False) -> None:
     assembly.require_effort(config.home)
     state, _ = assembly.read_standing(config.home)
     if as_json:
-        _print_json(views.log_json(state))
+        _print_json(views_json.log(state))
     else:
         _console().print(views.log(state))
 
@@ -211,7 +212,7 @@ def show(
     diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
     excerpt = assembly.runs_of(config).excerpt(number)
     if as_json:
-        told = views.show_json(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
+        told = views_json.show(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
         _print_json(told)
     else:
         _console().print(

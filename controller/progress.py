@@ -51,7 +51,8 @@ from controller.core.state import Experiment, Phase, ResearchState
 from controller.core.untrusted import clean_line
 from controller.pause import line as pause_line
 from controller.ports import Clock, Observer
-from controller.views import baseline_bpb, description, effect, verdict_text
+from controller.views import verdict_text
+from controller.views_json import baseline_bpb, description, effect
 
 log = structlog.stdlib.get_logger(__name__)
 

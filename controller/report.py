@@ -27,7 +27,7 @@ from controller.core.events import (
 from controller.core.model import Provenance, UserError, Verdict
 from controller.core.state import Experiment, ResearchState, fold
 from controller.core.untrusted import clean_line
-from controller.views import effect, marks
+from controller.views_json import effect, marks
 
 REPORT, PICTURE, OVERFITTING = "report.md", "progress.png", "holdout.png"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from controller import audit, views
+from controller import audit, views, views_json
 from controller.core.events import (
     AgentAbsent,
     AgentFailed,
@@ -140,7 +140,7 @@ def test_show_tells_the_trail_for_people_and_programs_without_the_hold_out_score
         assert fact in text
     for number in range(4):
         trail = audit.trail(story.records, number)
-        said = views.show_json(state, number, records=trail, diff="", log_excerpt="", audited=True)
+        said = views_json.show(state, number, records=trail, diff="", log_excerpt="", audited=True)
         text = printed(views.show(state, number, records=trail, diff="", log_excerpt="", audited=True))
         for output in (json.dumps(said, allow_nan=False), text):
             assert "7.654321" not in output and "holdout" not in output
@@ -156,7 +156,7 @@ def test_hostile_words_are_neutral_in_the_trail() -> None:
     story.propose(HOSTILE, stands_in_for=HOSTILE)
     state, trail = fold(story.records), audit.trail(story.records, 1)
     assert harmless(printed(views.show(state, 1, records=trail, diff="", log_excerpt="", audited=True)))
-    said = views.show_json(state, 1, records=trail, diff="", log_excerpt="", audited=True)
+    said = views_json.show(state, 1, records=trail, diff="", log_excerpt="", audited=True)
     assert harmless(json.dumps(said, ensure_ascii=False))
     assert harmless(printed(views.status(state, "2026-03-01")))
-    assert harmless(json.dumps(views.status_json(state, "2026-03-01"), ensure_ascii=False))
+    assert harmless(json.dumps(views_json.status(state, "2026-03-01"), ensure_ascii=False))

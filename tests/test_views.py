@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 from rich.console import Console, RenderableType
 
-from controller import views
+from controller import views, views_json
 from controller.core.events import AgentAbsent
 from controller.core.state import fold
 from tests.efforts import Story, small
@@ -31,7 +31,7 @@ def harmless(text: str) -> bool:
 
 def test_status_of_a_finished_effort() -> None:
     state = fold(small().records)
-    said = views.status_json(state, TODAY)
+    said = views_json.status(state, TODAY)
     assert said["branch"] == "autoresearch/mar1"
     assert said["frontier"]["val_bpb"] == 1.85 and said["frontier"]["experiment"] == 5
     assert said["baseline_bpb"] == 2.0 and said["improvement_bpb"] == pytest.approx(0.15)
@@ -56,16 +56,16 @@ def test_status_names_the_open_experiment() -> None:
     story = small()
     story.propose("still running")
     state = fold(story.records)
-    assert views.status_json(state, TODAY)["open"]["phase"] == "training"
-    assert views.status_json(state, TODAY)["experiments"] == 6
+    assert views_json.status(state, TODAY)["open"]["phase"] == "training"
+    assert views_json.status(state, TODAY)["experiments"] == 6
     assert "experiment 6, training: still running" in printed(views.status(state, TODAY))
-    assert views.log_json(state)[-1]["verdict"] is None
+    assert views_json.log(state)[-1]["verdict"] is None
 
 
 def test_an_empty_home_is_no_error() -> None:
     state = fold([])
-    assert views.log_json(state) == []
-    assert views.status_json(state, TODAY)["frontier"] is None
+    assert views_json.log(state) == []
+    assert views_json.status(state, TODAY)["frontier"] is None
     assert "not started" in printed(views.status(state, TODAY))
     assert "No experiment" in printed(views.log(state))
     assert "0 finished" in printed(views.status(fold(Story().records), TODAY))
@@ -73,7 +73,7 @@ def test_an_empty_home_is_no_error() -> None:
 
 def test_log_has_a_row_for_every_experiment() -> None:
     state = fold(small().records)
-    rows = views.log_json(state)
+    rows = views_json.log(state)
     assert [row["verdict"] for row in rows] == ["keep", "keep", "crash", "reject", "discard", "keep"]
     assert rows[4]["effect_bpb"] == pytest.approx(0.0005) and rows[4]["cause"] == "worse"
     assert rows[2]["val_bpb"] is None and rows[2]["cause"] == "oom"
@@ -87,7 +87,7 @@ def test_show_tells_all_about_one_experiment() -> None:
     state = fold(story.records)
     records = [record for record in story.records if record.experiment == 3]
     diff = "--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-A = 1\n+A = 2"
-    said = views.show_json(state, 3, records=records, diff=diff, log_excerpt="step 1")
+    said = views_json.show(state, 3, records=records, diff=diff, log_excerpt="step 1")
     assert said["refusal"] == {"cause": "non-causal", "detail": "it cheated"} and said["score"] is None
     assert said["diff"] == diff and said["log"] == "step 1"
     assert [record["data"]["event"] for record in said["records"]][:2] == ["proposed", "training_started"]
@@ -116,10 +116,10 @@ def test_every_experiment_can_be_shown_in_a_narrow_terminal() -> None:
 def test_claims_that_json_has_no_word_for_become_null() -> None:
     state = fold(small().records)
     text = json.dumps(
-        views.show_json(state, 0, records=small().records, diff="", log_excerpt=""), allow_nan=False
+        views_json.show(state, 0, records=small().records, diff="", log_excerpt=""), allow_nan=False
     )
     assert json.loads(text)["outcome"]["claim"]["val_bpb"] is None
-    json.dumps([views.status_json(state, TODAY), views.log_json(state)], allow_nan=False)
+    json.dumps([views_json.status(state, TODAY), views_json.log(state)], allow_nan=False)
 
 
 def test_hostile_strings_are_neutral_everywhere() -> None:
@@ -130,7 +130,7 @@ def test_hostile_strings_are_neutral_everywhere() -> None:
         text = printed(renderable)
         assert harmless(text)
         assert "[red]" in text.replace("\n", "")
-    said = views.show_json(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE)
+    said = views_json.show(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE)
     for value in (
         said["description"],
         said["diff"],
@@ -157,13 +157,13 @@ def costly() -> Story:
 
 def test_money_is_shown_for_each_experiment_and_in_total() -> None:
     state = fold(costly().records)
-    said = views.status_json(state, TODAY)
+    said = views_json.status(state, TODAY)
     assert said["spending"]["limits"] == {"dollars": 20.0, "dollars_per_day": 5.0}
     total = said["spending"]["total"]
     assert (total["calls"], total["usd"], total["in_flight_usd"]) == (4, 0.75, 2.0)
     assert (total["cache_read_tokens"], total["output_tokens"], total["cache_share"]) == (600, 100, 0.75)
-    assert views.status_json(state, "2026-03-02")["spending"]["today"]["calls"] == 0
-    assert [row["spending"]["usd"] for row in views.log_json(state)] == [0.0, 0.75, 0.0]
+    assert views_json.status(state, "2026-03-02")["spending"]["today"]["calls"] == 0
+    assert [row["spending"]["usd"] for row in views_json.log(state)] == [0.0, 0.75, 0.0]
     text = printed(views.status(state, TODAY))
     for fact in (
         "$0.75, up to $2.00 more on its way of $20.00, 4 requests",
@@ -181,11 +181,11 @@ def test_money_is_shown_for_each_experiment_and_in_total() -> None:
 
 def test_an_understudy_is_marked() -> None:
     state = fold(costly().records)
-    assert views.log_json(state)[2]["stands_in_for"] == "claude"
+    assert views_json.log(state)[2]["stands_in_for"] == "claude"
     assert "a constant [tuner in place of claude]" in printed(views.log(state))
 
 
 def test_an_agent_that_costs_nothing_has_no_column() -> None:
     state = fold(small().records)
     assert "cost" not in printed(views.log(state)) and "cost" not in printed(views.status(state, TODAY))
-    assert views.status_json(state, TODAY)["absence"] is None
+    assert views_json.status(state, TODAY)["absence"] is None

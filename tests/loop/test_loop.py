@@ -21,7 +21,7 @@ from controller.core.state import Experiment, Phase, ResearchState
 from controller.ports import Context
 from controller.recovery import check_comparable, recover
 from controller.verify import verify
-from controller.views import marks
+from controller.views_json import marks
 from tests.efforts import PROVENANCE
 from tests.fakes import FakeJudge, Silent, train_py
 from tests.loop.effort import Effort, Workspaces, start, verdicts
