@@ -82,6 +82,7 @@ class Admission:
                 cause=objection.cause,
                 detail=clean_line(objection.detail),
                 train_sha256=self._chronicle.put_text(proposal.train_py),
+                fixes=proposal.fixes,
             )
         )
         if self._chronicle.state.refused_in_a_row >= MAX_REFUSALS:

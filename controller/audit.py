@@ -27,6 +27,7 @@ from controller.core.events import (
     Pruned,
     Record,
     Rehearsed,
+    RepairGivenUp,
 )
 from controller.core.untrusted import clean_line, clean_text
 from controller.costs import moment, tokens
@@ -77,6 +78,8 @@ class _Owners:
             case Rehearsed() | AgentFailed():
                 # Conversations do not overlap: it belongs to the one that last sent something.
                 return self._meant(event.for_experiment, self._purpose.get(event.for_experiment, "propose"))
+            case RepairGivenUp():
+                return event.fixes
             case ProposalRefused() | AgentAbsent() | AgentReturned():
                 return self._next
             case _:

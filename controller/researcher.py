@@ -17,7 +17,7 @@ from controller.attendance import AbsenceConfig, Attendance
 from controller.briefing import Briefing
 from controller.chronicle import Chronicle
 from controller.conversation import Conversation
-from controller.core.events import ApiFailed, PreparationDropped, Prepared
+from controller.core.events import ApiFailed, PreparationDropped, Prepared, RepairGivenUp
 from controller.core.model import (
     TRIVIAL_CAUSES,
     AgentAway,
@@ -67,7 +67,6 @@ class Researcher:
         self._rehearsal = rehearsal
         self._budget = budget
         self._conversation: Conversation | None = None
-        self._repaired: int | None = None
 
     # --- what the loop calls --------------------------------------------------------------------
 
@@ -118,7 +117,7 @@ class Researcher:
         """The experiment that crashed over a trifle a moment ago and had no repair yet (R9)."""
         last = self._state.experiments[-1]
         trifle = last.cause in TRIVIAL_CAUSES and last.proposal.fixes is None
-        here = last.number != self._repaired and not self._attendance.absent
+        here = last.number != self._state.repair_tried and not self._attendance.absent
         return last if trifle and here else None
 
     def _repair(self, crashed: Experiment) -> Offer | None:
@@ -127,14 +126,17 @@ class Researcher:
         except AgentExhausted:
             raise
         except AgentError as error:
-            self._failed(error, self._state.next_number)
             if not isinstance(error, AgentAway):
-                self._repaired = crashed.number
+                self._give_up_repair(crashed, str(error))
+            self._failed(error, self._state.next_number)
             return None
-        self._repaired = crashed.number
         if proposal is None:
+            self._give_up_repair(crashed, "the agent sees none that is worth a run")
             return None
         return Offer(proposal.model_copy(update={"fixes": crashed.number, "agent": self._agent.name}))
+
+    def _give_up_repair(self, crashed: Experiment, reason: str) -> None:
+        self._chronicle.record(RepairGivenUp(fixes=crashed.number, reason=clean_line(reason)))
 
     def _prepared(self, prepared: Prepared) -> Offer | None:
         """What waits for its turn, fit for the frontier of now; None if it is of no use any more."""
@@ -148,6 +150,7 @@ class Researcher:
                 frontier_py=self._briefing.frontier_py,
                 tried=self._briefing.tried(),
             )
+            self._rehearse_again(prepared, train_py)
         except Stale as stale:
             reason = clean_line(str(stale))
             self._chronicle.record(PreparationDropped(for_experiment=prepared.for_experiment, reason=reason))
@@ -161,6 +164,16 @@ class Researcher:
             agent=prepared.agent,
         )
         return Offer(proposal, prepared_for=prepared.for_experiment)
+
+    def _rehearse_again(self, prepared: Prepared, train_py: str) -> None:
+        """Two changes that passed by themselves may fail together. Raises Stale, Interrupted."""
+        if train_py == self._chronicle.text(prepared.train_sha256):
+            return
+        before = self._state.rehearsed
+        if before and before.train_sha256 == prepared.train_sha256 and before.result == "inconclusive":
+            return  # nothing would be learnt this time either, and the machine waits
+        if (failure := self._desk(self._stop).rehearse(train_py)) is not None:
+            raise Stale(f"on the new frontier its rehearsal failed: {failure}")
 
     def _ask_now(self) -> Offer | None:
         """Ask an agent that answers at once."""

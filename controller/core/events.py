@@ -10,8 +10,8 @@ A crashed run skips scoring; only a kept one is committed. After ScoringFinished
 ClaimMismatch, and one Quarantined, after which the checkpoint is scored once more.
 
 What an agent does stands beside that life, in whatever order it happens: ApiRequested, then ApiAnswered or
-ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; AgentFailed; AgentAbsent
-and AgentReturned. So do Paused and Resumed, between experiments.
+ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; RepairGivenUp;
+AgentFailed; AgentAbsent and AgentReturned. So do Paused and Resumed, between experiments.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class ProposalRefused(Value):
     cause: str
     detail: str
     train_sha256: str
+    fixes: int | None = None
+    """The experiment whose crash it was to repair."""
 
 
 class Proposed(Value):
@@ -251,6 +253,15 @@ class PreparationDropped(Value):
     reason: str
 
 
+class RepairGivenUp(Value):
+    """The one repair that a crash gets came to nothing; a refused one says so in its ProposalRefused."""
+
+    event: Literal["repair_given_up"] = "repair_given_up"
+    fixes: int
+    """The experiment that crashed."""
+    reason: str
+
+
 class AgentFailed(Value):
     """The agent produced no usable proposal this time."""
 
@@ -340,6 +351,7 @@ AnyEvent = (
     | Rehearsed
     | Prepared
     | PreparationDropped
+    | RepairGivenUp
     | AgentFailed
     | AgentAbsent
     | AgentReturned

@@ -29,6 +29,8 @@ from controller.core.events import (
     Pruned,
     Quarantined,
     Record,
+    Rehearsed,
+    RepairGivenUp,
     Resumed,
     ScoringFinished,
     ScoringStarted,
@@ -164,6 +166,10 @@ class ResearchState:
     """By frontier commit: `core.policy.digest` of every text that was run from it."""
     prepared: Prepared | None = None
     """The proposal that waits for its turn."""
+    rehearsed: Rehearsed | None = None
+    """The latest rehearsal."""
+    repair_tried: int | None = None
+    """The latest experiment whose repair was tried in vain, before it became an experiment itself."""
     absence: Absence | None = None
     """Of the agent, while it lasts."""
     pause: Pause | None = None
@@ -221,6 +227,7 @@ def apply(state: ResearchState, record: Record) -> None:
             state.stopped = event.reason
         case ProposalRefused():
             state.refused_in_a_row += 1
+            state.repair_tried = state.repair_tried if event.fixes is None else event.fixes
             if state.prepared and state.prepared.train_sha256 == event.train_sha256:
                 state.prepared = None
         case Proposed():
@@ -233,6 +240,10 @@ def apply(state: ResearchState, record: Record) -> None:
             state.spending.request(event, record.time)
         case ApiAnswered() | ApiFailed():
             state.spending.end(event)
+        case Rehearsed():
+            state.rehearsed = event
+        case RepairGivenUp():
+            state.repair_tried = event.fixes
         case Prepared() | PreparationDropped() | AgentFailed() | AgentAbsent() | AgentReturned():
             _attend(state, event, record.time)
         case Paused():

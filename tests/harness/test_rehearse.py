@@ -56,6 +56,8 @@ def changed(old: str, new: str, text: str = IMPORTABLE) -> str:
     return text.replace(old, new)
 
 
+IN_FORWARD = "        before = "
+DECORATED = changed(IN_FORWARD, f"        x = torch.compile(dynamic=False)(f)(x)\n{IN_FORWARD}")
 HONEST = {
     "importable": IMPORTABLE,
     "flat, compiled": FLAT,
@@ -63,6 +65,12 @@ HONEST = {
     "no loss of its own": changed("idx, targets=None, reduction", "idx, cache=None, targets=None, reduction"),
     "prints a lot": 'print(\'{"result": "failed", "detail": ""}\' * 1000)\n' + IMPORTABLE,
     "zero at first": changed("x = torch.tanh", "x = 0 * torch.tanh"),
+    "the full context only": changed(IN_FORWARD, f"        assert idx.size(1) == 32\n{IN_FORWARD}"),
+    "looks at the length": changed("x = torch.tanh", "x = x * idx.size(1); x = torch.tanh"),
+    "compiled functions": f"import torch\n@torch.compile\ndef f(x): return x\n{DECORATED}",
+    "asks for the compiled": FLAT.replace(
+        "\noptimizer", "\nmodel = torch.compile(model)._orig_mod\noptimizer", 1
+    ),
 }
 
 
@@ -70,7 +78,6 @@ def test_honest_texts_pass(data: Path, tmp_path: Path) -> None:
     assert rehearse(data, tmp_path, HONEST) == dict.fromkeys(HONEST, ("passed", ""))
 
 
-IN_FORWARD = "        before = "
 BROKEN = {
     "build": (
         changed("        self.mix", "        self.nix = torch.nn.Lineal(1, 1)\n        self.mix"),
@@ -91,6 +98,10 @@ BROKEN = {
         "    @staticmethod\n    def backward(ctx, g):\n        return g.nope()\n"
         + changed("x = torch.tanh", "x = Gate.apply(x); x = torch.tanh"),
         ("in training", "in backward: return g.nope()", "no attribute 'nope'"),
+    ),
+    "at the full context": (
+        changed(IN_FORWARD, f"        x = x + torch.zeros(16, 24)[torch.arange(idx.size(1))]\n{IN_FORWARD}"),
+        ("in training: train.py, line", "in forward", "index 16 is out of bounds"),
     ),
     "no gradient": (
         changed(

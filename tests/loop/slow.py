@@ -9,7 +9,7 @@ from typing import Literal
 
 from controller.core.edits import rebase
 from controller.core.events import Record
-from controller.core.model import Edit, Proposal, RunOutcome, Usage
+from controller.core.model import Edit, Interrupted, Proposal, RehearsalResult, RunOutcome, Usage
 from controller.core.state import Experiment, ResearchState
 from controller.ports import Attempt, Context, Request
 from tests.fakes import FakeTrainer, Silent
@@ -88,6 +88,29 @@ class Slow:
             call, reply=b"{}", stop_reason="tool_use", usage=usage, seconds=0.0, cost_usd=PRICE
         )
         return proposal
+
+
+class FakeRehearsal:
+    """`ports.Rehearsal` that goes by the text alone; by default every text fails that raises something."""
+
+    def __init__(
+        self, fails: Callable[[str], bool] = lambda train_py: "raise " in train_py, inconclusive: bool = False
+    ) -> None:
+        """`inconclusive`: it learns nothing, whatever the text."""
+        self.rehearsed: list[str] = []
+        self._fails = fails
+        self._inconclusive = inconclusive
+
+    def rehearse(self, train_py: str, stop: threading.Event) -> RehearsalResult:
+        if stop.is_set():
+            raise Interrupted("asked to stop")
+        self.rehearsed.append(train_py)
+        if self._inconclusive:
+            return RehearsalResult(result="inconclusive", detail="no GPU", seconds=0.5)
+        failed = self._fails(train_py)
+        return RehearsalResult(
+            result="failed" if failed else "passed", detail="it raises" if failed else "", seconds=0.5
+        )
 
 
 class Watch(Silent):

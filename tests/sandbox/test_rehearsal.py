@@ -10,8 +10,10 @@ import pytest
 
 from controller.core.container_spec import MIB, Limits
 from controller.core.model import Interrupted
+from controller.ports import Rehearsal
 from controller.rehearsal import ContainerRehearsal, RehearsalConfig
 from tests.harness.scoring import FLAT, IMPORTABLE, make_data
+from tests.loop.slow import FakeRehearsal
 from tests.sandbox.conftest import Bench
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -75,6 +77,17 @@ def test_an_honest_text_passes(small: Bench, text: str) -> None:
     assert (result.result, result.detail) == ("passed", "")
     assert result.seconds > 0
     assert left_behind(small) == []
+
+
+@pytest.mark.parametrize("make", [rehearsal, lambda bench: FakeRehearsal()], ids=["container", "fake"])
+def test_what_the_loop_relies_on(small: Bench, make: Callable[[Bench], Rehearsal]) -> None:
+    broken = IMPORTABLE.replace("        before = ", "        raise ValueError\n        before = ")
+    failed = make(small).rehearse(broken, threading.Event())
+    assert (failed.result, bool(failed.detail), failed.seconds > 0) == ("failed", True, True)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        make(small).rehearse(IMPORTABLE, stop)
 
 
 def test_a_broken_text_gets_the_line_that_breaks_without_what_steers_terminals(small: Bench) -> None:
