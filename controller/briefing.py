@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from typing import overload
@@ -48,6 +49,7 @@ class Briefing:
             frontier=self.frontier,
             train_py=self.frontier_py,
             history=History(experiments, len(experiments) - (state.open is not None)),
+            notebook=deepcopy(state.notebook),
             running=state.open,
             scale=state.session.provenance.scale if state.session else "cpu",
             source=lambda number: self._chronicle.source(experiments[number]),

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from controller.core.container_spec import ContainerSpec, VolumeSpec
 from controller.core.events import AnyEvent, Record
 from controller.core.model import Frontier, Proposal, Refusal, RehearsalResult, RunOutcome, Score, Usage
+from controller.core.notebook import Notebook
 from controller.core.state import Experiment, ResearchState
 
 
@@ -133,7 +134,9 @@ class Context:
     train_py: str
     """The frontier's train.py; every proposal starts from it."""
     history: Sequence[Experiment]
-    """Every finished experiment, oldest first, without its hold-out score."""
+    """Every finished experiment, oldest first, without its hold-out score. Old ones lie on the disk."""
+    notebook: Notebook
+    """What is worth remembering of them."""
     running: Experiment | None
     """The experiment that is on its way while this proposal is prepared; its verdict is open."""
     scale: str

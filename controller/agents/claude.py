@@ -15,7 +15,6 @@ from pydantic import SecretStr
 from controller.agents.api import Api, Topic
 from controller.agents.claude_config import ClaudeConfig
 from controller.agents.draft import TOOLS, Draft, Result
-from controller.agents.notebook import Notebook
 from controller.agents.prompt import Parts, fix_parts, proposal_parts
 from controller.agents.reply import Reply, ToolUse
 from controller.core.model import AgentAway, AgentError, AgentExhausted, Proposal
@@ -55,13 +54,11 @@ class Claude:
         """Raises UserError if the model's price is not known."""
         self._config = config
         self._api = Api(config, key, clock)
-        self._notebook = Notebook()
 
     def propose(self, context: Context) -> Proposal:
-        self._notebook.catch_up(context.history)
-        mode = self._notebook.mode(self._config.plateau_after)
+        mode = context.notebook.mode(self._config.plateau_after)
         room = int(_DIGEST_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte)
-        parts = proposal_parts(context, self._notebook, mode, self._config.max_turns, room)
+        parts = proposal_parts(context, mode, self._config.max_turns, room)
         topic = Topic("propose", mode.value)
         return self._converse(context, topic, parts, self._draft(context, context.train_py))
 

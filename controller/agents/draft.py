@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from controller.agents.notebook import IDEA_CHARACTERS
 from controller.agents.prompt import look
 from controller.agents.reply import ToolUse
 from controller.core.edits import BadEdit, apply
 from controller.core.model import Edit, Proposal
+from controller.core.notebook import IDEA_CHARACTERS
 from controller.core.untrusted import clean_line, clean_text, fence
 from controller.ports import Context
 

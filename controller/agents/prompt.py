@@ -10,17 +10,18 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from controller.agents.notebook import Idea, Mode, Notebook, effect, idea_name
 from controller.core.model import Claim, Verdict
+from controller.core.notebook import Idea, Mode, effect, idea_name
 from controller.core.state import Experiment
 from controller.core.untrusted import clean_line, clean_text, clip, fence, fence_code
 from controller.ports import Context
 
 EXCERPT_CHARACTERS = 3000
 DIFF_CHARACTERS = 8000
+_RECENT = 40
 
 _PREFACE = """\
 You work on train.py through tools; there is no other way to act. `edit_train_py` and `replace_train_py`
@@ -78,11 +79,11 @@ class Parts:
     moment: str
 
 
-def proposal_parts(context: Context, notebook: Notebook, mode: Mode, turns: int, room: int) -> Parts:
+def proposal_parts(context: Context, mode: Mode, turns: int, room: int) -> Parts:
     """Ask for a proposal. `room`: characters for the digest of history."""
-    digest = "\n\n".join(_digest(context, notebook, room))
-    candidates = ", ".join(f"#{miss.number}" for miss in notebook.older_misses)
-    task = _TASKS[mode].format(count=notebook.without_keep, candidates=candidates)
+    digest = "\n\n".join(_digest(context, room))
+    candidates = ", ".join(f"#{number}" for number in context.notebook.older_misses)
+    task = _TASKS[mode].format(count=context.notebook.without_keep, candidates=candidates)
     return Parts(*_stable(context, turns), f"{digest}\n\n{task}")
 
 
@@ -107,30 +108,35 @@ def _stable(context: Context, turns: int) -> tuple[str, str]:
 # --- the digest of history --------------------------------------------------------------------------------
 
 
-def _digest(context: Context, notebook: Notebook, room: int) -> Iterator[str]:
+def _digest(context: Context, room: int) -> Iterator[str]:
     """Sections, each within its share of the room."""
+    notebook, recent = context.notebook, context.history[-_RECENT:]
     counts = ", ".join(f"{notebook.verdicts[verdict]} {verdict}" for verdict in Verdict)
     best = context.frontier.val_bpb
-    budget = notebook.recent[-1].budget_seconds if notebook.recent else None
+    budget = recent[-1].budget_seconds if recent else None
     yield (
         f"So far {notebook.read} experiments: {counts}. They run on the {context.scale} scale"
         f"{'' if budget is None else f', {budget:g} seconds each'}. "
         f"The score to beat: {'none yet' if best is None else f'{best:.6f}'}. Numbers with a sign are "
         "changes of val_bpb against the frontier of their time; negative is better."
     )
-    kept, recent, older = notebook.keeps, notebook.recent, notebook.older_misses
-    near = [miss for _, _, miss in notebook.near_misses]
+    kept, older = notebook.keeps, notebook.older_misses
+    near = [number for _, number in notebook.near_misses]
     ideas = (_idea(name, idea) for name, idea in reversed(notebook.ideas.items()))
-    for title, share, lines, count in (
-        ("Kept, each against the frontier before it:", 0.3, map(_kept, reversed(kept)), len(kept)),
+
+    def lines(say: Callable[[Experiment], str], numbers: Iterable[int]) -> Iterator[str]:
+        return (say(context.history[number]) for number in numbers)
+
+    for title, share, chosen, count in (
+        ("Kept, each against the frontier before it:", 0.3, lines(_kept, reversed(kept)), len(kept)),
         ("Ideas tried since the baseline:", 0.25, ideas, len(notebook.ideas)),
-        ("Near misses on this frontier, the nearest last:", 0.05, map(_line, near), len(near)),
-        ("Near misses on earlier frontiers, the latest last:", 0.05, map(_line, older), len(older)),
+        ("Near misses on this frontier, the nearest last:", 0.05, lines(_line, near), len(near)),
+        ("Near misses on earlier frontiers, the latest last:", 0.05, lines(_line, older), len(older)),
         ("The latest experiments:", 0.35, map(_line, reversed(recent)), len(recent)),
     ):
-        yield _section(title, lines, count, int(share * room))
-    if notebook.recent:
-        last = notebook.recent[-1]
+        yield _section(title, chosen, count, int(share * room))
+    if recent:
+        last = recent[-1]
         yield f"The last one that ended:\n{outcome(last)}\n{_excerpt(context, last.number)}"
     if context.running is not None:
         running = context.running

@@ -52,6 +52,7 @@ from controller.core.model import (
     Verdict,
     VerificationFailed,
 )
+from controller.core.notebook import Notebook
 from controller.core.spending import Spending
 
 
@@ -175,6 +176,8 @@ class ResearchState:
     pause: Pause | None = None
     """While it lasts."""
     spending: Spending = field(default_factory=Spending)
+    notebook: Notebook = field(default_factory=Notebook)
+    """What an agent is reminded of."""
     head: str = "0" * 64
     seq: int = -1
 
@@ -349,6 +352,7 @@ def _advance(state: ResearchState, record: Record) -> None:
 
 
 def _count(state: ResearchState, finished: Experiment) -> None:
+    state.notebook.learn(finished)
     if finished.verdict is not None:
         state.verdicts[finished.verdict] += 1
     if finished.verdict is Verdict.KEEP:

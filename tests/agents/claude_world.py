@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from controller.agents.claude import Claude
 from controller.agents.claude_config import ClaudeConfig
 from controller.core.events import Proposed
 from controller.core.model import Cause, Claim, Decision, Frontier, Refusal, RunOutcome, Score, Verdict
+from controller.core.notebook import Notebook
 from controller.core.state import Experiment, Phase
 from controller.ports import Context
 from tests.fakes import FakeDesk
@@ -70,6 +71,14 @@ class Stop(threading.Event):
         return self.is_set()
 
 
+def learnt(history: Iterable[Experiment]) -> Notebook:
+    """What is remembered of them."""
+    notebook = Notebook()
+    for finished in history:
+        notebook.learn(finished)
+    return notebook
+
+
 @dataclass
 class Bench:
     """An agent, its desk and the server behind it."""
@@ -105,6 +114,7 @@ class Bench:
             "frontier": Frontier(commit="c" * 40, val_bpb=1.5, experiment=0),
             "train_py": TRAIN_PY,
             "history": history,
+            "notebook": changes.get("notebook") or learnt(history),
             "running": None,
             "scale": "cpu",
             "source": lambda number: TRAIN_PY.replace("64", str(100 + number)),

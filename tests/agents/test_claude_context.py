@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections import UserList
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller.agents.api import Gauge
-from controller.agents.notebook import Mode, Notebook
 from controller.agents.prompt import outline
 from controller.core.events import Proposed
 from controller.core.model import AgentError, AgentExhausted, Cause, Claim, Frontier, Usage
+from controller.core.notebook import Mode
 from controller.core.state import Experiment
-from tests.agents.claude_world import HOLDOUT, TRAIN_PY, Bench, Told, experiment, scripted
+from tests.agents.claude_world import HOLDOUT, TRAIN_PY, Bench, Told, experiment, learnt, scripted
 from tests.messages_server import BYTES_PER_TOKEN, Body, edit, look, submit, together
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +39,18 @@ def long_history(count: int) -> list[Experiment]:
     return history
 
 
-def asked(history: list[Experiment], **changes: Any) -> tuple[Told, Bench]:
+class Counted(UserList[Experiment]):
+    """Counts how many are read."""
+
+    read = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        self.read += len(found) if isinstance(index, slice) else 1
+        return found
+
+
+def asked(history: Sequence[Experiment], **changes: Any) -> tuple[Told, Bench]:
     with scripted([GOOD]) as server:
         bench = Bench.build(server)
         bench.agent.propose(bench.context(history, **changes))
@@ -290,11 +303,10 @@ def test_a_plateau_changes_what_is_asked_for_in_turn() -> None:
 
 
 def test_a_keep_ends_a_plateau_and_what_is_impossible_is_not_asked_for() -> None:
-    notebook = Notebook()
-    notebook.catch_up([experiment(0, bpb=2.0, frontier_bpb=None), *(experiment(n) for n in range(1, 9))])
+    notebook = learnt([experiment(0, bpb=2.0, frontier_bpb=None), *(experiment(n) for n in range(1, 9))])
     assert notebook.mode(8) is Mode.RESTRUCTURE
     assert notebook.mode(9) is Mode.NEXT
-    notebook.catch_up([*([experiment(0)] * 9), experiment(9, bpb=1.0)])
+    notebook.learn(experiment(9, bpb=1.0))
     assert notebook.mode(8) is Mode.NEXT
 
 
@@ -306,21 +318,24 @@ def test_near_misses_of_an_old_frontier_make_room_for_newer_ones() -> None:
         bpb = best - 0.01 if kept else best + number * 1e-6
         history.append(experiment(number, bpb=bpb, frontier_bpb=best))
         best = min(best, bpb)
-    notebook = Notebook()
-    notebook.catch_up([*history, experiment(101, bpb=best + 1e-3, frontier_bpb=best)])
-    assert [number for _, number, _ in notebook.near_misses] == [101]
-    assert [miss.number for miss in notebook.older_misses] == [
-        *(91, 92, 93, 94, 81, 82, 83, 84, 71, 72, 73, 74)
-    ]
+    notebook = learnt([*history, experiment(101, bpb=best + 1e-3, frontier_bpb=best)])
+    assert [number for _, number in notebook.near_misses] == [101]
+    assert notebook.older_misses == [*(91, 92, 93, 94, 81, 82, 83, 84, 71, 72, 73, 74)]
 
 
-def test_a_notebook_reads_each_experiment_once() -> None:
-    history = long_history(300)
-    at_once, bit_by_bit = Notebook(), Notebook()
-    at_once.catch_up(history)
-    for length in range(len(history) + 1):
-        bit_by_bit.catch_up(history[:length])
-    assert vars(at_once) == vars(bit_by_bit)
+def test_an_idea_of_long_ago_is_forgotten() -> None:
+    names = [f"idea {n}" for n in range(1100)]
+    notebook = learnt(experiment(number, idea=name) for number, name in enumerate(names))
+    assert list(notebook.ideas) == names[100:]
+
+
+def test_few_of_many_experiments_are_read() -> None:
+    """They come from the disk one by one."""
+    history = Counted(long_history(10_000))
+    notebook = learnt(history)
+    history.read = 0
+    asked(history, notebook=notebook)
+    assert 0 < history.read < 400
 
 
 # --- prepare.py's public part -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from controller.agents.replay import Replay
 from controller.core.events import Proposed
 from controller.core.model import AgentExhausted, Frontier, UserError
+from controller.core.notebook import Notebook
 from controller.core.state import Experiment
 from controller.ports import Context
 from tests.fakes import FakeDesk
@@ -43,6 +44,7 @@ def context(history: Sequence[Experiment] = ()) -> Context:
         frontier=Frontier(commit="c0"),
         train_py="",
         history=history,
+        notebook=Notebook(),
         scale="cpu",
         source=lambda number: "",
         running=None,

@@ -24,6 +24,7 @@ from controller.core.model import (
     Score,
     Verdict,
 )
+from controller.core.notebook import Notebook
 from controller.core.state import Experiment, Phase
 from controller.ports import Context
 from tests.fakes import FakeDesk
@@ -111,6 +112,7 @@ class Effort:
             frontier=Frontier(commit=self.commit, val_bpb=self.best),
             train_py=self.train_py,
             history=self.history,
+            notebook=Notebook(),
             scale="cpu",
             source=self.sources.__getitem__,
             running=None,

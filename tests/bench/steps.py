@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from controller.agents.prompt import proposal_parts
+from controller.briefing import Briefing
 from controller.core.model import Proposal
 from controller.core.state import Experiment
 from controller.ports import Context
 from controller.repository import GitRepository
 from controller.snapshot import Snapshot, standing
 from tests.bench.history import write_history
-from tests.fakes import train_py
+from tests.fakes import FakeDesk, train_py
 from tests.loop.effort import BASELINE, Effort
 
 
@@ -53,6 +55,15 @@ class Long:
         before = time.perf_counter()
         state, _ = standing(self.home)
         assert state.next_number == self._loop.state.next_number
+        return time.perf_counter() - before
+
+    def telling(self) -> float:
+        """Seconds until `claude` of a new process would know what to say to its model."""
+        self._effort.restart()
+        self._loop, world = self._effort.loop(), self._effort.world
+        before = time.perf_counter()
+        context = Briefing(self._loop.chronicle, world.repository, world.runs).context(FakeDesk())
+        proposal_parts(context, context.notebook.mode(20), turns=20, room=30_000)
         return time.perf_counter() - before
 
     def close(self) -> None:

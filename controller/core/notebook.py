@@ -1,23 +1,30 @@
-"""What a researcher remembers of an effort: kept in bounded pieces, whatever the number of experiments."""
+"""What a researcher remembers of an effort, experiment by experiment as they finish.
+
+Part of the state, so that a snapshot holds it: an agent that had to read a hundred thousand experiments first
+would take a minute to say its first word. Experiments are remembered by their numbers.
+"""
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from controller.core.model import Verdict
-from controller.core.state import Experiment
 from controller.core.untrusted import clean_line
 
-_RECENT = 40
+if TYPE_CHECKING:
+    from controller.core.state import Experiment  # which holds a notebook itself
+
 _NEAR_MISSES = 8
 _REMEMBERED_MISSES = 4
 """Of each frontier that is left behind."""
 _OLDER_MISSES = 12
+_IDEAS = 1000
+"""More than any prompt has room for. The one tried longest ago is forgotten first."""
 IDEA_CHARACTERS = 60
 
 
@@ -46,28 +53,38 @@ class Idea:
     """Number of the latest experiment."""
 
 
+@dataclass
 class Notebook:
-    """Reads a history once, from where it stopped reading the last time."""
+    """Everything of it but the list of keeps is bounded."""
 
-    def __init__(self) -> None:
-        self.read = 0
-        self.verdicts: Counter[Verdict] = Counter()
-        self.keeps: list[Experiment] = []
-        self.recent: deque[Experiment] = deque(maxlen=_RECENT)
-        self.near_misses: list[tuple[float, int, Experiment]] = []
-        """(effect, number, experiment) on today's frontier, best first: not better than it, but scored."""
-        self.older_misses: list[Experiment] = []
-        """The best of them on earlier frontiers, the latest frontier first."""
-        self.ideas: dict[str, Idea] = {}
-        """By name, the one tried last at the end."""
-        self.without_keep = 0
-        """Experiments in a row, up to the latest."""
+    read: int = 0
+    """How many experiments it knows of."""
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    keeps: list[int] = field(default_factory=list)
+    near_misses: list[tuple[float, int]] = field(default_factory=list)
+    """(effect, number) on today's frontier, best first: not better than it, but scored."""
+    older_misses: list[int] = field(default_factory=list)
+    """The best of them on earlier frontiers, the latest frontier first."""
+    ideas: dict[str, Idea] = field(default_factory=dict)
+    """By name, the one tried last at the end."""
+    without_keep: int = 0
+    """Experiments in a row, up to the latest."""
 
-    def catch_up(self, history: Sequence[Experiment]) -> None:
-        """Read what was added since. `history` only ever grows."""
-        for index in range(self.read, len(history)):
-            self._learn(history[index])
-        self.read = len(history)
+    def learn(self, experiment: Experiment) -> None:
+        """Take note of a finished experiment."""
+        gain = effect(experiment)
+        kept = experiment.verdict is Verdict.KEEP
+        self.read += 1
+        if experiment.verdict is not None:
+            self.verdicts[experiment.verdict] += 1
+        if kept:
+            self._move_on(experiment)
+        elif experiment.verdict is Verdict.DISCARD and gain is not None:
+            bisect.insort(self.near_misses, (gain, experiment.number))
+            del self.near_misses[_NEAR_MISSES:]
+        self.without_keep = 0 if kept else self.without_keep + 1
+        if experiment.number > 0:
+            self._count(experiment, gain, kept)
 
     def mode(self, plateau_after: int) -> Mode:
         """What to ask for: the usual, or on a plateau one of the other things in turn."""
@@ -80,30 +97,17 @@ class Notebook:
             ways.insert(0, Mode.COMBINE)
         return ways[(self.without_keep - plateau_after) % len(ways)]
 
-    def _learn(self, experiment: Experiment) -> None:
-        self.recent.append(experiment)
-        gain = effect(experiment)
-        kept = experiment.verdict is Verdict.KEEP
-        if experiment.verdict is not None:
-            self.verdicts[experiment.verdict] += 1
-        if kept:
-            self._move_on(experiment)
-        elif experiment.verdict is Verdict.DISCARD and gain is not None:
-            bisect.insort(self.near_misses, (gain, experiment.number, experiment))
-            del self.near_misses[_NEAR_MISSES:]
-        self.without_keep = 0 if kept else self.without_keep + 1
-        if experiment.number > 0:
-            self._count(experiment, gain, kept)
-
     def _move_on(self, kept: Experiment) -> None:
-        self.keeps.append(kept)
-        best = [miss for _, _, miss in self.near_misses[:_REMEMBERED_MISSES]]
+        self.keeps.append(kept.number)
+        best = [number for _, number in self.near_misses[:_REMEMBERED_MISSES]]
         self.older_misses = [*best, *self.older_misses][:_OLDER_MISSES]
         self.near_misses = []
 
     def _count(self, experiment: Experiment, gain: float | None, kept: bool) -> None:
         name = idea_name(experiment)
         self.ideas[name] = idea = self.ideas.pop(name, Idea())
+        if len(self.ideas) > _IDEAS:
+            del self.ideas[next(iter(self.ideas))]
         idea.tried += 1
         idea.kept += kept
         idea.last = experiment.number
