@@ -198,7 +198,7 @@ def run_effort(
                 agent=agent.name,
                 budget_seconds=config.budget.wall_seconds,
                 provenance=provenance,
-                settings=config.model_dump(mode="json", exclude={"anthropic_api_key"}),
+                settings=config.model_dump(mode="json", exclude={"anthropic_api_key", "notify"}),
             )
         )
         return loop.run()

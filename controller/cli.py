@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -21,10 +23,12 @@ from controller import (
     __version__,
     assembly,
     audit,
+    channels,
     choose,
     doctor,
     heartbeat,
     logs,
+    notify,
     patience,
     preparation,
     report,
@@ -39,6 +43,9 @@ from controller.core.model import GloveboxError, Interrupted, NotReady, UserErro
 from controller.journal import HomeLock, home_in_use, home_owner, read_blob
 
 log = structlog.stdlib.get_logger(__name__)
+
+#: What names of environment variables begin with that hold a secret.
+_SECRET = ("ANTHROPIC_API_KEY", "GLOVEBOX_NOTIFY")
 
 app = typer.Typer(
     name="glovebox",
@@ -103,7 +110,9 @@ def run(
         int | None,
         typer.Option(help="Stop when the effort has this many experiments, the baseline included."),
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Stop when the effort has been worked at for this long.")
+    ] = None,
     budget: Budget = None,
     agent: Annotated[str | None, typer.Option(help="claude, tuner, replay:DIR or auto.")] = None,
     tag: Annotated[
@@ -121,7 +130,8 @@ def run(
         **_section("limits", experiments=experiments, hours=hours),
     )
     name = choose.make_agent(config).name  # what is wrong with it is found before the home is touched
-    os.environ.pop("ANTHROPIC_API_KEY", None)  # the agent has it; no child of ours needs it
+    for variable in [name for name in os.environ if name.upper().startswith(_SECRET)]:
+        del os.environ[variable]  # whoever needs it has it; no child of ours does
     stop = _stop_on_signals()
     with HomeLock(config.home):
         logs.configure(logs.stream_of_run(config.home))
@@ -131,14 +141,16 @@ def run(
 
         def start() -> str:
             agent, understudy = choose.make_agent(config), choose.make_understudy(config)
-            return assembly.run_effort(config, agent, stop, understudy, [life])
+            return assembly.run_effort(config, agent, stop, understudy, [life, *told])
 
         def wait(reason: str, seconds: float) -> None:
             life.show(f"waiting to start again in {seconds:.0f} s: {reason}")
             if sys.stderr.isatty():
                 print(f"\r\033[Kglovebox: {reason} Next try in {seconds:.0f} s. ", end="", file=sys.stderr)
 
-        reason = patience.persist(start, config.patience, assembly.CLOCK, stop, wait)
+        with contextlib.ExitStack() as ears:
+            told = [ears.enter_context(channel) for channel in _channels(config)]
+            reason = patience.persist(start, config.patience, assembly.CLOCK, stop, wait)
     print(f"glovebox: {reason}", file=sys.stderr)
 
 
@@ -337,6 +349,15 @@ def _section(name: str, **values: Any) -> dict[str, Any]:
     """One nested settings section out of command line options; nothing if none was given."""
     given = {key: value for key, value in values.items() if value is not None}
     return {name: given} if given else {}
+
+
+def _channels(config: settings.Settings) -> Iterator[notify.Notifier]:
+    """Who is told of what happens."""
+    told, home, clock = config.notify, config.home, assembly.CLOCK
+    if told.command is not None:
+        yield notify.Notifier("command", home, told, clock, channels.to_command(told.command))
+    if told.webhook is not None:
+        yield notify.Notifier("webhook", home, told, clock, channels.to_webhook(told.webhook))
 
 
 def _heartbeat(config: settings.Settings) -> heartbeat.Heartbeat:

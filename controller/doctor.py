@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +37,7 @@ def examine(config: Settings) -> list[Check]:
         "data": _data,
         "agent": _agent,
         "key": _key,
+        "notify": _notify,
         "disk": assembly.require_disk,
     }
     return [_ask(name, question, config) for name, question in questions.items()]
@@ -74,6 +77,15 @@ def _agent(config: Settings) -> str:
     agent = choose.make_agent(config)  # also finds out whether its model has a price
     model = f", {config.claude.model} at {config.claude.base_url}" if agent.name == "claude" else ""
     return f"{config.agent} → {agent.name}{model}"
+
+
+def _notify(config: Settings) -> str:
+    """Whether a webhook answers shows with the first notice; to ask it would be one."""
+    command = config.notify.command
+    if command is not None and shutil.which(shlex.split(command)[0]) is None:
+        raise UserError(f"There is no program {shlex.split(command)[0]}, which notify.command names.")
+    ways = [name for name in ("command", "webhook") if getattr(config.notify, name) is not None]
+    return f"by {' and '.join(ways)} on {', '.join(config.notify.on)}" if ways else "nobody is told"
 
 
 def _key(config: Settings) -> str:

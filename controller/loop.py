@@ -41,6 +41,7 @@ from controller.core.model import (
     Refusal,
     RunOutcome,
     Score,
+    UserError,
 )
 from controller.core.state import Experiment, Phase, ResearchState
 from controller.core.untrusted import clean_line
@@ -71,7 +72,7 @@ class Limits:
     experiments: int | None = None
     """Number of experiments of the effort, the baseline included."""
     hours: float | None = None
-    """Hours of this session."""
+    """Hours of the effort: while a controller was at work, pauses included."""
     dollars: float | None = None
     """Spent on the effort's agent."""
     dollars_per_day: float | None = None
@@ -115,7 +116,7 @@ class Loop:
         self._world = world
         self._limits = limits
         self._budget_seconds = budget_seconds
-        self._began = world.clock.monotonic()
+        self._began = world.clock.monotonic() - state.worked_seconds
         self.state = state
         self.chronicle = Chronicle(world.journal, state, world.observer)
         self._patience = Patience(self.chronicle, world.clock, world.stop, world.surroundings, world.patience)
@@ -137,9 +138,13 @@ class Loop:
         """Work until a limit is reached; return which one. Raises Interrupted, NotReady, UserError."""
         self._researcher.begin()
         try:
-            reason = self._work()
-        finally:
-            self._researcher.close()
+            try:
+                reason = self._work()
+            finally:
+                self._researcher.close()
+        except (Interrupted, UserError) as error:
+            self.record(SessionStopped(reason=clean_line(str(error))))
+            raise
         self.record(SessionStopped(reason=reason))
         return reason
 

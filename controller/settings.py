@@ -26,6 +26,7 @@ from controller.core.container_spec import SandboxConfig
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line
 from controller.judge import JudgeConfig
+from controller.notify import NotifyConfig
 from controller.patience import PatienceConfig
 from controller.rehearsal import RehearsalConfig
 from controller.storage import StorageConfig
@@ -52,7 +53,7 @@ class LimitsConfig(BaseModel):
     experiments: Annotated[int, Field(gt=0)] | None = None
     """Experiments of the effort, the baseline included."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Hours of one session."""
+    """Hours of the effort: while a controller was at work, all sessions and pauses included."""
     dollars: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Spent on the effort's agent, what is in flight included; then it stops."""
     dollars_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -92,6 +93,7 @@ class Settings(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     absence: AbsenceConfig = AbsenceConfig()
     patience: PatienceConfig = PatienceConfig()
+    notify: NotifyConfig = NotifyConfig()
     sandbox: SandboxConfig = SandboxConfig()
     storage: StorageConfig = StorageConfig()
     trainer: TrainerConfig = TrainerConfig()

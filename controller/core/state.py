@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,6 +162,11 @@ class ResearchState:
     session: SessionStarted | None = None
     stopped: str | None = None
     """Why the last session stopped; None while one runs, or after one was killed."""
+    session_began: str | None = None
+    last_time: str | None = None
+    """Of the last line."""
+    earlier_seconds: float = 0.0
+    """What all sessions but the last one took, from their first line to their last."""
     refused_in_a_row: int = 0
     agent_errors_in_a_row: int = 0
     tried: dict[str, set[str]] = field(default_factory=dict)
@@ -196,6 +202,14 @@ class ResearchState:
         """Every experiment but the open one; a view, not a copy."""
         return self.experiments if self.open is None else Beginning(self.experiments, self.next_number - 1)
 
+    @property
+    def worked_seconds(self) -> float:
+        """How long controllers were at work, as lines tell. A clock that was set back takes nothing."""
+        if self.session_began is None or self.last_time is None:
+            return self.earlier_seconds
+        began, last = map(dt.datetime.fromisoformat, (self.session_began, self.last_time))
+        return self.earlier_seconds + max(0.0, (last - began).total_seconds())
+
     def count(self, verdict: Verdict) -> int:
         """Of finished experiments."""
         return self.verdicts[verdict]
@@ -218,8 +232,11 @@ def fold(records: Iterable[Record]) -> ResearchState:
 
 def apply(state: ResearchState, record: Record) -> None:
     """Extend `state` by one record, in place."""
-    state.head, state.seq = record.hash, record.seq
     event = record.data
+    if isinstance(event, SessionStarted):
+        state.earlier_seconds = state.worked_seconds
+        state.session_began = record.time
+    state.head, state.seq, state.last_time = record.hash, record.seq, record.time
     match event:
         case EffortStarted():
             state.tag, state.base_commit = event.tag, event.base_commit

@@ -35,7 +35,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def record(event: AnyEvent, seq: int = 0) -> Record:
     number = getattr(event, "experiment", None)
-    return Record(seq=seq, time=f"t{seq}", experiment=number, data=event, prev="", hash=f"h{seq}")
+    return Record(
+        seq=seq,
+        time=f"2026-03-01T00:{seq:02}Z",
+        experiment=number,
+        data=event,
+        prev="",
+        hash=f"h{seq}",
+    )
 
 
 def proposed(number: int) -> Proposed:
@@ -190,7 +197,7 @@ def folded(*events: AnyEvent) -> ResearchState:
 def test_an_absence_outlives_the_process_but_not_the_choice_of_the_agent() -> None:
     twice = folded(session("claude"), absent(), absent(), session("claude"))
     assert twice.absence is not None
-    assert (twice.absence.times, twice.absence.since) == (2, "t1")
+    assert (twice.absence.times, twice.absence.since) == (2, "2026-03-01T00:01Z")
     assert folded(session("claude"), absent(), session("tuner")).absence is None
     assert folded(session("claude"), absent(), AgentReturned(agent="claude", seconds=1)).absence is None
 

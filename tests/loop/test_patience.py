@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller import pause
-from controller.core.events import AnyEvent, Paused, Resumed, Voided
+from controller.core.events import AnyEvent, Paused, Resumed, SessionStarted, SessionStopped, Voided
 from controller.core.model import (
     AgentExhausted,
     InfrastructureError,
@@ -22,13 +23,14 @@ from controller.core.model import (
     UserError,
     Verdict,
 )
-from controller.core.state import Experiment
-from controller.journal import read_records
+from controller.core.state import Experiment, fold
+from controller.journal import Journal, read_records
 from controller.patience import Backoff, PatienceConfig, persist
 from controller.pause import HomeSurroundings
 from controller.ports import Attempt, Context, Wish
 from controller.snapshot import standing
 from controller.verify import verify
+from tests.efforts import PROVENANCE
 from tests.fakes import Calm, FakeJudge, FakeTrainer, HandClock, Hasty, train_py
 from tests.loop.effort import Effort, start
 
@@ -144,6 +146,24 @@ def test_a_limit_and_a_person_end_a_wait(effort: Effort) -> None:
     with pytest.raises(Interrupted):
         effort.loop().run()
     assert len(waits) == 4
+
+
+def test_hours_are_those_of_all_sessions_by_the_clock_that_never_steps(tmp_path: Path) -> None:
+    clock = HandClock()
+    journal = Journal(tmp_path, clock)
+    for step in (3600.0, -7200.0):
+        journal.append(SessionStarted(agent="a", budget_seconds=1, provenance=PROVENANCE))
+        clock.sleep(1800)
+        journal.append(SessionStopped(reason="a person"))
+        clock.sleep(1800)  # nobody is at work
+        clock.wall += dt.timedelta(seconds=step)
+    journal.append(SessionStarted(agent="a", budget_seconds=1, provenance=PROVENANCE))
+    state = fold(journal.records())
+    assert state.worked_seconds == state.earlier_seconds == 3600
+    clock.wall -= dt.timedelta(hours=1)
+    journal.append(SessionStopped(reason="a person"))
+    assert fold(journal.records()).worked_seconds == 3600
+    journal.close()
 
 
 def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effort: Effort) -> None:
