@@ -22,6 +22,7 @@ from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
 from controller.core.policy import check
 from controller.core.state import ResearchState, apply, fold
+from controller.core.templates import Files
 from controller.data_files import DataFiles
 from controller.harness_files import HarnessFiles
 from controller.journal import NAME as JOURNAL
@@ -30,10 +31,11 @@ from controller.judge import ContainerJudge
 from controller.ledger import Ledger
 from controller.loop import Limits, Loop, World
 from controller.pause import HomeSurroundings
-from controller.ports import Agent, Observer
+from controller.ports import Agent, Observer, Sandbox
 from controller.progress import observer
 from controller.rehearsal import ContainerRehearsal
 from controller.repository import GitRepository
+from controller.runner.client import RunnerSandbox
 from controller.runs import Runs
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
@@ -45,6 +47,8 @@ from controller.trainer import ContainerTrainer
 log = structlog.stdlib.get_logger(__name__)
 
 CLOCK = SystemClock()
+RUNNER_FOLDER = "runner"
+"""Where a runner keeps its copies of the harness and of each train.py that runs; nobody else writes there."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Device:
 class Machine:
     """Everything that is needed to run one attempt, checked to be there."""
 
-    sandbox: DockerSandbox
+    sandbox: Sandbox
     trainer: ContainerTrainer
     judge: ContainerJudge
     rehearsal: ContainerRehearsal
@@ -83,13 +87,12 @@ class Machine:
         that was changed after it was prepared."""
         sandbox_of(config).describe()  # an engine without our image cannot be asked for a GPU either
         device = resolve_device(config)
-        sandbox = DockerSandbox(device.sandbox, config.home, CLOCK)
+        sandbox = sandbox_of(config, device)
         engine = sandbox.describe()
         info = data.read(config.home)
         data.require_scale(info, device.scale, config.home)
         require_disk(config)
-        harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
-        where = data.folder(config.home)
+        harness, files = mounted_files(config)
         data_files = DataFiles(config.home)
         data_files.verify()
         return cls(
@@ -100,8 +103,7 @@ class Machine:
                 config=config.trainer,
                 containers=device.sandbox,
                 home=config.home,
-                harness=harness.folder,
-                data=where / "public",
+                files=files,
             ),
             judge=ContainerJudge(
                 sandbox,
@@ -109,8 +111,7 @@ class Machine:
                 config=config.judge,
                 containers=device.sandbox,
                 home=config.home,
-                harness=harness.folder,
-                data=where,
+                files=files,
             ),
             rehearsal=ContainerRehearsal(
                 sandbox,
@@ -118,8 +119,7 @@ class Machine:
                 config=config.rehearsal,
                 containers=device.sandbox,
                 home=config.home,
-                harness=harness.folder,
-                data=where / "public",
+                files=files,
             ),
             harness=harness,
             data_files=data_files,
@@ -269,19 +269,41 @@ def read_text(path: Path, what: str) -> str:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def sandbox_of(config: Settings) -> DockerSandbox:
-    """Raises NotReady without an engine, or without permission to use it."""
+def sandbox_of(config: Settings, device: Device | None = None) -> Sandbox:
+    """The runner, if the settings name one, else the engine. Raises NotReady if that cannot be used."""
+    if config.runner is not None:
+        return RunnerSandbox(config.runner, CLOCK)
     try:
-        return DockerSandbox(sealed(config.sandbox), config.home, CLOCK)
+        return DockerSandbox(device.sandbox if device else sealed(config.sandbox), config.home, CLOCK)
     except InfrastructureError as error:
         raise NotReady(
             f"The container engine cannot be used; look at it and at DOCKER_HOST: {error}"
         ) from error
 
 
+def mounted_files(config: Settings) -> tuple[HarnessFiles, Files]:
+    """What containers mount and where it lies: copies that we make, or those of the runner.
+
+    Raises UserError, NotReady, InfrastructureError, VerificationFailed.
+    """
+    source, home = PROJECT / "harness", config.home.resolve()
+    if config.runner is None:
+        harness = HarnessFiles.materialise(source, home)
+        return harness, Files(harness.folder, data.folder(home))
+    harness = HarnessFiles.find(source, home / RUNNER_FOLDER)
+    return harness, Files(harness.folder, data.folder(home), home / RUNNER_FOLDER / "train")
+
+
 def resolve_device(config: Settings) -> Device:
-    """Where experiments run, found out by asking for a GPU. Raises NotReady if one was demanded in vain."""
+    """Where experiments run, found out by asking for a GPU, or the runner that has asked for one.
+
+    Raises NotReady if a GPU was demanded in vain, or if the runner does not answer.
+    """
     containers = sealed(config.sandbox)
+    if config.runner is not None:
+        told = RunnerSandbox(config.runner, CLOCK).device()
+        containers = containers.model_copy(update={"gpu": tuple(told["gpu"])})
+        return Device(told["scale"], told["name"], told["driver"], containers)
     cpu = Device("cpu", "cpu", "", containers.model_copy(update={"gpu": ()}))
     if config.device == "cpu":
         return cpu

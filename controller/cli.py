@@ -32,6 +32,7 @@ from controller import (
     patience,
     preparation,
     report,
+    runner_service,
     settings,
     trial,
     verify,
@@ -319,6 +320,14 @@ def continue_(home: Home = None) -> None:
     config = settings.load(home=home)
     assembly.require_effort(config.home)
     pause_.leave(config.home, paused=False)
+
+
+@app.command()
+def runner(home: Home = None, device: Device = None) -> None:
+    """Hold the engine's socket for a controller that has none, and start what it orders."""
+    config = settings.load(home=home, device=device)
+    logs.configure(sys.stderr)
+    runner_service.serve(config, _stop_on_signals())
 
 
 @app.command()

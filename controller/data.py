@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from controller.core.model import NotReady, UserError
+from controller.core.model import InfrastructureError, NotReady, UserError
 
 #: The version of the data folder this controller works with; `harness/prepare.py` writes it.
 DATA_VERSION = 1
@@ -97,6 +98,15 @@ def _require_files(home: Path, part: Path, files: Mapping[str, FileFacts]) -> No
 
 def _again(home: Path) -> str:
     return f"Remove {folder(home)} and run `glovebox prepare --home {home}` again."
+
+
+def row_tokens(prepared: Path) -> int:
+    """Tokens in a row: the context length of the prepared data. Raises InfrastructureError."""
+    try:
+        manifest = json.loads((prepared / "public" / "manifest.json").read_bytes())
+        return int(manifest["max_seq_len"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InfrastructureError(f"The data's manifest cannot be read: {error}.") from error
 
 
 def require_scale(info: DataInfo, scale: Scale, home: Path) -> None:

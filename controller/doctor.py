@@ -14,6 +14,12 @@ from controller.core.model import GloveboxError, UserError
 from controller.journal import home_in_use
 from controller.settings import Settings
 
+_USERS = {
+    "mapped": "user ids of containers are mapped",
+    "rootless": "the engine is rootless",
+    "shared": "user ids of containers are those of the host (docs/sandbox.md says how to map them)",
+}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -52,7 +58,11 @@ def _ask(name: str, question: Callable[[Settings], str], config: Settings) -> Ch
 
 def _engine(config: Settings) -> str:
     description = assembly.sandbox_of(config).describe()
-    return f"{description['engine']}, image {description['image'][:19]}, runtime {description['runtime']}"
+    through = f" through the runner at {config.runner}" if config.runner else ""
+    return (
+        f"{description['engine']}{through}, image {description['image'][:19]}, "
+        f"runtime {description['runtime']}, {_USERS[description['users']]}"
+    )
 
 
 def _device(config: Settings) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.core.container_spec import HARNESS
-from controller.core.model import InfrastructureError, UserError, VerificationFailed
+from controller.core.model import InfrastructureError, NotReady, UserError, VerificationFailed
 from controller.files import make_folder, sync_folder, write_atomic
 
 NAMES = tuple(sorted({name for names in HARNESS.values() for name in names}))
@@ -30,17 +30,36 @@ class HarnessFiles:
     """sha256 of each file, by name."""
 
     @classmethod
-    def materialise(cls, source: Path, home: Path) -> HarnessFiles:
-        """Copy the files from `source` to `home`/harness/<hash>/, or find them there.
+    def find(cls, source: Path, home: Path) -> HarnessFiles:
+        """The copies that a runner has made of the same files under `home`.
 
-        Raises UserError if they cannot be read, InfrastructureError if the disk does not take them.
+        Raises UserError if the files cannot be read, NotReady if the runner has made none of them.
         """
+        _, files = cls._of(source, home)
+        if not files.folder.exists():
+            raise NotReady(
+                f"The runner has no copy of this harness in {files.folder}: it is not running, or is of "
+                "another version; `make up` starts it anew."
+            )
+        files.verify()
+        return files
+
+    @classmethod
+    def _of(cls, source: Path, home: Path) -> tuple[dict[str, bytes], HarnessFiles]:
         try:
             contents = {name: (source / name).read_bytes() for name in NAMES}
         except OSError as error:
             raise UserError(f"A file of the harness cannot be read: {error}.") from error
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        files = cls(home / "harness" / _digest(hashes)[:16], hashes)
+        return contents, cls(home / "harness" / _digest(hashes)[:16], hashes)
+
+    @classmethod
+    def materialise(cls, source: Path, home: Path) -> HarnessFiles:
+        """Copy the files from `source` to `home`/harness/<hash>/, or find them there.
+
+        Raises UserError if they cannot be read, InfrastructureError if the disk does not take them.
+        """
+        contents, files = cls._of(source, home)
         if not files.folder.exists():
             try:
                 _write(files.folder, contents)

@@ -6,36 +6,22 @@ nothing answers the judge's further questions. See harness/judge.py and docs/dec
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from controller import workspace
-from controller.core import container_spec, judge_answer
-from controller.core.container_spec import (
-    EXCHANGES,
-    FIRST,
-    SECOND,
-    ContainerSpec,
-    Domain,
-    Exchange,
-    Place,
-    SealedConfig,
-)
-from controller.core.decision import Bounds
+from controller import data, workspace
+from controller.core import container_spec, judge_answer, templates
+from controller.core.container_spec import EXCHANGES, ContainerSpec, Domain, Place, SealedConfig
+from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
+from controller.core.templates import Files
 from controller.core.untrusted import clean_line
 from controller.ports import Attempt, Clock, Exit, Sandbox
 
-_START_SECONDS = 30.0
-"""What starting and ending may add to the time that scoring itself is given."""
 _GRACE_SECONDS = 3.0
 """For one side to end by itself after the other has."""
 _LOOK_SECONDS = 2.0
@@ -52,40 +38,6 @@ _WORKER_CAUSES: dict[int | None, Cause] = {
     14: Cause.OOM,
     124: Cause.WORKER_TIMEOUT,
 }
-
-
-class JudgeConfig(BaseModel):
-    """Settings of scoring."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    batch_tokens: int = Field(default=16384, gt=0)
-    """Tokens the worker sees at once, in whole rows. Each is answered with 4 bytes per vocabulary entry."""
-    score_tokens: int | None = Field(default=None, gt=0)
-    """Validation tokens to score; null: what the data's manifest says."""
-    holdout_score_tokens: int | None = Field(default=None, gt=0)
-    """Hold-out tokens to score; null: what the data's manifest says."""
-    first_batch_seconds: float = Field(default=120.0, gt=0)
-    """For a worker to start, build the model, load the checkpoint and answer the first batch."""
-    batch_seconds: float = Field(default=60.0, gt=0)
-    """For every further batch."""
-    total_seconds: float = Field(default=900.0, gt=0)
-    """For all of it; a confirmation gets as much again."""
-    leak_fraction: float = Field(default=0.001, gt=0, lt=1)
-    """Share of positions at which a kept model may have seen the future without being found out, at most."""
-    miss_probability: float = Field(default=0.001, gt=0, lt=1)
-    """How likely a model that sees more than that is not found out all the same."""
-    leak_reach: int = Field(default=1, gt=0)
-    """How many tokens ahead such a model sees. One is the hardest to find and costs most."""
-    max_gain: float = Field(default=0.1, gt=0)
-    """Share of the frontier's score by which one step may beat it before it is measured again."""
-    claim_tolerance: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the score by which a run's own val_bpb may differ from it before that is noted."""
-
-    @property
-    def bounds(self) -> Bounds:
-        """What the loop weighs a score by; the judge itself is told nothing of it."""
-        return Bounds(self.max_gain, self.claim_tolerance)
 
 
 @dataclass(frozen=True)
@@ -106,18 +58,20 @@ class ContainerJudge:
         config: JudgeConfig,
         containers: SealedConfig,
         home: Path,
-        harness: Path,
-        data: Path,
+        files: Files,
     ) -> None:
-        """`harness` holds the files to mount, `data` is the prepared data, public and judge's halves."""
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
-        self._home, self._harness, self._data = home.resolve(), harness.resolve(), data.resolve()
+        self._home, self._files = home.resolve(), files
 
     def specs(self, attempt: Attempt, seed: int) -> list[ContainerSpec]:
-        place = self._place(attempt)
-        workers = [self._worker(place, attempt, names) for names in EXCHANGES]
-        return [*workers, self._judge(place, seed)]
+        place, files, config = self._place(attempt), self._files, self._containers
+        train = attempt.train_path.resolve()
+        workers = [
+            templates.worker(config, place, files, self._config, names, train=train) for names in EXCHANGES
+        ]
+        rows = data.row_tokens(files.data)
+        return [*workers, templates.judge(config, place, files, self._config, seed=seed, row_tokens=rows)]
 
     def score(
         self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
@@ -125,10 +79,11 @@ class ContainerJudge:
         place = self._place(attempt)
         workspace.require(self._sandbox, place)
         first, second, judge = self.specs(attempt, seed)
+        seconds = templates.exchange_seconds(self._containers, self._config)
         self._remove(place)  # what a controller that died left behind
         try:
             for names in EXCHANGES:
-                for volume in container_spec.exchange(self._containers, place, names, judge.life_seconds):
+                for volume in container_spec.exchange(self._containers, place, names, seconds):
                     self._sandbox.create_volume(volume)
             return self._run(place, (first, second), judge, contends, stop)
         finally:
@@ -210,55 +165,6 @@ class ContainerJudge:
 
     def _place(self, attempt: Attempt) -> Place:
         return Place(self._home, attempt.experiment, attempt.number)
-
-    def _worker(self, place: Place, attempt: Attempt, names: Exchange) -> ContainerSpec:
-        limit = self._config.total_seconds + _START_SECONDS
-        argument: dict[str, Any] = {
-            "train": "/glovebox/train.py",
-            "checkpoint": "/out/checkpoint.safetensors",
-            "requests": "/requests",
-            "replies": "/replies",
-            "total_seconds": limit,
-            "max_checkpoint_bytes": self._containers.workspace_bytes,
-        }
-        return container_spec.worker(
-            self._containers,
-            place,
-            argument=argument,
-            limit_seconds=limit,
-            train=attempt.train_path.resolve(),
-            harness=self._harness,
-            data=self._data / "public",
-            names=names,
-        )
-
-    def _judge(self, place: Place, seed: int) -> ContainerSpec:
-        argument: dict[str, Any] = {
-            "data": "/judge",
-            "requests": f"/{FIRST.requests}",
-            "replies": f"/{FIRST.replies}",
-            "second_requests": f"/{SECOND.requests}",
-            "second_replies": f"/{SECOND.replies}",
-            "seed": seed,
-            "batch_rows": max(self._config.batch_tokens // self._row_tokens(), 1),
-            **self._config.model_dump(exclude={"batch_tokens", *Bounds._fields}),
-        }
-        return container_spec.judge(
-            self._containers,
-            place,
-            argument=argument,
-            limit_seconds=2 * self._config.total_seconds + _START_SECONDS,
-            harness=self._harness,
-            data=self._data / "judge",
-        )
-
-    def _row_tokens(self) -> int:
-        """Tokens in a row: the context length of the prepared data."""
-        try:
-            manifest = json.loads((self._data / "public" / "manifest.json").read_bytes())
-            return int(manifest["max_seq_len"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InfrastructureError(f"The data's manifest cannot be read: {error}.") from error
 
     def _remove(self, place: Place) -> None:
         workers, requests, replies = zip(*EXCHANGES, strict=True)

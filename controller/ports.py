@@ -197,8 +197,13 @@ class Sandbox(Leftovers, Protocol):
         What the engine created is compared with `spec` before it starts.
         """
 
-    def follow(self, name: str, sink: Callable[[bytes], None]) -> threading.Thread:
-        """Stream stdout and stderr from the container's first byte into `sink` until it ends."""
+    def follow(
+        self, name: str, sink: Callable[[bytes], None], since: float | None = None
+    ) -> threading.Thread:
+        """Stream stdout and stderr from the container's first byte into `sink` until it ends.
+
+        `since`: only what it printed after that time, in Unix seconds.
+        """
 
     def wait(
         self,
@@ -229,8 +234,12 @@ class Sandbox(Leftovers, Protocol):
     def kill(self, name: str) -> None:
         """SIGKILL; a container that is gone or dead is fine."""
 
+    def close(self) -> None:
+        """Let go of the engine; containers run on."""
+
     def describe(self) -> Mapping[str, str]:
-        """`engine`, `image` (digest), `runtime` for the provenance; `root`, the engine's own folder.
+        """`engine`, `image` (digest), `runtime` for the provenance; `root`, the engine's own folder; `users`:
+        `mapped` or `rootless` if root in a container is nobody on the host, else `shared`.
 
         Raises NotReady if something is missing.
         """

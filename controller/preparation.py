@@ -37,6 +37,10 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
 
     Raises UserError, NotReady, InfrastructureError, Interrupted.
     """
+    if config.runner is not None:
+        raise UserError(
+            "A runner prepares no data; that is for whoever owns this machine: run `make prepare` there."
+        )
     corpus = _corpus_folder(request.corpus)
     if request.scale not in (None, *get_args(data.Scale)):
         raise UserError(f"There is no scale {request.scale!r}; choose cpu or gpu.")

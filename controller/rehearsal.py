@@ -9,10 +9,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from controller.core import container_spec
+from controller.core import templates
 from controller.core.container_spec import REHEARSAL_PLACE, ContainerSpec, Place, SealedConfig
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, RehearsalResult
 from controller.core.runlog import LIMIT_EXIT_CODE
+from controller.core.templates import Files
 from controller.core.untrusted import clean_line, clean_text
 from controller.files import make_folder, write_atomic
 from controller.ports import Clock, Exit, Sandbox
@@ -50,13 +51,11 @@ class ContainerRehearsal:
         config: RehearsalConfig,
         containers: SealedConfig,
         home: Path,
-        harness: Path,
-        data: Path,
+        files: Files,
     ) -> None:
-        """`harness` holds the files to mount, `data` is the public half of the prepared data."""
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
-        self._home, self._harness, self._data = home.resolve(), harness.resolve(), data.resolve()
+        self._home, self._files = home.resolve(), files
         self._train = self._home / "rehearsal" / "train.py"
         self._one_at_a_time = threading.Lock()
 
@@ -90,20 +89,12 @@ class ContainerRehearsal:
                 self._sandbox.remove(containers=[spec.name])
 
     def _spec(self) -> ContainerSpec:
-        argument = {
-            "train": "/glovebox/train.py",
-            "out": "/tmp",
-            "gpu": bool(self._containers.gpu),
-            "max_checkpoint_bytes": self._containers.workspace_bytes,
-        }
-        return container_spec.rehearsal(
+        return templates.rehearsal(
             self._containers,
             Place(self._home, REHEARSAL_PLACE),
-            argument=argument,
-            limit_seconds=self._config.seconds,
+            self._files,
             train=self._train,
-            harness=self._harness,
-            data=self._data,
+            limit_seconds=self._config.seconds,
         )
 
 

@@ -1,4 +1,4 @@
-"""Container life cycle. The only module that talks to the container engine.
+"""Container life cycle. The only module that talks to the container engine, but for the reaper.
 
 Deadlines are kept here, on the monotonic clock; the engine's own time-outs are not trusted with them
 (docker-py 1966: a wait that times out raises ConnectionError; 3084: a followed log may never end).
@@ -26,7 +26,7 @@ from controller.core.container_spec import (
     LABEL_DEADLINE,
     LABEL_EXPERIMENT,
     LABEL_HOME,
-    SECOND_HAND_SECONDS,
+    THIRD_HAND_SECONDS,
     ContainerSpec,
     Place,
     SealedConfig,
@@ -34,7 +34,7 @@ from controller.core.container_spec import (
     gpu_probe,
 )
 from controller.core.engine_failure import EngineFault, classify, to_error
-from controller.core.engine_info import NOT_MAPPED, id_map, unfit
+from controller.core.engine_info import NOT_MAPPED, id_map, unfit, user_ids
 from controller.core.engine_stream import split_frames
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, NotReady
 from controller.core.untrusted import clean_line
@@ -81,7 +81,6 @@ class DockerSandbox:
             self._client = _connect()
 
     def close(self) -> None:
-        """Let go of the engine; containers run on."""
         self._client.close()
 
     def create_volume(self, spec: VolumeSpec) -> None:
@@ -115,9 +114,11 @@ class DockerSandbox:
         self._began[spec.name] = before if started is None else min(max(started, before), after)
         return self._began[spec.name]
 
-    def follow(self, name: str, sink: Callable[[bytes], None]) -> threading.Thread:
-        stream = self._streams.pop(name, None)
-        thread = threading.Thread(target=_pump, args=(name, sink, stream), name=f"follow {name}", daemon=True)
+    def follow(
+        self, name: str, sink: Callable[[bytes], None], since: float | None = None
+    ) -> threading.Thread:
+        arguments = name, sink, self._streams.pop(name, None), since
+        thread = threading.Thread(target=_pump, args=arguments, name=f"follow {name}", daemon=True)
         thread.start()
         return thread
 
@@ -202,6 +203,7 @@ class DockerSandbox:
             "image": image["Id"],
             "runtime": wanted,
             "root": str(info.get("DockerRootDir", "")),
+            "users": user_ids(info),
         }
 
     def gpu(self) -> tuple[str, str]:
@@ -220,7 +222,7 @@ class DockerSandbox:
         return clean_line(name), clean_line(driver)
 
     def _reap_after(self, life_seconds: float) -> str:
-        return str(int(self._clock.now().timestamp() + life_seconds + SECOND_HAND_SECONDS) + 1)
+        return f"{self._clock.now().timestamp() + life_seconds + THIRD_HAND_SECONDS:.3f}"
 
     def _attest(self, spec: ContainerSpec, body: Mapping[str, Any]) -> None:
         with _engine(f"inspect the container {spec.name}"):
@@ -353,9 +355,8 @@ class _Ending(threading.Thread):
                     raise
 
 
-def _pump(name: str, sink: Callable[[bytes], None], attached: _Stream | None) -> None:
+def _pump(name: str, sink: Callable[[bytes], None], attached: _Stream | None, since: float | None) -> None:
     """Deliver a container's output until it ends; after a break, resume from the engine's log."""
-    since: float | None = None
     for attempt in range(_RESUMPTIONS):
         try:
             with closing(attached or _log(name, since)) as stream:

@@ -23,9 +23,9 @@ from pydantic_settings import (
 from controller.agents.claude_config import ClaudeConfig
 from controller.attendance import AbsenceConfig
 from controller.core.container_spec import SandboxConfig
+from controller.core.judge_config import JudgeConfig
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line
-from controller.judge import JudgeConfig
 from controller.notify import NotifyConfig
 from controller.patience import PatienceConfig
 from controller.rehearsal import RehearsalConfig
@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     """The baseline a new effort starts from."""
     program: Path = PROJECT / "program.md"
     """The instructions a new effort gives its agent."""
+    runner: Path | None = None
+    """Socket of the runner that starts containers for this process; none: it uses the engine itself."""
     seed: int = 0
     """Seed of the built-in tuner."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
@@ -157,7 +159,8 @@ class _TomlSource(InitSettingsSource):
         home = self.current_state.get("home") or os.environ.get("GLOVEBOX_HOME") or "home"
         for folder in (Path(home), Path()):
             # Not Path.exists: that one raises in a folder that may not be searched.
-            if os.path.exists(folder / SETTINGS_FILE):
+            # An empty one says nothing: `make up` leaves one, so that it can be mounted.
+            if os.path.exists(folder / SETTINGS_FILE) and os.path.getsize(folder / SETTINGS_FILE):
                 return _read_toml(folder / SETTINGS_FILE)
         return {}
 

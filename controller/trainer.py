@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller import workspace
-from controller.core import container_spec
+from controller.core import container_spec, templates
 from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, SealedConfig
 from controller.core.model import InfrastructureError, RunOutcome
 from controller.core.runlog import LIMIT_EXIT_CODE, claim, crash_cause
+from controller.core.templates import Files
 from controller.ports import Attempt, Clock, Exit, Sandbox
 from controller.run_log import RunLog, sha256, tail_text
 
@@ -20,6 +22,8 @@ _CLASSIFIED_BYTES = 1 * MIB
 """How much of the end of run.log is searched for the claim and for what went wrong."""
 _SILENCE_SECONDS = 5.0
 """A reader of a dead container's output that delivers nothing for this long is stuck."""
+_ENDED_FOR_IT = (LIMIT_EXIT_CODE, 128 + signal.SIGKILL)
+"""How a run ends that lived past its budget since the controller was away: by its PID 1, or by the reaper."""
 
 
 class TrainerConfig(BaseModel):
@@ -44,22 +48,19 @@ class ContainerTrainer:
         config: TrainerConfig,
         containers: SealedConfig,
         home: Path,
-        harness: Path,
-        data: Path,
+        files: Files,
     ) -> None:
-        """`harness` holds the files to mount, `data` is the public half of the prepared data."""
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
-        self._home, self._harness, self._data = home.resolve(), harness.resolve(), data.resolve()
+        self._home, self._files = home.resolve(), files
 
     def spec(self, attempt: Attempt) -> ContainerSpec:
-        return container_spec.trainer(
+        return templates.trainer(
             self._containers,
             self._place(attempt),
-            budget_seconds=attempt.budget_seconds,
+            self._files,
             train=attempt.train_path.resolve(),
-            harness=self._harness,
-            data=self._data,
+            budget_seconds=attempt.budget_seconds,
         )
 
     def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
@@ -137,7 +138,7 @@ def _finish(reader: threading.Thread, log: RunLog) -> bool:
 
 
 def _outcome(attempt: Attempt, end: Exit, printed_bytes: int) -> RunOutcome:
-    overran = end.exit_code == LIMIT_EXIT_CODE and end.seconds >= attempt.budget_seconds
+    overran = end.exit_code in _ENDED_FOR_IT and end.seconds >= attempt.budget_seconds
     killed_at_limit = end.killed or overran
     try:
         text = tail_text(attempt.log_path, _CLASSIFIED_BYTES)

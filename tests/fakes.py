@@ -9,10 +9,10 @@ import datetime as dt
 import hashlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from controller.core.container_spec import ContainerSpec, Domain, Limits
+from controller.core.container_spec import ContainerSpec, Domain, Limits, VolumeSpec
 from controller.core.events import Record
 from controller.core.model import (
     AgentExhausted,
@@ -27,7 +27,7 @@ from controller.core.model import (
 from controller.core.policy import check
 from controller.core.runlog import claim, crash_cause
 from controller.core.state import ResearchState
-from controller.ports import Attempt, Request, Wish
+from controller.ports import Attempt, Exit, Request, Wish
 
 TRAIN = '''"""A train.py the fakes understand."""
 
@@ -272,3 +272,51 @@ class FakeDesk:
         if call in self.ended or call >= len(self.requests):
             raise ValueError(f"call {call} is not on its way")
         self.ended[call] = ended
+
+
+class EmptyEngine:
+    """A Sandbox on an engine that holds nothing and can start nothing; tests/runner/test_contract.py."""
+
+    def create_volume(self, spec: VolumeSpec) -> None:
+        raise InfrastructureError("no volume can be made")
+
+    def start(self, spec: ContainerSpec) -> float:
+        raise InfrastructureError("no container can be made")
+
+    def follow(
+        self, name: str, sink: Callable[[bytes], None], since: float | None = None
+    ) -> threading.Thread:
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        return thread
+
+    def wait(
+        self,
+        name: str,
+        *,
+        deadline: float,
+        stop: threading.Event,
+        tick: Callable[[], None] | None = None,
+    ) -> Exit:
+        raise InfrastructureError(f"no container {name}")
+
+    def running_since(self, name: str) -> float | None:
+        return None
+
+    def alive(self, name: str) -> bool:
+        return False
+
+    def output(self, name: str, limit: int) -> bytes:
+        raise InfrastructureError(f"no container {name}")
+
+    def kill(self, name: str) -> None: ...
+
+    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None: ...
+
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        return [], []
+
+    def close(self) -> None: ...
+
+    def describe(self) -> Mapping[str, str]:
+        return {"engine": "none", "image": "sha256:0", "runtime": "runc", "root": "", "users": "shared"}

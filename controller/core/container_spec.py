@@ -32,6 +32,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.core.engine_info import NOT_MAPPED, IdMap
+from controller.core.orders import Item, Order
 
 MIB = 1024**2
 GIB = 1024**3
@@ -42,8 +43,8 @@ LABEL_DOMAIN = "glovebox.domain"
 LABEL_DEADLINE = "glovebox.deadline"
 """Unix seconds after which anybody may remove the container or volume. Set when it is created."""
 
-SECOND_HAND_SECONDS = 5.0
-"""A container may live this long past its own limit before it counts as abandoned."""
+THIRD_HAND_SECONDS = 1.0
+"""A container may live this long past the moment at which its own PID 1 should have ended it."""
 
 
 class Domain(StrEnum):
@@ -160,6 +161,12 @@ class VolumeSpec:
     owner: int
     life_seconds: float
     labels: Mapping[str, str]
+    order: Order | None = None
+    """How a runner is asked for it."""
+
+    def digest(self) -> str:
+        """sha256 over everything the engine is told, ids and the label that tells its deadline apart."""
+        return _sha256([self.to_engine(), self.life_seconds])
 
     def to_engine(self, ids: IdMap = NOT_MAPPED) -> dict[str, Any]:
         """Body of the engine's create call for volumes. `ids`: the host mounts them, with its own ids."""
@@ -201,6 +208,10 @@ class ContainerSpec:
     working_dir: str = "/tmp"
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    order: Order | None = None
+    """How a runner is asked for it; None: it never is. Not part of what the engine is told."""
+    train: Path | None = None
+    """Where its train.py is to be read by whoever asks a runner, which is sent the text and not this path."""
 
     def to_engine(self) -> dict[str, Any]:
         """Body of the engine's create call for containers, without the label that tells its deadline."""
@@ -224,7 +235,7 @@ class ContainerSpec:
 
     def digest(self) -> str:
         """sha256 over everything the engine is told, for the journal."""
-        return hashlib.sha256(json.dumps(self.to_engine(), sort_keys=True).encode()).hexdigest()
+        return _sha256(self.to_engine())
 
     def _environment(self) -> dict[str, str]:
         environment = {
@@ -295,6 +306,10 @@ class ContainerSpec:
         }
 
 
+def _sha256(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 _BACKGROUND_CPU_SHARES = 102
 """A tenth of the usual. With the least there is, a rehearsal would not end beside a training on all CPUs."""
 
@@ -336,15 +351,24 @@ class Place:
     def home_id(self) -> str:
         return hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
 
+    @property
+    def prefix(self) -> str:
+        """What every name of this home begins with."""
+        return f"glovebox-{self.home_id[:8]}-"
+
     def name(self, what: str) -> str:
         """Name of a container or volume of this attempt."""
-        return f"glovebox-{self.home_id[:8]}-{self.experiment}-{self.attempt}-{what}"
+        return f"{self.prefix}{self.experiment}-{self.attempt}-{what}"
+
+    def order(self, item: Item, seed: int | None = None) -> Order:
+        """How a runner is asked for a container or volume of this attempt. It does the checking."""
+        return Order.model_construct(experiment=self.experiment, attempt=self.attempt, item=item, seed=seed)
 
     def labels(self, domain: Domain) -> dict[str, str]:
         return {LABEL_HOME: self.home_id, LABEL_EXPERIMENT: self.experiment, LABEL_DOMAIN: domain.value}
 
 
-WORKSPACE = "workspace"
+WORKSPACE = Item.WORKSPACE
 """The volume that T leaves its checkpoint in."""
 
 
@@ -355,14 +379,14 @@ class Exchange(NamedTuple):
     what the first one answered, and the first one has ended before the second one starts.
     """
 
-    worker: str
-    requests: str
-    replies: str
+    worker: Item
+    requests: Item
+    replies: Item
 
 
-FIRST = Exchange("worker", "requests", "replies")
+FIRST = Exchange(Item.WORKER, Item.REQUESTS, Item.REPLIES)
 """Answers everything that is scored."""
-SECOND = Exchange("worker-2", "requests-2", "replies-2")
+SECOND = Exchange(Item.WORKER_2, Item.REQUESTS_2, Item.REPLIES_2)
 """Confirms a score that would be kept."""
 EXCHANGES = (FIRST, SECOND)
 
@@ -376,6 +400,7 @@ def workspace(config: SandboxConfig, place: Place, limit_seconds: float) -> Volu
         owner=USERS[Domain.TRAINER],
         life_seconds=_holder_life(config, limit_seconds),
         labels=place.labels(Domain.HOLDER),
+        order=place.order(Item.WORKSPACE),
     )
 
 
@@ -384,7 +409,7 @@ def exchange(
 ) -> tuple[VolumeSpec, VolumeSpec]:
     """Both directions between a worker and the judge: what one writes, the other can only read."""
 
-    def direction(name: str, writer: Domain) -> VolumeSpec:
+    def direction(name: Item, writer: Domain) -> VolumeSpec:
         return VolumeSpec(
             name=place.name(name),
             size_bytes=config.exchange_bytes,
@@ -392,6 +417,7 @@ def exchange(
             owner=USERS[writer],
             life_seconds=limit_seconds + config.kill_grace_seconds,
             labels=place.labels(writer),
+            order=place.order(name),
         )
 
     return direction(names.requests, Domain.JUDGE), direction(names.replies, Domain.WORKER)
@@ -401,7 +427,8 @@ def holder(config: SealedConfig, place: Place, limit_seconds: float) -> Containe
     """Keeps the workspace mounted from before T's start until after W's end."""
     life = _holder_life(config, limit_seconds)
     mounts = (Mount(place.name(WORKSPACE), "/work", volume=True),)
-    return _spec(config, place, Domain.HOLDER, ("hold", "--limit", str(life)), life, mounts)
+    spec = _spec(config, place, Domain.HOLDER, ("hold", "--limit", str(life)), life, mounts)
+    return replace(spec, order=place.order(Item.HOLDER))
 
 
 def trainer(
@@ -427,7 +454,8 @@ def trainer(
         "GLOVEBOX_OUT": "/work",
     }
     command = ("train", "--limit", str(life))
-    return _spec(config, place, Domain.TRAINER, command, life, mounts, environment, "/work", streamed=True)
+    spec = _spec(config, place, Domain.TRAINER, command, life, mounts, environment, "/work", streamed=True)
+    return replace(spec, order=place.order(Item.TRAINER))
 
 
 def worker(
@@ -455,7 +483,7 @@ def worker(
     command = _python(life, "/glovebox/worker.py", argument)
     environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
     spec = _spec(config, place, Domain.WORKER, command, life, mounts, environment, streamed=True)
-    return replace(spec, name=place.name(names.worker))
+    return replace(spec, name=place.name(names.worker), order=place.order(names.worker))
 
 
 def judge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,14 @@ def id_map(info: Mapping[str, Any]) -> IdMap | None:
         return NOT_MAPPED
     found = re.search(r"/(\d+)\.(\d+)/?$", str(info.get("DockerRootDir", "")))
     return IdMap(int(found[1]), int(found[2])) if found else None
+
+
+def user_ids(info: Mapping[str, Any]) -> Literal["rootless", "mapped", "shared"]:
+    """Whom somebody who broke out of a container would be on the host: `shared` means the same user id."""
+    options = security_options(info)
+    if "rootless" in options:
+        return "rootless"
+    return "mapped" if "userns" in options else "shared"
 
 
 def unfit(info: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The controller as a service: service.sh up|down|logs|status|prepare
+# Controller, runner and reaper as a service: service.sh up|down|logs|status|prepare
 #
 # Variables: GLOVEBOX_HOME (default ./home), GLOVEBOX_CORPUS, and for the key ANTHROPIC_API_KEY or
 # GLOVEBOX_ANTHROPIC_API_KEY_FILE (both also read from .env).
@@ -8,7 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh
 . sandbox_image/bootstrap/packages.sh
 
-readonly SERVICE_USER=10000 # when root starts it; otherwise whoever does
+# When root starts the service each part has a user of its own; otherwise all are whoever does.
+readonly SERVICE_USER=10000 RUNNER_USER=10010 REAPER_USER=10011
+# Of .env, what the runner is told: the settings that shape containers.
+readonly RUNNER_SETTINGS='^(export +)?GLOVEBOX_(DEVICE|(SANDBOX|BUDGET|JUDGE|REHEARSAL)__[A-Z_]+)='
 
 # What compose.yaml asks for.
 export_variables() {
@@ -17,9 +20,14 @@ export_variables() {
     if [[ ${DOCKER_HOST:-} == unix://* ]]; then GLOVEBOX_SOCKET=${DOCKER_HOST#unix://}; fi
     GLOVEBOX_SOCKET_GID=$(stat -L -c %g "$GLOVEBOX_SOCKET" 2>/dev/null || echo 0)
     GLOVEBOX_UID=$(id -u) GLOVEBOX_GID=$(id -g)
-    if is_root; then GLOVEBOX_UID=$SERVICE_USER GLOVEBOX_GID=$SERVICE_USER; fi
+    GLOVEBOX_RUNNER_UID=$GLOVEBOX_UID GLOVEBOX_REAPER_UID=$GLOVEBOX_UID
+    if is_root; then
+        GLOVEBOX_UID=$SERVICE_USER GLOVEBOX_GID=$SERVICE_USER
+        GLOVEBOX_RUNNER_UID=$RUNNER_USER GLOVEBOX_REAPER_UID=$REAPER_USER
+    fi
     GLOVEBOX_KEY_FILE=$PWD/.secrets/anthropic_api_key
-    export GLOVEBOX_KEY_FILE
+    GLOVEBOX_SETTINGS=$({ cat "$GLOVEBOX_HOME/glovebox.toml" 2>/dev/null || true; } | sha256sum | cut -c1-16)
+    export GLOVEBOX_KEY_FILE GLOVEBOX_SETTINGS GLOVEBOX_RUNNER_UID GLOVEBOX_REAPER_UID
     export GLOVEBOX_HOME GLOVEBOX_SOCKET GLOVEBOX_SOCKET_GID GLOVEBOX_UID GLOVEBOX_GID
 }
 
@@ -28,6 +36,21 @@ make_home() {
     if is_root && [ "$(stat -c %u "$GLOVEBOX_HOME")" != "$GLOVEBOX_UID" ]; then
         chown -R "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"
     fi
+    # Each of these is mounted by itself, and so has to be there.
+    mkdir -p "$GLOVEBOX_HOME"/data "$GLOVEBOX_HOME"/runner/socket
+    touch "$GLOVEBOX_HOME/glovebox.toml"
+    if is_root; then
+        chown -h "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME/data" "$GLOVEBOX_HOME/glovebox.toml"
+        chown -hR "$GLOVEBOX_RUNNER_UID:$GLOVEBOX_RUNNER_UID" "$GLOVEBOX_HOME/runner"
+    fi
+    # The controller's group may use the socket that the runner makes in here.
+    chgrp "$GLOVEBOX_GID" "$GLOVEBOX_HOME/runner/socket"
+    chmod 2750 "$GLOVEBOX_HOME/runner/socket"
+}
+
+make_runner_settings() {
+    mkdir -p -m 700 .secrets
+    { [ ! -r .env ] || grep -E "$RUNNER_SETTINGS" .env || true; } >.secrets/runner.env
 }
 
 # from_dotenv NAME: its value in .env, without quotes.
@@ -65,7 +88,7 @@ make_key_file() {
 prepare() {
     [ -e "$GLOVEBOX_HOME/data/public/manifest.json" ] && return
     say "preparing data ($(corpus)) in $GLOVEBOX_HOME"
-    docker compose run --rm --no-deps -T controller prepare --corpus "$(corpus)" </dev/null
+    docker compose run --rm --no-deps -T operator prepare --corpus "$(corpus)" </dev/null
 }
 
 announce() {
@@ -82,6 +105,7 @@ main() {
         up)
             make_home
             make_key_file
+            make_runner_settings
             announce
             prepare
             docker compose up --detach --remove-orphans ${key_changed:-}
@@ -90,6 +114,7 @@ main() {
         prepare)
             make_home
             make_key_file
+            make_runner_settings
             prepare
             ;;
         down) docker compose down --remove-orphans ;;

@@ -31,8 +31,8 @@ from controller.core.container_spec import (
     SandboxConfig,
 )
 from controller.core.decision import decide
+from controller.core.judge_config import JudgeConfig
 from controller.core.model import Frontier, GloveboxError, Score, UserError, Verdict
-from controller.judge import JudgeConfig
 from controller.ports import Attempt
 from tests.attacks.cases import NO_GAIN, Case
 from tests.attacks.honest import Honest

@@ -19,6 +19,7 @@ from controller.core.container_spec import SealedConfig
 from controller.core.events import TrainingFinished, TrainingStarted
 from controller.core.model import RunOutcome
 from controller.core.runlog import claim
+from controller.core.templates import Files
 from controller.harness_files import HarnessFiles
 from controller.journal import read_records
 from controller.ports import Attempt
@@ -85,8 +86,7 @@ def train(home: Path, config: SealedConfig, program: str, budget: float, number:
             config=TrainerConfig(),
             containers=config,
             home=home,
-            harness=HarnessFiles.materialise(PROJECT / "harness", home).folder,
-            data=home / "data" / "public",
+            files=Files(HarnessFiles.materialise(PROJECT / "harness", home).folder, home / "data"),
         )
         try:
             return trainer.train(attempt, threading.Event(), lambda elapsed: None)

@@ -162,7 +162,7 @@ def test_the_second_worker_sees_what_the_first_one_saw_and_nothing_of_what_it_sa
         names=container_spec.SECOND,
     )
     assert second.name != first.name and second.labels == first.labels
-    assert replace(second, name=first.name, mounts=first.mounts) == first
+    assert replace(second, name=first.name, mounts=first.mounts, order=first.order) == first
     assert [mount.target for mount in second.mounts] == [mount.target for mount in first.mounts]
     shared = {mount.source for mount in first.mounts} & {mount.source for mount in second.mounts}
     assert all(mount.read_only for mount in first.mounts if mount.source in shared)

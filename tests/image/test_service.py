@@ -26,14 +26,19 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def key_of(project: Path, **environment: str) -> Path:
-    """The key file that `make up` would leave, made by the script's own functions."""
+def call(project: Path, function: str, **environment: str) -> None:
+    """One of the script's own functions."""
     text = (project / SHELL).read_text()
-    script = text.replace('\nmain "$@"', "\nexport_variables; make_key_file").replace(
+    script = text.replace('\nmain "$@"', f"\nexport_variables; {function}").replace(
         '"$(dirname "${BASH_SOURCE[0]}")/../.."', str(project)
     )
     ours = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     subprocess.run(["bash", "-c", script], env=ours | environment, cwd=project, check=True)
+
+
+def key_of(project: Path, **environment: str) -> Path:
+    """The key file that `make up` would leave."""
+    call(project, "make_key_file", **environment)
     return project / ".secrets" / "anthropic_api_key"
 
 
@@ -71,7 +76,8 @@ def test_a_new_key_takes_the_old_ones_place_in_the_same_file(project: Path) -> N
 def compose(project: Path, image: str) -> Iterator[list[str]]:
     """compose with the sandbox image in the controller's place, which only has to print the key."""
     command = {"image": image, "entrypoint": ["cat"], "command": ["/run/secrets/anthropic_api_key"]}
-    (project / "other.yaml").write_text(json.dumps({"services": {"controller": command}}))
+    services = {"controller": command, "runner": {"image": image}}
+    (project / "other.yaml").write_text(json.dumps({"services": services}))
     name = f"glovebox-test-{uuid.uuid4().hex[:8]}"
     line = ["docker", "compose", "--project-name", name, "--file", "compose.yaml", "--file", "other.yaml"]
     yield line
@@ -81,13 +87,17 @@ def compose(project: Path, image: str) -> Iterator[list[str]]:
 
 def variables(project: Path) -> dict[str, str]:
     folder = project / "home"
-    folder.mkdir(exist_ok=True)
+    for part in ("data", "runner/socket"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "glovebox.toml").touch()
     owner = 10000 if os.getuid() == 0 else os.getuid()
     return dict(os.environ) | {
         "GLOVEBOX_HOME": str(folder),
         "GLOVEBOX_UID": str(owner),
         "GLOVEBOX_GID": str(owner),
         "GLOVEBOX_SOCKET_GID": "0",
+        "GLOVEBOX_RUNNER_UID": str(owner),
+        "GLOVEBOX_REAPER_UID": str(owner),
         "GLOVEBOX_KEY_FILE": str(project / ".secrets" / "anthropic_api_key"),
         "ANTHROPIC_API_KEY": KEY,
     }
@@ -107,7 +117,72 @@ def test_the_service_can_read_the_key_and_inspect_does_not_show_it(project: Path
         return done.stdout
 
     assert run(*compose, "run", "--rm", "--no-deps", "-T", "controller") == KEY
-    run(*compose, "create", "--no-recreate")
+    run(*compose, "create", "--no-recreate", "controller")
     container = run(*compose, "ps", "--all", "--quiet", "controller").strip()
     inspected = run("docker", "inspect", container)
     assert KEY not in inspected and "GLOVEBOX_LIMITS__DOLLARS=3" in inspected
+
+
+SOCKET = "/var/run/docker.sock"
+
+
+def test_who_has_what(project: Path) -> None:
+    """The key and the engine are never in one place, and what talks to the world has no engine."""
+    (project / ".env").write_text(f"ANTHROPIC_API_KEY={KEY}\nGLOVEBOX_LIMITS__DOLLARS=3\n")
+    told = subprocess.run(
+        ["docker", "compose", "--profile", "*", "config", "--format", "json"],
+        cwd=project,
+        env=variables(project),
+        capture_output=True,
+        check=True,
+    )
+    services = json.loads(told.stdout)["services"]
+    home = variables(project)["GLOVEBOX_HOME"]
+
+    def holds(name: str, path: str) -> list[bool]:
+        """Whether each mount at or below `path` is read-only."""
+        mounts = services[name]["volumes"]
+        return [m.get("read_only", False) for m in mounts if f"{m['target']}/".startswith(f"{path}/")]
+
+    assert {name for name in services if holds(name, SOCKET)} == {"runner", "reaper", "operator"}
+    assert {name for name in services if services[name].get("secrets")} == {"controller"}
+    assert {name for name in services if services[name].get("network_mode") != "none"} == {"controller"}
+    assert "0" not in services["controller"].get("group_add", [])
+    assert holds("controller", home) == [False, True, True, True] and holds("runner", home) == [
+        True,
+        False,
+        True,
+    ]
+    assert not holds("reaper", home)
+    for name, service in services.items():
+        assert KEY not in json.dumps(service), name
+        assert service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_the_runner_is_told_what_shapes_containers_and_nothing_else(project: Path) -> None:
+    lines = {
+        "GLOVEBOX_BUDGET__WALL_SECONDS=20": True,
+        'export GLOVEBOX_SANDBOX__GPU=["0"]': True,
+        "GLOVEBOX_DEVICE=cpu": True,
+        "GLOVEBOX_LIMITS__DOLLARS=3": False,
+        f"ANTHROPIC_API_KEY={KEY}": False,
+        f"GLOVEBOX_BUDGETS={KEY}": False,
+        "GLOVEBOX_ANTHROPIC_API_KEY_FILE=mine": False,
+        "# GLOVEBOX_DEVICE=gpu": False,
+    }
+    (project / ".env").write_text("".join(f"{line}\n" for line in lines))
+    call(project, "make_runner_settings")
+    told = (project / ".secrets" / "runner.env").read_text().splitlines()
+    assert told == [line for line, passes in lines.items() if passes]
+
+
+def test_a_home_for_the_service_belongs_to_whom_it_should(project: Path) -> None:
+    call(project, "make_home", GLOVEBOX_HOME=str(project / "home"))
+    socket = (project / "home" / "runner" / "socket").stat()
+    assert socket.st_mode & 0o7777 == 0o2750
+    assert (project / "home" / "glovebox.toml").read_text() == ""
+    if os.getuid() == 0:
+        owners = {path.name: path.stat().st_uid for path in (project / "home").iterdir()}
+        assert owners == {"data": 10000, "glovebox.toml": 10000, "runner": 10010}
+        assert socket.st_gid == 10000

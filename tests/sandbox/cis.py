@@ -17,8 +17,9 @@ from typing import Any
 from controller.clock import SystemClock
 from controller.core.container_spec import MIB, ContainerSpec, Limits, SandboxConfig, SealedConfig
 from controller.core.engine_info import security_options
+from controller.core.judge_config import JudgeConfig
 from controller.core.model import Score
-from controller.judge import ContainerJudge, JudgeConfig
+from controller.judge import ContainerJudge
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from tests.harness.scoring import MODEL, make_data
@@ -242,8 +243,7 @@ def witnessed(home: Path, **settings: str) -> dict[str, Live]:
             config=JudgeConfig(leak_fraction=0.01, total_seconds=100),
             containers=config,
             home=home,
-            harness=bench.harness.folder,
-            data=home / "data",
+            files=bench.files,
         )
         score = judge.score(attempt, 1, lambda score: True, stop)
         assert isinstance(score, Score), score

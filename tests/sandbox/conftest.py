@@ -17,6 +17,7 @@ from controller.clock import SystemClock
 from controller.core import container_spec
 from controller.core.container_spec import MIB, Limits, Place, SandboxConfig, SealedConfig
 from controller.core.model import NotReady, RunOutcome
+from controller.core.templates import Files
 from controller.harness_files import HarnessFiles
 from controller.ports import Attempt
 from controller.sandbox import DockerSandbox
@@ -46,6 +47,10 @@ class Bench:
     clock: SystemClock = field(default_factory=SystemClock)
     stop: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def files(self) -> Files:
+        return Files(self.harness.folder, self.home / "data")
+
     def trainer(self, log: TrainerConfig | None = None) -> ContainerTrainer:
         return ContainerTrainer(
             self.sandbox,
@@ -53,8 +58,7 @@ class Bench:
             config=log or TrainerConfig(),
             containers=self.config,
             home=self.home,
-            harness=self.harness.folder,
-            data=self.home / "data" / "public",
+            files=self.files,
         )
 
     def attempt(self, program: str, budget: float, experiment: str = "0") -> Attempt:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from controller.core.container_spec import MIB, Limits, SandboxConfig
+from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Interrupted, Score
-from controller.judge import ContainerJudge, JudgeConfig
+from controller.judge import ContainerJudge
 from controller.ports import Attempt, Judge, Trainer
 from controller.seccomp import sealed
 from tests.fakes import FakeJudge, FakeTrainer, train_py
@@ -67,8 +68,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             config=JudgeConfig(total_seconds=100),
             containers=config,
             home=tmp_path,
-            harness=bench.harness.folder,
-            data=tmp_path / "data",
+            files=bench.files,
         )
         good, crashes = REAL.format(last="pass"), REAL.format(last="undefined_name")
         yield World(bench.trainer(), judge, good, crashes, lambda text: bench.attempt(text, 60.0))

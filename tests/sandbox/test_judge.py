@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from controller.core.container_spec import MIB, Domain, Limits, Place, SandboxConfig
+from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, Score
-from controller.judge import ContainerJudge, JudgeConfig
+from controller.judge import ContainerJudge
 from controller.ports import Attempt
 from controller.seccomp import sealed
 from tests.harness.scoring import IMPORTABLE, MODEL, REMEMBERING, make_data, reference_bpb, tiny_model
@@ -47,8 +48,7 @@ class Trained:
             config=JudgeConfig.model_validate({"batch_tokens": 128, "total_seconds": 100, **settings}),
             containers=self.bench.config,
             home=self.bench.home,
-            harness=self.bench.harness.folder,
-            data=self.bench.home / "data",
+            files=self.bench.files,
         )
 
     def score(self, train_py: str, contends: bool = False, **settings: float) -> Score | Refusal:

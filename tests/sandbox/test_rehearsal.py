@@ -36,8 +36,7 @@ def rehearsal(bench: Bench, seconds: float = 250.0) -> ContainerRehearsal:
         config=RehearsalConfig(seconds=seconds),
         containers=bench.config,
         home=bench.home,
-        harness=bench.harness.folder,
-        data=bench.home / "data" / "public",
+        files=bench.files,
     )
 
 

@@ -1,0 +1,41 @@
+"""Settings of scoring."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller.core.decision import Bounds
+
+
+class JudgeConfig(BaseModel):
+    """Settings of scoring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_tokens: int = Field(default=16384, gt=0)
+    """Tokens the worker sees at once, in whole rows. Each is answered with 4 bytes per vocabulary entry."""
+    score_tokens: int | None = Field(default=None, gt=0)
+    """Validation tokens to score; null: what the data's manifest says."""
+    holdout_score_tokens: int | None = Field(default=None, gt=0)
+    """Hold-out tokens to score; null: what the data's manifest says."""
+    first_batch_seconds: float = Field(default=120.0, gt=0)
+    """For a worker to start, build the model, load the checkpoint and answer the first batch."""
+    batch_seconds: float = Field(default=60.0, gt=0)
+    """For every further batch."""
+    total_seconds: float = Field(default=900.0, gt=0)
+    """For all of it; a confirmation gets as much again."""
+    leak_fraction: float = Field(default=0.001, gt=0, lt=1)
+    """Share of positions at which a kept model may have seen the future without being found out, at most."""
+    miss_probability: float = Field(default=0.001, gt=0, lt=1)
+    """How likely a model that sees more than that is not found out all the same."""
+    leak_reach: int = Field(default=1, gt=0)
+    """How many tokens ahead such a model sees. One is the hardest to find and costs most."""
+    max_gain: float = Field(default=0.1, gt=0)
+    """Share of the frontier's score by which one step may beat it before it is measured again."""
+    claim_tolerance: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the score by which a run's own val_bpb may differ from it before that is noted."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the loop weighs a score by; the judge itself is told nothing of it."""
+        return Bounds(self.max_gain, self.claim_tolerance)

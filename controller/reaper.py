@@ -1,0 +1,149 @@
+"""`python -m controller.reaper [FILE]`: ends what has outlived its deadline, whatever else has died.
+
+The third hand of the clock, after the controller or its runner and PID 1 of each container. It knows neither
+settings nor homes nor experiments, only the labels that every container and volume carries. It asks the
+engine each second, and starts over if that fails. FILE is touched after every round, for a health check.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import docker.utils
+import requests
+import structlog
+import urllib3
+
+from controller import logs
+from controller.core.container_spec import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME
+from controller.core.reaping import Found, to_kill, to_remove
+from controller.core.untrusted import clean_line
+
+log = structlog.stdlib.get_logger(__name__)
+
+PERIOD_SECONDS = 1.0
+_ENGINE_SECONDS = 10
+_NOT_RUNNING = frozenset({"created", "exited", "dead", "removing"})
+_FAILURES = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+class Reaper:
+    """Remembers when what it has seen is due, so that setting the wall clock afterwards changes nothing."""
+
+    def __init__(self) -> None:
+        self._due: dict[str, float] = {}
+
+    def sweep(self) -> list[str]:
+        """Kill and remove what is due; return the ids. Raises what the SDK raises if the engine fails."""
+        with closing(docker.APIClient(**docker.utils.kwargs_from_env(), timeout=_ENGINE_SECONDS)) as client:
+            containers, volumes = self._look(client)
+            now = time.monotonic()
+            killed = to_kill(containers, now)
+            for container in killed:
+                _try("killed", container, lambda name: client.kill(name, "SIGKILL"))
+            running = {found.whose for found in containers if found.running}
+            removed = to_remove(containers, running, now)
+            for container in removed:
+                _try("removed", container, lambda name: client.remove_container(name, force=True, v=True))
+            unused = to_remove(volumes, running, now)
+            for volume in unused:
+                _try("removed", volume, client.remove_volume)
+        return [*killed, *removed, *unused]
+
+    def _look(self, client: docker.APIClient) -> tuple[list[Found], list[Found]]:
+        ours = {"label": LABEL_DEADLINE}
+        containers = client.containers(all=True, filters=ours)
+        volumes = client.volumes(filters=ours)["Volumes"] or []
+        self._forget({c["Id"] for c in containers} | {v["Name"] for v in volumes})
+        return (
+            [found for c in containers if (found := self._container(client, c)) is not None],
+            [self._volume(v) for v in volumes],
+        )
+
+    def _container(self, client: docker.APIClient, listed: Mapping[str, Any]) -> Found | None:
+        """None: it has gone meanwhile."""
+        name, labels, running = listed["Id"], listed["Labels"], listed["State"] not in _NOT_RUNNING
+        if running and name not in self._due:
+            try:
+                inspected = client.inspect_container(name)
+            except docker.errors.NotFound:
+                return None
+            # Its deadline was set when it was made, and its life began when it was started.
+            late = _seconds(inspected["State"]["StartedAt"]) - _seconds(inspected["Created"])
+            self._due[name] = _due(labels) + max(late, 0.0)
+        return Found(name, _whose(labels), self._due.get(name, _due(labels)), running)
+
+    def _volume(self, listed: Mapping[str, Any]) -> Found:
+        name, labels = listed["Name"], listed["Labels"]
+        return Found(name, _whose(labels), self._due.setdefault(name, _due(labels)))
+
+    def _forget(self, there: set[str]) -> None:
+        self._due = {name: due for name, due in self._due.items() if name in there}
+
+
+def watch(stop: threading.Event, alive: Path | None = None) -> None:
+    """Sweep until `stop` is set."""
+    reaper, trouble = Reaper(), ""
+    while not stop.is_set():
+        try:
+            reaper.sweep()
+            trouble = ""
+            if alive is not None:
+                alive.touch()
+        except _FAILURES as error:
+            if trouble != (trouble := clean_line(str(error))):
+                log.warning("engine_fails", error=trouble)
+        stop.wait(PERIOD_SECONDS)
+
+
+def _try(what: str, name: str, act: Callable[[str], Any]) -> None:
+    """What is gone already, or in use again, is not ours to worry about."""
+    with suppress(docker.errors.NotFound):
+        try:
+            act(name)
+            log.info(what, id=name)
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                raise
+
+
+def _whose(labels: Mapping[str, str]) -> tuple[str, str]:
+    return labels.get(LABEL_HOME, ""), labels.get(LABEL_EXPERIMENT, "")
+
+
+def _due(labels: Mapping[str, str]) -> float:
+    """The labelled deadline on the monotonic clock; what has our label without a number in it is due."""
+    try:
+        return float(labels[LABEL_DEADLINE]) - time.time() + time.monotonic()
+    except ValueError:
+        return 0.0
+
+
+def _seconds(stamp: str) -> float:
+    """Unix seconds of an engine's time stamp, which has up to nine digits of a second."""
+    whole, _, fraction = stamp.removesuffix("Z").partition(".")
+    parsed = dt.datetime.fromisoformat(whole).replace(tzinfo=dt.UTC)
+    return parsed.timestamp() + float(f"0.{fraction or 0}")
+
+
+def main(arguments: list[str]) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    logs.configure(sys.stderr)
+    watch(stop, Path(arguments[0]) if arguments else None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""`glovebox runner`: the process that alone holds the engine's socket, put together out of settings."""
+
+from __future__ import annotations
+
+import threading
+
+from controller import assembly, data
+from controller.core.model import UserError
+from controller.core.templates import Files, Templates
+from controller.harness_files import HarnessFiles
+from controller.runner.server import Runner
+from controller.runner.workshop import Workshop
+from controller.settings import PROJECT, Settings
+
+
+def serve(config: Settings, stop: threading.Event) -> None:
+    """Take orders for the containers of the home until `stop` is set.
+
+    Raises UserError, NotReady, InfrastructureError.
+    """
+    if config.runner is None:
+        raise UserError("Where is the runner to listen? Set GLOVEBOX_RUNNER to a path for its socket.")
+    ours = config.model_copy(update={"runner": None})  # we are the ones who ask the engine
+    assembly.sandbox_of(ours).describe()
+    device = assembly.resolve_device(ours)
+    home = config.home.resolve()
+    folder = home / assembly.RUNNER_FOLDER
+    harness = HarnessFiles.materialise(PROJECT / "harness", folder)
+    templates = Templates(
+        containers=device.sandbox,
+        home=home,
+        files=Files(harness.folder, data.folder(home), folder / "train"),
+        judging=config.judge,
+        budget_seconds=config.budget.wall_seconds,
+        rehearsal_seconds=config.rehearsal.seconds,
+    )
+    told = {
+        "scale": device.scale,
+        "name": device.name,
+        "driver": device.driver,
+        "gpu": list(device.sandbox.gpu),
+    }
+    Runner(assembly.sandbox_of(ours, device), Workshop(templates), told).serve(config.runner, stop)

@@ -1,0 +1,64 @@
+"""Runners in a thread of the test, on a socket of their own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from controller.clock import SystemClock
+from controller.core.container_spec import SealedConfig
+from controller.core.judge_config import JudgeConfig
+from controller.core.templates import Files, Templates
+from controller.ports import Sandbox
+from controller.runner.client import RunnerSandbox
+from controller.runner.server import Runner
+from controller.runner.workshop import Workshop
+
+BUDGET = 30.0
+DEVICE = {"scale": "cpu", "name": "cpu", "driver": "", "gpu": []}
+
+
+def make_templates(home: Path, config: SealedConfig, harness: Path) -> Templates:
+    return Templates(
+        config, home, Files(harness, home / "data", home / "runner" / "train"), JudgeConfig(), BUDGET, 120.0
+    )
+
+
+@contextmanager
+def serving(sandbox: Sandbox, templates: Templates, path: Path) -> Iterator[RunnerSandbox]:
+    """A client of a runner that serves in a thread. What the runner itself raises fails the test."""
+    stop, ended = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            Runner(sandbox, Workshop(templates), DEVICE).serve(path, stop)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    client = RunnerSandbox(path, SystemClock())
+    try:
+        client.ping()
+        yield client
+    finally:
+        stop.set()
+        thread.join(10)
+    assert ended.is_set() and not failures
+
+
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """Short enough for a socket's address, which pytest's own folders are not."""
+    folder = Path(tempfile.mkdtemp(prefix="glovebox-"))
+    yield folder / "runner.sock"
+    shutil.rmtree(folder)

@@ -1,0 +1,195 @@
+"""A runner among people who do not wish it well. No engine is needed for that."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.clock import SystemClock
+from controller.core import container_spec, templates
+from controller.core.container_spec import Place, SealedConfig
+from controller.core.model import InfrastructureError, NotReady, UserError
+from controller.core.orders import Item
+from controller.core.templates import Templates
+from controller.runner import wire
+from controller.runner.client import RunnerSandbox
+from tests.fakes import EmptyEngine
+from tests.runner.conftest import BUDGET, make_templates, serving
+
+CONFIG = SealedConfig(seccomp="{}")
+
+
+class SystemClockAhead(SystemClock):
+    """The clock of a machine that has been up for longer."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 1000.0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunnerSandbox, Path, Templates]]:
+    home = tmp_path_factory.mktemp("home")
+    path = tmp_path_factory.mktemp("s") / "r.sock"
+    made = make_templates(home, CONFIG, home / "harness")
+    with serving(EmptyEngine(), made, path) as client:
+        yield client, path, made
+
+
+def say(path: Path, raw: bytes) -> bytes:
+    """What a runner answers to these bytes before it hangs up."""
+    with closing(socket.socket(socket.AF_UNIX)) as connection:
+        connection.settimeout(20)
+        connection.connect(str(path))
+        with suppress(OSError):
+            connection.sendall(raw)
+            connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(65536):
+                answer += piece
+        return answer
+
+
+def framed(payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + payload
+
+
+def answer_to(path: Path, raw: bytes) -> dict[str, Any]:
+    answer = say(path, raw)
+    assert struct.unpack(">I", answer[:4])[0] == len(answer) - 4
+    told = json.loads(answer[4:])
+    assert isinstance(told, dict)
+    return told
+
+
+@settings(max_examples=150, deadline=None)
+@given(raw=st.binary(max_size=300) | st.binary(max_size=300).map(framed))
+def test_no_bytes_bring_a_runner_down(served: tuple[RunnerSandbox, Path, Templates], raw: bytes) -> None:
+    client, path, _ = served
+    assert not answer_to(path, raw).keys().isdisjoint({"refused", "error"})
+    client.ping()
+
+
+def test_what_is_too_long_is_refused_before_it_is_read(
+    served: tuple[RunnerSandbox, Path, Templates],
+) -> None:
+    client, path, _ = served
+    assert "more than" in answer_to(path, struct.pack(">I", 2**32 - 1))["message"]
+    order = {"experiment": "1", "attempt": 1, "item": "trainer"}
+    start = {"verb": "start", "order": order, "digest": "0" * 64, "text_bytes": 5}
+    assert "more than" in answer_to(path, framed(json.dumps(start).encode()) + framed(b"123456"))["message"]
+    assert "shorter" in answer_to(path, framed(json.dumps(start).encode()) + framed(b"1234"))["refused"]
+    client.ping()
+
+
+def place_of(made: Templates, experiment: str = "1") -> Place:
+    return Place(made.home, experiment)
+
+
+def test_somebody_slow_holds_nobody_up(served: tuple[RunnerSandbox, Path, Templates]) -> None:
+    client, path, _ = served
+    slow = [socket.socket(socket.AF_UNIX) for _ in range(10)]
+    for connection in slow:
+        connection.connect(str(path))
+        connection.sendall(b"\0")
+    began = time.monotonic()
+    client.ping()
+    assert time.monotonic() - began < 4.0  # less than the five seconds that the slow ones are given
+    slow[0].settimeout(30)
+    answer = json.loads(wire.receive(slow[0], 10_000, 30.0))
+    assert "timed out" in answer["message"]
+    for connection in slow:
+        connection.close()
+
+
+def test_the_socket_is_for_its_group_alone(served: tuple[RunnerSandbox, Path, Templates]) -> None:
+    _, path, _ = served
+    status = path.stat()
+    assert stat.S_ISSOCK(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o660
+
+
+def test_there_is_one_runner_at_a_socket(served: tuple[RunnerSandbox, Path, Templates]) -> None:
+    client, path, made = served
+    with pytest.raises(AssertionError), serving(EmptyEngine(), made, path):
+        pass
+    client.ping()
+
+
+def test_nobody_reaches_beyond_the_home(served: tuple[RunnerSandbox, Path, Templates]) -> None:
+    client, path, _ = served
+    name = Place(Path("/another/home"), "1").name(Item.TRAINER)
+    for ask in (client.alive, client.running_since, client.kill, lambda name: client.output(name, 10)):
+        with pytest.raises(UserError, match="not of this home"):
+            ask(name)
+    with pytest.raises(UserError, match="not of this home"):
+        client.remove(volumes=[name])
+    foreign = {"verb": "remove", "containers": ["somebody-elses-database"]}
+    assert "no request of ours" in answer_to(path, framed(json.dumps(foreign).encode()))["refused"]
+
+
+def test_other_settings_are_told_from_another_digest(served: tuple[RunnerSandbox, Path, Templates]) -> None:
+    client, _, made = served
+    other = CONFIG.model_copy(update={"image": "an-image-of-mine"})
+    with pytest.raises(UserError, match="different settings"):
+        client.start(container_spec.holder(other, place_of(made), BUDGET))
+    with pytest.raises(UserError, match="different settings"):
+        client.create_volume(container_spec.workspace(CONFIG, place_of(made), BUDGET + 1))
+    with pytest.raises(InfrastructureError, match="no container can be made"):
+        client.start(container_spec.holder(CONFIG, place_of(made), BUDGET))
+
+
+def test_a_train_py_is_kept_where_only_the_runner_writes(
+    served: tuple[RunnerSandbox, Path, Templates],
+) -> None:
+    client, _, made = served
+    train = made.home / "train.py"
+    train.write_text("print(1)")
+    place = place_of(made, "9")
+    spec = templates.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
+    with pytest.raises(InfrastructureError, match="no container can be made"):
+        client.start(spec)
+    kept = made.files.train(place, train)
+    assert kept.is_relative_to(made.home / "runner") and kept.read_text() == "print(1)"
+    assert str(kept) in [mount.source for mount in spec.mounts]
+    train.write_text("print(2)")
+    with pytest.raises(UserError, match=r"another train\.py"):
+        client.start(spec)
+    client.remove(containers=[spec.name])
+    assert not kept.exists()
+    worker = templates.worker(CONFIG, place, made.files, made.judging, container_spec.FIRST, train=train)
+    with pytest.raises(InfrastructureError, match=r"train\.py of this attempt"):
+        client.start(worker)
+    with pytest.raises(UserError, match="comes with a trainer"):
+        client.start(replace(spec, train=None))
+
+
+def test_a_container_without_an_order_is_none_for_a_runner(
+    served: tuple[RunnerSandbox, Path, Templates],
+) -> None:
+    client, _, made = served
+    with pytest.raises(UserError, match="does not start"):
+        client.start(container_spec.gpu_probe(CONFIG, Place(made.home, "doctor")))
+
+
+def test_without_a_runner_one_sentence_says_so(tmp_path: Path) -> None:
+    client = RunnerSandbox(tmp_path / "none.sock", SystemClock(), ready_seconds=0.5)
+    with pytest.raises(NotReady, match="nobody answers"):
+        client.describe()
+
+
+def test_another_machines_clock_is_noticed(served: tuple[RunnerSandbox, Path, Templates]) -> None:
+    _, path, _ = served
+    with pytest.raises(NotReady, match="monotonic clock"):
+        RunnerSandbox(path, SystemClockAhead()).describe()
