@@ -2,14 +2,14 @@
 #
 # Variables: GLOVEBOX_HOME (state of the research, default ./home), GLOVEBOX_CORPUS (stdlib, climbmix or a folder),
 # GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA),
-# GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`).
+# GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`).
 
 export GLOVEBOX_HOME ?= $(CURDIR)/home
 DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap
 BIN := .venv/bin
 
-.PHONY: help up down logs status image prepare demo test check bench attacks clean engine controller-image env env-dev
+.PHONY: help up down logs status image prepare demo test check bench attacks chaos clean engine controller-image env env-dev
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -50,6 +50,9 @@ bench: image env-dev ## measure kill accuracy, overhead, the sandbox's cost, wai
 
 attacks: image env-dev ## try to forge a score in every way we know, and score honest models beside
 	@PYTHONPATH=harness $(BIN)/python -m tests.attacks
+
+chaos: image env-dev ## kill the controller N times (default 100) on real containers and look for harm
+	@PYTHONPATH=harness $(BIN)/python -m tests.chaos $(N) $(CHAOS)
 
 clean: ## remove the Python environment, caches and the demo; not GLOVEBOX_HOME
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info $(DEMO_HOME)

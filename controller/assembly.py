@@ -190,6 +190,7 @@ def run_effort(
             rehearsal=machine.rehearsal,
         )
         loop = Loop(world, state, Limits(**config.limits.model_dump()), config.budget.wall_seconds)
+        recovery.sweep(config.home, world, loop.state)
         recovery.recover(world, machine.sandbox, loop.state)
         if (reason := loop.reason_to_stop()) is not None:
             return reason  # a service that is restarted at its limit must not fill the journal with sessions

@@ -26,6 +26,7 @@ from controller import (
     channels,
     choose,
     doctor,
+    failpoints,
     heartbeat,
     logs,
     notify,
@@ -68,6 +69,8 @@ def main() -> None:
     """Run the command; a person's mistake becomes one sentence and an exit status."""
     logs.configure(sys.stderr, logging.WARNING)
     try:
+        if place := os.environ.get(failpoints.VARIABLE):
+            failpoints.arm(place)
         app()
     except GloveboxError as error:
         if sentence := str(error).rstrip("."):

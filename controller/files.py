@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+from controller.failpoints import reach
+
+PARTIAL = ".partial"
+"""Ends the name of a file or folder that is not complete yet; it begins with a dot."""
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -13,19 +20,32 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Raises OSError (disk full, no permission); `path` is then as it was.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:32]}.", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(PARTIAL, f".{path.name[:32]}.", path.parent)
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
+        reach("file-written")
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     sync_folder(path.parent)
+
+
+def remove_partial(folders: Iterable[Path]) -> None:
+    """Remove what a process that was killed had begun to write there. Raises OSError."""
+    for folder in filter(Path.is_dir, folders):
+        with os.scandir(folder) as entries:
+            partial = [entry for entry in entries if entry.name[0] == "." and entry.name.endswith(PARTIAL)]
+        for entry in partial:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry)
+            else:
+                os.unlink(entry)
 
 
 def make_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from controller.core.container_spec import HARNESS
 from controller.core.model import InfrastructureError, NotReady, UserError, VerificationFailed
-from controller.files import make_folder, sync_folder, write_atomic
+from controller.files import PARTIAL, make_folder, sync_folder, write_atomic
 
 NAMES = tuple(sorted({name for names in HARNESS.values() for name in names}))
 """Every file of the harness that is mounted anywhere."""
@@ -93,7 +93,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
     """The folder appears complete or not at all. Readable by every user: containers have their own."""
     make_folder(folder.parent)
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(PARTIAL, ".", folder.parent))
     try:
         for name, content in contents.items():
             write_atomic(partial / name, content, 0o444)

@@ -29,6 +29,7 @@ from controller.core.canonical import encode, plain
 from controller.core.events import AnyEvent, JournalRepaired, Record
 from controller.core.model import InfrastructureError, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
+from controller.failpoints import reach
 from controller.files import make_folder, sync_folder, write_atomic
 from controller.ports import Clock
 
@@ -157,6 +158,7 @@ class Journal:
         end, now = self._end, self._clock.now().isoformat(timespec="microseconds")
         line = encode_line(event, end.seq + 1, now, end.head)
         record = parse_line(line, end)
+        reach(f"before-{event.event}")
         try:
             _write(self._descriptor, line + b"\n")
             os.fsync(self._descriptor)
@@ -164,6 +166,7 @@ class Journal:
             os.ftruncate(self._descriptor, end.offset)
             raise InfrastructureError(f"The journal cannot be written: {error.strerror}.") from error
         self._end = Position(record.seq, record.hash, end.offset + len(line) + 1)
+        reach(f"after-{event.event}")
         return record
 
     @property
@@ -188,6 +191,7 @@ class Journal:
                 write_atomic(path, content)
         except OSError as error:
             raise InfrastructureError(f"A blob cannot be written: {error.strerror}.") from error
+        reach("blob-stored")
         return name
 
     def get_blob(self, name: str) -> bytes:

@@ -20,6 +20,7 @@ from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
 from controller.core.templates import Files
 from controller.core.untrusted import clean_line
+from controller.failpoints import reach
 from controller.ports import Attempt, Clock, Exit, Sandbox
 
 _GRACE_SECONDS = 3.0
@@ -85,9 +86,11 @@ class ContainerJudge:
             for names in EXCHANGES:
                 for volume in container_spec.exchange(self._containers, place, names, seconds):
                     self._sandbox.create_volume(volume)
+            reach("exchange-made")
             return self._run(place, (first, second), judge, contends, stop)
         finally:
             self._remove(place)
+            reach("scoring-cleared")
 
     def _run(
         self,
@@ -105,10 +108,11 @@ class ContainerJudge:
             listener = _Listener(self._sandbox, judge.name, end)
             try:
                 found = self._stage(pool, place, workers[0], worker_began, listener, judge_answer.score)
+                reach("first-worker-done")
                 if not isinstance(found, Score) or not contends(found):
                     return found
                 # The first worker is dead, and with it whatever it may have known.
-                return self._stage(
+                confirmed = self._stage(
                     pool,
                     place,
                     workers[1],
@@ -116,6 +120,8 @@ class ContainerJudge:
                     listener,
                     lambda line: judge_answer.confirmation(line, found),
                 )
+                reach("second-worker-done")
+                return confirmed
             finally:
                 with suppress(InfrastructureError):
                     self._sandbox.kill(judge.name)

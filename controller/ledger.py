@@ -19,6 +19,7 @@ from pathlib import Path
 from controller.core.model import InfrastructureError
 from controller.core.state import Experiment, ResearchState
 from controller.core.untrusted import tsv_cell
+from controller.failpoints import reach
 from controller.files import write_atomic
 
 NAME = "results.tsv"
@@ -51,6 +52,7 @@ class Ledger:
         change in between is for `verify` to find. Raises InfrastructureError if the disk does not take it.
         """
         path = self._path
+        reach("ledger-due")
         try:
             rows = _rows_of(path, state)
             if rows is None:
@@ -59,6 +61,7 @@ class Ledger:
                 _append(path, "".join(map(_line, state.finished[rows:])).encode("utf-8"))
         except OSError as error:
             raise InfrastructureError(f"The ledger {path} cannot be written: {error.strerror}.") from error
+        reach("ledger-written")
 
 
 def render(state: ResearchState) -> str:

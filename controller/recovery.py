@@ -9,11 +9,14 @@ its time is adopted there.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import structlog
 
-from controller.core.model import Provenance, UserError
+from controller.core.model import InfrastructureError, Provenance, UserError
 from controller.core.state import Phase, ResearchState
+from controller.failpoints import reach
+from controller.files import remove_partial
 from controller.loop import World
 from controller.ports import Leftovers
 
@@ -24,6 +27,7 @@ def recover(world: World, sandbox: Leftovers, state: ResearchState) -> None:
     """Bring the world in line with the journal. Raises InfrastructureError if the engine cannot."""
     _check_head(world, state)
     reap(sandbox, keep=live(state))
+    reach("reaped")
     world.repository.reset()
     for experiment in reversed(state.finished):
         # Each was closed before the next began: looking at a hundred thousand folders finds nothing more.
@@ -31,6 +35,18 @@ def recover(world: World, sandbox: Leftovers, state: ResearchState) -> None:
             break
         world.runs.finish(experiment)
     world.publish(state)
+    reach("recovered")
+
+
+def sweep(home: Path, world: World, state: ResearchState) -> None:
+    """Remove the files that the last process was writing when it was killed. Raises InfrastructureError."""
+    if state.stopped is not None:
+        return  # looking at the blobs of a hundred thousand experiments takes a moment
+    last = [world.runs.folder(number) for number in range(max(state.next_number - 2, 0), state.next_number)]
+    try:
+        remove_partial([home, home / "harness", home / "rehearsal", *last, *(home / "blobs").glob("*")])
+    except OSError as error:
+        raise InfrastructureError(f"{home} cannot be tidied up: {error.strerror}.") from error
 
 
 def _check_head(world: World, state: ResearchState) -> None:

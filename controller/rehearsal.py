@@ -15,6 +15,7 @@ from controller.core.model import GloveboxError, InfrastructureError, Interrupte
 from controller.core.runlog import LIMIT_EXIT_CODE
 from controller.core.templates import Files
 from controller.core.untrusted import clean_line, clean_text
+from controller.failpoints import reach
 from controller.files import make_folder, write_atomic
 from controller.ports import Clock, Exit, Sandbox
 
@@ -87,6 +88,7 @@ class ContainerRehearsal:
             with suppress(InfrastructureError, OSError):
                 self._train.unlink(missing_ok=True)
                 self._sandbox.remove(containers=[spec.name])
+                reach("rehearsal-cleared")
 
     def _spec(self) -> ContainerSpec:
         return templates.rehearsal(

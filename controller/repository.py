@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from controller.core.model import InfrastructureError, NotReady, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
+from controller.failpoints import reach
 from controller.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class GitRepository:
         head = self._resolve(self._branch)
         if head is None:
             base = self._commit_tree(tree, None, f"Begin {tag}\n")
+            reach("base-made")
             self._run("update-ref", self._branch, base, _NOTHING)
         else:
             base, _ = self._log(head)[-1]
@@ -104,7 +106,9 @@ class GitRepository:
         subject = clean_line(message) or f"Experiment {trailers['Experiment']}"
         lines = "".join(f"{key}: {clean_line(value)}\n" for key, value in trailers.items())
         commit = self._commit_tree(tree, head, f"{subject}\n\n{lines}")
+        reach("commit-made")
         self._run("update-ref", self._reference, commit, head)
+        reach("branch-moved")
         self.reset()
         return commit
 
@@ -117,6 +121,7 @@ class GitRepository:
             files = {name: self.content(blob) for name, blob in self.files(self.head()).items()}
             self._run("symbolic-ref", "HEAD", self._reference)
             self._run("read-tree", "HEAD")
+            reach("index-read")
             _write_work_tree(self._path, files)
         except OSError as error:
             raise InfrastructureError(

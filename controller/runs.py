@@ -14,6 +14,7 @@ from controller.core.canonical import plain
 from controller.core.model import Decision, InfrastructureError, Refusal, RunOutcome, Score
 from controller.core.runlog import excerpt, summary
 from controller.core.state import Experiment
+from controller.failpoints import reach
 from controller.files import make_folder, write_atomic
 from controller.ports import Attempt
 
@@ -47,6 +48,7 @@ class Runs:
             make_folder(folder.parent)
             make_folder(folder)
             write_atomic(folder / "train.py", train_py.encode("utf-8"))
+            reach("proposal-half-written")
             write_atomic(folder / "change.diff", diff.encode("utf-8"))
         except OSError as error:
             raise InfrastructureError(f"{folder} cannot be written: {error.strerror}.") from error
@@ -68,9 +70,11 @@ class Runs:
                 experiment.decision,
                 frontier_bpb=experiment.frontier_bpb,
             )
+            reach("summary-appended")
             write_atomic(folder / "experiment.json", describe(experiment))
         except OSError as error:
             raise InfrastructureError(f"{folder} cannot be written: {error.strerror}.") from error
+        reach("run-closed")
 
     def is_finished(self, experiment: Experiment) -> bool:
         """True if `finish` got to its end."""

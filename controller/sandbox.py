@@ -38,6 +38,7 @@ from controller.core.engine_info import NOT_MAPPED, id_map, unfit, user_ids
 from controller.core.engine_stream import split_frames
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, NotReady
 from controller.core.untrusted import clean_line
+from controller.failpoints import reach
 from controller.ports import Clock, Exit
 
 _ENGINE_SECONDS = 20
@@ -90,14 +91,17 @@ class DockerSandbox:
             made = self._client.create_volume(body["Name"], body["Driver"], body["DriverOpts"], labels)
         if made["Options"] != body["DriverOpts"]:
             raise InfrastructureError(f"The volume {spec.name} is not what was asked for: {made['Options']}.")
+        reach("volume-created")
 
     def start(self, spec: ContainerSpec) -> float:
         body = spec.to_engine()
         body["Labels"][LABEL_DEADLINE] = self._reap_after(spec.life_seconds)
+        reach(f"container-due-{spec.domain}")
         with _engine(f"create the container {spec.name}"):
             # Not the SDK's create_container: that one copies proxy settings, and with them perhaps
             # passwords, from the user's Docker configuration into the container's environment.
             self._client.create_container_from_config(body, spec.name)  # type: ignore[no-untyped-call]
+        reach(f"container-created-{spec.domain}")
         try:
             self._attest(spec, body)
             if spec.streamed:
@@ -110,6 +114,7 @@ class DockerSandbox:
             with suppress(GloveboxError):
                 self.remove(containers=[spec.name])
             raise
+        reach(f"container-started-{spec.domain}")
         started = self.running_since(spec.name)
         self._began[spec.name] = before if started is None else min(max(started, before), after)
         return self._began[spec.name]
@@ -173,9 +178,11 @@ class DockerSandbox:
                 stream.close()
             with _engine(f"remove the container {name}", forgive=_GONE):
                 self._client.remove_container(name, force=True, v=True)
+                reach("container-removed")
         for name in volumes:
             with _engine(f"remove the volume {name}", forgive=_GONE):
                 self._client.remove_volume(name, force=True)
+                reach("volume-removed")
 
     def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
         ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}

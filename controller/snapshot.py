@@ -21,6 +21,7 @@ from controller.core.events import Proposed, Record, SessionStarted
 from controller.core.growing import Growing
 from controller.core.model import InfrastructureError
 from controller.core.state import Experiment, ResearchState, apply
+from controller.failpoints import reach
 from controller.files import write_atomic
 from controller.journal import BEGINNING, NAME, Position, read_from, read_lines
 
@@ -160,10 +161,12 @@ class Snapshot:
             state=state,
         )
         content = _STORED.dump_json(stored, exclude={"state": {"experiments"}})
+        reach("snapshot-due")
         try:
             write_atomic(self._path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         except OSError as error:
             raise InfrastructureError(f"{self._path} cannot be written: {error.strerror}.") from error
+        reach("snapshot-written")
         archive.stored = state.next_number
         archive.forget(state)
 

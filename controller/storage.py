@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from controller.core.events import AnyEvent, Pruned, Record
 from controller.core.model import InfrastructureError
 from controller.core.state import ResearchState
+from controller.failpoints import reach
 from controller.journal import NAME, blob_path
 from controller.runs import Runs
 
@@ -57,9 +58,11 @@ class Storage:
             if due := self._logs.take_oldest():
                 record(Pruned(what="logs", before=due[0], bytes=due[1]))
                 self._remove_logs(due[0], state)
+                reach("pruned-files-removed")
             if due := self._calls.take_oldest():
                 record(Pruned(what="calls", before=due[0], bytes=due[1]))
                 self._remove_texts(due[0])
+                reach("pruned-files-removed")
         except OSError as error:
             raise InfrastructureError(f"{self._home} cannot be tidied up: {error.strerror}.") from error
 

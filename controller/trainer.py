@@ -15,6 +15,7 @@ from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, Se
 from controller.core.model import InfrastructureError, RunOutcome
 from controller.core.runlog import LIMIT_EXIT_CODE, claim, crash_cause
 from controller.core.templates import Files
+from controller.failpoints import reach
 from controller.ports import Attempt, Clock, Exit, Sandbox
 from controller.run_log import RunLog, sha256, tail_text
 
@@ -76,9 +77,11 @@ class ContainerTrainer:
                 stop=stop,
                 tick=lambda: tick(self._clock.monotonic() - began),
             )
+            reach("training-ended")
             log = self._drain(attempt, reader, log)
         finally:
             log.close()
+        reach("output-drained")
         workspace.require(self._sandbox, self._place(attempt))
         if log.failure:
             raise InfrastructureError(f"run.log could not be written: {log.failure}.")
@@ -93,6 +96,7 @@ class ContainerTrainer:
             containers=[place.name(container) for container in containers],
             volumes=[place.name(volume) for volume in volumes],
         )
+        reach("discarded")
 
     def _place(self, attempt: Attempt) -> Place:
         return Place(self._home, attempt.experiment, attempt.number)

@@ -54,8 +54,8 @@ class Effort:
         self.begin()
 
     def begin(self) -> None:
-        state, archive = standing(self.home)
-        journal = Journal(self.home, SystemClock(), archive.position)
+        state, self.archive = standing(self.home)
+        journal = Journal(self.home, SystemClock(), self.archive.position)
         self._journal = journal
         repository = GitRepository(self.home / "repo", "t")
         if not state.tag:
@@ -71,7 +71,7 @@ class Effort:
             clock=SystemClock(),
             observer=Silent(),
             stop=self.stop,
-            publish=publisher(self.home, archive),
+            publish=publisher(self.home, self.archive),
             check_inputs=lambda: None,
             surroundings=self.surroundings,
             bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),

@@ -1,0 +1,207 @@
+"""A real effort on real containers, whose controller is started and killed from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dataset
+from corpus import open_corpus
+
+from controller.failpoints import VARIABLE
+from controller.files import PARTIAL
+from controller.verify import verify
+from tests.chaos.engine import Watchman
+from tests.chaos.texts import BUDGET_SECONDS, Researcher, Texts
+from tests.chaos.witness import Story, picture, problems
+from tests.cli.corpus import write_corpus
+from tests.messages_server import MessagesServer
+
+PROJECT = Path(__file__).parents[2]
+FILES = 400
+"""Proposals of the `replay` agent; no effort lasts so long."""
+DIES_SECONDS = 60.0
+"""A controller that has not come to its place by then is killed where it is."""
+ENDS_SECONDS = 180.0
+FAR_AWAY = 100_000
+
+#: Short rows and a small vocabulary: scoring takes little longer than importing torch.
+SCALE = dataset.Scale(
+    max_seq_len=64,
+    vocab_size=512,
+    eval_tokens=1 << 11,
+    score_tokens=1 << 11,
+    holdout_score_tokens=1 << 10,
+    max_corpus_bytes=None,
+    tokenizer_chars=300_000,
+)
+SETTINGS = {
+    "GLOVEBOX_MIN_FREE_BYTES": "0",
+    "GLOVEBOX_JUDGE__BATCH_TOKENS": "4096",
+    "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # honest models: few twins will do
+    "GLOVEBOX_JUDGE__MAX_GAIN": "0.015",  # so that the first steps are measured twice
+    "GLOVEBOX_STORAGE__LOG_BYTES": "2000",
+    "GLOVEBOX_STORAGE__CALL_BYTES": "60000",
+    "GLOVEBOX_CLAUDE__MAX_TURNS": "4",
+    "GLOVEBOX_CLAUDE__ANSWER_SECONDS": "4",
+    "GLOVEBOX_CLAUDE__PATIENCE_SECONDS": "1",
+    "GLOVEBOX_ABSENCE__RETRY_SECONDS": "0.5",
+    "GLOVEBOX_ABSENCE__MAX_RETRY_SECONDS": "1",
+    "GLOVEBOX_REHEARSAL__SECONDS": "20",
+}
+KEY = "sk-test-never-to-be-seen"
+
+#: What `verify` says of a home whose controller died while it was closing an experiment.
+_MENDED_BY_A_START = re.compile(
+    r"results\.tsv lacks 1 lines; the next start adds them"
+    r"|runs/(\d+)/(?:experiment\.json is missing|run\.log is not what the run printed and the judge found)"
+)
+
+
+def prepare(data: Path) -> None:
+    """Small data, made as `glovebox prepare` makes it but for the scale."""
+    write_corpus(data.parent / "corpus")
+    opened = open_corpus(str(data.parent / "corpus"), data.parent / "downloads", None, 1, None)
+    dataset.build(data, opened, "cpu", SCALE, 1)
+
+
+@dataclass
+class Effort:
+    """One home, the command that begins and continues its effort, and what has become of it so far."""
+
+    home: Path
+    agent: str
+    watchman: Watchman
+    environment: Mapping[str, str]
+    lives: int = 0
+    _journal: bytes = b""
+    output: list[str] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, data: Path, agent: str) -> Iterator[Effort]:
+        """`agent` is `replay` or `claude`. Removes what is left in the engine at the end."""
+        home, texts = folder / "home", Texts(data)
+        for source in (path for path in data.rglob("*") if path.is_file()):
+            target = home / "data" / source.relative_to(data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, target)
+        (folder / "baseline.py").write_text(texts.baseline, encoding="utf-8")
+        environment = {"GLOVEBOX_TRAIN": str(folder / "baseline.py")}
+        with ExitStack() as stack:
+            if agent == "replay":
+                texts.write(folder / "ideas", FILES)
+            else:
+                server = stack.enter_context(MessagesServer(Researcher()))
+                environment |= {"ANTHROPIC_API_KEY": KEY, "GLOVEBOX_CLAUDE__BASE_URL": server.url}
+            watchman = stack.enter_context(Watchman(home))
+            try:
+                yield cls(home, agent, watchman, environment)
+            finally:
+                watchman.remove_leftovers()
+
+    # --- lives of the controller ----------------------------------------------------------------
+
+    def start(self, place: str | None = None, experiments: int = FAR_AWAY) -> subprocess.Popen[bytes]:
+        """The command, left running; it dies at `place` if one is given."""
+        self.lives += 1
+        agent = "replay:ideas" if self.agent == "replay" else self.agent
+        command = [sys.executable, "-m", "controller", "run", "--home", str(self.home), "--tag", "chaos"]
+        command += ["--agent", agent, "--device", "cpu", "--budget", f"{BUDGET_SECONDS:g}"]
+        ours = {name: os.environ[name] for name in ("PATH", "LANG", "DOCKER_HOST") if name in os.environ}
+        armed = {} if place is None else {VARIABLE: place}
+        with (self.home.parent / "glovebox.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--experiments", str(experiments)],
+                env={**ours, "PYTHONPATH": str(PROJECT), **SETTINGS, **self.environment, **armed},
+                cwd=self.home.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def die(self, place: str | None, after: float = DIES_SECONDS, more: int | None = None) -> bool:
+        """One life that ends with a SIGKILL, after so many seconds at the latest; True if it was at `place`.
+
+        With `more`, it would also end after so many experiments. Raises Failed if it ends by itself.
+        """
+        told = len(Story.of(self.home).told) if more is not None else 0
+        process = self.start(place, FAR_AWAY if more is None else told + more)
+        try:
+            status = process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return False
+        if status != -signal.SIGKILL:
+            raise Failed(f"the controller ended with status {status}: {self._last_words()}")
+        return True
+
+    def finish(self, more: int = 0) -> None:
+        """Go on to the end of the open experiment, and so many further ones. Raises Failed."""
+        limit = len(Story.of(self.home).told) + more
+        with self.start(experiments=limit) as process:
+            try:
+                status = process.wait(ENDS_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise Failed(f"the controller does not end: {self._last_words()}") from None
+        if status != 0:
+            raise Failed(f"the controller ended with status {status}: {self._last_words()}")
+
+    def tear(self) -> None:
+        """What a process leaves that dies in the middle of a line."""
+        with (self.home / "audit.jsonl").open("ab") as journal:
+            journal.write(b'{"data":{"experiment":')
+
+    def _last_words(self) -> str:
+        return (self.home.parent / "glovebox.log").read_text(errors="replace")[-1500:]
+
+    # --- what is to be seen from outside --------------------------------------------------------
+
+    def wrong(self) -> list[str]:
+        """Every contradiction while no controller is alive."""
+        if not (self.home / "audit.jsonl").exists():
+            return []
+        journal = (self.home / "audit.jsonl").read_bytes()
+        whole = journal[: journal.rfind(b"\n") + 1]
+        found = [] if journal.startswith(self._journal) else ["lines of the journal changed or vanished"]
+        self._journal = whole
+        story = Story.of(self.home)
+        last = max((told.number for told in story.told if told.closed), default=None)
+        for problem in verify(self.home):
+            mended = _MENDED_BY_A_START.fullmatch(problem)
+            mine = mended is not None and mended[1] in (None, f"{last:06d}" if last is not None else None)
+            if not mine and not (story.torn and "is torn after" in problem):
+                found.append(f"verify: {problem}")
+        return [*found, *problems(self.home, at_rest=False), *self.watchman.overdue()]
+
+    def wrong_at_rest(self) -> list[str]:
+        """The same after a controller has come to the end that it was told."""
+        story = Story.of(self.home)
+        found = [f"verify: {problem}" for problem in verify(self.home)]
+        found += problems(self.home, at_rest=True)
+        found += [*self.watchman.overdue(), *self.watchman.phantoms(story.trained)]
+        found += [f"{name} was left in the engine" for name in self.watchman.leftovers()]
+        partial = [path for path in self.home.rglob(f".*{PARTIAL}") if ".git" not in path.parts]
+        return found + [f"{path} was left half written" for path in partial]
+
+    def picture(self) -> dict[str, str]:
+        return picture(self.home)
+
+
+class Failed(Exception):
+    """A controller that did not do what it was started for."""
+
+
+def until_overdue() -> None:
+    """Longer than any trainer may live."""
+    time.sleep(BUDGET_SECONDS + 3.0)

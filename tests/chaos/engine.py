@@ -1,0 +1,159 @@
+"""What the engine itself says about the containers of one home, as it happens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import docker
+import docker.errors
+import docker.utils
+import requests
+
+from controller.clock import SystemClock
+from controller.core.container_spec import (
+    LABEL_DEADLINE,
+    LABEL_DOMAIN,
+    LABEL_HOME,
+    Domain,
+    Place,
+    SandboxConfig,
+)
+from controller.sandbox import DockerSandbox
+from controller.seccomp import sealed
+from tests.chaos.texts import BUDGET_SECONDS
+
+GRACE_SECONDS = 5.0
+"""How long past its deadline a container may live, whoever else is dead."""
+
+
+def require() -> None:
+    """Raises NotReady where there is no engine, or no image."""
+    sandbox = DockerSandbox(sealed(SandboxConfig()), Path("home"), SystemClock())
+    try:
+        sandbox.describe()
+    finally:
+        sandbox.close()
+
+
+@dataclass
+class Life:
+    """One container. Times are the engine's, in seconds since 1970."""
+
+    name: str
+    domain: str
+    deadline: float
+    """What its label says, grace included."""
+    started: float | None = None
+    died: float | None = None
+    gone: bool = False
+
+    @property
+    def run(self) -> tuple[int, int]:
+        """Experiment and attempt."""
+        number, attempt = self.name.split("-")[2:4]
+        return int(number), int(attempt)
+
+
+class Watchman:
+    """Follows the engine's events about one home while the context is entered."""
+
+    def __init__(self, home: Path) -> None:
+        self._ours = f"{LABEL_HOME}={Place(home.resolve(), '').home_id}"
+        self._lives: dict[str, Life] = {}
+        self._changed = threading.Condition()
+        self._client = docker.APIClient(**docker.utils.kwargs_from_env(), timeout=20)
+        self._events = self._client.events(decode=True, filters={"label": self._ours, "type": "container"})
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError, requests.RequestException, docker.errors.DockerException):
+            self._events.close()
+        self._client.close()
+
+    def _follow(self) -> None:
+        with suppress(OSError, ValueError, requests.RequestException, docker.errors.DockerException):
+            for event in self._events:
+                with self._changed:
+                    self._hear(event)
+                    self._changed.notify_all()
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        labels, at = event["Actor"]["Attributes"], event["timeNano"] / 1e9
+        if event["Action"] == "create":
+            name, domain = labels["name"], labels[LABEL_DOMAIN]
+            self._lives[event["Actor"]["ID"]] = Life(name, domain, float(labels[LABEL_DEADLINE]))
+        life = self._lives.get(event["Actor"]["ID"])
+        match event["Action"]:
+            case "start" if life:
+                life.started = at
+            case "die" if life:
+                life.died = at
+            case "destroy" if life:
+                life.gone = True
+
+    def lives(self) -> list[Life]:
+        with self._changed:
+            return [*self._lives.values()]
+
+    def running(self, domain: Domain) -> list[Life]:
+        return [life for life in self.lives() if life.domain == domain and life.started and not life.died]
+
+    def wait_for_nobody(self, domain: Domain, seconds: float) -> bool:
+        """True once no container of a domain runs."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: (
+                    not any(
+                        life.domain == domain and life.started and not life.died
+                        for life in self._lives.values()
+                    )
+                ),
+                seconds,
+            )
+
+    def leftovers(self) -> list[str]:
+        """Names of the containers and volumes that the engine holds of this home."""
+        containers = self._client.containers(all=True, filters={"label": self._ours})
+        volumes = self._client.volumes(filters={"label": self._ours})["Volumes"] or []
+        return [one["Names"][0] for one in containers] + [one["Name"] for one in volumes]
+
+    def remove_leftovers(self) -> None:
+        for one in self._client.containers(all=True, filters={"label": self._ours}):
+            self._client.remove_container(one["Id"], force=True)
+        for volume in self._client.volumes(filters={"label": self._ours})["Volumes"] or []:
+            self._client.remove_volume(volume["Name"], force=True)
+
+    def overdue(self) -> Iterator[str]:
+        """Containers that live, or lived, longer than they may."""
+        now = time.time()
+        for life in self.lives():
+            if life.started is not None:
+                end = life.died or now
+                late = end - life.deadline
+                if life.domain == Domain.TRAINER:
+                    late = max(late, end - life.started - BUDGET_SECONDS - GRACE_SECONDS)
+                if late > 0:
+                    yield f"{life.name} lived {late:.1f} s too long"
+
+    def phantoms(self, trained: set[tuple[int, int]]) -> Iterator[str]:
+        """Trainers that ran for nothing. `trained` are the (experiment, attempt) that the journal ends."""
+        starts = Counter(life.run for life in self.lives() if life.domain == Domain.TRAINER and life.started)
+        for run in starts.keys() - trained:
+            yield f"experiment {run[0]}, attempt {run[1]} ran, and the journal has no end of it"
+        for run, times in starts.items():
+            if times > 1:
+                yield f"experiment {run[0]}, attempt {run[1]} was trained {times} times"

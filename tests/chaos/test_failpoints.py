@@ -1,0 +1,98 @@
+"""Killed at every place there is, one after the other, an effort tells one story all the same.
+
+The containers are pretended here; `test_chaos.py` has real ones.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from pathlib import Path
+
+import pytest
+
+from controller import failpoints
+from controller.core.container_spec import Domain
+from controller.core.model import UserError
+from controller.verify import verify
+from tests.chaos import pretended
+from tests.chaos.witness import Story, picture, problems
+
+OF_THE_ENGINE = {
+    *(f"container-{done}-{domain}" for domain in Domain for done in ("due", "created", "started")),
+    "volume-created",
+    "container-removed",
+    "volume-removed",
+    "training-ended",
+    "output-drained",
+    "discarded",
+    "exchange-made",
+    "first-worker-done",
+    "second-worker-done",
+    "scoring-cleared",
+    "rehearsal-cleared",
+}
+AT_THE_BEGINNING = ["base-made", "before-effort_started", "after-effort_started"]
+AT_THE_END = ["before-session_stopped", "after-session_stopped"]
+MENDING = ["before-journal_repaired", "after-journal_repaired"]
+IN_BETWEEN = [
+    name
+    for name in failpoints.NAMES
+    if name not in {*OF_THE_ENGINE, *AT_THE_BEGINNING, *AT_THE_END, *MENDING}
+]
+FAR_AWAY = 200
+"""Experiments; a place that is not reached in so many is dead."""
+
+PROCESSES = multiprocessing.get_context("forkserver")
+
+
+def live(home: Path, place: str | None, more: int, life: int) -> int | None:
+    """One life of a controller; its exit status."""
+    process = PROCESSES.Process(target=pretended.live, args=(home, place, more, life))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def test_every_journal_event_has_a_place_before_it_and_one_behind() -> None:
+    for event in failpoints.EVENTS:
+        assert {f"before-{event}", f"after-{event}"} <= set(failpoints.NAMES)
+    assert len(failpoints.NAMES) == len(set(failpoints.NAMES))
+
+
+@pytest.mark.parametrize("text", ["nowhere", "blob-stored:0", "blob-stored:x", "blob-stored:", ":1"])
+def test_what_names_no_place_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="names no place"):
+        failpoints.arm(text)
+
+
+@pytest.mark.slow
+def test_killed_at_every_place_it_tells_one_story(tmp_path: Path) -> None:
+    PROCESSES.set_forkserver_preload(["tests.chaos.pretended"])
+    home = tmp_path / "home"
+    for life, place in enumerate([*AT_THE_BEGINNING, *IN_BETWEEN, *MENDING, *AT_THE_END]):
+        more = 1 if place in AT_THE_END else FAR_AWAY
+        if place in MENDING:
+            with (home / "audit.jsonl").open("ab") as journal:
+                journal.write(b'{"data":{"exper')
+        before = (home / "audit.jsonl").read_bytes() if home.exists() else b""
+        assert live(home, place, more, life) == -signal.SIGKILL, f"{place} is never reached"
+        journal_now = (home / "audit.jsonl").read_bytes()
+        assert journal_now.startswith(before) or place in MENDING
+        assert problems(home, at_rest=False) == [], place
+    assert live(home, None, 2, life=0) == 0
+    assert problems(home, at_rest=True) == [] and verify(home) == []
+    left = [path for path in home.rglob(".*") if path.name != ".git" and ".git" not in path.parts]
+    assert left == [], "files that were not finished"
+    story = Story.of(home)
+    assert len(story.told) > 20 and {told.verdict for told in story.told} >= {"keep", "discard", "crash"}
+
+    once = picture(home)
+    for _ in range(2):
+        assert live(home, "recovered", 0, life=0) == -signal.SIGKILL
+    assert _projections(picture(home)) == _projections(once)
+
+
+def _projections(found: dict[str, str]) -> dict[str, str]:
+    """Without what tells of the session that began in between."""
+    return {name: value for name, value in found.items() if name not in ("audit.jsonl", "snapshot.json")}

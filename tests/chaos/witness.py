@@ -1,0 +1,215 @@
+"""What somebody finds who reads a home's files and asks git, without any code of the controller.
+
+`problems` names every contradiction in what the journal, git, the ledger and runs/ tell. It shares no code
+with the controller, whose own `verify` would share its mistakes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+
+@dataclass
+class Told:
+    """What the journal says of one experiment."""
+
+    number: int
+    proposed: Line
+    attempts: int = 0
+    running: bool = False
+    """An attempt has begun and neither finished its training nor been voided."""
+    outcome: Line | None = None
+    score: float | None = None
+    verdict: str | None = None
+    cause: str | None = None
+    commit: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        return self.verdict == "keep"
+
+    @property
+    def closed(self) -> bool:
+        return self.verdict is not None and (not self.kept or self.commit is not None)
+
+
+@dataclass
+class Story:
+    """A journal, read line by line as if every line could be wrong."""
+
+    told: list[Told] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    hashes: set[str] = field(default_factory=set)
+    trained: set[tuple[int, int]] = field(default_factory=set)
+    """(experiment, attempt) of every training that came to its end."""
+    voided: int = 0
+    phase: str = "nothing"
+    """The last event."""
+    torn: bool = False
+    _best: float = math.inf
+
+    @classmethod
+    def of(cls, home: Path) -> Story:
+        story, prev = cls(), "0" * 64
+        *lines, last = (home / "audit.jsonl").read_bytes().split(b"\n")
+        story.torn = bool(last)
+        for seq, text in enumerate(lines):
+            line = json.loads(text)
+            if line["seq"] != seq or line["prev"] != prev:
+                story.wrong.append(f"line {seq + 1} does not follow the one before")
+            prev = line["hash"]
+            story.hashes.add(prev)
+            story._hear(line)
+        return story
+
+    def _hear(self, line: Line) -> None:
+        data, event = line["data"], line["event"]
+        self.phase = event
+        if event == "proposed":
+            self._propose(data)
+        elif line["experiment"] is not None:
+            if not self.told or self.told[-1].number != line["experiment"] or self.told[-1].closed:
+                self.wrong.append(f"{event} of experiment {line['experiment']}, which is not open")
+            else:
+                self._advance(self.told[-1], event, data)
+
+    def _propose(self, data: Line) -> None:
+        number = data["experiment"]
+        if number != len(self.told):
+            self.wrong.append(f"experiment {number} was proposed where {len(self.told)} was due")
+        if self.told and not self.told[-1].closed:
+            self.wrong.append(f"experiment {number} was proposed before its predecessor was closed")
+        self.told.append(Told(number, data))
+
+    def _advance(self, told: Told, event: str, data: Line) -> None:
+        where = f"experiment {told.number}"
+        match event:
+            case "training_started":
+                if told.running or data["attempt"] != told.attempts + 1:
+                    self.wrong.append(f"{where}: attempt {data['attempt']} began after {told.attempts}")
+                told.attempts, told.running, told.outcome, told.score = data["attempt"], True, None, None
+            case "training_finished":
+                if not told.running or data["attempt"] != told.attempts:
+                    self.wrong.append(f"{where}: attempt {data['attempt']} finished and did not run")
+                told.running, told.outcome = False, data["outcome"]
+                self.trained.add((told.number, told.attempts))
+            case "voided":
+                self.voided += 1
+                told.running, told.outcome, told.score = False, None, None
+            case "scoring_finished":
+                told.score = data["score"]["val_bpb"] if data["score"] else None
+            case "decided":
+                self._decide(told, data["decision"])
+            case "committed":
+                if not told.kept or told.commit is not None:
+                    self.wrong.append(f"{where} was committed and may not be")
+                told.commit = data["commit"]
+
+    def _decide(self, told: Told, decision: Line) -> None:
+        where = f"experiment {told.number}"
+        if told.verdict is not None or told.outcome is None:
+            self.wrong.append(f"{where} was decided twice, or before it ran")
+        told.verdict, told.cause = decision["verdict"], decision["cause"]
+        better = told.score is not None and told.score < self._best
+        if (told.kept and not better) or (told.cause in ("worse", "equal") and better):
+            self.wrong.append(f"{where}: {told.verdict} with {told.score} against {self._best}")
+        if told.kept and told.score is not None:
+            self._best = told.score
+
+
+def problems(home: Path, *, at_rest: bool) -> list[str]:
+    """Every contradiction; while a controller lies dead, what its successor mends is none."""
+    story = Story.of(home)
+    found = [*story.wrong]
+    if at_rest and (story.torn or (story.told and not story.told[-1].closed)):
+        found.append("the journal ends in the middle of something")
+    found += [f"git: {wrong}" for wrong in _git(home, story, at_rest)]
+    found += [f"results.tsv: {wrong}" for wrong in _ledger(home, story, at_rest)]
+    found += [f"runs: {wrong}" for wrong in _runs(home, story, at_rest)]
+    return found
+
+
+def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
+    if not story.hashes:
+        return
+    if damage := git(home, "fsck", "--full", "--strict", "--no-dangling", "--no-progress"):
+        yield f"fsck says {damage[:200]!r}"
+    branches = git(home, "for-each-ref", "--format=%(refname)").split()
+    form = "%H|%(trailers:key=Experiment,valueonly,separator=)|%(trailers:key=Val-Bpb,valueonly,separator=)|"
+    form += "%(trailers:key=Journal,valueonly,separator=)"
+    log = git(home, "log", "--reverse", f"--format={form}", *branches).split()[1:]
+    kept = [told for told in story.told if told.kept]
+    committed = sum(told.commit is not None for told in kept)
+    # The last may be committed and not journalled as such yet, or the other way about never.
+    if len(branches) != 1 or not committed <= len(log) <= (committed if at_rest else len(kept)):
+        yield f"{len(log)} commits on {branches}, and {committed} in the journal"
+    for told, line in zip(kept, log, strict=False):
+        commit, number, score, head = line.split("|")
+        same = told.commit in (None, commit) and number == str(told.number) and score == f"{told.score:.6f}"
+        if not same or head not in story.hashes:
+            yield f"commit {line} is not what the journal says of experiment {told.number}"
+        if at_rest or line is log[-1]:
+            text = git(home, "show", f"{commit}:train.py", strip=False).encode()
+            if sha256(text) != told.proposed["train_sha256"]:
+                yield f"commit {line} holds another train.py than the one that was proposed"
+    if at_rest and (dirt := git(home, "status", "--porcelain", "--ignored")):
+        yield f"the work tree is not the frontier: {dirt}"
+
+
+def _ledger(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
+    path = home / "results.tsv"
+    rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+    closed = [told for told in story.told if told.closed]
+    if not len(closed) - (not at_rest) <= len(rows) <= len(closed):
+        yield f"{len(rows)} rows for {len(closed)} experiments"
+    for told, row in zip(closed, rows, strict=False):
+        _, score, _, verdict, _, number, _, _, cause = row.split("\t")
+        due = "" if told.score is None else f"{told.score:.6f}"
+        if (number, score, verdict, cause) != (str(told.number), due, told.verdict, told.cause or ""):
+            yield f"row {row!r} is not what the journal says of experiment {told.number}"
+
+
+def _runs(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
+    folders = {path.name for path in (home / "runs").glob("*")}
+    due = {f"{told.number:06d}" for told in story.told if told.attempts}
+    last = {f"{story.told[-1].number:06d}"} if story.told and not at_rest else set()
+    if folders - last != due - last or not due <= folders:
+        yield f"folders {sorted(folders ^ due)} are missing or nobody's"
+    for told in story.told:
+        folder = home / "runs" / f"{told.number:06d}"
+        if told.attempts and sha256((folder / "train.py").read_bytes()) != told.proposed["train_sha256"]:
+            yield f"{folder.name}/train.py is not what was proposed"
+        described = (folder / "experiment.json").exists()
+        if described != told.closed and (at_rest or told is not story.told[-1]):
+            yield f"{folder.name}/experiment.json {'is early' if described else 'is missing'}"
+        if described and json.loads((folder / "experiment.json").read_bytes())["attempt"] != told.attempts:
+            yield f"{folder.name}/experiment.json tells of another attempt"
+
+
+def git(home: Path, *arguments: str, strip: bool = True) -> str:
+    """What the git command says about the research repository."""
+    command = ["git", "-c", "safe.directory=*", "-C", str(home / "repo"), *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return said.strip() if strip else said
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def picture(home: Path) -> dict[str, str]:
+    """Hash of every file that a recovery could change, and git's idea of its branches and work tree."""
+    names = [home / "audit.jsonl", home / "results.tsv", home / "snapshot.json"]
+    files = [path for path in (*names, *(home / "runs").rglob("*")) if path.is_file()]
+    hashes = {str(path.relative_to(home)): sha256(path.read_bytes()) for path in files}
+    refs = git(home, "for-each-ref") + git(home, "status", "--porcelain", "--ignored")
+    return {**hashes, "repo": refs}
