@@ -18,9 +18,9 @@ from tests.chaos.engine import require
 from tests.chaos.plan import Deck
 from tests.chaos.torment import Tally, torment
 
-PARALLEL = 2
-"""Efforts under way at a time, each in a home of its own."""
-KILLS = 25
+PARALLEL = 3
+"""Efforts under way at a time, each in a home of its own: much of the time they wait."""
+KILLS = 50
 """In one effort. Every new home is killed at its beginning, too."""
 AGENTS = ("replay", "claude", "replay")
 
@@ -43,7 +43,7 @@ def main() -> int:
         return error.exit_status
     load = f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f}"
     print(f"{arguments.n} kills, seed {arguments.seed}; {load}", flush=True)
-    began, tally = time.monotonic(), Tally()
+    began, tally, stop = time.monotonic(), Tally(), threading.Event()
     deck, dealing = Deck(arguments.seed, arguments.only), threading.Lock()
     agents = [arguments.agent] if arguments.agent else AGENTS
 
@@ -53,13 +53,16 @@ def main() -> int:
             kills = deck.deal(agent, left)
         (folder / str(number)).mkdir()
         with Effort.open(folder / str(number), folder / "data", agent) as effort:
-            torment(effort, kills, tally, f"{number:>3} {agent}")
+            torment(effort, kills, tally, f"{number:>3} {agent}", stop=stop)
 
     with tempfile.TemporaryDirectory(prefix="chaos-") as name, ThreadPoolExecutor(PARALLEL) as pool:
         folder = Path(name)
         prepare(folder / "data")
-        for _ in pool.map(lambda number: one(folder, number), range(-(-arguments.n // KILLS))):
-            pass
+        try:
+            for _ in pool.map(lambda number: one(folder, number), range(-(-arguments.n // KILLS))):
+                pass
+        except KeyboardInterrupt:
+            stop.set()  # each effort comes to its end
     print(*tally.table(), sep="\n")
     print(f"{tally.summary()} ({time.monotonic() - began:.0f} s)")
     return int(bool(tally.violations))

@@ -50,7 +50,7 @@ class Life:
     name: str
     domain: str
     deadline: float
-    """What its label says, grace included."""
+    """What its label says; its life begins a little later than that was written."""
     started: float | None = None
     died: float | None = None
     gone: bool = False
@@ -143,10 +143,10 @@ class Watchman:
         for life in self.lives():
             if life.started is not None:
                 end = life.died or now
-                late = end - life.deadline
+                due = life.deadline
                 if life.domain == Domain.TRAINER:
-                    late = max(late, end - life.started - BUDGET_SECONDS - GRACE_SECONDS)
-                if late > 0:
+                    due = life.started + BUDGET_SECONDS
+                if (late := end - due - GRACE_SECONDS) > 0:
                     yield f"{life.name} lived {late:.1f} s too long"
 
     def phantoms(self, trained: set[tuple[int, int]]) -> Iterator[str]:

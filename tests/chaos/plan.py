@@ -77,7 +77,7 @@ class Deck:
             case "twice":
                 return Kill(kind, "recovered")
             case "moment":
-                return Kill(kind, seconds=self._random.uniform(0.0, 8.0))
+                return Kill(kind, seconds=self._random.uniform(0.0, 6.0))
             case "scoring":
                 return Kill(kind, seconds=self._random.uniform(0.0, 3.0))
             case _:

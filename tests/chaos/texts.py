@@ -118,7 +118,7 @@ class Texts:
     def _file(self, number: int) -> str:
         better, worse = 1 - 0.93 ** (number + 1), -0.1 - 0.001 * number
         match number % 8:
-            case 1:
+            case 1 | 5:
                 return self.train_py("crashes", better, crash=True)
             case 2:
                 return self.train_py("worse", worse, seconds=0.1)
@@ -126,7 +126,7 @@ class Texts:
                 return "this is not Python"
             case 4:
                 return self.train_py("hangs", worse, seconds=3600)
-            case 5:
+            case 6:
                 return self.train_py("worse and claims more", worse, claim=0.0001)
             case 7:
                 return self.train_py("takes its time", better, seconds=2.5)

@@ -76,10 +76,20 @@ class Tally:
         )
 
 
-def torment(effort: Effort, kills: Sequence[Kill], tally: Tally, name: str, more: int = 1) -> None:
-    """One life for each kill; then the open experiment and `more` further ones, in peace."""
+def torment(
+    effort: Effort,
+    kills: Sequence[Kill],
+    tally: Tally,
+    name: str,
+    *,
+    more: int = 1,
+    stop: threading.Event | None = None,
+) -> None:
+    """One life for each kill, or until `stop`; then the open experiment and `more` further ones, in peace."""
     try:
         for kill in kills:
+            if stop is not None and stop.is_set():
+                break
             reached, wrong = _carry_out(effort, kill)
             tally.killed(name, effort, kill, reached, [*wrong, *effort.wrong()])
         effort.finish(more)
