@@ -226,7 +226,7 @@ def show(
     whole = assembly.read_state(config.home)[0] if in_full else []
     trail = audit.trail(whole, number) if in_full else archive.records(number)
     diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
-    excerpt = assembly.runs_of(config).excerpt(number)
+    excerpt = assembly.runs_of(config).excerpt(number) or views.log_gone(state, number)
     if as_json:
         told = views_json.show(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
         _print_json(told)

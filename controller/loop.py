@@ -143,7 +143,8 @@ class Loop:
             finally:
                 self._researcher.close()
         except (Interrupted, UserError) as error:
-            self.record(SessionStopped(reason=clean_line(str(error))))
+            reason = "stopped by a person" if isinstance(error, Interrupted) else clean_line(str(error))
+            self.record(SessionStopped(reason=reason))
             raise
         self.record(SessionStopped(reason=reason))
         return reason

@@ -99,9 +99,8 @@ class GitRepository:
         Doing it twice for one `Experiment` trailer returns the same commit.
         """
         head = self.head()
-        for commit, known in self._log(head):
-            if known.get("Experiment") == trailers["Experiment"]:
-                return commit
+        if (commit := self._committed(head, trailers["Experiment"])) is not None:
+            return commit
         tree = self._tree({**self.files(head), "train.py": self._store(train_py)})
         subject = clean_line(message) or f"Experiment {trailers['Experiment']}"
         lines = "".join(f"{key}: {clean_line(value)}\n" for key, value in trailers.items())
@@ -200,9 +199,17 @@ class GitRepository:
         found = self._run("rev-parse", "--verify", "--quiet", "--end-of-options", name, status=(0, 1))
         return found.decode().strip() or None
 
-    def _log(self, head: str) -> list[tuple[str, dict[str, str]]]:
+    def _committed(self, head: str, experiment: str) -> str | None:
+        """The commit of an experiment, if it was made already."""
+        (_, newest), *_ = self._log(head, "--max-count=1")
+        if "Experiment" in newest and _number(newest["Experiment"]) < _number(experiment):
+            return None  # the usual case, at the same cost however many commits there are
+        found = (commit for commit, known in self._log(head) if known.get("Experiment") == experiment)
+        return next(found, None)
+
+    def _log(self, head: str, *options: str) -> list[tuple[str, dict[str, str]]]:
         """(commit, its trailers) of everything reachable from `head`, newest first."""
-        text = self._run("log", "-z", "--topo-order", "--no-color", "--format=%H%n%B", head)
+        text = self._run("log", "-z", "--topo-order", "--no-color", "--format=%H%n%B", *options, head)
         entries = [entry.partition("\n") for entry in text.decode("utf-8", "replace").split("\0")[:-1]]
         return [(commit, _trailers(message)) for commit, _, message in entries]
 
@@ -278,6 +285,11 @@ def _trailers(message: str) -> dict[str, str]:
     _, separator, paragraph = message.rstrip("\n").rpartition("\n\n")
     lines = paragraph.split("\n") if separator else []
     return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+def _number(experiment: str) -> int:
+    """Experiments are committed in their order; what is no number could stand anywhere."""
+    return int(experiment) if experiment.isdecimal() else -1
 
 
 def _write_work_tree(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -71,6 +71,13 @@ def show(
     )
 
 
+def log_gone(state: ResearchState, number: int) -> str:
+    """Why an experiment has no run.log any more; empty if it should have one."""
+    if number >= state.logs_pruned or number in state.kept:
+        return ""
+    return "It was removed, on record, to keep within storage.log_bytes."
+
+
 def _journal(records: Sequence[Record]) -> Table:
     table = Table.grid(padding=(0, 2))
     for record in records:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from controller import report
 from controller.agents.replay import Replay
 from controller.core.events import ApiAnswered, ApiRequested, Pruned
 from controller.core.model import Usage
 from controller.journal import blob_path, read_records
 from controller.storage import Storage, StorageConfig
 from controller.verify import verify
+from tests.cli.conftest import Glovebox
 from tests.fakes import train_py
 from tests.loop.effort import Effort, start
 from tests.story import BASELINE, Story, tell
@@ -111,6 +113,22 @@ def test_the_oldest_texts_go_except_what_a_later_call_names(story: Story) -> Non
     prune(story, calls=0)
     assert texts(story) == []
     assert verify(story.home) == []
+
+
+def test_everything_can_still_be_told_when_all_that_may_go_is_gone(story: Story) -> None:
+    prune(story, logs=0, calls=0)
+    records, gone = list(read_records(story.home)), []
+    for path in report.write(records, story.home / "report"):
+        assert path.stat().st_size > 0
+    glovebox = Glovebox(story.home, story.home)
+    for experiment in story.state.experiments[1:3]:
+        said = glovebox("show", str(experiment.number), "--audit", "--json").json()
+        assert said["diff"] and said["verdict"] == experiment.verdict
+        gone.append("storage.log_bytes" in said["log"])
+    assert gone == [True, True]
+    assert "keep" in glovebox("log").out
+    said = glovebox("verify")
+    assert said.status == 0 and "Removed on record" in said.out
 
 
 def test_a_text_that_ran_is_never_removed(story: Story) -> None:

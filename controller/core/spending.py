@@ -47,6 +47,38 @@ class Spent:
 
 NOTHING = Spent()
 
+_Row = tuple[int, int, int, int, int, int, float, float]
+"""What one experiment cost, in short: there is one for each, and a start reads all of them."""
+
+
+def _row(spent: Spent) -> _Row:
+    """Calls, the fields of Usage in their order, dollars, dollars in flight."""
+    usage = spent.usage
+    return (
+        spent.calls,
+        usage.input_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_hour_tokens,
+        usage.cache_read_tokens,
+        usage.output_tokens,
+        spent.usd,
+        spent.in_flight_usd,
+    )
+
+
+def _spent(row: _Row | None) -> Spent:
+    if row is None:
+        return NOTHING
+    calls, plain, written, written_hour, read, output, usd, in_flight_usd = row
+    usage = Usage(
+        input_tokens=plain,
+        cache_write_tokens=written,
+        cache_write_hour_tokens=written_hour,
+        cache_read_tokens=read,
+        output_tokens=output,
+    )
+    return Spent(calls, usage, usd, in_flight_usd)
+
 
 @dataclass(frozen=True)
 class OpenCall:
@@ -64,9 +96,7 @@ class Spending:
     by_day: dict[str, Spent] = field(default_factory=dict)
     """Key: the UTC day on which the request was sent, `2026-11-21`."""
     open: dict[int, OpenCall] = field(default_factory=dict)
-    _by_experiment: dict[Purpose, dict[int, Spent]] = field(
-        default_factory=lambda: {"propose": {}, "fix": {}}
-    )
+    _by_experiment: dict[Purpose, dict[int, _Row]] = field(default_factory=lambda: {"propose": {}, "fix": {}})
 
     @property
     def next_call(self) -> int:
@@ -78,7 +108,7 @@ class Spending:
     def of(self, experiment: int) -> Spent:
         """What it took to get this experiment proposed; for the next one: so far."""
         proposed, fixed = self._by_experiment["propose"], self._by_experiment["fix"]
-        return proposed.get(experiment, NOTHING) + fixed.get(experiment, NOTHING)
+        return _spent(proposed.get(experiment)) + _spent(fixed.get(experiment))
 
     def request(self, event: ApiRequested, time: str) -> None:
         """Raises ImpossibleCall."""
@@ -100,14 +130,14 @@ class Spending:
         """What was prepared for one number became the experiment of another: a fix came in between."""
         if prepared_for != experiment:
             proposed = self._by_experiment["propose"]
-            spent = proposed.pop(prepared_for, NOTHING)
-            proposed[experiment] = proposed.get(experiment, NOTHING) + spent
+            moved = _spent(proposed.pop(prepared_for, None))
+            proposed[experiment] = _row(_spent(proposed.get(experiment)) + moved)
 
     def _add(self, call: OpenCall, spent: Spent) -> None:
         self.total = _settled(self.total + spent, self.open)
         self.by_day[call.day] = self.on(call.day) + spent
         of, number = self._by_experiment[call.request.purpose], call.request.for_experiment
-        of[number] = of.get(number, NOTHING) + spent
+        of[number] = _row(_spent(of.get(number)) + spent)
 
 
 def _settled(spent: Spent, open_calls: Mapping[int, OpenCall]) -> Spent:

@@ -362,6 +362,7 @@ def _advance(state: ResearchState, record: Record) -> None:
     if advanced.phase is Phase.DONE:
         _count(state, advanced)
     if isinstance(event, Committed):
+        state.tried = {}  # from the frontier of before; nothing will be run from there again
         score = advanced.score
         state.frontier = Frontier(
             commit=event.commit, val_bpb=score.val_bpb if score else None, experiment=advanced.number

@@ -65,12 +65,28 @@ def journal(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         young, old = Long(Path(folder) / "young", 100), Long(Path(folder) / "old", options.past)
         for what, effort in (("100", young), (f"{options.past}", old)):
-            _line(f"journal: start at {what} experiments", [effort.start() for _ in range(5)], "aim: ≤ 2 s")
+            _line(
+                f"journal: start at {what} experiments",
+                [effort.start() for _ in range(5)],
+                "CPU time; aim: ≤ 2 s",
+            )
         for what, effort in (("100", young), (f"{options.past}", old)):
-            _line(f"journal: claude's first words at {what} experiments", [effort.telling()], "aim: ≤ 1 s")
+            _line(
+                f"journal: claude's first words at {what} experiments",
+                [effort.telling()],
+                "CPU time; aim: ≤ 1 s",
+            )
         steps = [(young.experiment(), old.experiment()) for _ in range(30)]
-        _line("journal: step at 100 experiments", [early for early, _ in steps], "containers pretended")
-        _line(f"journal: step at {options.past} experiments", [late for _, late in steps], "aim: the same")
+        _line(
+            "journal: step at 100 experiments",
+            [early for early, _ in steps],
+            "CPU time; containers pretended",
+        )
+        _line(
+            f"journal: step at {options.past} experiments",
+            [late for _, late in steps],
+            "CPU time; aim: the same",
+        )
         young.close()
         old.close()
 
