@@ -17,7 +17,7 @@ import structlog
 
 from controller import __version__, data, recovery
 from controller.clock import SystemClock
-from controller.core.container_spec import REHEARSAL_PLACE, SealedConfig
+from controller.core.container_spec import REHEARSAL_PLACE, SLOT_PLACE, SealedConfig
 from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
 from controller.core.policy import check
@@ -40,6 +40,7 @@ from controller.runs import Runs
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings
+from controller.slot import HostSlot
 from controller.snapshot import Archive, Snapshot, standing
 from controller.storage import Storage
 from controller.trainer import ContainerTrainer
@@ -70,6 +71,8 @@ class Machine:
     trainer: ContainerTrainer
     judge: ContainerJudge
     rehearsal: ContainerRehearsal
+    slot: HostSlot | None
+    """None: the machine is not watched."""
     harness: HarnessFiles
     data_files: DataFiles
     engine_root: Path | None
@@ -95,6 +98,9 @@ class Machine:
         harness, files = mounted_files(config)
         data_files = DataFiles(config.home)
         data_files.verify()
+        slot = None
+        if config.noise.enabled:
+            slot = HostSlot(sandbox, CLOCK, config=config.noise, containers=device.sandbox, home=config.home)
         return cls(
             sandbox=sandbox,
             trainer=ContainerTrainer(
@@ -104,6 +110,7 @@ class Machine:
                 containers=device.sandbox,
                 home=config.home,
                 files=files,
+                slot=slot,
             ),
             judge=ContainerJudge(
                 sandbox,
@@ -121,6 +128,7 @@ class Machine:
                 home=config.home,
                 files=files,
             ),
+            slot=slot,
             harness=harness,
             data_files=data_files,
             engine_root=Path(engine["root"]) if engine["root"] else None,
@@ -188,6 +196,8 @@ def run_effort(
             absence=config.absence,
             patience=config.patience,
             rehearsal=machine.rehearsal,
+            slot=machine.slot,
+            noise=config.noise,
         )
         loop = Loop(world, state, Limits(**config.limits.model_dump()), config.budget.wall_seconds)
         recovery.sweep(config.home, world, loop.state)
@@ -385,6 +395,7 @@ def reap(config: Settings) -> list[str]:
         keep.add("try")
         keep.add("prepare")
         keep.add(REHEARSAL_PLACE)
+        keep.add(SLOT_PLACE)
     return recovery.reap(sandbox_of(config), keep)
 
 

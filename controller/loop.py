@@ -17,8 +17,10 @@ import structlog
 from controller.admission import Admission
 from controller.attendance import AbsenceConfig
 from controller.briefing import Briefing
+from controller.calm import Calm
 from controller.chronicle import Chronicle
 from controller.core.decision import Bounds, claim_bound, contends, decide, suspicion
+from controller.core.disturbance import NoiseConfig
 from controller.core.events import (
     AnyEvent,
     ClaimMismatch,
@@ -31,10 +33,12 @@ from controller.core.events import (
     SessionStopped,
     TrainingFinished,
     TrainingStarted,
+    VoidCause,
     Voided,
 )
 from controller.core.model import (
     AgentExhausted,
+    Disturbance,
     Frontier,
     InfrastructureError,
     Interrupted,
@@ -56,6 +60,7 @@ from controller.ports import (
     Observer,
     Rehearsal,
     Repository,
+    Slot,
     Surroundings,
     Trainer,
 )
@@ -107,6 +112,9 @@ class World:
     patience: PatienceConfig = field(default_factory=PatienceConfig)
     rehearsal: Rehearsal | None = None
     """None: nothing is rehearsed."""
+    slot: Slot | None = None
+    """None: a disturbed run is repeated at once."""
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 class Loop:
@@ -122,6 +130,7 @@ class Loop:
         self._patience = Patience(self.chronicle, world.clock, world.stop, world.surroundings, world.patience)
         briefing = Briefing(self.chronicle, world.repository, world.runs)
         self._admission = Admission(self.chronicle, briefing)
+        self._calm = Calm(world.slot, self.chronicle, world.clock, world.stop, world.noise)
         self._researcher = Researcher(
             world.agent,
             world.understudy,
@@ -190,13 +199,16 @@ class Loop:
             return
         match experiment.phase:
             case Phase.PROPOSED:
-                self._guarded(experiment, self._train)
+                if self._calm.awaited(experiment):
+                    self._guarded(experiment, self._train)
             case Phase.TRAINING:
                 self._guarded(experiment, self._see_training_through)
+            case Phase.TRAINED if (found := self._calm.spoiled(experiment)) is not None:
+                self._void(experiment, "disturbed", found.detail, found)
             case Phase.TRAINED:
                 self._guarded(experiment, self._score)
             case Phase.SCORING:
-                self._void(experiment, "the controller stopped while the judge was at work")
+                self._void(experiment, "interrupted", "the controller stopped while the judge was at work")
             case Phase.JUDGED:
                 self._weigh(experiment)
             case Phase.QUARANTINED:
@@ -341,20 +353,30 @@ class Loop:
         try:
             action(experiment)
         except Interrupted:
-            self._void(self._open(), "stopped by a person")
+            self._void(self._open(), "interrupted", "stopped by a person")
             raise
         except InfrastructureError as error:
             log.warning("infrastructure_fault", experiment=experiment.number, error=clean_line(str(error)))
-            self._void(self._open(), clean_line(str(error)))
+            self._void(self._open(), "infrastructure", clean_line(str(error)))
             self._patience.failed(error)
 
-    def _void(self, experiment: Experiment, reason: str) -> None:
+    def _void(
+        self, experiment: Experiment, cause: VoidCause, reason: str, evidence: Disturbance | None = None
+    ) -> None:
         if experiment.attempt > 0:
             try:
                 self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
             except InfrastructureError as error:
                 log.warning("discard_failed", experiment=experiment.number, error=clean_line(str(error)))
-        self.record(Voided(experiment=experiment.number, attempt=experiment.attempt, reason=reason))
+        self.record(
+            Voided(
+                experiment=experiment.number,
+                attempt=experiment.attempt,
+                cause=cause,
+                reason=reason,
+                evidence=evidence,
+            )
+        )
 
     @property
     def _frontier(self) -> Frontier:

@@ -17,7 +17,17 @@ from pydantic import JsonValue
 
 from controller.core.container_spec import ContainerSpec, VolumeSpec
 from controller.core.events import AnyEvent, Record
-from controller.core.model import Frontier, Proposal, Refusal, RehearsalResult, RunOutcome, Score, Usage
+from controller.core.model import (
+    Conditions,
+    Disturbance,
+    Frontier,
+    Proposal,
+    Refusal,
+    RehearsalResult,
+    RunOutcome,
+    Score,
+    Usage,
+)
 from controller.core.notebook import Notebook
 from controller.core.state import Experiment, ResearchState
 
@@ -237,6 +247,13 @@ class Sandbox(Leftovers, Protocol):
     def close(self) -> None:
         """Let go of the engine; containers run on."""
 
+    def usage(self) -> Mapping[str, float] | None:
+        """CPU seconds that each running container of this home has used so far, by name.
+
+        None if that cannot be told of one of them just now, or if the engine is on another machine than we
+        are, so that our /proc says nothing about it.
+        """
+
     def describe(self) -> Mapping[str, str]:
         """`engine`, `image` (digest), `runtime` for the provenance; `root`, the engine's own folder; `users`:
         `mapped` or `rootless` if root in a container is nobody on the host, else `shared`.
@@ -257,6 +274,32 @@ class Attempt:
     log_path: Path
     """run.log, written by us alone."""
     budget_seconds: float
+
+
+class Watch(Protocol):
+    """Looks at the slot while one attempt trains."""
+
+    def conclude(self, began: float) -> Conditions | None:
+        """To be called right after T's end; `began` is its start, Clock.monotonic.
+
+        None if nothing could be measured. Never raises: a run is not worse for not having been watched.
+        """
+
+    def close(self) -> None:
+        """Stop looking. Doing it twice is fine."""
+
+
+class Slot(Protocol):
+    """The place where experiments run, as its other users leave it. Neither method fails or blames anybody
+    when something cannot be found out.
+    """
+
+    def watch(self, attempt: Attempt, stop: threading.Event) -> Watch:
+        """Begin to look, before T is started or when it is adopted."""
+
+    def look(self, stop: threading.Event) -> Disturbance | None:
+        """What disturbs the slot while no T runs; None if nothing does. Takes some seconds, unless `stop` is
+        set."""
 
 
 class Trainer(Protocol):

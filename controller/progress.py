@@ -42,6 +42,8 @@ from controller.core.events import (
     ScoringFinished,
     SessionStarted,
     SessionStopped,
+    SlotCalm,
+    SlotDisturbed,
     TrainingFinished,
     TrainingStarted,
     Voided,
@@ -153,7 +155,11 @@ def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
         case Committed() as event:
             return {"commit": event.commit}
         case Voided() as event:
-            return {"attempt": event.attempt, "reason": event.reason}
+            return {"attempt": event.attempt, "cause": event.cause, "reason": event.reason}
+        case SlotDisturbed() as event:
+            return {"reason": event.disturbance.detail, "until": event.until}
+        case SlotCalm() as event:
+            return {"seconds": event.seconds}
         case event:
             return _fields_of_agent(event)
 
@@ -255,6 +261,10 @@ class Terminal:
                 yield Text(f"paused, {why} {clean_line(by)}: {clean_line(reason, 500)}", "yellow")
             case Resumed(why=why, by=by):
                 yield Text(f"resumed, {why} {clean_line(by)}", "yellow")
+            case SlotDisturbed() as event:
+                yield Text(
+                    f"experiment {event.experiment} waits: {clean_line(event.disturbance.detail)}", "yellow"
+                )
             case _:
                 return
 

@@ -161,7 +161,8 @@ def _near_misses(state: ResearchState) -> Iterator[str]:
 
 
 def _odd(state: ResearchState) -> Iterator[str]:
-    """Scores that were measured twice, and runs that said something else about themselves."""
+    """Scores that were measured twice, runs that said something else about themselves, runs that count
+    although they were disturbed."""
     odd = [experiment for experiment in state.finished if marks(experiment)]
     if not odd:
         return
@@ -186,7 +187,7 @@ def _failures(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
         if experiment.verdict in (Verdict.CRASH, Verdict.REJECT)
     )
     refused = Counter(r.data.cause for r in records if isinstance(r.data, ProposalRefused))
-    voided = sum(isinstance(record.data, Voided) for record in records)
+    voided = Counter(r.data.cause for r in records if isinstance(r.data, Voided))
     if not failed and not refused and not voided:
         return
     yield "## What failed"
@@ -197,8 +198,8 @@ def _failures(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
         yield f"| {verdict} | {cause} | {count} |"
     for cause, count in refused.most_common():
         yield f"| refused before it ran | {escape(cause)} | {count} |"
-    if voided:
-        yield f"| void, repeated | infrastructure | {voided} |"
+    for void, count in voided.most_common():
+        yield f"| void, repeated | {void} | {count} |"
 
 
 def _cost(records: Sequence[Record], state: ResearchState) -> Iterator[str]:

@@ -7,6 +7,7 @@ Deadlines are kept here, on the monotonic clock; the engine's own time-outs are 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -78,6 +79,7 @@ class DockerSandbox:
         self._streams: dict[str, _Stream] = {}
         self._began: dict[str, float] = {}
         self._image_id: str | None = None
+        self._here: bool | None = None
         with _engine("answer", starting_up=True):
             self._client = _connect()
 
@@ -170,6 +172,22 @@ class DockerSandbox:
 
     def kill(self, name: str) -> None:
         self._kill(name)
+
+    def usage(self) -> Mapping[str, float] | None:
+        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        with _engine("say what the containers use"):
+            if self._here is None:
+                self._here = self._client.info()["KernelVersion"] == os.uname().release
+            names = [c["Names"][0].lstrip("/") for c in self._client.containers(filters=ours)]
+        used = {name: self._used(name) for name in names}
+        return used if self._here and all(used.values()) else None
+
+    def _used(self, name: str) -> float:
+        """CPU seconds; 0 once it has ended, and of a runtime that counts none (gVisor without cgroups)."""
+        with _engine(f"say what the container {name} uses", forgive=_ENDED):
+            stats = self._client.stats(name, stream=False, one_shot=True)
+            return float(stats["cpu_stats"]["cpu_usage"].get("total_usage", 0)) / 1e9
+        return 0.0
 
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
         for name in containers:

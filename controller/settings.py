@@ -23,6 +23,7 @@ from pydantic_settings import (
 from controller.agents.claude_config import ClaudeConfig
 from controller.attendance import AbsenceConfig
 from controller.core.container_spec import SandboxConfig
+from controller.core.disturbance import NoiseConfig
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line
@@ -96,6 +97,7 @@ class Settings(BaseSettings):
     absence: AbsenceConfig = AbsenceConfig()
     patience: PatienceConfig = PatienceConfig()
     notify: NotifyConfig = NotifyConfig()
+    noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()
     storage: StorageConfig = StorageConfig()
     trainer: TrainerConfig = TrainerConfig()

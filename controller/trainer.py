@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from controller import workspace
 from controller.core import container_spec, templates
 from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, SealedConfig
-from controller.core.model import InfrastructureError, RunOutcome
+from controller.core.model import Conditions, InfrastructureError, RunOutcome
 from controller.core.runlog import LIMIT_EXIT_CODE, claim, crash_cause
 from controller.core.templates import Files
 from controller.failpoints import reach
-from controller.ports import Attempt, Clock, Exit, Sandbox
+from controller.ports import Attempt, Clock, Exit, Sandbox, Slot
 from controller.run_log import RunLog, sha256, tail_text
 
 _CLASSIFIED_BYTES = 1 * MIB
@@ -50,8 +51,10 @@ class ContainerTrainer:
         containers: SealedConfig,
         home: Path,
         files: Files,
+        slot: Slot | None = None,
     ) -> None:
-        self._sandbox, self._clock = sandbox, clock
+        """Without a `slot` nobody watches the machine."""
+        self._sandbox, self._clock, self._slot = sandbox, clock, slot
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files
 
@@ -65,10 +68,45 @@ class ContainerTrainer:
         )
 
     def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
-        name = self.spec(attempt).name
-        started = self._sandbox.running_since(name)
-        began = self._begin(attempt) if started is None else started
-        log = self._open_log(attempt)
+        started = self._sandbox.running_since(self.spec(attempt).name)
+        if started is None:
+            self.discard(attempt)  # what an earlier start of the same attempt left half made
+        with ExitStack() as watching:
+            watch = self._slot.watch(attempt, stop) if self._slot is not None else None
+            if watch is not None:
+                watching.callback(watch.close)
+            began = self._begin(attempt) if started is None else started
+            end, printed_bytes = self._see_through(attempt, began, stop, tick)
+            conditions = watch.conclude(began) if watch is not None else None
+        workspace.require(self._sandbox, self._place(attempt))
+        return _outcome(attempt, end, printed_bytes, conditions)
+
+    def discard(self, attempt: Attempt) -> None:
+        place = self._place(attempt)
+        workers, requests, replies = zip(*container_spec.EXCHANGES, strict=True)
+        containers = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.TELEMETRY, Domain.HOLDER)
+        volumes = (container_spec.WORKSPACE, *requests, *replies)
+        self._sandbox.remove(
+            containers=[place.name(container) for container in containers],
+            volumes=[place.name(volume) for volume in volumes],
+        )
+        reach("discarded")
+
+    def _place(self, attempt: Attempt) -> Place:
+        return Place(self._home, attempt.experiment, attempt.number)
+
+    def _begin(self, attempt: Attempt) -> float:
+        """Volume, holder, T."""
+        place, budget = self._place(attempt), attempt.budget_seconds
+        self._sandbox.create_volume(container_spec.workspace(self._containers, place, budget))
+        self._sandbox.start(container_spec.holder(self._containers, place, budget))
+        return self._sandbox.start(self.spec(attempt))
+
+    def _see_through(
+        self, attempt: Attempt, began: float, stop: threading.Event, tick: Callable[[float], None]
+    ) -> tuple[Exit, int]:
+        """T's end, and how much it printed, all of which is in run.log by then."""
+        name, log = self.spec(attempt).name, self._open_log(attempt)
         try:
             reader = self._sandbox.follow(name, log.write)
             end = self._sandbox.wait(
@@ -82,32 +120,9 @@ class ContainerTrainer:
         finally:
             log.close()
         reach("output-drained")
-        workspace.require(self._sandbox, self._place(attempt))
         if log.failure:
             raise InfrastructureError(f"run.log could not be written: {log.failure}.")
-        return _outcome(attempt, end, log.total)
-
-    def discard(self, attempt: Attempt) -> None:
-        place = self._place(attempt)
-        workers, requests, replies = zip(*container_spec.EXCHANGES, strict=True)
-        containers = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.HOLDER)
-        volumes = (container_spec.WORKSPACE, *requests, *replies)
-        self._sandbox.remove(
-            containers=[place.name(container) for container in containers],
-            volumes=[place.name(volume) for volume in volumes],
-        )
-        reach("discarded")
-
-    def _place(self, attempt: Attempt) -> Place:
-        return Place(self._home, attempt.experiment, attempt.number)
-
-    def _begin(self, attempt: Attempt) -> float:
-        """Volume, holder, T. What an earlier start of the same attempt left half made is removed first."""
-        self.discard(attempt)
-        place, budget = self._place(attempt), attempt.budget_seconds
-        self._sandbox.create_volume(container_spec.workspace(self._containers, place, budget))
-        self._sandbox.start(container_spec.holder(self._containers, place, budget))
-        return self._sandbox.start(self.spec(attempt))
+        return end, log.total
 
     def _open_log(self, attempt: Attempt) -> RunLog:
         try:
@@ -141,7 +156,7 @@ def _finish(reader: threading.Thread, log: RunLog) -> bool:
     return True
 
 
-def _outcome(attempt: Attempt, end: Exit, printed_bytes: int) -> RunOutcome:
+def _outcome(attempt: Attempt, end: Exit, printed_bytes: int, conditions: Conditions | None) -> RunOutcome:
     overran = end.exit_code in _ENDED_FOR_IT and end.seconds >= attempt.budget_seconds
     killed_at_limit = end.killed or overran
     try:
@@ -162,4 +177,5 @@ def _outcome(attempt: Attempt, end: Exit, printed_bytes: int) -> RunOutcome:
         claim=claim(text),
         log_sha256=log_sha256,
         log_bytes=printed_bytes,
+        conditions=conditions,
     )

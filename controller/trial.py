@@ -12,6 +12,7 @@ from typing import Any
 
 from controller import assembly
 from controller.core.decision import Bounds, claim_bound, decide
+from controller.core.disturbance import spoiling
 from controller.core.model import (
     Decision,
     Frontier,
@@ -47,6 +48,7 @@ class Trial:
         """The hold-out score stays out: what a person tunes on must not be it either."""
         score = self.judgement if isinstance(self.judgement, Score) else None
         refusal = self.judgement if isinstance(self.judgement, Refusal) else None
+        disturbed = spoiling(self.outcome)
         failed = self.decision.verdict is not Verdict.KEEP
         return {
             "val_bpb": score.val_bpb if score else None,
@@ -55,6 +57,7 @@ class Trial:
             "detail": refusal.detail if refusal else self.outcome.detail,
             "seconds": self.outcome.seconds,
             "scoring_seconds": score.seconds if score else None,
+            "disturbed": disturbed.detail if disturbed else None,
             "claim": self.outcome.claim.model_dump(exclude_none=True),
             "claim_mismatch": bool(
                 score and claim_bound(self.outcome.claim.val_bpb, score, self.bounds) is not None
@@ -64,12 +67,15 @@ class Trial:
 
     def as_text(self) -> str:
         result = self.as_json()
+        log = f"log: {result['log']}"
+        if result["disturbed"]:
+            log = f"disturbed, so try again: {result['disturbed']}\n{log}"
         if result["val_bpb"] is None:
-            return f"{result['verdict']} ({result['cause']}): {result['detail']}\nlog: {result['log']}"
+            return f"{result['verdict']} ({result['cause']}): {result['detail']}\n{log}"
         odd = "; the run itself claimed something else" if result["claim_mismatch"] else ""
         return (
             f"val_bpb {result['val_bpb']:.6f} after {result['seconds']:.1f} s, "
-            f"scored in {result['scoring_seconds']:.1f} s{odd}\nlog: {result['log']}"
+            f"scored in {result['scoring_seconds']:.1f} s{odd}\n{log}"
         )
 
 

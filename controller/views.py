@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from controller import audit, costs, pause
+from controller import audit, conditions, costs, pause
 from controller.core.events import Record
 from controller.core.model import Verdict
 from controller.core.state import Experiment, ResearchState
@@ -126,6 +126,8 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
         session = state.session
         yield "agent", Text(clean_line(session.agent))
         yield "budget", Text(f"{session.budget_seconds:g} s on {clean_line(session.provenance.device)}")
+    if state.noise:
+        yield "waits", Text(conditions.waiting(state.noise))
     for name, value in costs.lines(state, today):
         yield name, Text(value)
     if state.pause:
@@ -203,6 +205,7 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
             yield "detail", outcome.detail
         claims = {key: value for key, value in outcome.claim.model_dump().items() if value is not None}
         yield "claimed", ", ".join(f"{key} {value:g}" for key, value in claims.items()) or "nothing"
+        yield from conditions.lines(outcome.conditions)
     if mismatch := experiment.claim_mismatch:
         yield "mismatch", f"val_bpb {mismatch.claim:g} was claimed; {mismatch.bound:.6f} off would be usual"
     if experiment.commit:

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controller import audit, costs, pause
+from controller import audit, conditions, costs, pause
+from controller.core.disturbance import spoiling
 from controller.core.events import Record
 from controller.core.model import Verdict
 from controller.core.state import Experiment, ResearchState
@@ -48,6 +49,7 @@ def status(state: ResearchState, today: str) -> Json:
             "last": [_row(state, experiment) for experiment in state.finished[-_LAST:]],
             "agent": session.agent if session else None,
             "absence": costs.absence_json(state),
+            "noise": conditions.noise_json(state),
             "pause": pause.as_json(state.pause),
             "prepared": clean_line(state.prepared.description) if state.prepared else None,
             "spending": costs.spending_json(state, today),
@@ -117,7 +119,11 @@ def effect(experiment: Experiment) -> float | None:
 
 def marks(experiment: Experiment) -> list[str]:
     """What is odd about its score, a word each."""
-    odd = {"quarantined": experiment.quarantine, "claim-mismatch": experiment.claim_mismatch}
+    odd = {
+        "quarantined": experiment.quarantine,
+        "claim-mismatch": experiment.claim_mismatch,
+        "disturbed": spoiling(experiment.outcome) if experiment.outcome else None,
+    }
     return [word for word, event in odd.items() if event is not None]
 
 

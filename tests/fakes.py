@@ -17,6 +17,10 @@ from controller.core.events import Record
 from controller.core.model import (
     AgentExhausted,
     Cause,
+    Conditions,
+    CpuConditions,
+    Disturbance,
+    DisturbanceKind,
     InfrastructureError,
     Interrupted,
     Refusal,
@@ -107,7 +111,7 @@ class FakeTrainer:
 
     `crash NAME` ends it with that exception, `stopped` behaves as if a person had pressed Ctrl-C while it
     ran, `broken` as if the engine had failed under the first attempt. `claims NUMBER` prints that as its own
-    val_bpb.
+    val_bpb. `disturbed NUMBER` has somebody else load the machine during so many first attempts.
     """
 
     finished: dict[tuple[str, int], RunOutcome] = field(default_factory=dict)
@@ -168,10 +172,43 @@ class FakeTrainer:
             claim=claim(log),
             log_sha256=hashlib.sha256(log.encode()).hexdigest(),
             log_bytes=len(log),
+            conditions=_conditions(attempt.number, note),
         )
 
     def discard(self, attempt: Attempt) -> None:
         self.workspaces.discard((attempt.experiment, attempt.number))
+
+
+LOAD = Disturbance(kind=DisturbanceKind.CPU_LOAD, measured=0.5, limit=0.25, detail="Others were busy.")
+
+
+def _conditions(attempt: int, note: str) -> Conditions | None:
+    if not note.startswith("disturbed "):
+        return None
+    cpu = CpuConditions(seconds=20.0, ours=0.5, others=0.5, contended=0.5)
+    return Conditions(cpu=cpu, disturbances=(LOAD,) if attempt <= int(note.split()[1]) else ())
+
+
+@dataclass
+class FakeSlot:
+    """Looks away while an attempt trains; later sees what it was told to see, then calm."""
+
+    sees: list[Disturbance] = field(default_factory=list)
+    looks: int = 0
+
+    def watch(self, attempt: Attempt, stop: threading.Event) -> FakeWatch:
+        return FakeWatch()
+
+    def look(self, stop: threading.Event) -> Disturbance | None:
+        self.looks += 1
+        return self.sees.pop(0) if self.sees else None
+
+
+class FakeWatch:
+    def conclude(self, began: float) -> Conditions | None:
+        return None
+
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -310,6 +347,9 @@ class EmptyEngine:
         raise InfrastructureError(f"no container {name}")
 
     def kill(self, name: str) -> None: ...
+
+    def usage(self) -> Mapping[str, float] | None:
+        return {}
 
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None: ...
 

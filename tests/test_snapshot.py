@@ -12,13 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.events import AgentAbsent, AgentFailed, ProposalRefused, SessionStarted, Voided
+from controller.core.events import (
+    AgentAbsent,
+    AgentFailed,
+    ProposalRefused,
+    SessionStarted,
+    SlotCalm,
+    SlotDisturbed,
+    Voided,
+)
 from controller.core.model import Cause, Refusal, VerificationFailed
 from controller.core.state import ResearchState, fold
 from controller.journal import NAME, Journal, read_records
 from controller.snapshot import EVERY, SNAPSHOT, Archive, Snapshot, standing
 from controller.verify import verify
 from tests.bench.history import write_history
+from tests.fakes import LOAD
 from tests.story import BASELINE, PROVENANCE, Story, TickingClock, tell
 
 LONG = 2 * EVERY + 50
@@ -146,7 +155,10 @@ def test_an_experiment_comes_out_of_the_journal_as_it_was(tmp_path: Path) -> Non
     story.begin()
     story.experiment(BASELINE, 2.0, "baseline")
     number = story.propose(BASELINE + "A = 1\n")
-    story.record(Voided(experiment=number, attempt=0, reason="the engine went away"))
+    story.record(Voided(experiment=number, attempt=0, cause="disturbed", reason="others", evidence=LOAD))
+    story.record(SlotDisturbed(experiment=number, disturbance=LOAD, until="2026-03-01T00:00:10+00:00"))
+    assert story.state.noise is not None and story.state.noise.looks == 1
+    story.record(SlotCalm(experiment=number, seconds=13.0))
     story.record(AgentFailed(agent="a", for_experiment=2, reason="nonsense"))
     newer = PROVENANCE.model_copy(update={"image": "sha256:2"})
     story.record(SessionStarted(agent="tuner", budget_seconds=20, provenance=newer))

@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 from controller import views, views_json
-from controller.core.events import AgentAbsent
+from controller.core.events import AgentAbsent, TrainingFinished
+from controller.core.model import Cause, Conditions, CpuConditions, GpuConditions, RunOutcome
 from controller.core.state import fold
 from tests.efforts import Story, small
+from tests.fakes import LOAD
 
 TODAY = "2026-03-01"
 HOSTILE = "\x1b]52;c;Y2xpcA==\x07[red]bold[/red]\x1b[2J :smile: \u202etxt\u200b\tx\r\ny\x9b31m" + "A" * 5000
@@ -189,3 +191,39 @@ def test_an_agent_that_costs_nothing_has_no_column() -> None:
     state = fold(small().records)
     assert "cost" not in printed(views.log(state)) and "cost" not in printed(views.status(state, TODAY))
     assert views_json.status(state, TODAY)["absence"] is None
+
+
+def test_what_the_machine_was_like_is_told_with_the_run() -> None:
+    gpu = GpuConditions(
+        spec_sha256="",
+        samples=60,
+        temperature_mean=66.5,
+        temperature_max=71.0,
+        throttled={"hw_slowdown": 0.5},
+        foreign_bytes=3 * 1024**3,
+        lost=HOSTILE,
+    )
+    cpu = CpuConditions(seconds=300.0, ours=0.7, others=0.3, contended=0.28)
+    story = small()
+    story.propose("on a busy machine")
+    outcome = RunOutcome(
+        seconds=300,
+        exit_code=1,
+        cause=Cause.OOM,
+        conditions=Conditions(cpu=cpu, gpu=gpu, disturbances=(LOAD.model_copy(update={"detail": HOSTILE}),)),
+    )
+    story.tell(TrainingFinished(experiment=6, attempt=1, outcome=outcome))
+    state = fold(story.records)
+    text = printed(views.show(state, 6, records=[], diff="", log_excerpt=""), width=200)
+    for fact in (
+        "70% used by us, 30% by others",
+        "66 °C (at most 71)",
+        "hw_slowdown 50%",
+        "3.0 GiB",
+        "60 samples",
+    ):
+        assert fact in text
+    assert harmless(text)
+    told = views_json.show(state, 6, records=[], diff="", log_excerpt="")["outcome"]["conditions"]
+    assert told["cpu"]["contended"] == 0.28
+    assert harmless(json.dumps(told, ensure_ascii=False))

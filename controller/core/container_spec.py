@@ -14,6 +14,7 @@ differs between trust domains is what they mount and who may write to it:
                      requests
     judge     10003  judge's data, replies of both workers    requests to both
     rehearsal 10004  train.py, tokenizer                      -
+    telemetry 10005  the GPU's driver                         -
     prepare   owner  a corpus folder                          the home, to put data/ there
 
 Each also reads the files of the harness that `HARNESS` names for it.
@@ -31,6 +32,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from controller.core import nvidia_smi
 from controller.core.engine_info import NOT_MAPPED, IdMap
 from controller.core.orders import Item, Order
 
@@ -55,6 +57,7 @@ class Domain(StrEnum):
     WORKER = "worker"
     JUDGE = "judge"
     REHEARSAL = "rehearsal"
+    TELEMETRY = "telemetry"
     PREPARE = "prepare"
 
 
@@ -64,6 +67,7 @@ USERS: Mapping[Domain, int] = {
     Domain.WORKER: 10002,
     Domain.JUDGE: 10003,
     Domain.REHEARSAL: 10004,
+    Domain.TELEMETRY: 10005,
 }
 """uid = gid of each domain. `prepare` runs as the owner of the home instead."""
 
@@ -131,6 +135,9 @@ class SandboxConfig(BaseModel):
         memory=64 * MIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=64
     )
     rehearsal: Limits = Limits(memory=6 * GIB, cpus=1, pids=256, tmp_bytes=2 * GIB, shm_bytes=64 * MIB)
+    telemetry: Limits = Limits(
+        memory=256 * MIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=256
+    )
     prepare: Limits = Limits(file_size_bytes=64 * GIB)
 
 
@@ -200,6 +207,8 @@ class ContainerSpec:
     runtime: str = "runc"
     gpu: tuple[str, ...] = ()
     gpu_access: str = "device-request"
+    gpu_capabilities: tuple[str, ...] = ("compute", "utility")
+    """What of the driver's user side comes along with a GPU; by a CDI name, all of it does."""
     network: bool = False
     streamed: bool = False
     """Every byte it prints is wanted, however fast it prints; somebody has to follow it then."""
@@ -254,7 +263,7 @@ class ContainerSpec:
             environment["OMP_NUM_THREADS"] = str(max(1, int(self.limits.cpus)))
         if self.gpu and self.gpu_access == "runtime":
             environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(self.gpu)
-            environment["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
+            environment["NVIDIA_DRIVER_CAPABILITIES"] = ",".join(self.gpu_capabilities)
         elif self.gpu and self.gpu_access == "device-request":
             del environment["NVIDIA_VISIBLE_DEVICES"]  # the engine sets it from the request
         return environment | dict(self.environment)
@@ -290,7 +299,7 @@ class ContainerSpec:
         if self.gpu and self.gpu_access == "cdi":
             requests = [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={gpu}" for gpu in self.gpu]}]
         elif self.gpu and self.gpu_access == "device-request":
-            capabilities = [["gpu", "compute", "utility"]]
+            capabilities = [["gpu", *self.gpu_capabilities]]
             requests = [{"Driver": "nvidia", "DeviceIDs": list(self.gpu), "Capabilities": capabilities}]
         return {"DeviceRequests": requests, "Devices": []}
 
@@ -513,6 +522,10 @@ REHEARSAL_PLACE = "rehearsal"
 """What stands for the experiment in names and labels of a rehearsal: the text is none yet."""
 
 
+SLOT_PLACE = "slot"
+"""The same for a look at a GPU while no experiment runs."""
+
+
 def rehearsal(
     config: SealedConfig,
     place: Place,
@@ -538,6 +551,20 @@ def rehearsal(
     environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
     spec = _spec(config, place, Domain.REHEARSAL, command, life, mounts, environment)
     return replace(spec, background=True, log_bytes=min(MIB, config.log_bytes))
+
+
+def telemetry(config: SealedConfig, place: Place, limit_seconds: float) -> ContainerSpec:
+    """Asks the driver about the GPU, again and again, beside T. It can compute nothing on it."""
+    life = limit_seconds + config.kill_grace_seconds
+    command = ("exec", "--limit", str(life), "--", *nvidia_smi.command(TELEMETRY_SECONDS))
+    spec = _spec(config, place, Domain.TELEMETRY, command, life, mounts=())
+    return replace(
+        spec,
+        gpu_capabilities=("utility",),
+        log_bytes=min(MIB, config.log_bytes),
+        streamed=True,
+        order=place.order(Item.TELEMETRY),
+    )
 
 
 def preparer(
@@ -594,6 +621,11 @@ def gpu_probe(config: SealedConfig, place: Place) -> ContainerSpec:
     return _spec(config, place, Domain.TRAINER, command, life, mounts=())
 
 
+TELEMETRY_SECONDS = 1
+"""Between two looks at a GPU."""
+
+_WITH_GPU = (Domain.TRAINER, Domain.WORKER, Domain.TELEMETRY)
+
 PREPARE_HOME, PREPARE_CORPUS = "/home/glovebox", "/corpus"
 """Where the preparer finds the home and a corpus folder."""
 
@@ -634,7 +666,7 @@ def _spec(
         log_bytes=config.log_bytes,
         labels=place.labels(domain),
         runtime=config.runtime,
-        gpu=config.gpu if domain in (Domain.TRAINER, Domain.WORKER) else (),
+        gpu=config.gpu if domain in _WITH_GPU else (),
         gpu_access=config.gpu_access,
         streamed=streamed,
         working_dir=working_dir,

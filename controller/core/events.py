@@ -4,10 +4,11 @@ A fact is written before the action that depends on it and after the action that
 The life of one experiment in the order of its events:
 
     Proposed → TrainingStarted → TrainingFinished → ScoringStarted → ScoringFinished → Decided → Committed
-                     └────────────────┴─────→ Voided (infrastructure; the next attempt starts over)
+                     └────────────────┴─────→ Voided (no fault of its own; the next attempt starts over)
 
 A crashed run skips scoring; only a kept one is committed. After ScoringFinished there may stand one
-ClaimMismatch, and one Quarantined, after which the checkpoint is scored once more.
+ClaimMismatch, and one Quarantined, after which the checkpoint is scored once more. Between a Voided that says
+`disturbed` and the next TrainingStarted stand any number of SlotDisturbed and then one SlotCalm.
 
 What an agent does stands beside that life, in whatever order it happens: ApiRequested, then ApiAnswered or
 ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; RepairGivenUp;
@@ -20,7 +21,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from controller.core.model import Decision, Edit, Provenance, Refusal, RunOutcome, Score, Usage, Value
+from controller.core.model import (
+    Decision,
+    Disturbance,
+    Edit,
+    Provenance,
+    Refusal,
+    RunOutcome,
+    Score,
+    Usage,
+    Value,
+)
 
 
 class EffortStarted(Value):
@@ -164,13 +175,39 @@ class Committed(Value):
     commit: str
 
 
+VoidCause = Literal["infrastructure", "disturbed", "interrupted"]
+"""An engine or disk failed; the machine disturbed the run; a person, or the controller's end, stopped it."""
+
+
 class Voided(Value):
     """An attempt came to nothing through no fault of the experiment; it is repeated."""
 
     event: Literal["voided"] = "voided"
     experiment: int
     attempt: int
+    cause: VoidCause
     reason: str
+    evidence: Disturbance | None = None
+    """With `disturbed`: what was measured. The rest of it stands in the attempt's TrainingFinished."""
+
+
+class SlotDisturbed(Value):
+    """The slot was looked at, with no training on it, and is not fit for one; the experiment waits."""
+
+    event: Literal["slot_disturbed"] = "slot_disturbed"
+    experiment: int
+    disturbance: Disturbance
+    until: str
+    """When it will be looked at again, UTC."""
+
+
+class SlotCalm(Value):
+    """The slot is fit again for the experiment that was disturbed on it."""
+
+    event: Literal["slot_calm"] = "slot_calm"
+    experiment: int
+    seconds: float
+    """How long this process waited for it."""
 
 
 class ApiRequested(Value):
@@ -345,6 +382,8 @@ AnyEvent = (
     | Decided
     | Committed
     | Voided
+    | SlotDisturbed
+    | SlotCalm
     | ApiRequested
     | ApiAnswered
     | ApiFailed

@@ -215,6 +215,74 @@ class Claim(Value):
     depth: float | None = None
 
 
+class DisturbanceKind(StrEnum):
+    """What the machine, not the experiment, did to a run."""
+
+    CPU_LOAD = "cpu-load"
+    GPU_LOST = "gpu-lost"
+    GPU_SHARED = "gpu-shared"
+    GPU_THROTTLED = "gpu-throttled"
+
+
+class Disturbance(Value):
+    """One reason to believe that a run was not alone on its slot, or that the slot was not itself."""
+
+    kind: DisturbanceKind
+    measured: float | None = None
+    """In the unit of `limit`; None where there is nothing to count."""
+    limit: float | None = None
+    """The setting that was exceeded: a share, or bytes."""
+    detail: str
+    """One sentence for people."""
+
+
+class CpuConditions(Value):
+    """Who used the machine's CPUs during a training. Shares of all the CPU time there was, 0 to 1."""
+
+    seconds: float
+    """Wall-clock seconds that were watched."""
+    ours: float
+    """Used by the containers of this home and by the controller."""
+    others: float
+    """Used by everybody else; what a hypervisor took away is among it."""
+    contended: float
+    """The part of `others` that was used while hardly any CPU was idle: only that slows a run down."""
+
+
+class GpuConditions(Value):
+    """What the driver said of the slot's GPUs during a training, all of them together."""
+
+    spec_sha256: str
+    """Digest of the container that asked it."""
+    samples: int
+    temperature_mean: float | None = None
+    """Degrees Celsius."""
+    temperature_max: float | None = None
+    sm_clock_mean: float | None = None
+    """MHz."""
+    sm_clock_min: float | None = None
+    power_mean: float | None = None
+    """Watts."""
+    power_max: float | None = None
+    throttled: dict[str, float] = Field(default_factory=dict)
+    """Share of samples by what lowered the clocks: see core/nvidia_smi.py."""
+    foreign_bytes: int | None = None
+    """GPU memory in use before the training or after it, whichever is more."""
+    foreign_share: float | None = None
+    """How busy the GPU was before the training, 0 to 1."""
+    lost: str = ""
+    """What the driver said when it could not reach a GPU any more."""
+
+
+class Conditions(Value):
+    """The machine during a training, and what of it is beyond the limits that were set."""
+
+    cpu: CpuConditions | None = None
+    """None if nobody could tell."""
+    gpu: GpuConditions | None = None
+    disturbances: tuple[Disturbance, ...] = ()
+
+
 class RunOutcome(Value):
     """How the trainer container of one experiment ended."""
 
@@ -231,6 +299,8 @@ class RunOutcome(Value):
     log_sha256: str = ""
     log_bytes: int = 0
     """Bytes the run printed, before any capping."""
+    conditions: Conditions | None = None
+    """None if the machine was not watched."""
 
 
 class Score(Value):

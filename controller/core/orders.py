@@ -26,6 +26,7 @@ class Item(StrEnum):
     WORKER_2 = "worker-2"
     JUDGE = "judge"
     REHEARSAL = "rehearsal"
+    TELEMETRY = "telemetry"
     WORKSPACE = "workspace"
     REQUESTS = "requests"
     REPLIES = "replies"
@@ -40,13 +41,13 @@ TRAINS = frozenset({Item.TRAINER, Item.REHEARSAL})
 _NUMBER = "0|[1-9][0-9]{0,8}"
 _ITEMS = "|".join([*Item, "prepare"])
 
-Experiment = Annotated[str, Field(pattern=f"^({_NUMBER}|try|rehearsal)$")]
-Label = Annotated[str, Field(pattern=f"^({_NUMBER}|try|rehearsal|prepare|doctor)$")]
+Experiment = Annotated[str, Field(pattern=f"^({_NUMBER}|try|rehearsal|slot)$")]
+Label = Annotated[str, Field(pattern=f"^({_NUMBER}|try|rehearsal|slot|prepare|doctor)$")]
 """What can stand in the label that says which experiment something belongs to."""
 Name = Annotated[
     str,
     Field(
-        pattern=f"^glovebox-[0-9a-f]{{8}}-({_NUMBER}|try|rehearsal|prepare|doctor)-[1-9][0-9]{{0,5}}-({_ITEMS})$"
+        pattern=f"^glovebox-[0-9a-f]{{8}}-({_NUMBER}|try|rehearsal|slot|prepare|doctor)-[1-9][0-9]{{0,5}}-({_ITEMS})$"
     ),
 ]
 """Name of a container or volume of some home."""
@@ -124,9 +125,11 @@ class Leftovers(_Said):
 
 
 class Describe(_Said):
-    """`describe`: engine, image and runtime. `device`: where experiments run. `ping`: is anybody there."""
+    """`describe`: engine, image and runtime. `device`: where experiments run. `ping`: is anybody there.
+    `usage`: what the home's containers use of the CPUs.
+    """
 
-    verb: Literal["describe", "device", "ping"]
+    verb: Literal["describe", "device", "ping", "usage"]
 
 
 Request = Annotated[

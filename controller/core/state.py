@@ -37,6 +37,8 @@ from controller.core.events import (
     ScoringStarted,
     SessionStarted,
     SessionStopped,
+    SlotCalm,
+    SlotDisturbed,
     TrainingFinished,
     TrainingStarted,
     Voided,
@@ -45,6 +47,7 @@ from controller.core.growing import Beginning, Growing
 from controller.core.model import (
     Cause,
     Decision,
+    Disturbance,
     Frontier,
     Provenance,
     Refusal,
@@ -135,6 +138,19 @@ class Pause:
     since: str
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What an experiment waits for that was disturbed."""
+
+    disturbance: Disturbance
+    """What was last seen: during the run, or on the slot without one."""
+    since: str
+    until: str | None = None
+    """When the slot will be looked at again, UTC; None before the first look."""
+    looks: int = 0
+    """How often it was looked at in vain."""
+
+
 @dataclass
 class ResearchState:
     """Where the effort stands. Built by `fold`, extended by `apply`; nothing else writes to it."""
@@ -181,6 +197,10 @@ class ResearchState:
     """Of the agent, while it lasts."""
     pause: Pause | None = None
     """While it lasts."""
+    noise: Noise | None = None
+    """Set while a disturbed experiment waits to be repeated."""
+    disturbed_in_a_row: int = 0
+    """Runs that were void for a disturbance of which no trace was left without them."""
     spending: Spending = field(default_factory=Spending)
     notebook: Notebook = field(default_factory=Notebook)
     """What an agent is reminded of."""
@@ -272,10 +292,25 @@ def apply(state: ResearchState, record: Record) -> None:
             state.pause = Pause(event, before.since if before and same else record.time)
         case Resumed():
             state.pause = None
+        case SlotDisturbed() | SlotCalm():
+            _wait(state, event)
         case _:
             number = getattr(event, "experiment", None)
             if number is not None:
                 _advance(state, record)
+
+
+def _wait(state: ResearchState, event: SlotDisturbed | SlotCalm) -> None:
+    noise = state.noise
+    if noise is None or state.open is None or state.open.number != event.experiment:
+        raise ImpossibleHistory(
+            f"{event.event} speaks of experiment {event.experiment}, which waits for nothing"
+        )
+    if isinstance(event, SlotCalm):
+        state.noise = None
+    else:
+        state.disturbed_in_a_row = 0  # it is there without a run of ours
+        state.noise = replace(noise, disturbance=event.disturbance, until=event.until, looks=noise.looks + 1)
 
 
 def _begin_session(state: ResearchState, event: SessionStarted) -> None:
@@ -357,6 +392,7 @@ def _advance(state: ResearchState, record: Record) -> None:
     noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
     if noted.get(type(event)) is not None:
         raise ImpossibleHistory(f"{event.event} stands twice for one attempt")
+    _hear(state, event, record.time)
     advanced = _next(experiment, record, state)
     state.experiments.replace_last(advanced)
     if advanced.phase is Phase.DONE:
@@ -367,6 +403,21 @@ def _advance(state: ResearchState, record: Record) -> None:
         state.frontier = Frontier(
             commit=event.commit, val_bpb=score.val_bpb if score else None, experiment=advanced.number
         )
+
+
+def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
+    """What an attempt says about noise."""
+    match event:
+        case Voided(cause="disturbed", evidence=Disturbance() as evidence):
+            state.disturbed_in_a_row += 1
+            state.noise = Noise(evidence, since=time)
+        case TrainingStarted():
+            state.noise = None  # somebody no longer wants it waited for
+        case TrainingFinished(outcome=outcome):
+            if outcome.conditions is None or not outcome.conditions.disturbances:
+                state.disturbed_in_a_row = 0
+        case _:
+            return
 
 
 def _count(state: ResearchState, finished: Experiment) -> None:

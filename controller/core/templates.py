@@ -17,6 +17,7 @@ from controller.core.container_spec import (
     FIRST,
     REHEARSAL_PLACE,
     SECOND,
+    SLOT_PLACE,
     ContainerSpec,
     Exchange,
     Place,
@@ -140,6 +141,12 @@ def rehearsal(
     return replace(spec, train=train, order=place.order(Item.REHEARSAL))
 
 
+def telemetry(config: SealedConfig, place: Place, budget_seconds: float) -> ContainerSpec:
+    """Asks the driver about the GPU: all through a training, or for a look at a slot that has none."""
+    training = 0.0 if place.experiment == SLOT_PLACE else budget_seconds
+    return container_spec.telemetry(config, place, training + START_SECONDS)
+
+
 @dataclass(frozen=True)
 class Templates:
     """What a runner adds to an order, all of it from its own settings."""
@@ -181,12 +188,16 @@ class Templates:
                 return judge(config, place, self.files, self.judging, seed=order.seed, row_tokens=rows)
             case Item.REHEARSAL:
                 return rehearsal(config, place, self.files, train=given, limit_seconds=self.rehearsal_seconds)
+            case Item.TELEMETRY:
+                return telemetry(config, place, self.budget_seconds)
             case _:
                 raise ValueError(f"{order.item} is no container, or its order lacks something")
 
     def _place(self, order: Order) -> Place:
         if (order.item is Item.REHEARSAL) != (order.experiment == REHEARSAL_PLACE):
             raise ValueError("a rehearsal is of no experiment, and nothing else is of a rehearsal")
+        if order.experiment == SLOT_PLACE and order.item is not Item.TELEMETRY:
+            raise ValueError("a slot without an experiment is only looked at")
         if order.seed is not None and order.item is not Item.JUDGE:
             raise ValueError("only the judge has a seed")
         if (order.item in VOLUMES) and order.experiment == REHEARSAL_PLACE:

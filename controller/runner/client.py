@@ -144,6 +144,10 @@ class RunnerSandbox:
             raise NotReady("The runner has another monotonic clock; it has to run on this very machine.")
         return {str(key): str(value) for key, value in told.items()}
 
+    def usage(self) -> Mapping[str, float] | None:
+        told = self._ask(Describe(verb="usage"))
+        return None if told is None else {str(name): float(used) for name, used in told.items()}
+
     def device(self) -> Mapping[str, Any]:
         """Where experiments run: `scale`, `name`, `driver`, `gpu`. Raises NotReady."""
         told = self._ask(Describe(verb="device"), patience=self._ready_seconds)

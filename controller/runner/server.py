@@ -218,8 +218,10 @@ class Runner:
     def _leftovers(self, request: Leftovers, _: socket.socket, __: bytes) -> list[list[str]]:
         return [list(found) for found in self._sandbox.leftovers(request.keep)]
 
-    def _describe(self, request: Describe, _: socket.socket, __: bytes) -> dict[str, Any]:
+    def _describe(self, request: Describe, _: socket.socket, __: bytes) -> Mapping[str, Any] | None:
         match request.verb:
+            case "usage":
+                return self._sandbox.usage()
             case "describe":
                 return {**self._sandbox.describe(), "monotonic": time.monotonic()}
             case "device":

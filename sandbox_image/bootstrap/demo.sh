@@ -17,6 +17,8 @@ main() {
     # At 20 seconds a run, proving each kept score to one position in a thousand would take as long as the run.
     export GLOVEBOX_JUDGE__LEAK_FRACTION=0.01
     export GLOVEBOX_PATIENCE__STOP_AFTER=3 # somebody is watching
+    # Who shows something on a busy machine does not want to wait until it is calm: a mark on the run will do.
+    export GLOVEBOX_NOISE__REPEATS=0
     .venv/bin/glovebox prepare --home "$home" --corpus "$(corpus)"
     .venv/bin/glovebox run --home "$home" --experiments 8 --budget "$budget" --agent tuner --tag demo
     .venv/bin/glovebox verify --home "$home"

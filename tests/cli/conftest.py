@@ -94,6 +94,7 @@ class Glovebox:
             "PYTHONDONTWRITEBYTECODE": "1",
             "GLOVEBOX_HOME": str(self.home),
             "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # honest models: few twins will do
+            "GLOVEBOX_NOISE__ENABLED": "false",  # others may well be at work on the machine
             **self.environment,
             **extra,
         }

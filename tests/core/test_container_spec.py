@@ -39,6 +39,7 @@ def specs(config: SealedConfig) -> dict[Domain, ContainerSpec]:
         Domain.REHEARSAL: container_spec.rehearsal(
             config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
         ),
+        Domain.TELEMETRY: container_spec.telemetry(config, PLACE, 300.0),
         Domain.PREPARE: container_spec.preparer(
             config,
             Place(Path("/srv/home"), "prepare"),
@@ -85,9 +86,9 @@ def test_every_container_has_a_second_hand(spec: ContainerSpec) -> None:
 
 
 def test_domains_do_not_share_a_user() -> None:
-    domains = (Domain.TRAINER, Domain.WORKER, Domain.JUDGE, Domain.REHEARSAL)
+    domains = (Domain.TRAINER, Domain.WORKER, Domain.JUDGE, Domain.REHEARSAL, Domain.TELEMETRY)
     users = [DEFAULT[domain].user for domain in domains]
-    assert users == ["10001:10001", "10002:10002", "10003:10003", "10004:10004"]
+    assert users == ["10001:10001", "10002:10002", "10003:10003", "10004:10004", "10005:10005"]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def test_domains_do_not_share_a_user() -> None:
                 "/glovebox/worker.py",
             ],
         ),
+        (Domain.TELEMETRY, [], []),
         (
             Domain.PREPARE,
             ["/home/glovebox"],
@@ -182,21 +184,25 @@ def test_validation_data_reaches_the_judge_alone() -> None:
 
 
 @pytest.mark.parametrize("access", ["cdi", "device-request", "runtime"])
-def test_gpus_go_to_trainer_and_worker_only(access: str) -> None:
+def test_gpus_go_to_trainer_and_worker_and_telemetry_may_look(access: str) -> None:
     config = SealedConfig.model_validate({"gpu": ["0", "3"], "gpu_access": access, "seccomp": PROFILE})
     for domain, spec in specs(config).items():
         body = spec.to_engine()
         host, environment = body["HostConfig"], dict(entry.split("=", 1) for entry in body["Env"])
-        if domain not in (Domain.TRAINER, Domain.WORKER):
+        looks = domain is Domain.TELEMETRY
+        if domain not in (Domain.TRAINER, Domain.WORKER, Domain.TELEMETRY):
             assert (host["DeviceRequests"], host["Runtime"]) == ([], "runc")
             assert environment["NVIDIA_VISIBLE_DEVICES"] == "void"
         elif access == "runtime":
             assert (host["DeviceRequests"], host["Runtime"]) == ([], "nvidia")
             assert environment["NVIDIA_VISIBLE_DEVICES"] == "0,3"
+            capabilities = "utility" if looks else "compute,utility"
+            assert environment["NVIDIA_DRIVER_CAPABILITIES"] == capabilities
         else:
             [request] = host["DeviceRequests"]
             names = {"cdi": ["nvidia.com/gpu=0", "nvidia.com/gpu=3"], "device-request": ["0", "3"]}
             assert request["DeviceIDs"] == names[access]
+            assert ("compute" in str(request.get("Capabilities"))) is (access != "cdi" and not looks)
             assert host["Runtime"] == "runc"
 
 

@@ -47,6 +47,7 @@ ORDER = Order(experiment="42", attempt=3, item=Item.JUDGE, seed=7)
         Remove(containers=(NAME,), volumes=(PLACE.name(Item.REPLIES_2),)),
         Leftovers(keep=("42", "try")),
         Describe(verb="device"),
+        Describe(verb="usage"),
     ],
 )
 def test_what_is_said_is_what_is_heard(request_: BaseModel) -> None:
@@ -132,7 +133,7 @@ def test_any_bytes_are_a_request_or_refused(raw: bytes) -> None:
 
 
 @given(
-    st.integers(0, 999_999_999).map(str) | st.sampled_from(["try", "rehearsal", "prepare", "doctor"]),
+    st.integers(0, 999_999_999).map(str) | st.sampled_from(["try", "rehearsal", "slot", "prepare", "doctor"]),
     st.integers(1, 999_999),
     st.sampled_from(Item),
 )

@@ -101,7 +101,7 @@ def test_a_voided_attempt_leaves_the_experiment_to_be_repeated(tmp_path: Path) -
     story.begin()
     number = story.propose(BASELINE)
     story.train(number)
-    story.record(Voided(experiment=number, attempt=1, reason="the engine died"))
+    story.record(Voided(experiment=number, attempt=1, cause="infrastructure", reason="the engine died"))
     experiment = story.state.open
     assert experiment is not None
     assert (experiment.phase, experiment.attempt, experiment.outcome) == (Phase.PROPOSED, 1, None)
@@ -136,7 +136,7 @@ def test_a_voided_attempt_forgets_its_oddities(tmp_path: Path) -> None:
     story = scored(tmp_path)
     story.record(ClaimMismatch(experiment=0, attempt=1, claim=0.1, score=0.5, bound=0.05))
     story.record(quarantine(story))
-    story.record(Voided(experiment=0, attempt=1, reason="the engine died"))
+    story.record(Voided(experiment=0, attempt=1, cause="infrastructure", reason="the engine died"))
     experiment = story.state.experiments[0]
     assert experiment.phase is Phase.PROPOSED
     assert (experiment.quarantine, experiment.claim_mismatch) == (None, None)

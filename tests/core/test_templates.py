@@ -32,6 +32,8 @@ def expected() -> list[ContainerSpec]:
         *(templates.worker(CONFIG, PLACE, FILES, JUDGING, names, train=TRAIN) for names in EXCHANGES),
         templates.judge(CONFIG, PLACE, FILES, JUDGING, seed=7, row_tokens=256),
         templates.rehearsal(CONFIG, Place(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0),
+        templates.telemetry(CONFIG, PLACE, 300.0),
+        templates.telemetry(CONFIG, Place(HOME, "slot"), 300.0),
     ]
 
 
@@ -64,13 +66,13 @@ def test_there_is_an_order_for_everything() -> None:
 
 
 CHANGES: list[tuple[dict[str, Any], set[Item]]] = [
-    ({"budget_seconds": 301.0}, {Item.TRAINER, Item.HOLDER}),
+    ({"budget_seconds": 301.0}, {Item.TRAINER, Item.HOLDER, Item.TELEMETRY}),
     ({"rehearsal_seconds": 121.0}, {Item.REHEARSAL}),
     ({"judging": JudgeConfig(total_seconds=901.0)}, {Item.WORKER, Item.WORKER_2, Item.JUDGE}),
     ({"judging": JudgeConfig(leak_fraction=0.5)}, {Item.JUDGE}),
     ({"containers": SealedConfig(seccomp="{ }")}, set(Item) - VOLUMES),
     ({"containers": SealedConfig(seccomp="{}", image="other")}, set(Item) - VOLUMES),
-    ({"files": replace(FILES, harness=Path("/other"))}, set(Item) - VOLUMES - {Item.HOLDER}),
+    ({"files": replace(FILES, harness=Path("/other"))}, set(Item) - VOLUMES - {Item.HOLDER, Item.TELEMETRY}),
 ]
 
 
@@ -103,6 +105,8 @@ def test_no_path_of_the_caller_is_mounted() -> None:
         (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.TRAINER, seed=1)),
         (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.REHEARSAL)),
         (TEMPLATES.container, Order(experiment="rehearsal", attempt=1, item=Item.TRAINER)),
+        (TEMPLATES.container, Order(experiment="slot", attempt=1, item=Item.TRAINER)),
+        (TEMPLATES.container, Order(experiment="rehearsal", attempt=1, item=Item.TELEMETRY)),
     ],
 )
 def test_orders_that_make_no_sense_are_refused(make: Callable[..., object], order: Order) -> None:

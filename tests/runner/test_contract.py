@@ -87,6 +87,7 @@ def test_of_what_is_not_there(world: World) -> None:
     received: list[bytes] = []
     sandbox.follow(name, received.append).join(20)
     assert not received
+    assert sandbox.usage() == {}
     assert set(sandbox.describe()) == {"engine", "image", "root", "runtime", "users"}
 
 
@@ -105,6 +106,7 @@ def test_a_life_and_its_end(world: World) -> None:
     containers, volumes = sandbox.leftovers()
     assert (sorted(containers), volumes) == (sorted([holder, spec.name]), [volume])
     assert sandbox.leftovers({"3", "4"}) == ([], [])
+    assert {*(sandbox.usage() or {})} == {holder, spec.name}
     world.stop.set()
     with pytest.raises(Interrupted):
         world.wait(spec)

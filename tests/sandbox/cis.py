@@ -10,12 +10,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from controller.clock import SystemClock
-from controller.core.container_spec import MIB, ContainerSpec, Limits, SandboxConfig, SealedConfig
+from controller.core import container_spec
+from controller.core.container_spec import MIB, ContainerSpec, Limits, Place, SandboxConfig, SealedConfig
 from controller.core.engine_info import security_options
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import Score
@@ -247,7 +248,14 @@ def witnessed(home: Path, **settings: str) -> dict[str, Live]:
         )
         score = judge.score(attempt, 1, lambda score: True, stop)
         assert isinstance(score, Score), score
+        _start_telemetry(witness, config, home)
         return witness.seen
+
+
+def _start_telemetry(witness: Witness, config: SealedConfig, home: Path) -> None:
+    """As it stands beside T where there is a GPU, but for what it runs: there is no driver to ask."""
+    spec = container_spec.telemetry(config, Place(home, "0"), 60.0)
+    witness.start(replace(spec, command=("exec", "--limit", "60", "--", "sleep", "60")))
 
 
 def table(containers: Mapping[str, Live]) -> str:

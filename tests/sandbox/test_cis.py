@@ -27,7 +27,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Live]:
 
 def test_the_whole_section_is_covered_and_every_container_seen(containers: dict[str, Live]) -> None:
     assert [item.number for item in SECTION_5] == [f"5.{number}" for number in range(1, 33)]
-    assert {"holder", "trainer", "worker", "judge"} < set(containers)
+    assert {"holder", "trainer", "worker", "judge", "telemetry"} < set(containers)
     assert all((item.met is None) == bool(item.not_applicable) for item in SECTION_5)
 
 

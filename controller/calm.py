@@ -1,0 +1,86 @@
+"""Whether a run was disturbed so that it is void, and when it may be repeated."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+
+import structlog
+
+from controller.chronicle import Chronicle
+from controller.core.disturbance import NoiseConfig, spoiling
+from controller.core.events import SlotCalm, SlotDisturbed
+from controller.core.model import Disturbance
+from controller.core.state import Experiment
+from controller.ports import Clock, Slot
+
+log = structlog.stdlib.get_logger(__name__)
+
+_SLICE_SECONDS = 1.0
+"""How long at most we wait before somebody looks at limits and at a pause that a person wants."""
+
+
+class Calm:
+    """Keeps an experiment from being repeated on a slot that is still disturbed. Every wait is on record."""
+
+    def __init__(
+        self,
+        slot: Slot | None,
+        chronicle: Chronicle,
+        clock: Clock,
+        stop: threading.Event,
+        config: NoiseConfig,
+    ) -> None:
+        self._slot, self._chronicle, self._clock = slot, chronicle, clock
+        self._stop, self._config = stop, config
+        self._since: float | None = None
+        self._retry_at = self._pause = 0.0
+
+    def spoiled(self, experiment: Experiment) -> Disturbance | None:
+        """Why the run that has just ended is void; None if it counts.
+
+        What disturbs run after run, though it is never there without one, comes from the runs themselves or
+        will not go away: from then on they count as they are, until one was left alone.
+        """
+        found = spoiling(experiment.outcome) if experiment.outcome is not None else None
+        if found is None:
+            return None
+        if self._chronicle.state.disturbed_in_a_row >= self._config.repeats:
+            log.warning("disturbed_run_counts", experiment=experiment.number, reason=found.detail)
+            return None
+        log.warning("run_disturbed", experiment=experiment.number, reason=found.detail)
+        return found
+
+    def awaited(self, experiment: Experiment) -> bool:
+        """True if the experiment may train. Waits a little if it may not; ask again."""
+        if self._slot is None or self._chronicle.state.noise is None:
+            return True
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = self._retry_at = now
+            self._pause = self._config.retry_seconds
+        if now < self._retry_at:
+            self._stop.wait(min(self._retry_at - now, _SLICE_SECONDS))
+            return False
+        found = self._slot.look(self._stop)
+        if self._stop.is_set():
+            return False
+        if found is not None:
+            self._go_on_waiting(experiment, found)
+            return False
+        waited, self._since = self._clock.monotonic() - self._since, None
+        self._chronicle.record(SlotCalm(experiment=experiment.number, seconds=waited))
+        return True
+
+    def _go_on_waiting(self, experiment: Experiment, found: Disturbance) -> None:
+        log.warning(
+            "slot_disturbed", experiment=experiment.number, reason=found.detail, retry_seconds=self._pause
+        )
+        until = self._clock.now() + dt.timedelta(seconds=self._pause)
+        self._chronicle.record(
+            SlotDisturbed(
+                experiment=experiment.number, disturbance=found, until=until.isoformat(timespec="seconds")
+            )
+        )
+        self._retry_at = self._clock.monotonic() + self._pause
+        self._pause = min(2 * self._pause, self._config.max_retry_seconds)

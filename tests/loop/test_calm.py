@@ -1,0 +1,199 @@
+"""What the loop does with a disturbed run: void, wait for calm, repeat; and never for ever."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from controller import views, views_json
+from controller.agents.replay import Replay
+from controller.calm import Calm
+from controller.chronicle import Chronicle
+from controller.clock import SystemClock
+from controller.core.disturbance import NoiseConfig
+from controller.core.events import SlotCalm, SlotDisturbed, TrainingStarted, Voided
+from controller.core.model import Disturbance, Interrupted, Verdict
+from controller.core.state import ResearchState, fold
+from controller.journal import read_records
+from controller.verify import verify
+from tests.fakes import LOAD, FakeSlot, train_py
+from tests.loop.effort import Effort, start, verdicts
+
+QUICK = NoiseConfig(retry_seconds=0.001, max_retry_seconds=0.004)
+
+
+def effort_of(
+    efforts: list[Effort], folder: Path, *texts: str, slot: FakeSlot | None = None
+) -> tuple[Effort, FakeSlot]:
+    proposals = folder / "proposals"
+    proposals.mkdir()
+    for number, text in enumerate(texts):
+        (proposals / f"{number:02d}.py").write_text(text, encoding="utf-8")
+    effort, slot = start(efforts, folder / "home", Replay(proposals)), slot or FakeSlot()
+    effort.world.slot, effort.world.noise = slot, QUICK
+    return effort, slot
+
+
+def told(home: Path) -> list[str]:
+    """Of the noise alone."""
+    events = (TrainingStarted, Voided, SlotDisturbed, SlotCalm)
+    return [record.data.event for record in read_records(home) if isinstance(record.data, events)]
+
+
+def test_a_disturbed_run_is_void_and_repeated_once_the_slot_is_calm(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeSlot([LOAD, LOAD]))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
+    assert loop.state.experiments[1].attempt == 2 and slot.looks == 3
+    once = ["training_started", "voided", "slot_disturbed", "slot_disturbed", "slot_calm", "training_started"]
+    assert told(effort.home) == ["training_started", *once]
+    [void] = [record.data for record in read_records(effort.home) if isinstance(record.data, Voided)]
+    assert (void.cause, void.evidence, void.attempt) == ("disturbed", LOAD, 1)
+    assert fold(read_records(effort.home)) == loop.state
+    assert loop.state.noise is None and loop.state.disturbed_in_a_row == 0
+    assert verify(effort.home) == []
+
+
+def test_noise_that_comes_and_goes_with_the_run_is_the_runs_own(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    """Else a text that makes the engine work could have itself repeated for ever."""
+    texts = (
+        train_py(2.5, "disturbed 99"),
+        train_py(2.25, "disturbed 99"),
+        train_py(2.0),
+        train_py(1.5, "disturbed 1"),
+    )
+    effort, _ = effort_of(efforts, tmp_path, *texts)
+    loop = effort.loop()
+    loop.run()
+    assert [experiment.attempt for experiment in loop.state.experiments] == [1, 4, 1, 1, 2]
+    assert [views_json.marks(experiment) for experiment in loop.state.experiments] == [
+        [],
+        ["disturbed"],
+        ["disturbed"],  # it goes on as before: nothing is gained by three more repeats
+        [],
+        [],
+    ]
+    assert loop.state.count(Verdict.KEEP) == 5
+
+
+def test_noise_that_is_there_without_a_run_is_never_the_runs_own(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 6"))
+
+    class Restless(FakeSlot):
+        """Disturbed at every first look, calm at the second."""
+
+        def look(self, stop: threading.Event) -> Disturbance | None:
+            self.looks += 1
+            return LOAD if self.looks % 2 else None
+
+    effort.world.slot = slot = Restless()
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == 7 and slot.looks == 12
+    assert views_json.marks(loop.state.experiments[1]) == []
+
+
+@dataclass
+class Waiting:
+    """An effort whose disturbed experiment has been looked at once, in vain."""
+
+    effort: Effort
+    chronicle: Chronicle
+
+    @property
+    def state(self) -> ResearchState:
+        return self.chronicle.state
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, efforts: list[Effort]) -> Iterator[Waiting]:
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeSlot([LOAD, LOAD, LOAD]))
+    loop = effort.loop()
+    while loop.state.noise is None or loop.state.noise.looks == 0:
+        loop.step()
+    yield Waiting(effort, loop.chronicle)
+
+
+def test_status_says_that_it_waits_and_why(waiting: Waiting) -> None:
+    noise = views_json.status(waiting.state, "2026-03-01")["noise"]
+    assert (noise["experiment"], noise["kind"], noise["looks"]) == (1, "cpu-load", 1)
+    assert noise["until"] is not None
+    console = Console(file=io.StringIO(), width=200)
+    console.print(views.status(waiting.state, "2026-03-01"))
+    assert "Others were busy" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_new_process_goes_on_waiting(waiting: Waiting) -> None:
+    effort = waiting.effort
+    effort.restart()
+    effort.world.slot, effort.world.noise = FakeSlot([LOAD]), QUICK
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == 2 and loop.state.experiments[1].verdict is Verdict.KEEP
+    assert told(effort.home)[-4:] == ["slot_disturbed", "slot_disturbed", "slot_calm", "training_started"]
+
+
+def test_a_new_process_that_does_not_watch_does_not_wait(waiting: Waiting) -> None:
+    effort = waiting.effort
+    effort.restart()
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.noise is None and loop.state.count(Verdict.KEEP) == 2
+
+
+def test_a_person_and_the_hours_end_the_wait(waiting: Waiting) -> None:
+    effort = waiting.effort
+    effort.restart()
+    effort.world.slot, effort.world.noise = FakeSlot([LOAD] * 1000), QUICK
+    loop = effort.loop(hours=1e-5)
+    assert "hours reached" in loop.run()
+    assert loop.state.noise is not None and loop.state.open is not None
+    effort.restart()
+    effort.world.slot, effort.world.noise = FakeSlot([LOAD] * 1000), NoiseConfig(retry_seconds=60)
+    loop = effort.loop()
+    loop.step()
+    effort.stop.set()
+    with pytest.raises(Interrupted):
+        loop.run()
+
+
+class Hand(SystemClock):
+    """Its seconds pass only by hand."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def test_the_pauses_double_up_to_their_limit(waiting: Waiting) -> None:
+    chronicle, clock, slot = waiting.chronicle, Hand(), FakeSlot([LOAD] * 5)
+    config = NoiseConfig(retry_seconds=10, max_retry_seconds=40)
+    calm = Calm(slot, chronicle, clock, waiting.effort.stop, config)
+    experiment = waiting.state.experiments[1]
+    for pause in (10, 20, 40, 40, 40):
+        assert not calm.awaited(experiment)
+        assert until(chronicle.state) == pytest.approx(pause, abs=2)
+        clock.seconds += pause
+    assert calm.awaited(experiment)
+    assert chronicle.state.noise is None and slot.looks == 6
+
+
+def until(state: ResearchState) -> float:
+    """Seconds until the next look, as the journal has it."""
+    assert state.noise is not None and state.noise.until is not None
+    return (dt.datetime.fromisoformat(state.noise.until) - dt.datetime.now(dt.UTC)).total_seconds()
