@@ -76,10 +76,13 @@ class Calm:
         log.warning(
             "slot_disturbed", experiment=experiment.number, reason=found.detail, retry_seconds=self._pause
         )
-        until = self._clock.now() + dt.timedelta(seconds=self._pause)
+        noise, until = self._chronicle.state.noise, self._clock.now() + dt.timedelta(seconds=self._pause)
         self._chronicle.record(
             SlotDisturbed(
-                experiment=experiment.number, disturbance=found, until=until.isoformat(timespec="seconds")
+                experiment=experiment.number,
+                disturbance=found,
+                looks=1 + (noise.looks if noise else 0),
+                until=until.isoformat(timespec="seconds"),
             )
         )
         self._retry_at = self._clock.monotonic() + self._pause

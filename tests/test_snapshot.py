@@ -156,7 +156,9 @@ def test_an_experiment_comes_out_of_the_journal_as_it_was(tmp_path: Path) -> Non
     story.experiment(BASELINE, 2.0, "baseline")
     number = story.propose(BASELINE + "A = 1\n")
     story.record(Voided(experiment=number, attempt=0, cause="disturbed", reason="others", evidence=LOAD))
-    story.record(SlotDisturbed(experiment=number, disturbance=LOAD, until="2026-03-01T00:00:10+00:00"))
+    story.record(
+        SlotDisturbed(experiment=number, disturbance=LOAD, looks=1, until="2026-03-01T00:00:10+00:00")
+    )
     assert story.state.noise is not None and story.state.noise.looks == 1
     story.record(SlotCalm(experiment=number, seconds=13.0))
     story.record(AgentFailed(agent="a", for_experiment=2, reason="nonsense"))

@@ -197,6 +197,8 @@ class SlotDisturbed(Value):
     event: Literal["slot_disturbed"] = "slot_disturbed"
     experiment: int
     disturbance: Disturbance
+    looks: int
+    """How often it was looked at in vain by now, since the run that was disturbed."""
     until: str
     """When it will be looked at again, UTC."""
 

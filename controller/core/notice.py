@@ -19,6 +19,8 @@ from controller.core.events import (
     ScoringFinished,
     SessionStarted,
     SessionStopped,
+    SlotCalm,
+    SlotDisturbed,
     TrainingStarted,
 )
 from controller.core.model import Decision, Verdict
@@ -28,6 +30,8 @@ from controller.core.untrusted import clean_line
 Kind = Literal["keep", "discard", "crash", "reject", "stall", "stop"]
 
 _REASON_CHARACTERS = 500
+_LOOKS = 4
+"""A slot that was looked at so often in vain, over more than a minute, will not be calm in a moment."""
 #: A keep is told when it is committed.
 _KINDS: Mapping[Verdict, Kind] = {
     Verdict.DISCARD: "discard",
@@ -135,7 +139,10 @@ def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:
         case Paused(why="disk" | "infrastructure", reason=reason) | AgentAbsent(reason=reason):
             told = replace(context, stalled=True)
             return told, None if context.stalled else _notice("stall", told, record, reason)
-        case Resumed() | AgentReturned() | SessionStarted():
+        case SlotDisturbed(disturbance=found, looks=looks) if looks >= _LOOKS:
+            told = replace(context, stalled=True)
+            return told, None if context.stalled else _notice("stall", told, record, found.detail)
+        case Resumed() | AgentReturned() | SlotCalm() | SessionStarted():
             return replace(context, stalled=False), None
         case _:
             return context, None

@@ -310,7 +310,7 @@ def _wait(state: ResearchState, event: SlotDisturbed | SlotCalm) -> None:
         state.noise = None
     else:
         state.disturbed_in_a_row = 0  # it is there without a run of ours
-        state.noise = replace(noise, disturbance=event.disturbance, until=event.until, looks=noise.looks + 1)
+        state.noise = replace(noise, disturbance=event.disturbance, until=event.until, looks=event.looks)
 
 
 def _begin_session(state: ResearchState, event: SessionStarted) -> None:

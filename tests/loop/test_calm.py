@@ -20,6 +20,7 @@ from controller.clock import SystemClock
 from controller.core.disturbance import NoiseConfig
 from controller.core.events import SlotCalm, SlotDisturbed, TrainingStarted, Voided
 from controller.core.model import Disturbance, Interrupted, Verdict
+from controller.core.notice import Context, follow
 from controller.core.state import ResearchState, fold
 from controller.journal import read_records
 from controller.verify import verify
@@ -197,3 +198,15 @@ def until(state: ResearchState) -> float:
     """Seconds until the next look, as the journal has it."""
     assert state.noise is not None and state.noise.until is not None
     return (dt.datetime.fromisoformat(state.noise.until) - dt.datetime.now(dt.UTC)).total_seconds()
+
+
+def test_a_wait_that_lasts_is_told_once(tmp_path: Path, efforts: list[Effort]) -> None:
+    texts = train_py(2.5, "disturbed 1"), train_py(2.25)
+    effort, _ = effort_of(efforts, tmp_path, *texts, slot=FakeSlot([LOAD] * 6))
+    effort.loop().run()
+    context, told = Context(), []
+    for record in read_records(effort.home):
+        context, notice = follow(context, record)
+        told += [notice] if notice and notice.kind == "stall" else []
+    assert [notice.reason for notice in told] == [LOAD.detail]
+    assert not context.stalled
