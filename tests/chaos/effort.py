@@ -45,6 +45,7 @@ SCALE = dataset.Scale(
 )
 SETTINGS = {
     "GLOVEBOX_MIN_FREE_BYTES": "0",
+    "GLOVEBOX_NOISE__ENABLED": "false",  # others may well be at work on the machine
     "GLOVEBOX_JUDGE__BATCH_TOKENS": "4096",
     "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # honest models: few twins will do
     "GLOVEBOX_JUDGE__MAX_GAIN": "0.015",  # so that the first steps are measured twice

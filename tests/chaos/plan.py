@@ -11,8 +11,16 @@ from controller.core.container_spec import Domain
 from controller.failpoints import NAMES
 
 _AGENT = ("api_", "prepared", "preparation_dropped", "rehears", "agent_")
-_PREPARING = {f"container-{done}-{Domain.PREPARE}" for done in ("due", "created", "started")}
-"""Another command. And a snapshot is due every two hundred experiments only: test_failpoints.py has those."""
+_ELSEWHERE = {
+    *(
+        f"container-{done}-{domain}"
+        for done in ("due", "created", "started")
+        for domain in (Domain.PREPARE, Domain.TELEMETRY)
+    ),
+    *(f"{side}-{event}" for side in ("before", "after") for event in ("slot_disturbed", "slot_calm")),
+}
+"""Another command, a GPU, and noise, which is not looked for beside other tests. And a snapshot is due every
+two hundred experiments only: test_failpoints.py has those."""
 _FREQUENT = {
     "file-written": 12,
     "blob-stored": 4,
@@ -53,7 +61,7 @@ class Deck:
         self._random = random.Random(seed)
         self._only = bool(words)
         chosen = [name for name in NAMES if not words or any(word in name for word in words)]
-        reachable = [name for name in chosen if not name.startswith("snapshot-") and name not in _PREPARING]
+        reachable = [name for name in chosen if not name.startswith("snapshot-") and name not in _ELSEWHERE]
         self._places = {
             "replay": self._cycle([name for name in reachable if not _of_claude(name)]),
             "claude": self._cycle([name for name in reachable if _of_claude(name)]),

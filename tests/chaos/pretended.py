@@ -14,14 +14,15 @@ from pathlib import Path
 
 from controller import failpoints
 from controller.attendance import AbsenceConfig
-from controller.core.model import AgentAway, AgentError, Proposal, RehearsalResult, RunOutcome
+from controller.core.disturbance import NoiseConfig
+from controller.core.model import AgentAway, AgentError, Disturbance, Proposal, RehearsalResult, RunOutcome
 from controller.core.state import Experiment
 from controller.journal import read_records
 from controller.ports import Attempt, Context, Wish
 from controller.recovery import recover, sweep
 from controller.snapshot import EVERY
 from controller.storage import Storage, StorageConfig
-from tests.fakes import Calm, FakeTrainer, train_py
+from tests.fakes import LOAD, Calm, FakeSlot, FakeTrainer, train_py
 from tests.loop.effort import Effort, Workspaces
 from tests.loop.slow import Slow, Step, fails, insert, whole
 
@@ -78,6 +79,7 @@ class Moody(Slow):
             whole(context.train_py),  # refused
             insert(90.0 + number, "crash NameError"),
             insert(best * 0.97, "broken"),
+            insert(best * 0.96, "disturbed 1"),
             fails(AgentAway("The API is overloaded.", 0.0)),
             fails(AgentError("It talked and did nothing.")),
         ]
@@ -89,6 +91,14 @@ class Moody(Slow):
     def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
         """Every second crash is beyond repair."""
         return super().fix(context, crashed) if crashed.number % 2 else None
+
+
+class Restless(FakeSlot):
+    """Disturbed and calm by turns."""
+
+    def look(self, stop: threading.Event) -> Disturbance | None:
+        self.looks += 1
+        return LOAD if self.looks % 2 else None
 
 
 class Hesitant(Calm):
@@ -113,6 +123,7 @@ def live(home: Path, place: str | None, more: int, life: int) -> None:
     if place is not None and place.endswith(("paused", "resumed")):
         effort.world.surroundings = Hesitant()  # each pause takes a second
     effort.world.absence, effort.world.rehearsal = QUICK, Workshop()
+    effort.world.slot, effort.world.noise = Restless(), NoiseConfig(retry_seconds=0.001)
     effort.world.prune = Storage(home, StorageConfig(log_bytes=0, call_bytes=0)).prune
     loop = effort.loop(sum(record.data.event == "proposed" for record in read_records(home)) + more)
     sweep(home, effort.world, loop.state)
