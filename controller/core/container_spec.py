@@ -319,8 +319,8 @@ def _sha256(told: Any) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-_BACKGROUND_CPU_SHARES = 102
-"""A tenth of the usual. With the least there is, a rehearsal would not end beside a training on all CPUs."""
+_BACKGROUND_CPU_SHARES = 256
+"""A quarter of the usual. With the least, a rehearsal would not end beside a training on all CPUs."""
 
 _POSTURE: Mapping[str, Any] = {
     "ReadonlyRootfs": True,

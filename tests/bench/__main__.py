@@ -1,4 +1,4 @@
-"""`make bench`: kill accuracy, overhead, the sandbox's cost, waiting for an agent and a long journal.
+"""`make bench`: kill accuracy, overhead, what sandbox and rehearsal cost, waiting for an agent, a long past.
 
 Other work on the machine shows in every figure; for figures to compare, let it be idle.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from controller.core.container_spec import SandboxConfig
 from controller.seccomp import sealed
+from tests.bench.beside import beside
 from tests.bench.idle import LEAST, MOST, race
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
 from tests.bench.steps import Long
@@ -61,6 +62,12 @@ def waiting(options: argparse.Namespace) -> None:
     print(f"waiting, one after the other: {sequential}", flush=True)
 
 
+def rehearsal(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = beside(Path(folder), sealed(SandboxConfig()), max(options.rounds // 2, 1))
+    print(f"rehearsal: {found}", flush=True)
+
+
 def journal(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         young, old = Long(Path(folder) / "young", 100), Long(Path(folder) / "old", options.past)
@@ -91,7 +98,14 @@ def journal(options: argparse.Namespace) -> None:
         old.close()
 
 
-MEASURES = {"kill": kill, "tax": tax, "overhead": overhead, "waiting": waiting, "journal": journal}
+MEASURES = {
+    "kill": kill,
+    "tax": tax,
+    "overhead": overhead,
+    "rehearsal": rehearsal,
+    "waiting": waiting,
+    "journal": journal,
+}
 
 
 def _line(what: str, values: Sequence[float], aim: str) -> None:
