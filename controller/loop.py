@@ -283,9 +283,8 @@ class Loop:
         self.record(
             ScoringStarted(experiment=experiment.number, attempt=attempt.number, seed=seed, specs=specs)
         )
-        frontier = self._frontier
         judgement = self._world.judge.score(
-            attempt, seed, lambda score: contends(frontier, score), self._world.stop
+            attempt, seed, lambda score: self._contends(experiment, score), self._world.stop
         )
         self._world.check_inputs()
         self.record(
@@ -296,6 +295,13 @@ class Loop:
                 refusal=judgement if isinstance(judgement, Refusal) else None,
             )
         )
+
+    def _contends(self, experiment: Experiment, score: Score) -> bool:
+        """Is a first score good enough to be confirmed? Then what comes next may be made ready for it."""
+        if contends(self._frontier, score):
+            self._researcher.foresee(experiment)
+            return True
+        return False
 
     # --- decide and record ---------------------------------------------------------------------
 

@@ -26,10 +26,11 @@ from controller.core.model import (
     Interrupted,
     Proposal,
 )
-from controller.core.refit import Stale, refit
+from controller.core.refit import Stale
 from controller.core.state import Experiment, ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.desk import Budget, JournalDesk
+from controller.fitting import Fitting
 from controller.ports import Agent, Clock, Rehearsal
 
 log = structlog.stdlib.get_logger(__name__)
@@ -67,6 +68,7 @@ class Researcher:
         self._rehearsal = rehearsal
         self._budget = budget
         self._conversation: Conversation | None = None
+        self._fitting = Fitting(chronicle, briefing, self._desk, stop)
 
     # --- what the loop calls --------------------------------------------------------------------
 
@@ -104,8 +106,14 @@ class Researcher:
         if self._agent.prepares_ahead and self._state.prepared is None:
             self._ask_ahead()
 
+    def foresee(self, winner: Experiment) -> None:
+        """`winner` is about to be kept: make ready for it what was prepared."""
+        if self._state.prepared is not None:
+            self._fitting.foresee(self._state.prepared, winner)
+
     def close(self) -> None:
         """Break off what is under way. Nothing comes from another thread afterwards."""
+        self._fitting.close()
         if self._conversation is not None:
             self._conversation.break_off()
             self._conversation = None
@@ -143,14 +151,7 @@ class Researcher:
         try:
             if prepared.agent != self._agent.name:
                 raise Stale(f"{prepared.agent} prepared it, and now {self._agent.name} is at work")
-            train_py = refit(
-                prepared,
-                self._chronicle.text(prepared.train_sha256),
-                parent_py=self._briefing.train_py(prepared.parent),
-                frontier_py=self._briefing.frontier_py,
-                tried=self._briefing.tried(),
-            )
-            self._rehearse_again(prepared, train_py)
+            train_py = self._fitting.fit(prepared)
         except Stale as stale:
             reason = clean_line(str(stale))
             self._chronicle.record(PreparationDropped(for_experiment=prepared.for_experiment, reason=reason))
@@ -164,16 +165,6 @@ class Researcher:
             agent=prepared.agent,
         )
         return Offer(proposal, prepared_for=prepared.for_experiment)
-
-    def _rehearse_again(self, prepared: Prepared, train_py: str) -> None:
-        """Two changes that passed by themselves may fail together. Raises Stale, Interrupted."""
-        if train_py == self._chronicle.text(prepared.train_sha256):
-            return
-        before = self._state.rehearsed
-        if before and before.train_sha256 == prepared.train_sha256 and before.result == "inconclusive":
-            return  # nothing would be learnt this time either, and the machine waits
-        if (failure := self._desk(self._stop).rehearse(train_py)) is not None:
-            raise Stale(f"on the new frontier its rehearsal failed: {failure}")
 
     def _ask_now(self) -> Offer | None:
         """Ask an agent that answers at once."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from controller.core.container_spec import SandboxConfig
 from controller.seccomp import sealed
 from tests.bench.beside import beside
-from tests.bench.idle import LEAST, MOST, race
+from tests.bench.idle import BUDGET, LEAST, MOST, race
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
 from tests.bench.steps import Long
 
@@ -59,7 +59,11 @@ def waiting(options: argparse.Namespace) -> None:
     scale = f"answers take {LEAST * options.budget:g} to {MOST * options.budget:g} s, "
     print(f"waiting: {scale}the scale of 60 to 120 s for 300 s (aim: ≤ 2 % plus scoring)")
     print(f"waiting, asked ahead: {ahead}")
-    print(f"waiting, one after the other: {sequential}", flush=True)
+    print(f"waiting, one after the other: {sequential}")
+    shares = [f"{idle.share_in_earnest(options.budget):.2%}" for idle in (ahead, sequential)]
+    print(
+        f"waiting, at {BUDGET:g} s and 60 to 120 s: {shares[0]}, one after the other {shares[1]}", flush=True
+    )
 
 
 def rehearsal(options: argparse.Namespace) -> None:

@@ -32,7 +32,9 @@ from tests.messages_server import MessagesServer
 from tests.show.live import prepare
 from tests.show.script import TRAIN, Script, thinking_time
 
-LEAST, MOST, REHEARSAL = 60 / 300, 120 / 300, 120 / 300
+BUDGET = 300.0
+"""Seconds of an experiment in earnest."""
+LEAST, MOST, REHEARSAL = 60 / BUDGET, 120 / BUDGET, 120 / BUDGET
 """Time of an answer, and of a rehearsal at most, as shares of the budget."""
 
 
@@ -54,18 +56,31 @@ class Idle:
         unscored = self.total - self.scoring
         return (unscored - self.training) / unscored
 
+    @property
+    def other(self) -> float:
+        """Containers, records, commits: what each experiment takes whatever the budget is."""
+        return self.total - self.training - self.scoring - self.waiting
+
+    def share_in_earnest(self, budget: float) -> float:
+        """The share if each experiment had BUDGET instead of the `budget` seconds it had here.
+
+        Waiting grows with the budget, since answers do; the rest does not.
+        """
+        unused = (self.waiting * BUDGET / budget + self.other) / self.experiments
+        return unused / (BUDGET + unused)
+
     def __str__(self) -> str:
-        other = self.total - self.training - self.scoring - self.waiting
         parts = {
             "T ran": self.training,
             "scoring": self.scoring,
             "waiting for a proposal": self.waiting,
-            "containers and records": other,
+            "containers and records": self.other,
         }
         shares = ", ".join(f"{name} {s:.1f} s ({s / self.total:.1%})" for name, s in parts.items())
         return (
             f"{self.experiments} experiments in {self.total:.1f} s: {shares}; scoring set aside, "
-            f"no T ran for {self.share:.1%}"
+            f"no T ran for {self.share:.1%}; containers and records take "
+            f"{self.other / self.experiments:.2f} s for each experiment"
         )
 
 

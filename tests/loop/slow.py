@@ -98,6 +98,8 @@ class FakeRehearsal:
     ) -> None:
         """`inconclusive`: it learns nothing, whatever the text."""
         self.rehearsed: list[str] = []
+        self.threads: list[str] = []
+        """Names of the threads that asked."""
         self._fails = fails
         self._inconclusive = inconclusive
 
@@ -105,6 +107,7 @@ class FakeRehearsal:
         if stop.is_set():
             raise Interrupted("asked to stop")
         self.rehearsed.append(train_py)
+        self.threads.append(threading.current_thread().name)
         if self._inconclusive:
             return RehearsalResult(result="inconclusive", detail="no GPU", seconds=0.5)
         failed = self._fails(train_py)

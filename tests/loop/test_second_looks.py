@@ -45,7 +45,7 @@ def both(train_py: str) -> bool:
 
 def test_two_changes_that_fail_together_never_run_together(tmp_path: Path, efforts: list[Effort]) -> None:
     effort = begin(efforts, tmp_path, Rehearsing([FIRST, SECOND, insert(2.7, "third")]), 3)
-    effort.world.rehearsal = FakeRehearsal(fails=both)
+    effort.world.rehearsal = rehearsal = FakeRehearsal(fails=both)
     loop = effort.loop(experiments=3)
     loop.run()
     records = [record.data for record in read_records(tmp_path)]
@@ -54,6 +54,7 @@ def test_two_changes_that_fail_together_never_run_together(tmp_path: Path, effor
     dropped = [event.reason for event in records if isinstance(event, PreparationDropped)]
     assert len(dropped) == 1 and "on the new frontier its rehearsal failed: it raises" in dropped[0]
     assert "# third" in loop.chronicle.source(loop.state.experiments[2])
+    assert rehearsal.threads[2] == "foresight"  # while the first change was being confirmed
 
 
 @pytest.mark.parametrize(("inconclusive", "times"), [(False, 3), (True, 2)])
