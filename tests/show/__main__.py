@@ -1,5 +1,8 @@
 """`python -m tests.show`: thirty experiments on real containers by a researcher who does everything.
 
+Half way the key is revoked. The effort stops with one sentence; with another key the same command goes on,
+then with the tuner as understudy, and nobody does anything else. At the end a quota is exhausted for hours.
+
 Prints what each experiment cost, every problem found in the record, and how much of the time no T ran.
 """
 
@@ -17,6 +20,7 @@ from tests.messages_server import MessagesServer
 from tests.show import live
 from tests.show.account import Account
 from tests.show.script import Script, thinking_time
+from tests.show.weather import missing
 
 
 def main() -> int:
@@ -34,11 +38,19 @@ def main() -> int:
         script = Script(thinking_time(options.least, options.most))
         with MessagesServer(script) as server:
             try:
-                live.run(home, server, options.experiments, options.budget)
+                status, words = live.stopped(home, server, options.experiments, options.budget)
+                print(f"stopped with status {status}: {words}\nthe key is replaced, the command repeated")
+                changes = {"ANTHROPIC_API_KEY": live.NEXT_KEY, **live.UNDERSTUDY}
+                live.run(home, server, options.experiments, options.budget, **changes)
             finally:
                 live.remove_leftovers(home)
             account = Account(home)
-            problems = [*account.problems(server, ClaudeConfig().price(), options.experiments)]
+            problems = [
+                *account.problems(server, ClaudeConfig().price(), options.experiments),
+                *missing(account, script, server, rehearsed=True),
+                *([] if status == 2 and "check the key" in words else ["it did not say why it stopped"]),
+                *live.leaks(home),
+            ]
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
     print(*account.table(), sep="\n")
     print(f"events: {account.events()}")

@@ -53,19 +53,19 @@ class Account:
 
     def _calls(self, server: MessagesServer) -> Iterator[str]:
         """Each request on record is one that arrived, byte for byte, and each has exactly one end."""
-        sent = self._of(ApiRequested)
+        sent = self.of(ApiRequested)
         bodies = [read_blob(self.home, event.request_sha256) for event in sent]
         if bodies != [received.content for received in server.received]:
             yield f"{len(bodies)} requests are on record and {len(server.received)} arrived, or they differ"
         ends = Counter(event.call for event in self._ends())
         if ends != Counter(event.call for event in sent) or self.state.spending.open:
             yield "calls without an end, or with two"
-        for answer in self._of(ApiAnswered):
+        for answer in self.of(ApiAnswered):
             read_blob(self.home, answer.reply_sha256)
 
     def _money(self, price: Price) -> Iterator[str]:
         spending = self.state.spending
-        for answer in self._of(ApiAnswered):
+        for answer in self.of(ApiAnswered):
             if not math.isclose(answer.cost_usd, price.cost(answer.usage)):
                 yield f"call {answer.call} cost {answer.cost_usd}, not what its tokens cost"
         total = sum(event.cost_usd for event in self._ends())
@@ -76,16 +76,16 @@ class Account:
 
     def _proposals(self) -> Iterator[str]:
         """Each experiment is the baseline, prepared, a repair or an understudy's; nothing ready is lost."""
-        for event in self._of(Proposed):
+        for event in self.of(Proposed):
             ways = (event.experiment == 0, event.prepared_for is not None, event.fixes is not None)
             if sum((*ways, event.stands_in_for is not None)) != 1:
                 yield f"experiment {event.experiment} came about in no known way"
-        used = sum(1 for event in self._of(Proposed) if event.prepared_for is not None)
-        ready = {event.train_sha256 for event in self._of(Prepared)}
-        refused = sum(1 for event in self._of(ProposalRefused) if event.train_sha256 in ready)
-        gone = used + refused + len(self._of(PreparationDropped)) + (self.state.prepared is not None)
-        if len(self._of(Prepared)) != gone:
-            yield f"{len(self._of(Prepared))} proposals were prepared and {gone} accounted for"
+        used = sum(1 for event in self.of(Proposed) if event.prepared_for is not None)
+        ready = {event.train_sha256 for event in self.of(Prepared)}
+        refused = sum(1 for event in self.of(ProposalRefused) if event.train_sha256 in ready)
+        gone = used + refused + len(self.of(PreparationDropped)) + (self.state.prepared is not None)
+        if len(self.of(Prepared)) != gone:
+            yield f"{len(self.of(Prepared))} proposals were prepared and {gone} accounted for"
 
     def _attendance(self) -> Iterator[str]:
         away = False
@@ -95,11 +95,12 @@ class Account:
             away = away and not isinstance(record.data, AgentReturned)
             away = away or isinstance(record.data, AgentAbsent)
 
-    def _of(self, kind: type[E]) -> list[E]:
+    def of(self, kind: type[E]) -> list[E]:
+        """Every event of one kind, in order."""
         return [record.data for record in self.records if isinstance(record.data, kind)]
 
     def _ends(self) -> list[ApiAnswered | ApiFailed]:
-        return [*self._of(ApiAnswered), *self._of(ApiFailed)]
+        return [*self.of(ApiAnswered), *self.of(ApiFailed)]
 
     def table(self) -> Iterator[str]:
         """What each experiment cost, and all together."""
@@ -132,5 +133,5 @@ class Account:
 
     def failures(self) -> str:
         """How requests failed, by HTTP status."""
-        counts = Counter(str(event.status or "connection") for event in self._of(ApiFailed))
+        counts = Counter(str(event.status or "connection") for event in self.of(ApiFailed))
         return ", ".join(f"{status}: {count}" for status, count in sorted(counts.items()))

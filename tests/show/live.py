@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.cli.corpus import write_corpus
@@ -13,28 +13,39 @@ from tests.messages_server import MessagesServer
 from tests.show.script import TRAIN
 
 PROJECT = Path(__file__).parents[2]
-KEY = "sk-test-never-to-be-seen"
+KEY, NEXT_KEY = "sk-test-never-to-be-seen", "sk-test-of-the-day-after"
+UNDERSTUDY = {"GLOVEBOX_ABSENCE__UNDERSTUDY_AFTER_SECONDS": "3"}
 SETTINGS = {
     "GLOVEBOX_CLAUDE__MAX_TURNS": "6",
-    "GLOVEBOX_CLAUDE__ANSWER_SECONDS": "4",
+    "GLOVEBOX_CLAUDE__ANSWER_SECONDS": "10",
     "GLOVEBOX_CLAUDE__PATIENCE_SECONDS": "3",
     "GLOVEBOX_ABSENCE__RETRY_SECONDS": "2",
-    "GLOVEBOX_ABSENCE__UNDERSTUDY_AFTER_SECONDS": "3",
-    "GLOVEBOX_REHEARSAL__SECONDS": "20",
     "GLOVEBOX_JUDGE__SCORE_TOKENS": "2048",
     "GLOVEBOX_JUDGE__HOLDOUT_SCORE_TOKENS": "1024",
     "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # an honest model: few twins will do
 }
 
 
-def run(home: Path, server: MessagesServer, experiments: int, budget: float) -> None:
-    """The effort, from where it stands to its limit. Raises CalledProcessError."""
-    with start(home, server, experiments, budget) as process:
+def run(home: Path, server: MessagesServer, experiments: int, budget: float, **changes: str) -> None:
+    """The effort, from where it stands to its limit, with `changes` to the environment.
+
+    Raises CalledProcessError.
+    """
+    with start(home, server, experiments, budget, **changes) as process:
         if process.wait() != 0:
             raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
-def start(home: Path, server: MessagesServer, experiments: int, budget: float) -> subprocess.Popen[bytes]:
+def stopped(home: Path, server: MessagesServer, experiments: int, budget: float) -> tuple[int, str]:
+    """The effort, until it stops by itself: exit status and last words."""
+    with start(home, server, experiments, budget) as process:
+        status = process.wait()
+    return status, _log(home).read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+
+
+def start(
+    home: Path, server: MessagesServer, experiments: int, budget: float, **changes: str
+) -> subprocess.Popen[bytes]:
     """The same, left running."""
     (home.parent / "train.py").write_text(TRAIN, encoding="utf-8")
     environment = {
@@ -42,6 +53,7 @@ def start(home: Path, server: MessagesServer, experiments: int, budget: float) -
         "ANTHROPIC_API_KEY": KEY,
         "GLOVEBOX_CLAUDE__BASE_URL": server.url,
         "GLOVEBOX_TRAIN": str(home.parent / "train.py"),
+        **changes,
     }
     limits = ("--experiments", str(experiments), "--budget", f"{budget:g}")
     return _glovebox(
@@ -59,6 +71,14 @@ def remove_leftovers(home: Path) -> None:
     _done(home, "reap")
 
 
+def leaks(home: Path) -> Iterator[str]:
+    """Every file in which one of the keys stands."""
+    for path in (path for path in home.parent.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if any(key.encode() in content for key in (KEY, NEXT_KEY)):
+            yield f"a key stands in {path}"
+
+
 def _done(home: Path, *arguments: str) -> None:
     with _glovebox(home, {}, *arguments) as process:
         if process.wait() != 0:
@@ -67,7 +87,7 @@ def _done(home: Path, *arguments: str) -> None:
 
 def _glovebox(home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     ours = {name: os.environ[name] for name in ("PATH", "LANG", "DOCKER_HOST") if name in os.environ}
-    with (home.parent / "glovebox.log").open("ab") as log:
+    with _log(home).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "controller", *arguments, "--home", str(home)],
             env={**ours, "PYTHONPATH": str(PROJECT), **environment},
@@ -76,3 +96,8 @@ def _glovebox(home: Path, environment: Mapping[str, str], *arguments: str) -> su
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def _log(home: Path) -> Path:
+    """What every command said."""
+    return home.parent / "glovebox.log"
