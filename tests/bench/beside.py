@@ -13,6 +13,7 @@ from controller.clock import SystemClock
 from controller.core.container_spec import SealedConfig
 from controller.core.model import RehearsalResult
 from controller.core.runlog import claim
+from controller.core.templates import Files
 from controller.harness_files import HarnessFiles
 from controller.rehearsal import ContainerRehearsal, RehearsalConfig
 from controller.sandbox import DockerSandbox
@@ -70,7 +71,6 @@ def _rehearse(home: Path, config: SealedConfig) -> RehearsalResult:
             config=RehearsalConfig(),
             containers=config,
             home=home,
-            harness=HarnessFiles.materialise(PROJECT / "harness", home).folder,
-            data=home / "data" / "public",
+            files=Files(HarnessFiles.materialise(PROJECT / "harness", home).folder, home / "data"),
         )
         return rehearsal.rehearse((PROJECT / "harness" / "train.py").read_text(), threading.Event())
