@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,7 +65,11 @@ def prepared(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def public_data(prepared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """`prepare` in this process looks at the prepared data; checkpoints go to `tmp_path`."""
+    """`prepare` in this process looks at the prepared data; checkpoints go to `tmp_path`.
+
+    Its clock starts now: it would count from the start of the test session, longer ago than a run lasts.
+    """
+    monkeypatch.setattr(prepare, "_STARTED", time.monotonic())
     monkeypatch.setenv("GLOVEBOX_DATA", str(prepared / "public"))
     monkeypatch.setenv("GLOVEBOX_OUT", str(tmp_path))
     prepare.manifest.cache_clear()
