@@ -216,9 +216,9 @@ def test_a_run_ends_in_time_with_a_checkpoint_and_a_claim(
     train: ModuleType, harness_environment: dict[str, str], tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    run = start_run(harness_environment, budget=12)
-    output, _ = run.communicate(timeout=60)
-    assert time.monotonic() - began < 12
+    run = start_run(harness_environment, budget=18)
+    output, _ = run.communicate(timeout=120)
+    assert time.monotonic() - began < 18
     assert run.returncode == 0, output
     claim = dict(line.split(":") for line in output.split("\n---\n")[1].splitlines())
     assert tuple(claim) in (SUMMARY, SUMMARY[1:])  # no estimate on a machine too busy for it

