@@ -10,8 +10,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # When root starts the service each part has a user of its own; otherwise all are whoever does.
 readonly SERVICE_USER=10000 RUNNER_USER=10010 REAPER_USER=10011
-# Of .env, what the runner is told: the settings that shape containers.
-readonly RUNNER_SETTINGS='^(export +)?GLOVEBOX_(DEVICE|(SANDBOX|BUDGET|JUDGE|REHEARSAL)__[A-Z_]+)='
 
 # What compose.yaml asks for.
 export_variables() {
@@ -48,9 +46,11 @@ make_home() {
     chmod 2750 "$GLOVEBOX_HOME/runner/socket"
 }
 
+# What the runner is told of the settings: those that shape containers, wherever they stand.
 make_runner_settings() {
-    mkdir -p -m 700 .secrets
-    { [ ! -r .env ] || grep -E "$RUNNER_SETTINGS" .env || true; } >.secrets/runner.env
+    local told
+    told=$(docker compose run --rm --no-deps -T --entrypoint python operator -m controller.runner_settings </dev/null)
+    printf '%s\n' "$told" >.secrets/runner.env
 }
 
 # from_dotenv NAME: its value in .env, without quotes.
@@ -114,7 +114,6 @@ main() {
         prepare)
             make_home
             make_key_file
-            make_runner_settings
             prepare
             ;;
         down) docker compose down --remove-orphans ;;

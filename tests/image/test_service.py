@@ -9,9 +9,15 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from controller import runner_settings
+from controller.core.container_spec import SandboxConfig
+from controller.notify import NotifyConfig
+from controller.settings import BudgetConfig, Settings
 from tests.image.conftest import PROJECT
 
 KEY = "sk-ant-a-key-that-is-none"
@@ -126,9 +132,8 @@ def test_the_service_can_read_the_key_and_inspect_does_not_show_it(project: Path
 SOCKET = "/var/run/docker.sock"
 
 
-def test_who_has_what(project: Path) -> None:
-    """The key and the engine are never in one place, and what talks to the world has no engine."""
-    (project / ".env").write_text(f"ANTHROPIC_API_KEY={KEY}\nGLOVEBOX_LIMITS__DOLLARS=3\n")
+def services(project: Path) -> dict[str, Any]:
+    """compose's own reading of the file."""
     told = subprocess.run(
         ["docker", "compose", "--profile", "*", "config", "--format", "json"],
         cwd=project,
@@ -136,45 +141,56 @@ def test_who_has_what(project: Path) -> None:
         capture_output=True,
         check=True,
     )
-    services = json.loads(told.stdout)["services"]
+    found = json.loads(told.stdout)["services"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_who_has_what(project: Path) -> None:
+    """The key and the engine are never in one place, and what talks to the world has no engine."""
+    (project / ".env").write_text(f"ANTHROPIC_API_KEY={KEY}\nGLOVEBOX_LIMITS__DOLLARS=3\n")
+    parts = services(project)
     home = variables(project)["GLOVEBOX_HOME"]
 
     def holds(name: str, path: str) -> list[bool]:
         """Whether each mount at or below `path` is read-only."""
-        mounts = services[name]["volumes"]
+        mounts = parts[name]["volumes"]
         return [m.get("read_only", False) for m in mounts if f"{m['target']}/".startswith(f"{path}/")]
 
-    assert {name for name in services if holds(name, SOCKET)} == {"runner", "reaper", "operator"}
-    assert {name for name in services if services[name].get("secrets")} == {"controller"}
-    assert {name for name in services if services[name].get("network_mode") != "none"} == {"controller"}
-    assert "0" not in services["controller"].get("group_add", [])
-    assert holds("controller", home) == [False, True, True, True] and holds("runner", home) == [
-        True,
-        False,
-        True,
-    ]
+    assert {name for name in parts if holds(name, SOCKET)} == {"runner", "reaper", "operator"}
+    assert {name for name in parts if parts[name].get("secrets")} == {"controller"}
+    assert {name for name in parts if parts[name].get("network_mode") != "none"} == {"controller"}
+    assert "0" not in parts["controller"].get("group_add", [])
+    assert holds("controller", home) == [False, True, True, True]
+    assert holds("runner", home) == [True, False]
     assert not holds("reaper", home)
-    for name, service in services.items():
+    for name, service in parts.items():
         assert KEY not in json.dumps(service), name
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
-def test_the_runner_is_told_what_shapes_containers_and_nothing_else(project: Path) -> None:
-    lines = {
-        "GLOVEBOX_BUDGET__WALL_SECONDS=20": True,
-        'export GLOVEBOX_SANDBOX__GPU=["0"]': True,
-        "GLOVEBOX_DEVICE=cpu": True,
-        "GLOVEBOX_LIMITS__DOLLARS=3": False,
-        f"ANTHROPIC_API_KEY={KEY}": False,
-        f"GLOVEBOX_BUDGETS={KEY}": False,
-        "GLOVEBOX_ANTHROPIC_API_KEY_FILE=mine": False,
-        "# GLOVEBOX_DEVICE=gpu": False,
-    }
-    (project / ".env").write_text("".join(f"{line}\n" for line in lines))
-    call(project, "make_runner_settings")
-    told = (project / ".secrets" / "runner.env").read_text().splitlines()
-    assert told == [line for line, passes in lines.items() if passes]
+def test_the_runner_is_told_what_shapes_containers_and_nothing_else(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of the file that compose reads, whatever stands in the settings."""
+    image = 'it\'s $HOME "quoted" # no comment'
+    config = Settings(
+        sandbox=SandboxConfig(image=image, gpu=("0", "1")),
+        budget=BudgetConfig(wall_seconds=20.5),
+        notify=NotifyConfig(webhook=SecretStr("https://hooks.example/secret")),
+        device="gpu",
+    )
+    (project / ".secrets").mkdir()
+    (project / ".secrets" / "runner.env").write_text(runner_settings.lines(config))
+    told = services(project)["runner"]["environment"]
+    assert "secret" not in json.dumps(told)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value.replace("$$", "$"))  # compose prints it so that it can read it again
+    heard = Settings()
+    assert heard.device == "gpu" and heard.notify.webhook is None
+    for section in runner_settings.SECTIONS:
+        assert getattr(heard, section) == getattr(config, section)
 
 
 def test_a_home_for_the_service_belongs_to_whom_it_should(project: Path) -> None:
