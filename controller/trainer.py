@@ -70,7 +70,7 @@ class ContainerTrainer:
     def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
         started = self._sandbox.running_since(self.spec(attempt).name)
         if started is None:
-            self.discard(attempt)  # what an earlier start of the same attempt left half made
+            self._clear(attempt)
         with ExitStack() as watching:
             watch = self._slot.watch(attempt, stop) if self._slot is not None else None
             if watch is not None:
@@ -91,6 +91,15 @@ class ContainerTrainer:
             volumes=[place.name(volume) for volume in volumes],
         )
         reach("discarded")
+
+    def _clear(self, attempt: Attempt) -> None:
+        """Remove what earlier attempts left, and what an earlier start of this one left half made."""
+        ours = self._place(attempt).experiment_prefix
+        containers, volumes = self._sandbox.leftovers()
+        self._sandbox.remove(
+            containers=[name for name in containers if name.startswith(ours)],
+            volumes=[name for name in volumes if name.startswith(ours)],
+        )
 
     def _place(self, attempt: Attempt) -> Place:
         return Place(self._home, attempt.experiment, attempt.number)

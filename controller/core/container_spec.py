@@ -365,9 +365,14 @@ class Place:
         """What every name of this home begins with."""
         return f"glovebox-{self.home_id[:8]}-"
 
+    @property
+    def experiment_prefix(self) -> str:
+        """What every name of this experiment begins with, whichever attempt."""
+        return f"{self.prefix}{self.experiment}-"
+
     def name(self, what: str) -> str:
         """Name of a container or volume of this attempt."""
-        return f"{self.prefix}{self.experiment}-{self.attempt}-{what}"
+        return f"{self.experiment_prefix}{self.attempt}-{what}"
 
     def order(self, item: Item, seed: int | None = None) -> Order:
         """How a runner is asked for a container or volume of this attempt. It does the checking."""

@@ -6,10 +6,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from controller.core import container_spec
 from controller.core.container_spec import Domain, Place
 from controller.core.model import Cause, InfrastructureError, Interrupted
 from controller.ports import Attempt
@@ -107,6 +109,16 @@ def test_pid_1_ends_a_container_that_nobody_kills(bench: Bench) -> None:
     assert (end.exit_code, end.killed) == (124, False)
     # On a busy machine the engine notes the start a while after PID 1 began to count.
     assert limit - KILL_SLACK <= end.seconds < limit + KILL_SLACK
+
+
+def test_what_an_earlier_attempt_left_goes_when_the_next_begins(bench: Bench) -> None:
+    first, other = bench.attempt("import time\ntime.sleep(60)", 60.0), Place(bench.home, "01")
+    bench.start(first)
+    bench.sandbox.create_volume(container_spec.workspace(bench.config, other, 60.0))
+    second = replace(bench.attempt("pass", 60.0), number=2)
+    bench.trainer().train(second, bench.stop, lambda elapsed: None)
+    bench.trainer().discard(second)
+    assert bench.sandbox.leftovers() == ([], [other.name("workspace")])
 
 
 def test_a_good_run(bench: Bench) -> None:
