@@ -34,8 +34,7 @@ class Broken(Exception):
 def send(connection: socket.socket, payload: bytes) -> None:
     """Raises Broken. The socket's time-out is for each piece that gets through, not for all of them."""
     try:
-        connection.sendall(_LENGTH.pack(len(payload)))
-        connection.sendall(payload)
+        connection.sendall(_LENGTH.pack(len(payload)) + payload)
     except OSError as error:
         raise Broken(f"it cannot be written to: {error}") from error
 

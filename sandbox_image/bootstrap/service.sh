@@ -39,10 +39,11 @@ make_home() {
     touch "$GLOVEBOX_HOME/glovebox.toml"
     if is_root; then
         chown -h "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME/data" "$GLOVEBOX_HOME/glovebox.toml"
-        chown -hR "$GLOVEBOX_RUNNER_UID:$GLOVEBOX_RUNNER_UID" "$GLOVEBOX_HOME/runner"
+        if [ "$(stat -c %u "$GLOVEBOX_HOME/runner")" != "$GLOVEBOX_RUNNER_UID" ]; then
+            chown -hR "$GLOVEBOX_RUNNER_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME/runner"
+        fi
     fi
-    # The controller's group may use the socket that the runner makes in here.
-    chgrp "$GLOVEBOX_GID" "$GLOVEBOX_HOME/runner/socket"
+    # The socket that the runner makes in here belongs to the folder's group, the controller's.
     chmod 2750 "$GLOVEBOX_HOME/runner/socket"
 }
 
@@ -97,6 +98,12 @@ announce() {
         say "no ANTHROPIC_API_KEY in the environment or .env: the built-in tuner makes the proposals"
 }
 
+# True if the runner is to be made anew, because settings, image or key changed.
+renews_runner() {
+    local plan
+    plan=$(docker compose up --detach --dry-run ${key_changed:-} 2>&1) && [[ $plan == *-runner-1*Recreate* ]]
+}
+
 running() { [ -n "$(docker compose ps --status running --quiet controller)" ]; }
 
 main() {
@@ -108,6 +115,8 @@ main() {
             make_runner_settings
             announce
             prepare
+            # It tidies up through the runner.
+            if renews_runner; then docker compose stop controller; fi
             docker compose up --detach --remove-orphans ${key_changed:-}
             say "the research goes on by itself in $GLOVEBOX_HOME; look at it with: make status, make logs; end it with: make down"
             ;;
