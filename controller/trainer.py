@@ -100,6 +100,7 @@ class ContainerTrainer:
             containers=[name for name in containers if name.startswith(ours)],
             volumes=[name for name in volumes if name.startswith(ours)],
         )
+        reach("discarded")
 
     def _place(self, attempt: Attempt) -> Place:
         return Place(self._home, attempt.experiment, attempt.number)
