@@ -226,7 +226,9 @@ class Received:
 class MessagesServer:
     """Listens on a free port of 127.0.0.1 while the context is entered."""
 
-    def __init__(self, respond: Callable[[Body], Answer]) -> None:
+    def __init__(self, respond: Callable[[Body], Answer], streams: bool = True) -> None:
+        """`streams` False: every message comes in one piece, whatever was asked for."""
+        self.streams = streams
         self.received: list[Received] = []
         self.usages: list[Body] = []
         """What the server counted, for each reply that began."""
@@ -390,7 +392,7 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
                 case Cut():
                     self._stream(stream_events(message)[: answer.events], complete=not answer.reset)
                 case Say():
-                    if json.loads(content).get("stream"):
+                    if server.streams and json.loads(content).get("stream"):
                         self._stream(stream_events(message))
                     else:
                         self._whole(200, json.dumps(message).encode())

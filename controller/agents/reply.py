@@ -1,4 +1,4 @@
-"""One reply of the Messages API, put together from the events of its stream. Pure.
+"""One reply of the Messages API, put together from the events of its stream, or come in one piece. Pure.
 
 What arrives is kept as it came, because the API wants its own blocks back unchanged in the next request.
 """
@@ -45,6 +45,20 @@ class Reply:
             self._add(event)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise Nonsense(f"{type(error).__name__} in a {_kind(event)} event") from error
+
+    def take(self, message: Any) -> None:
+        """Take in a whole message, from an endpoint that does not stream. Raises Nonsense."""
+        try:
+            self._add({"type": "message_start", "message": {**message, "content": []}})
+            for index, block in enumerate(message["content"]):
+                self._start(index, dict(block))
+                if index in self._json:
+                    self._json[index] = json.dumps(block["input"])
+                self._close(index)
+            self._add({"type": "message_delta", "delta": message})
+            self._add({"type": "message_stop"})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise Nonsense(f"{type(error).__name__} in a message") from error
 
     @property
     def started(self) -> bool:

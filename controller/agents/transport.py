@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,21 +63,25 @@ class Transport:
         broken: Broken | None = None
         try:
             async with asyncio.timeout(limit), self._client() as client:
-                async for sse in await self._events(client, body):
-                    # To the end, whatever comes: to leave a stream of the SDK early is to leave it open.
-                    broken = broken or self._take_in(sse, reply)
+                response = await self._post(client, body)
+                if response.headers.get("content-type", "").startswith("application/json"):
+                    reply.take(json.loads(await response.aread()))  # some endpoints do not stream
+                else:
+                    async for sse in anthropic.AsyncStream.raw_events(response):
+                        # To the end, whatever comes: to leave a stream of the SDK early is to leave it open.
+                        broken = broken or self._take_in(sse, reply)
         except anthropic.APIStatusError as error:
             return self._refused(error)
         except (TimeoutError, anthropic.APITimeoutError) as error:
             return Broken(Failure(None, f"no complete reply within {limit:g} s"), sent=_was_sent(error))
         except anthropic.APIConnectionError as error:
             return Broken(Failure(None, self._clean(error.__cause__ or error)), sent=_was_sent(error))
-        except (httpx2.HTTPError, anthropic.AnthropicError, ValueError) as error:
+        except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError) as error:
             return self._broken_off(error)
         return broken or (None if reply.complete else self._broken_off("it has no end"))
 
-    async def _events(self, client: anthropic.AsyncAnthropic, body: bytes) -> AsyncIterator[Any]:
-        """Send the request; the events of the reply's stream."""
+    async def _post(self, client: anthropic.AsyncAnthropic, body: bytes) -> httpx2.Response:
+        """Send the request; the response, whose content is still to be read."""
         headers = {"content-type": "application/json"}
         if self._config.temperature is not None:
             headers["anthropic-version"] = _LAST_VERSION_WITH_TEMPERATURE
@@ -90,7 +94,7 @@ class Transport:
             stream=True,
             stream_cls=anthropic.AsyncStream[object],
         )
-        return anthropic.AsyncStream.raw_events(stream.response)
+        return stream.response
 
     def _client(self) -> anthropic.AsyncAnthropic:
         # A retry of the SDK's own would be a request that is on no record. The SDK sends the key as a bearer

@@ -10,7 +10,9 @@ from controller.core.model import AgentError, Edit, Proposal
 from tests.agents.claude_world import TRAIN_PY, Bench, Told, experiment, scripted
 from tests.messages_server import (
     Body,
+    MessagesServer,
     Say,
+    ScriptedResearcher,
     Step,
     at_max_tokens,
     call,
@@ -55,6 +57,16 @@ def test_edits_become_a_proposal() -> None:
         "thinking": "what to do",
         "signature": "c2lnbmVk",
     }
+
+
+def test_an_endpoint_that_does_not_stream_will_do() -> None:
+    steps = [think("what to do", WIDER), submit("wider")]
+    with MessagesServer(ScriptedResearcher([steps]), streams=False) as server:
+        bench = Bench.build(server)
+        proposal = bench.agent.propose(bench.context([experiment(0, bpb=1.5, frontier_bpb=None)]))
+    assert proposal.train_py == TRAIN_PY.replace("64", "96")
+    assert bench.bodies[1]["messages"][1]["content"][0]["signature"] == "c2lnbmVk"
+    assert [ended.usage.output_tokens for ended in bench.desk.ended.values()] == [500, 500]
 
 
 def test_a_replaced_text_has_no_edits() -> None:

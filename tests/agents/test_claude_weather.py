@@ -157,6 +157,8 @@ def test_a_cut_reply_is_asked_again_and_paid(cut: Step) -> None:
         Raw(b'event: message_start\ndata: {"type": "message_start", "message": 5}\n\n'),
         Raw(b""),
         Raw(b"\x00\xff\xfe" * 100),
+        Raw(b"{]", "application/json"),
+        Raw(b"[]", "application/json"),
     ],
 )
 def test_nonsense_is_asked_again_and_counts_as_dear_as_it_can_be(raw: Raw) -> None:

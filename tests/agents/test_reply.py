@@ -46,8 +46,14 @@ def read(events: list[tuple[str, dict[str, Any]]]) -> Reply:
     return reply
 
 
-def test_a_whole_reply() -> None:
-    reply = read(stream_events(MESSAGE))
+def taken(message: Any) -> Reply:
+    reply = Reply()
+    reply.take(message)
+    return reply
+
+
+@pytest.mark.parametrize("reply", [read(stream_events(MESSAGE)), taken(MESSAGE)], ids=["stream", "one piece"])
+def test_a_whole_reply(reply: Reply) -> None:
     assert reply.complete and reply.stop_reason == "tool_use"
     assert reply.content == MESSAGE["content"]
     assert [(use.name, use.input, use.problem) for use in reply.tool_uses] == [
@@ -121,6 +127,12 @@ def test_nonsense_is_called_so(events: list[tuple[str, dict[str, Any]]]) -> None
 def test_an_event_that_is_none(event: object) -> None:
     with pytest.raises(Nonsense):
         Reply().add(event)
+
+
+@given(message=json_values)
+def test_a_message_that_is_none(message: object) -> None:
+    with pytest.raises(Nonsense):
+        taken(message)
 
 
 def test_events_and_blocks_of_a_later_day_are_passed_over() -> None:
