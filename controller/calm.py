@@ -8,9 +8,9 @@ import threading
 import structlog
 
 from controller.chronicle import Chronicle
-from controller.core.disturbance import NoiseConfig, spoiling
+from controller.core.disturbance import NoiseConfig, excusable, excuses, spoiling
 from controller.core.events import SlotCalm, SlotDisturbed
-from controller.core.model import Disturbance
+from controller.core.model import Disturbance, Interrupted, Refusal, Score
 from controller.core.state import Experiment
 from controller.ports import Clock, Slot
 
@@ -50,6 +50,21 @@ class Calm:
             return None
         log.warning("run_disturbed", experiment=experiment.number, reason=found.detail)
         return found
+
+    def excuse(self, experiment: Experiment, judgement: Score | Refusal) -> Disturbance | None:
+        """Why a scoring that failed is void; None if it counts. Raises Interrupted.
+
+        Load cannot change a score, but can keep the worker from answering in time. Nothing of the run is
+        left when the slot is looked at; all the same, it gets no more attempts for it than for other noise.
+        """
+        if not isinstance(judgement, Refusal) or not excusable(judgement.cause):
+            return None
+        if self._slot is None or experiment.attempt > self._config.repeats:
+            return None
+        found = self._slot.look(self._stop)
+        if self._stop.is_set():
+            raise Interrupted("stopped by a person")
+        return found if found is not None and excuses(found, judgement.cause) else None
 
     def awaited(self, experiment: Experiment) -> bool:
         """True if the experiment may train. Waits a little if it may not; ask again."""

@@ -287,6 +287,9 @@ class Loop:
             attempt, seed, lambda score: self._contends(experiment, score), self._world.stop
         )
         self._world.check_inputs()
+        if (found := self._calm.excuse(experiment, judgement)) is not None:
+            self._void(self._open(), "disturbed", found.detail, found)
+            return
         self.record(
             ScoringFinished(
                 experiment=experiment.number,

@@ -215,7 +215,8 @@ class FakeWatch:
 class FakeJudge:
     """Scores a run as the WIDTH in its train.py; a negative one is refused as non-causal.
 
-    A note `unsteady` makes the second score of a run another one than the first.
+    A note `unsteady` makes the second score of a run another one than the first; `slow` lets the worker of
+    the first attempt answer too late.
     """
 
     trainer: FakeTrainer
@@ -239,6 +240,8 @@ class FakeJudge:
         if key in self.scored and "unsteady" in text:
             width *= 1.01
         self.scored.append(key)
+        if "# slow" in text and attempt.number == 1:
+            return Refusal(cause=Cause.WORKER_TIMEOUT, detail="no reply in time")
         if width < 0:
             return Refusal(cause=Cause.NON_CAUSAL, detail="it saw the future")
         score = Score(

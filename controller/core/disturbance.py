@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.core.model import (
+    REJECT_CAUSES,
     Cause,
     Conditions,
     CpuConditions,
@@ -226,19 +227,27 @@ def restless(cpu: CpuConditions | None, gpu: GpuRecord | None, config: NoiseConf
     return None
 
 
-#: Crashes that come of the text alone, on any machine.
-_OWN_CAUSES = frozenset({Cause.SYNTAX, Cause.IMPORT, Cause.SHAPE, Cause.NAME})
+#: Ends that come of the text alone, on any machine.
+_OWN_CAUSES = frozenset({Cause.SYNTAX, Cause.IMPORT, Cause.SHAPE, Cause.NAME}) | REJECT_CAUSES
 #: What a disturbance has to do with a crash: a lost or shared GPU may be behind any; a slow one only behind
 #: what was not done in time.
-_SLOW_CAUSES = frozenset({Cause.TIMEOUT, Cause.NO_CHECKPOINT})
+_SLOW_CAUSES = frozenset({Cause.TIMEOUT, Cause.NO_CHECKPOINT, Cause.WORKER_TIMEOUT})
 _SLOW_KINDS = frozenset({DisturbanceKind.CPU_LOAD, DisturbanceKind.GPU_THROTTLED})
 
 
 def spoiling(outcome: RunOutcome) -> Disturbance | None:
     """The disturbance that may have made this outcome what it is; None if none can have."""
     for found in outcome.conditions.disturbances if outcome.conditions else ():
-        cause = outcome.cause
-        slow = found.kind in _SLOW_KINDS
-        if cause is None or (cause in _SLOW_CAUSES if slow else cause not in _OWN_CAUSES):
+        if outcome.cause is None or excuses(found, outcome.cause):
             return found
     return None
+
+
+def excuses(found: Disturbance, cause: Cause) -> bool:
+    """True if an end for this cause may be the disturbance's doing."""
+    return cause in _SLOW_CAUSES if found.kind in _SLOW_KINDS else excusable(cause)
+
+
+def excusable(cause: Cause) -> bool:
+    """True if some disturbance may be behind it."""
+    return cause not in _OWN_CAUSES

@@ -91,6 +91,10 @@ def test_the_evidence_is_in_numbers() -> None:
         (LOST, Cause.EXIT, True),
         (LOST, Cause.NAN, True),
         (LOST, Cause.SYNTAX, False),
+        (LOST, Cause.FORWARD, True),
+        (LOST, Cause.NON_CAUSAL, False),
+        (CPU, Cause.WORKER_TIMEOUT, True),
+        (CPU, Cause.FORWARD, False),
     ],
 )
 def test_a_crash_is_excused_only_by_what_can_have_caused_it(

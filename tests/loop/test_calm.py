@@ -19,7 +19,7 @@ from controller.chronicle import Chronicle
 from controller.clock import SystemClock
 from controller.core.disturbance import NoiseConfig
 from controller.core.events import SlotCalm, SlotDisturbed, TrainingStarted, Voided
-from controller.core.model import Disturbance, Interrupted, Verdict
+from controller.core.model import Cause, Disturbance, DisturbanceKind, Interrupted, Verdict
 from controller.core.notice import Context, follow
 from controller.core.state import ResearchState, fold
 from controller.journal import read_records
@@ -210,3 +210,28 @@ def test_a_wait_that_lasts_is_told_once(tmp_path: Path, efforts: list[Effort]) -
         told += [notice] if notice and notice.kind == "stall" else []
     assert [notice.reason for notice in told] == [LOAD.detail]
     assert not context.stalled
+
+
+@pytest.mark.parametrize(
+    ("sees", "end"),
+    [
+        ([], (Verdict.CRASH, Cause.WORKER_TIMEOUT)),
+        ([LOAD], (Verdict.KEEP, None)),
+        ([LOAD.model_copy(update={"kind": DisturbanceKind.GPU_LOST})], (Verdict.KEEP, None)),
+    ],
+)
+def test_a_worker_too_slow_on_a_busy_slot_is_not_to_blame(
+    tmp_path: Path, efforts: list[Effort], sees: list[Disturbance], end: tuple[Verdict, Cause | None]
+) -> None:
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "slow"), slot=FakeSlot(sees))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state)[1] == end
+    assert loop.state.experiments[1].attempt == (2 if end[0] is Verdict.KEEP else 1)
+
+
+def test_a_leak_is_a_leak_on_any_slot(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort, slot = effort_of(efforts, tmp_path, train_py(-1.0), slot=FakeSlot([LOAD]))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state)[1] == (Verdict.REJECT, Cause.NON_CAUSAL) and slot.looks == 0
