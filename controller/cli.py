@@ -46,6 +46,8 @@ from controller.journal import HomeLock, home_in_use, home_owner, read_blob
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: To look at engine, GPU and data: the latter may be many gigabytes.
+_STARTING_SECONDS = 600.0
 #: What names of environment variables begin with that hold a secret.
 _SECRET = ("ANTHROPIC_API_KEY", "GLOVEBOX_NOTIFY")
 
@@ -144,6 +146,7 @@ def run(
         life = _heartbeat(config)
 
         def start() -> str:
+            life.show("starting", _STARTING_SECONDS)
             agent, understudy = choose.make_agent(config), choose.make_understudy(config)
             return assembly.run_effort(config, agent, stop, understudy, [life, *told])
 

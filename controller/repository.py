@@ -201,15 +201,15 @@ class GitRepository:
 
     def _committed(self, head: str, experiment: str) -> str | None:
         """The commit of an experiment, if it was made already."""
-        (_, newest), *_ = self._log(head, "--max-count=1")
+        (_, newest), *_ = self._log(head, "--no-walk")
         if "Experiment" in newest and _number(newest["Experiment"]) < _number(experiment):
             return None  # the usual case, at the same cost however many commits there are
         found = (commit for commit, known in self._log(head) if known.get("Experiment") == experiment)
         return next(found, None)
 
-    def _log(self, head: str, *options: str) -> list[tuple[str, dict[str, str]]]:
+    def _log(self, head: str, walk: str = "--topo-order") -> list[tuple[str, dict[str, str]]]:
         """(commit, its trailers) of everything reachable from `head`, newest first."""
-        text = self._run("log", "-z", "--topo-order", "--no-color", "--format=%H%n%B", *options, head)
+        text = self._run("log", "-z", walk, "--no-color", "--format=%H%n%B", head)
         entries = [entry.partition("\n") for entry in text.decode("utf-8", "replace").split("\0")[:-1]]
         return [(commit, _trailers(message)) for commit, _, message in entries]
 

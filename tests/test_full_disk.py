@@ -23,12 +23,13 @@ from controller.core.model import (
 from controller.core.state import Experiment
 from controller.journal import HomeLock, Journal, read_records
 from controller.patience import PatienceConfig
+from controller.pause import HomeSurroundings
 from controller.ports import Context
 from controller.recovery import recover
 from controller.run_log import RunLog
 from controller.snapshot import EVERY, SNAPSHOT, Snapshot, standing
 from controller.verify import verify
-from tests.fakes import train_py
+from tests.fakes import HandClock, Hasty, train_py
 from tests.loop.effort import Effort, Workspaces
 from tests.story import BASELINE, TickingClock, tell
 
@@ -101,6 +102,31 @@ def test_wherever_the_disk_is_full_an_effort_goes_on_when_it_is_not(disk: Disk) 
         effort.close()
         subprocess.run(["rm", "-rf", str(disk.home)], check=True)
     assert {"blob", "runs", "git"} <= stopped_by
+
+
+def test_an_effort_waits_for_room_before_it_is_needed(disk: Disk) -> None:
+    """Nothing fails and nothing is repeated: nothing begins below the limit, and above it goes on."""
+    effort = Effort(disk.home, Better())
+    clock = HandClock()
+    waits: list[str] = []
+
+    def meanwhile() -> None:
+        state, _ = standing(disk.home)
+        assert state.pause is not None
+        waits.append(state.pause.event.reason)
+        if len(waits) == 3:
+            disk.free()
+
+    effort.world.clock, effort.world.stop = clock, Hasty(clock, meanwhile)
+    effort.world.surroundings = HomeSurroundings(disk.home, min_free_bytes=2 * 1024**2)
+    effort.loop(experiments=1).run()
+    disk.fill(free_pages=300)
+    loop = effort.loop(experiments=3)
+    loop.run()
+    assert len(waits) == 3 and set(waits) == {waits[0]} and str(disk.home) in waits[0]
+    assert [experiment.attempt for experiment in loop.state.experiments] == [1, 1, 1]
+    assert loop.state.pause is None and verify(disk.home) == []
+    effort.close()
 
 
 def _start_again(effort: Effort, disk: Disk) -> None:

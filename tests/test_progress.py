@@ -16,7 +16,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from controller.clock import SystemClock
-from controller.core.events import AgentAbsent, ApiFailed, ApiRequested, Record
+from controller.core.events import AgentAbsent, ApiFailed, ApiRequested, Paused, Record, Resumed
 from controller.core.state import ResearchState, apply
 from controller.ports import Observer
 from controller.progress import Careful, JsonLines, observer
@@ -91,6 +91,21 @@ def test_a_terminal_shows_verdicts_best_and_the_running_experiment() -> None:
     assert "experiment 6 training" in text and "134/300 s" in text and "still running" in text
     assert b"]0;title" not in shown.seen
     assert shown.seen.rindex(b"?25h") > shown.seen.rfind(b"?25l")
+
+
+def test_a_terminal_says_what_is_waited_for() -> None:
+    story = small()
+    story.tell(Paused(why="person", by="me@here", reason="lunch \x1b]0;title\x07"))
+    with screen() as shown:
+        with observer(shown.terminal, SystemClock()) as watching:
+            watch(story, watching)
+            watching.alive()
+            story.tell(Resumed(why="person", by="me@here", seconds=60))
+            watch(story, watching)
+        shown.terminal.flush()
+    assert "paused by me@here since 2026-03-01" in shown.text and "lunch" in shown.text
+    assert "resumed, person me@here" in shown.text
+    assert b"]0;title" not in shown.seen
 
 
 def test_a_terminal_that_goes_away_does_not_stop_anything() -> None:
