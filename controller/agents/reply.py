@@ -13,6 +13,11 @@ from controller.core.model import Usage
 
 Block = dict[str, Any]
 
+_LEVELS = 50
+"""Of nesting. A message has six; a tool's input has one."""
+_MOST_TOKENS = 1 << 40
+"""Far more than any request has; a number beyond it says nothing about tokens."""
+
 
 class Nonsense(Exception):
     """The events do not make up a message."""
@@ -42,13 +47,15 @@ class Reply:
     def add(self, event: Any) -> None:
         """Take in one event of the stream. Raises Nonsense."""
         try:
+            _require_shallow(event)
             self._add(event)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise Nonsense(f"{type(error).__name__} in a {_kind(event)} event") from error
 
     def take(self, message: Any) -> None:
         """Take in a whole message, from an endpoint that does not stream. Raises Nonsense."""
         try:
+            _require_shallow(message)
             self._add({"type": "message_start", "message": {**message, "content": []}})
             for index, block in enumerate(message["content"]):
                 self._start(index, dict(block))
@@ -57,7 +64,7 @@ class Reply:
                 self._close(index)
             self._add({"type": "message_delta", "delta": message})
             self._add({"type": "message_stop"})
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise Nonsense(f"{type(error).__name__} in a message") from error
 
     @property
@@ -67,7 +74,8 @@ class Reply:
     @property
     def usage(self) -> Usage:
         """Tokens as far as they are known."""
-        hour = (self._usage.get("cache_creation") or {}).get("ephemeral_1h_input_tokens")
+        created = self._usage.get("cache_creation")
+        hour = created.get("ephemeral_1h_input_tokens") if isinstance(created, dict) else None
         written = _count(self._usage.get("cache_creation_input_tokens"))
         return Usage(
             input_tokens=_count(self._usage.get("input_tokens")),
@@ -80,7 +88,7 @@ class Reply:
     @property
     def content(self) -> list[Block]:
         """The blocks as the next request must quote them: none that is empty, none that was cut off."""
-        return [block for _, block in sorted(self.blocks.items()) if _quotable(block)]
+        return [_sound(block) for _, block in sorted(self.blocks.items()) if _quotable(block)]
 
     @property
     def tool_uses(self) -> list[ToolUse]:
@@ -120,7 +128,8 @@ class Reply:
         if not isinstance(block["type"], str):
             raise TypeError
         if block["type"] == "tool_use":
-            block = {"type": "tool_use", "id": str(block["id"]), "name": str(block["name"]), "input": {}}
+            names = _sound({"id": str(block["id"]), "name": str(block["name"])})
+            block = {"type": "tool_use", **names, "input": {}}
             self._json[index] = ""
         self.blocks[index] = block
 
@@ -150,6 +159,7 @@ class Reply:
             return ""  # a tool without arguments
         try:
             parsed = json.loads(text)
+            _require_shallow(parsed)
         except (ValueError, RecursionError) as error:
             return f"its input is no JSON: {type(error).__name__}"
         return "" if isinstance(parsed, dict) else "its input is no JSON object"
@@ -157,9 +167,20 @@ class Reply:
 
 def _parse(text: str) -> Any:
     try:
-        return _sound(json.loads(text))
+        parsed = json.loads(text)
+        _require_shallow(parsed)
+        return _sound(parsed)
     except (ValueError, RecursionError):
         return None
+
+
+def _require_shallow(value: Any, levels: int = _LEVELS) -> None:
+    """Raises ValueError for what is nested so deeply that walking through it could exhaust the stack."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if levels == 0 and inner:
+        raise ValueError("nested too deeply")
+    for item in inner:
+        _require_shallow(item, levels - 1)
 
 
 def _sound(value: Any) -> Any:
@@ -182,7 +203,7 @@ def _quotable(block: Block) -> bool:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value < _MOST_TOKENS else 0
 
 
 def _kind(event: Any) -> str:

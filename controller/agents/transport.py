@@ -76,7 +76,7 @@ class Transport:
             return Broken(Failure(None, f"no complete reply within {limit:g} s"), sent=_was_sent(error))
         except anthropic.APIConnectionError as error:
             return Broken(Failure(None, self._clean(error.__cause__ or error)), sent=_was_sent(error))
-        except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError) as error:
+        except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError, RecursionError) as error:
             return self._broken_off(error)
         return broken or (None if reply.complete else self._broken_off("it has no end"))
 
@@ -116,7 +116,7 @@ class Transport:
             if sse.event != "error":
                 reply.add(event)
                 return None
-        except (Nonsense, ValueError) as error:
+        except (Nonsense, ValueError, RecursionError) as error:
             return self._broken_off(error)
         told = event.get("error") if isinstance(event, dict) else None
         known = told if isinstance(told, dict) else {}

@@ -185,6 +185,14 @@ def test_half_a_surrogate_pair_can_be_sent_back() -> None:
     assert len(bench.bodies) == 2
 
 
+def test_half_a_surrogate_pair_can_stand_anywhere() -> None:
+    """What is sent back must be UTF-8, whatever the model calls a tool, and whatever it says beside."""
+    odd = together(say("so \ud800"), call("\udfff", {"\ud800": "\ud800"}), call("submit", {"idea": "\ud800"}))
+    proposal, bench = proposed(odd, WIDER, submit("wider \ud800", idea="\ud800"))
+    assert proposal.description == "wider \ufffd"
+    assert len(bench.bodies) == 3
+
+
 def test_what_is_looked_at() -> None:
     history = [experiment(0, bpb=1.5, frontier_bpb=None), experiment(1, bpb=1.51, description="wider")]
     with scripted([look(1), WIDER, submit()]) as server:

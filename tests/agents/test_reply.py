@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -85,6 +87,31 @@ def test_what_the_model_had_not_finished_is_not_quoted() -> None:
     assert reply.content == []
 
 
+WORDS = [
+    *(
+        "type",
+        "index",
+        "message",
+        "usage",
+        "content",
+        "content_block",
+        "delta",
+        "text",
+        "thinking",
+        "signature",
+    ),
+    *(
+        "partial_json",
+        "id",
+        "name",
+        "input",
+        "stop_reason",
+        "input_tokens",
+        "output_tokens",
+        "cache_creation",
+    ),
+    *("cache_read_input_tokens", "cache_creation_input_tokens", "ephemeral_1h_input_tokens"),
+]
 EVENTS = [
     "message_start",
     "content_block_start",
@@ -107,6 +134,103 @@ def test_nonsense_is_called_so(events: list[tuple[str, dict[str, Any]]]) -> None
         except Nonsense:
             return
     assert not reply.complete
+
+
+# The words of the protocol in any order, so that what is nonsense looks like a reply for as long as possible.
+any_text = st.text(st.characters(exclude_categories=()), max_size=5)
+hostile_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=8,
+)
+blocks = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "thinking", "tool_use", "other"])},
+    optional={name: any_text | hostile_values for name in ("text", "thinking", "id", "name", "input", "x")},
+)
+deltas = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text_delta", "thinking_delta", "signature_delta", "input_json_delta"])},
+    optional={
+        name: any_text | hostile_values for name in ("text", "thinking", "signature", "partial_json", "x")
+    },
+)
+usages = st.dictionaries(st.sampled_from(WORDS), hostile_values, max_size=4)
+indices = st.integers(0, 2) | hostile_values
+hostile_events = st.one_of(
+    st.fixed_dictionaries(
+        {"type": st.just("message_start"), "message": st.fixed_dictionaries({"usage": usages})}
+    ),
+    st.fixed_dictionaries(
+        {"type": st.just("content_block_start"), "index": indices, "content_block": blocks}
+    ),
+    st.fixed_dictionaries({"type": st.just("content_block_delta"), "index": indices, "delta": deltas}),
+    st.fixed_dictionaries({"type": st.just("content_block_stop"), "index": indices}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("message_delta"),
+            "delta": st.fixed_dictionaries({"stop_reason": any_text | hostile_values}),
+            "usage": usages,
+        }
+    ),
+    st.dictionaries(st.sampled_from(WORDS), hostile_values, max_size=4),
+)
+
+
+@given(st.lists(hostile_events, max_size=8))
+def test_what_is_not_called_nonsense_can_be_worked_with(events: list[dict[str, Any]]) -> None:
+    reply = Reply()
+    for event in events:
+        try:
+            reply.add(event)
+        except Nonsense:
+            break
+    can_be_worked_with(reply)
+
+
+@given(st.fixed_dictionaries({"content": st.lists(blocks, max_size=3), "usage": usages}))
+def test_a_message_in_one_piece_that_is_not_called_nonsense_can_be_worked_with(
+    message: dict[str, Any],
+) -> None:
+    reply = Reply()
+    with contextlib.suppress(Nonsense):
+        reply.take(message)
+    can_be_worked_with(reply)
+
+
+def can_be_worked_with(reply: Reply) -> None:
+    json.dumps(reply.content, ensure_ascii=False).encode("utf-8")
+    json.loads(reply.record())
+    for use in reply.tool_uses:
+        f"{use.id} {use.name}".encode()
+        json.dumps(use.input, ensure_ascii=False).encode("utf-8")
+    assert all(0 <= count < 1 << 41 for count in reply.usage.model_dump().values())
+
+
+@pytest.mark.parametrize("depth", [100, 400, 900])
+def test_what_is_nested_too_deeply_is_nonsense(depth: int) -> None:
+    nested: Any = "x"
+    for _ in range(depth):
+        nested = [nested]
+    for event in (
+        {"type": "message_start", "message": {"x": nested}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "x": nested}},
+    ):
+        with pytest.raises(Nonsense):
+            Reply().add(event)
+    reply = Reply()
+    call = {"type": "tool_use", "id": "t", "name": "submit"}
+    reply.add({"type": "content_block_start", "index": 0, "content_block": call})
+    text = json.dumps({"description": nested})
+    reply.add(
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "input_json_delta", "partial_json": text},
+        }
+    )
+    reply.add({"type": "content_block_stop", "index": 0})
+    [use] = reply.tool_uses
+    assert use.input == {} and "no JSON" in use.problem
+    json.loads(reply.record())
 
 
 @pytest.mark.parametrize(
