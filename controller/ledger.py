@@ -97,7 +97,7 @@ def _line(experiment: Experiment) -> str:
 def _row(experiment: Experiment) -> tuple[str, ...]:
     score, outcome = experiment.score, experiment.outcome
     return (
-        (experiment.commit or experiment.proposal.parent)[:7],
+        tsv_cell(experiment.commit or experiment.proposal.parent)[:7],
         f"{score.val_bpb:.6f}" if score else "",
         _memory_gb(experiment),
         str(experiment.verdict or ""),

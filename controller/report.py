@@ -94,7 +94,7 @@ def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
         yield ""
         yield (
             f"**Best: {best:.6f} bits per byte** (experiment {kept[-1].number}, commit "
-            f"`{(kept[-1].commit or '')[:_COMMIT]}`); baseline {first:.6f}; "
+            f"`{_short(kept[-1])}`); baseline {first:.6f}; "
             f"change {best - first:+.6f} ({_percent(best - first, first)})."
         )
         yield "Each score is one run; how much of a small difference is chance was not measured."
@@ -114,9 +114,8 @@ def _kept(state: ResearchState) -> Iterator[str]:
     for experiment in kept:
         change = effect(experiment)
         gain, share = (f"{change:+.6f}", _percent(change, baseline)) if change is not None else ("", "")
-        commit = (experiment.commit or "")[:_COMMIT]
         yield (
-            f"| {experiment.number} | `{commit}` | {_bpb(experiment)} | {gain} | {share} "
+            f"| {experiment.number} | `{_short(experiment)}` | {_bpb(experiment)} | {gain} | {share} "
             f"| {_description(experiment)} |"
         )
 
@@ -304,6 +303,11 @@ def _verdicts(state: ResearchState, verdict: Verdict) -> list[Experiment]:
 
 def _bpb(experiment: Experiment) -> str:
     return f"{experiment.score.val_bpb:.6f}" if experiment.score else ""
+
+
+def _short(experiment: Experiment) -> str:
+    """The beginning of its commit's hash, fit to stand between backticks."""
+    return re.sub(r"[`|\\]", "'", clean_line(experiment.commit or "")[:_COMMIT]) or "none"
 
 
 def _description(experiment: Experiment) -> str:

@@ -112,7 +112,7 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
     frontier, baseline = state.frontier, baseline_bpb(state)
     if frontier and frontier.val_bpb is not None and baseline is not None:
         best = Text(f"val_bpb {frontier.val_bpb:.6f}", style="bold green")
-        where = f"  experiment {frontier.experiment}, commit {frontier.commit[:_COMMIT]}"
+        where = f"  experiment {frontier.experiment}, commit {clean_line(frontier.commit)[:_COMMIT]}"
         best.append(where, style="default")
         yield "best", best
         yield "baseline", Text(f"val_bpb {baseline:.6f}  improved by {baseline - frontier.val_bpb:.6f}")
@@ -154,7 +154,7 @@ def _table(state: ResearchState, experiments: Sequence[Experiment]) -> Table:
             f"{outcome.seconds:.1f}" if outcome else "",
             *((f"${state.spending.of(experiment.number).usd:.2f}",) if costly else ()),
             verdict_text(experiment),
-            (experiment.commit or "")[:_COMMIT],
+            Text(clean_line(experiment.commit or "")[:_COMMIT]),
             Text(description(experiment)),
         )
     return table

@@ -131,7 +131,7 @@ def summary(
         "cause": str(decision.cause or "none"),
         "detail": clean_line(judgement.detail if isinstance(judgement, Refusal) else outcome.detail)
         or "none",
-        "rule": decision.rule,
+        "rule": clean_line(decision.rule),
     }
     lines = ["", _HEADING, "---", *(f"{key + ':':<{_COLUMN}}{value}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
