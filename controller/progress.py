@@ -254,7 +254,9 @@ class Terminal:
             case ProposalRefused() as event:
                 yield Text(f"refused {clean_line(event.cause)}: {clean_line(event.detail)}", "yellow")
             case Quarantined() as event:
-                yield Text(f"experiment {event.experiment} is scored again: {clean_line(event.reason)}", "yellow")
+                yield Text(
+                    f"experiment {event.experiment} is scored again: {clean_line(event.reason)}", "yellow"
+                )
             case Voided() as event:
                 yield Text(f"experiment {event.experiment} is repeated: {clean_line(event.reason)}", "yellow")
             case Paused(why=why, reason=reason, by=by):

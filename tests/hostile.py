@@ -23,7 +23,7 @@ from markdown_it import MarkdownIt
 from pydantic import BaseModel, ValidationError
 from rich.console import Console, RenderableType
 
-from controller import chart, ledger, logs, report, views
+from controller import chart, ledger, logs, report, views, views_json
 from controller.clock import SystemClock
 from controller.core.events import (
     AgentAbsent,
@@ -62,9 +62,9 @@ TEXTS: Mapping[str, str] = {
     "no characters at all": "\ufffe\uffff\U0001ffff\ue000\U0010ffff",
     "a formula": "=cmd|'/c calc'!A1",
     "formulas of other kinds": "@SUM(1+1)*cmd|'/c calc'!A0",
-    "a formula behind a space": " \t=HYPERLINK(\"http://evil\")",
+    "a formula behind a space": ' \t=HYPERLINK("http://evil")',
     "a full-width formula": "\uff1dcmd()",
-    "quotes": "\"a\tb\"\"\n'c",
+    "quotes": '"a\tb""\n\'c',
     "markup for a terminal": "[bold red]x[/] [/nothing] [link=http://evil]y[/link] \\[",
     "HTML": "<script>alert(1)</script><img src=x onerror=alert(1)><!-- &lt; &#60;",
     "Markdown": "](http://evil) ![x](http://evil) `code` **b** | a | b |\n\n# Head\n- item\n<http://evil>",
@@ -191,10 +191,10 @@ def terminal(text: str) -> Iterator[str]:
 def as_json(text: str) -> Iterator[str]:
     """status, log, show and show --audit, with --json."""
     records, state = effort(text)
-    values = [views.status_json(state, "2026-03-01"), views.log_json(state)]
+    values = [views_json.status(state, "2026-03-01"), views_json.log(state)]
     for number in range(len(state.experiments)):
         values.append(
-            views.show_json(state, number, records=records, diff=text, log_excerpt=text, audited=True)
+            views_json.show(state, number, records=records, diff=text, log_excerpt=text, audited=True)
         )
     for value in values:
         written = json.dumps(value, indent=2, allow_nan=False, default=str)

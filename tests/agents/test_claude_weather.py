@@ -162,7 +162,9 @@ def test_a_cut_reply_is_asked_again_and_paid(cut: Step) -> None:
         Raw(b"[" * 100_000, "application/json"),
         Raw(b'{"content":' * 300 + b"[]" + b"}" * 300, "application/json"),
         Raw(b"event: message_start\ndata: " + b"[" * 100_000 + b"\n\n"),
-        Raw(b"event: message_start\ndata: " + b'{"type":"message_start","message":' * 300 + b"1" + b"}" * 300),
+        Raw(
+            b"event: message_start\ndata: " + b'{"type":"message_start","message":' * 300 + b"1" + b"}" * 300
+        ),
     ],
 )
 def test_nonsense_is_asked_again_and_counts_as_dear_as_it_can_be(raw: Raw) -> None:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from controller.core.model import NotReady
+from controller.core.model import GloveboxError, NotReady
 from tests.attacks.arena import Arena, Comparison, Ending
 from tests.attacks.cases import Case
+from tests.attacks.ground import Assault, Gained, Ground, grounds
 from tests.attacks.honest import HONEST, Honest
-from tests.attacks.suite import ATTACKS
+from tests.attacks.suite import ASSAULTS, ATTACKS
 
 PARALLEL = 2
 """Cases under way at a time, each in a home of its own: most of each is one process that imports torch."""
 
-Arenas = SimpleQueue[Arena]
+Place = TypeVar("Place")
 Result = TypeVar("Result")
 
 
@@ -37,18 +40,24 @@ def main() -> int:
 
     started = time.monotonic()
     print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="attacks-") as folder, ThreadPoolExecutor(PARALLEL) as pool:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         try:
-            arenas = _arenas(Path(folder))
+            arenas = _places(_arenas(folder))
+            machine = _places(stack.enter_context(grounds(folder, PARALLEL, folder / "0" / "data")))
         except NotReady as error:
             print(f"attacks: {error}", file=sys.stderr)
             return error.exit_status
+        pool = stack.enter_context(ThreadPoolExecutor(PARALLEL))
         attacks = [case for case in ATTACKS if chosen(case.row, case.name)]
+        assaults = [case for case in ASSAULTS if chosen(case.row, case.name)]
         honest = [model for model in HONEST if chosen("honest", model.name)]
         endings = pool.map(lambda case: _with(arenas, lambda arena: arena.attack(case)), attacks)
+        others_end = pool.map(lambda case: _with(machine, lambda ground: _attack(case, ground)), assaults)
         comparisons = pool.map(lambda model: _with(arenas, lambda arena: arena.honest(model)), honest)
         print(f"\n{'row':4} {'attack':56} {'expected':18} {'got':18} seconds")
         ended = [_show_attack(case, ending) for case, ending in zip(attacks, endings, strict=True)]
+        ended += [_show_assault(case, ending) for case, ending in zip(assaults, others_end, strict=True)]
         print(f"\n{'honest model':56} {'judge':>9} {'plain':>9} {'difference':>11} seconds")
         models = [_show_honest(model, found) for model, found in zip(honest, comparisons, strict=True)]
     bypasses = sum(ending.bypass for ending in ended)
@@ -62,23 +71,41 @@ def main() -> int:
     return int(bool(bypasses or others or refused))
 
 
-def _arenas(folder: Path) -> Arenas:
+def _arenas(folder: Path) -> Iterator[Arena]:
     """Homes of their own with the same data. Raises NotReady."""
     first = Arena(folder / "0")
-    arenas: Arenas = SimpleQueue()
-    arenas.put(first)
+    yield first
     for number in range(1, PARALLEL):
         shutil.copytree(first.home / "data", folder / str(number) / "data")
-        arenas.put(Arena(folder / str(number)))
-    return arenas
+        yield Arena(folder / str(number))
 
 
-def _with(arenas: Arenas, run: Callable[[Arena], Result]) -> Result:
-    arena = arenas.get()
+def _places(made: Iterable[Place]) -> SimpleQueue[Place]:
+    places: SimpleQueue[Place] = SimpleQueue()
+    for place in made:
+        places.put(place)
+    return places
+
+
+def _with(places: SimpleQueue[Place], run: Callable[[Place], Result]) -> Result:
+    place = places.get()
     try:
-        return run(arena)
+        return run(place)
     finally:
-        arenas.put(arena)
+        places.put(place)
+
+
+def _attack(case: Assault, ground: Ground) -> Ending:
+    """Run one attack on the machine or the people to its end, whatever that is."""
+    started = time.monotonic()
+    try:
+        ending = case.attack(ground)
+        got, detail, gained = ending.got, ending.detail, False
+    except Gained as error:
+        got, detail, gained = "gained", str(error), True
+    except (GloveboxError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        got, detail, gained = type(error).__name__, str(error), False
+    return Ending(got, detail, time.monotonic() - started, gained, got == case.expected)
 
 
 def _show_attack(case: Case, ending: Ending) -> Ending:
@@ -90,6 +117,14 @@ def _show_attack(case: Case, ending: Ending) -> Ending:
     )
     if mark:
         print(f"     {ending.detail}")
+    return ending
+
+
+def _show_assault(case: Assault, ending: Ending) -> Ending:
+    """As above; how an expected end came about is worth a word, too."""
+    mark = "" if ending.expected else "  BYPASS" if ending.bypass else "  UNEXPECTED"
+    figures = f"{case.expected:18} {ending.got:18} {ending.seconds:7.1f}"
+    print(f"{case.row:4} {case.name:56} {figures}  {ending.detail}{mark}", flush=True)
     return ending
 
 

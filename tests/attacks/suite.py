@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from tests.attacks import checkpoints, claims, future, memory, outputs, protocol, second, snooping
+from tests.attacks import (
+    checkpoints,
+    claims,
+    clock,
+    escaping,
+    exhaustion,
+    flood,
+    future,
+    leftovers,
+    memory,
+    outputs,
+    protocol,
+    second,
+    snooping,
+)
 from tests.attacks.cases import Case
+from tests.attacks.ground import Assault
 
 
-def _place(case: Case) -> int:
-    return int(case.row.removeprefix("M"))
+def _place(case: Case | Assault) -> tuple[str, int]:
+    return case.row[0], int(case.row[1:])
 
 
 ATTACKS: tuple[Case, ...] = tuple(
@@ -25,3 +40,12 @@ ATTACKS: tuple[Case, ...] = tuple(
         key=_place,
     )
 )
+"""Attacks on the metric: each is a train.py."""
+
+ASSAULTS: tuple[Assault, ...] = tuple(
+    sorted(
+        (*clock.CASES, *exhaustion.CASES, *flood.CASES, *escaping.CASES, *leftovers.CASES),
+        key=_place,
+    )
+)
+"""Attacks on the clock, the machine and the people."""

@@ -1,4 +1,4 @@
-"""One attack of each row and two honest models; `make attacks` runs all of them."""
+"""Some attacks of each row and two honest models; `make attacks` runs all of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from controller.core.policy import check
 from tests.attacks.arena import Arena
 from tests.attacks.cases import Case
+from tests.attacks.ground import Ground
 from tests.attacks.honest import HONEST
-from tests.attacks.suite import ATTACKS
+from tests.attacks.suite import ASSAULTS, ATTACKS
 
 FIRST_OF_ROW = {case.row: case for case in reversed(ATTACKS)}
 QUICK = sorted(FIRST_OF_ROW.values(), key=ATTACKS.index)
@@ -25,7 +26,15 @@ def test_every_row_of_the_table_is_attacked() -> None:
     assert len(ATTACKS) >= 40 and len(HONEST) >= 12
 
 
+def test_clock_machine_and_people_are_attacked() -> None:
+    assaults = Counter(case.row for case in ASSAULTS)
+    assert set(assaults) == {f"C{number}" for number in range(1, 10)}
+    assert (assaults["C6"], assaults["C7"]) == (40, 110)
+    assert min(assaults.values()) >= 3
+
+
 def test_names_are_unique() -> None:
+    assert len({(case.row, case.name) for case in ASSAULTS}) == len(ASSAULTS)
     assert len(TEXTS) == len(ATTACKS) + len(HONEST)
 
 
@@ -43,6 +52,22 @@ def test_policy_refuses_what_it_is_to_refuse_and_nothing_else(name: str) -> None
 def test_attack_fails(arena: Arena, case: Case) -> None:
     ending = arena.attack(case)
     assert ending.got in case.expected, ending.detail
+
+
+SAMPLE = (
+    "has hundreds of children that multiply at the deadline",
+    "nobody kills it, and it sends PID 1 every signal",
+    "prints without end: a daemon, after the program closed its own",
+)
+"""Those that no other test of the quick suite has a likeness of."""
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", SAMPLE)
+def test_attack_on_the_machine_fails(ground: Ground, name: str) -> None:
+    [case] = [case for case in ASSAULTS if case.name == name]
+    ending = case.attack(ground)
+    assert ending.got == case.expected, ending.detail
 
 
 @pytest.mark.engine
