@@ -29,18 +29,26 @@ from controller.core.events import (
     AgentAbsent,
     AgentFailed,
     AgentReturned,
+    ClaimMismatch,
     JournalRepaired,
+    Paused,
     PreparationDropped,
     Prepared,
+    Pruned,
     Quarantined,
     Record,
     Rehearsed,
+    RepairGivenUp,
+    Resumed,
     ScoringFinished,
     ScoringStarted,
     SessionStopped,
+    SlotCalm,
+    SlotDisturbed,
     Voided,
 )
-from controller.core.model import Cause, Score
+from controller.core.model import Cause, Disturbance, DisturbanceKind, Score
+from controller.core.notice import Context, follow
 from controller.core.runlog import summary
 from controller.core.state import ResearchState, apply, fold
 from controller.progress import JsonLines, Terminal
@@ -79,6 +87,7 @@ TEXTS: Mapping[str, str] = {
 _NEVER = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 _ENOUGH = 1 << 20
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)|[\x80-\x9f]", re.DOTALL)
+_LATER = "2026-03-01T09:30:00+00:00"
 _KEPT = {"event", "until"}
 """Fields of events that are no text but times and names of ours."""
 
@@ -111,7 +120,10 @@ def _eventful() -> Story:
     story.tell(AgentFailed(agent="claude", for_experiment=4, reason="nonsense"))
     story.run("a near miss", 1.9005, stands_in_for="claude")
     story.propose("interrupted")
-    story.tell(Voided(experiment=5, attempt=1, reason="the engine"))
+    noise = Disturbance(kind=DisturbanceKind.CPU_LOAD, detail="somebody else")
+    story.tell(Voided(experiment=5, attempt=1, cause="disturbed", reason="noise", evidence=noise))
+    story.tell(SlotDisturbed(experiment=5, disturbance=noise, looks=9, until=_LATER))
+    story.tell(SlotCalm(experiment=5, seconds=9))
     story.tell(JournalRepaired(removed="torn"))
     _train_again(story)
     story.tell(
@@ -120,10 +132,15 @@ def _eventful() -> Story:
             train_sha256="0" * 64,
         )
     )  # fmt: skip
+    story.tell(RepairGivenUp(fixes=2, reason="nothing came of it"))
     story.tell(PreparationDropped(for_experiment=6, reason="stale"))
-    story.tell(AgentAbsent(agent="claude", reason="outage", until="2026-03-01T09:30:00+00:00"))
+    story.tell(AgentAbsent(agent="claude", reason="outage", until=_LATER))
     story.tell(AgentReturned(agent="claude", seconds=3))
     story.tell(AgentAbsent(agent="claude", reason="outage", until=None))
+    story.tell(Paused(why="disk", reason="no room", until=_LATER))
+    story.tell(Resumed(why="disk", seconds=3))
+    story.tell(Pruned(what="logs", before=2, bytes=3))
+    story.tell(Paused(why="person", reason="asked to", by="somebody"))
     story.tell(SessionStopped(reason="a person"))
     return story
 
@@ -137,6 +154,7 @@ def _train_again(story: Story) -> None:
     score = Score(val_bpb=0.5, bytes=1000, tokens=300, probes={"twins": 5, "note": "x"})
     story.tell(ScoringStarted(experiment=5, attempt=2, seed=1, specs={"w": "0" * 64}))
     story.tell(ScoringFinished(experiment=5, attempt=2, score=score))
+    story.tell(ClaimMismatch(experiment=5, attempt=2, claim=9.0, score=0.5, bound=0.1))
     story.tell(Quarantined(experiment=5, attempt=2, reason="too good", score=score))
 
 
@@ -305,6 +323,21 @@ def _watch(watcher: Any, text: str) -> None:
         watcher.training(1, 10.0, 300.0)
 
 
+def notices(text: str) -> Iterator[str]:
+    """What a command or a webhook is told."""
+    records, _ = effort(text)
+    context, told = Context(), 0
+    for record in records:
+        context, notice = follow(context, record)
+        if notice is not None:
+            told += 1
+            for string in _strings(json.loads(json.dumps(notice.as_json(), allow_nan=False))):
+                if found := unseen(string, ""):
+                    yield f"a notice of a {notice.kind} holds {sorted(found)!r}"
+    if told < 6:
+        yield f"only {told} notices were made"
+
+
 def commits(text: str) -> Iterator[str]:
     """Subject and trailers of a kept commit, as git itself reads them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -333,6 +366,7 @@ CHANNELS: Mapping[str, Callable[[str], Iterator[str]]] = {
     "experiment.json": files,
     "log lines": log_lines,
     "the live view": live_view,
+    "notices": notices,
     "commits": commits,
 }
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.hostile import CHANNELS, TEXTS, complaints, elements, unseen
+from controller.core.events import AnyEvent
+from tests.hostile import CHANNELS, TEXTS, complaints, effort, elements, unseen
 
 COSTLY = {"the terminal": 4, "JSON": 4, "the picture": 2, "the live view": 6, "commits": 6}
 """Examples for channels that take a tenth of a second and more."""
@@ -29,6 +32,10 @@ def test_any_text_is_neutral(channel: str) -> None:
 def test_every_known_trick_is_neutral(channel: str) -> None:
     """The others see all of them in `make attacks`."""
     assert complaints(channel, TEXTS.values()) == []
+
+
+def test_every_event_is_told_of() -> None:
+    assert {type(record.data) for record in effort("x")[0]} == set(get_args(AnyEvent))
 
 
 def test_the_checks_see_what_they_look_for() -> None:

@@ -91,7 +91,7 @@ class Notice:
         """As it is told: nothing in it that JSON has no word for."""
         context, verdict = self.context, self.context.decision
         of_experiment = self.kind in ("keep", "discard", "crash", "reject")
-        return {
+        told = {
             "event": self.kind,
             "time": self.time,
             "tag": context.tag,
@@ -105,6 +105,10 @@ class Notice:
             "reason": self.reason,
             "seq": self.seq,
             "head": self.head,
+        }
+        return {
+            name: clean_line(value, _REASON_CHARACTERS) if isinstance(value, str) else value
+            for name, value in told.items()
         }
 
 
