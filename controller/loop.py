@@ -241,6 +241,8 @@ class Loop:
             diff=self.chronicle.diff(experiment),
         )
         self._world.check_inputs()
+        if experiment.attempt > 0:  # an engine that was away may have kept it alive
+            self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
         attempt = self._attempt(experiment, experiment.attempt + 1)
         spec = self._world.trainer.spec(attempt)
         self.record(

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from controller.core.model import NotReady
 from controller.failpoints import NAMES
 from tests.chaos.effort import Effort, prepare
 from tests.chaos.engine import require
+from tests.chaos.faults import Record, of_engine, of_runner
 from tests.chaos.plan import Deck
 from tests.chaos.torment import Tally, torment
 
@@ -31,6 +33,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="places that hold a word")
     parser.add_argument("--agent", choices=("replay", "claude"), help="the only agent at work")
+    parser.add_argument("--engine", action="store_true", help="instead, let an engine of our own fail")
+    parser.add_argument("--runner", action="store_true", help="instead, let the runner fail")
     parser.add_argument("--list", action="store_true", help="print the places and do nothing")
     arguments = parser.parse_args()
     if arguments.list:
@@ -43,6 +47,8 @@ def main() -> int:
         return error.exit_status
     load = f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f}"
     print(f"{arguments.n} kills, seed {arguments.seed}; {load}", flush=True)
+    if arguments.engine or arguments.runner:
+        return _faults(of_engine if arguments.engine else of_runner, arguments.seed)
     began, tally, stop = time.monotonic(), Tally(), threading.Event()
     deck, dealing = Deck(arguments.seed, arguments.only), threading.Lock()
     agents = [arguments.agent] if arguments.agent else AGENTS
@@ -66,6 +72,21 @@ def main() -> int:
     print(*tally.table(), sep="\n")
     print(f"{tally.summary()} ({time.monotonic() - began:.0f} s)")
     return int(bool(tally.violations))
+
+
+def _faults(ordeal: Callable[[Path, Path, int], Record], seed: int) -> int:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        (folder := Path(name) / "effort").mkdir()
+        prepare(Path(name) / "data")
+        record = ordeal(folder, Path(name) / "data", seed)
+    print("\nattempts void, for these reasons:", *sorted(set(record.void)), sep="\n    ")
+    print(*(f"VIOLATION: {one}" for one in record.violations), sep="\n")
+    print(
+        f"{len(record.faults)} faults; {record.experiments} experiments, {len(record.void)} attempts void; "
+        f"{len(record.violations)} violations ({time.monotonic() - began:.0f} s)"
+    )
+    return int(bool(record.violations))
 
 
 if __name__ == "__main__":

@@ -88,22 +88,33 @@ class Effort:
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, data: Path, agent: str) -> Iterator[Effort]:
-        """`agent` is `replay` or `claude`. Removes what is left in the engine at the end."""
+    def open(
+        cls,
+        folder: Path,
+        data: Path,
+        agent: str,
+        *,
+        sound: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> Iterator[Effort]:
+        """`agent` is `replay` or `claude`. Removes what is left in the engine at the end.
+
+        `sound`: nothing that `claude` proposes crashes.
+        """
         home, texts = folder / "home", Texts(data)
         for source in (path for path in data.rglob("*") if path.is_file()):
             target = home / "data" / source.relative_to(data)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, target)
         (folder / "baseline.py").write_text(texts.baseline, encoding="utf-8")
-        environment = {"GLOVEBOX_TRAIN": str(folder / "baseline.py")}
+        environment = {"GLOVEBOX_TRAIN": str(folder / "baseline.py"), **(environment or {})}
         with ExitStack() as stack:
             if agent == "replay":
                 texts.write(folder / "ideas", FILES)
             else:
-                server = stack.enter_context(MessagesServer(Researcher()))
+                server = stack.enter_context(MessagesServer(Researcher(sound)))
                 environment |= {"ANTHROPIC_API_KEY": KEY, "GLOVEBOX_CLAUDE__BASE_URL": server.url}
-            watchman = stack.enter_context(Watchman(home))
+            watchman = stack.enter_context(Watchman(home, environment.get("DOCKER_HOST")))
             try:
                 yield cls(home, agent, watchman, environment)
             finally:
@@ -117,17 +128,21 @@ class Effort:
         agent = "replay:ideas" if self.agent == "replay" else self.agent
         command = [sys.executable, "-m", "controller", "run", "--home", str(self.home), "--tag", "chaos"]
         command += ["--agent", agent, "--device", "cpu", "--budget", f"{BUDGET_SECONDS:g}"]
-        ours = {name: os.environ[name] for name in ("PATH", "LANG", "DOCKER_HOST") if name in os.environ}
         armed = {} if place is None else {VARIABLE: place}
         with (self.home.parent / "glovebox.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--experiments", str(experiments)],
-                env={**ours, "PYTHONPATH": str(PROJECT), **SETTINGS, **self.environment, **armed},
+                env={**self.variables(), **armed},
                 cwd=self.home.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def variables(self) -> dict[str, str]:
+        """The environment of every process of ours, with nothing of this machine's settings or keys."""
+        ours = {name: os.environ[name] for name in ("PATH", "LANG", "DOCKER_HOST") if name in os.environ}
+        return {**ours, "PYTHONPATH": str(PROJECT), **SETTINGS, **self.environment}
 
     def die(self, place: str | None, after: float = DIES_SECONDS, more: int | None = None) -> bool:
         """One life that ends with a SIGKILL, after so many seconds at the latest; True if it was at `place`.
@@ -143,7 +158,7 @@ class Effort:
             process.wait()
             return False
         if status != -signal.SIGKILL:
-            raise Failed(f"the controller ended with status {status}: {self._last_words()}")
+            raise Failed(f"the controller ended with status {status}: {self.last_words()}")
         return True
 
     def finish(self, more: int = 0) -> None:
@@ -154,16 +169,16 @@ class Effort:
                 status = process.wait(ENDS_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
-                raise Failed(f"the controller does not end: {self._last_words()}") from None
+                raise Failed(f"the controller does not end: {self.last_words()}") from None
         if status != 0:
-            raise Failed(f"the controller ended with status {status}: {self._last_words()}")
+            raise Failed(f"the controller ended with status {status}: {self.last_words()}")
 
     def tear(self) -> None:
         """What a process leaves that dies in the middle of a line."""
         with (self.home / "audit.jsonl").open("ab") as journal:
             journal.write(b'{"data":{"experiment":')
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         return (self.home.parent / "glovebox.log").read_text(errors="replace")[-1500:]
 
     # --- what is to be seen from outside --------------------------------------------------------

@@ -22,6 +22,7 @@ from controller.core.container_spec import (
     LABEL_DEADLINE,
     LABEL_DOMAIN,
     LABEL_HOME,
+    SECOND,
     Domain,
     Place,
     SandboxConfig,
@@ -65,11 +66,13 @@ class Life:
 class Watchman:
     """Follows the engine's events about one home while the context is entered."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, host: str | None = None) -> None:
+        """`host` is another engine than the usual one; of that one, which may be restarted, no events."""
         self._ours = f"{LABEL_HOME}={Place(home.resolve(), '').home_id}"
         self._lives: dict[str, Life] = {}
         self._changed = threading.Condition()
-        self._client = docker.APIClient(**docker.utils.kwargs_from_env(), timeout=20)
+        named = docker.utils.kwargs_from_env({"DOCKER_HOST": host} if host else None)
+        self._client = docker.APIClient(**named, timeout=20)
         self._events = self._client.events(decode=True, filters={"label": self._ours, "type": "container"})
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -124,6 +127,11 @@ class Watchman:
                 ),
                 seconds,
             )
+
+    def second_worker(self) -> bool:
+        """True while the one runs that confirms a score."""
+        names = [one["Names"][0] for one in self._client.containers(filters={"label": self._ours})]
+        return any(name.endswith(SECOND.worker) for name in names)
 
     def leftovers(self) -> list[str]:
         """Names of the containers and volumes that the engine holds of this home."""

@@ -137,9 +137,11 @@ class Texts:
 class Researcher(ScriptedResearcher):
     """A language model with ideas of the same kinds, behind an API that has its moments."""
 
-    def __init__(self) -> None:
+    def __init__(self, sound: bool = False) -> None:
+        """`sound`: slower, and without a crash or an outage."""
+        self._sound = sound
         self._alphas = (round(1 - 0.95**n, 6) for n in itertools.count(2))
-        super().__init__(self._talks(), delay_seconds=0.2)
+        super().__init__(self._talks(), delay_seconds=4.0 if sound else 0.2)
 
     def __call__(self, body: Body) -> Answer:
         if _REPAIR in body["messages"][0]["content"][-1]["text"]:
@@ -148,7 +150,7 @@ class Researcher(ScriptedResearcher):
 
     def _talks(self) -> Iterator[Sequence[Step]]:
         for number in itertools.count():
-            match number % 7:
+            match 0 if self._sound else number % 7:
                 case 2:
                     yield [self._crash]
                 case 3:

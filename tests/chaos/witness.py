@@ -24,6 +24,8 @@ class Told:
 
     number: int
     proposed: Line
+    at: str = "proposed"
+    """Its last event."""
     attempts: int = 0
     running: bool = False
     """An attempt has begun and neither finished its training nor been voided."""
@@ -51,11 +53,16 @@ class Story:
     hashes: set[str] = field(default_factory=set)
     trained: set[tuple[int, int]] = field(default_factory=set)
     """(experiment, attempt) of every training that came to its end."""
-    voided: int = 0
+    reasons: list[str] = field(default_factory=list)
+    """Why attempts are void."""
     phase: str = "nothing"
     """The last event."""
     torn: bool = False
     _best: float = math.inf
+
+    @property
+    def voided(self) -> int:
+        return len(self.reasons)
 
     @classmethod
     def of(cls, home: Path) -> Story:
@@ -92,6 +99,7 @@ class Story:
 
     def _advance(self, told: Told, event: str, data: Line) -> None:
         where = f"experiment {told.number}"
+        told.at = event
         match event:
             case "training_started":
                 if told.running or data["attempt"] != told.attempts + 1:
@@ -103,7 +111,7 @@ class Story:
                 told.running, told.outcome = False, data["outcome"]
                 self.trained.add((told.number, told.attempts))
             case "voided":
-                self.voided += 1
+                self.reasons.append(data["reason"])
                 told.running, told.outcome, told.score = False, None, None
             case "scoring_finished":
                 told.score = data["score"]["val_bpb"] if data["score"] else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,22 @@ from controller.core.events import Record
 from controller.core.model import (
     AgentExhausted,
     Cause,
+    InfrastructureError,
     Interrupted,
     Proposal,
+    Refusal,
+    RunOutcome,
+    Score,
     UserError,
     Verdict,
 )
 from controller.core.state import Experiment, Phase, ResearchState
-from controller.ports import Context
+from controller.ports import Attempt, Context
 from controller.recovery import check_comparable, recover
 from controller.verify import verify
 from controller.views_json import marks
 from tests.efforts import PROVENANCE
-from tests.fakes import FakeJudge, Silent, train_py
+from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
 from tests.loop.effort import Effort, Workspaces, start, verdicts
 
 
@@ -136,6 +142,51 @@ def test_an_engine_fault_voids_the_attempt_and_blames_nobody(
     assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
     assert loop.state.experiments[1].attempt == 2
     assert verify(tmp_path / "home") == []
+
+
+class Failing(FakeJudge):
+    """Fails the first time."""
+
+    def score(
+        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+    ) -> Score | Refusal:
+        if not self.scored:
+            self.scored.append((attempt.experiment, attempt.number))
+            raise InfrastructureError("the engine went away")
+        return super().score(attempt, seed, contends, stop)
+
+
+class Clinging(FakeTrainer):
+    """Its engine is away for a while after the first scoring: nothing can be removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = 2
+        self.at_once = 0
+
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        outcome = super().train(attempt, stop, tick)
+        self.at_once = max(self.at_once, len(self.workspaces))
+        return outcome
+
+    def discard(self, attempt: Attempt) -> None:
+        if self.away > 0:
+            self.away -= 1
+            raise InfrastructureError("the engine went away")
+        super().discard(attempt)
+
+
+def test_what_could_not_be_removed_is_removed_before_the_next_attempt(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5)))
+    trainer = Clinging()
+    effort.train_with(trainer)
+    effort.world.judge = Failing(trainer)
+    (loop := effort.loop()).run()
+    assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
+    assert trainer.at_once == 1 and not trainer.workspaces
+    assert trainer.started == [("0", 1), ("0", 2), ("1", 1)], "a fault before the start begins no attempt"
 
 
 class Mender:
