@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.conditions import waiting
 from controller.core.events import Record
 from controller.core.state import Phase, ResearchState
 from controller.core.untrusted import clean_line
@@ -66,6 +67,8 @@ class Heartbeat:
         experiment, pause = self._state.open, self._state.pause
         if pause is not None and (experiment is None or experiment.phase is Phase.PROPOSED):
             self.show(line(pause))
+        elif self._state.noise is not None:
+            self.show(f"waiting {waiting(self._state.noise)}")
         elif experiment is None:
             away = "; the agent is away" if self._state.absence else ""
             self.show(f"waiting for a proposal{away}", self._asking_seconds)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from controller import heartbeat
-from controller.core.events import AgentAbsent, Paused
+from controller.core.events import AgentAbsent, Paused, Voided
 from controller.core.state import ResearchState, apply
 from controller.heartbeat import Heartbeat
 from tests.efforts import Story, small
-from tests.fakes import HandClock
+from tests.fakes import LOAD, HandClock
 
 
 def watch(life: Heartbeat, story: Story) -> None:
@@ -50,6 +50,11 @@ def test_who_waits_is_alive_and_says_for_what(tmp_path: Path, life: Heartbeat) -
     story.tell(AgentAbsent(agent="claude", reason="busy", until=None))
     watch(life, story)
     assert "the agent is away" in sign(tmp_path).doing
+    story = small()
+    story.propose()
+    story.tell(Voided(experiment=6, attempt=1, cause="disturbed", reason=LOAD.detail, evidence=LOAD))
+    watch(life, story)
+    assert sign(tmp_path).doing.startswith("waiting for the slot to be calm since 2026-03-01")
     story.tell(Paused(why="person", by="me", reason="lunch \x1b[31m☃"))
     watch(life, story)
     assert sign(tmp_path).doing.startswith("paused by me since 2026-03-01")

@@ -16,7 +16,6 @@ from controller import views, views_json
 from controller.agents.replay import Replay
 from controller.calm import Calm
 from controller.chronicle import Chronicle
-from controller.clock import SystemClock
 from controller.core.disturbance import NoiseConfig
 from controller.core.events import SlotCalm, SlotDisturbed, TrainingStarted, Voided
 from controller.core.model import Cause, Disturbance, DisturbanceKind, Interrupted, Verdict
@@ -24,7 +23,7 @@ from controller.core.notice import Context, follow
 from controller.core.state import ResearchState, fold
 from controller.journal import read_records
 from controller.verify import verify
-from tests.fakes import LOAD, FakeSlot, train_py
+from tests.fakes import LOAD, FakeSlot, HandClock, train_py
 from tests.loop.effort import Effort, start, verdicts
 
 QUICK = NoiseConfig(retry_seconds=0.001, max_retry_seconds=0.004)
@@ -172,32 +171,23 @@ def test_a_person_and_the_hours_end_the_wait(waiting: Waiting) -> None:
         loop.run()
 
 
-class Hand(SystemClock):
-    """Its seconds pass only by hand."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 def test_the_pauses_double_up_to_their_limit(waiting: Waiting) -> None:
-    chronicle, clock, slot = waiting.chronicle, Hand(), FakeSlot([LOAD] * 5)
+    chronicle, clock, slot = waiting.chronicle, HandClock(), FakeSlot([LOAD] * 5)
     config = NoiseConfig(retry_seconds=10, max_retry_seconds=40)
     calm = Calm(slot, chronicle, clock, waiting.effort.stop, config)
     experiment = waiting.state.experiments[1]
     for pause in (10, 20, 40, 40, 40):
         assert not calm.awaited(experiment)
-        assert until(chronicle.state) == pytest.approx(pause, abs=2)
-        clock.seconds += pause
+        assert until(chronicle.state) == clock.now() + dt.timedelta(seconds=pause)
+        clock.sleep(pause)
     assert calm.awaited(experiment)
     assert chronicle.state.noise is None and slot.looks == 6
 
 
-def until(state: ResearchState) -> float:
-    """Seconds until the next look, as the journal has it."""
+def until(state: ResearchState) -> dt.datetime:
+    """The next look, as the journal has it."""
     assert state.noise is not None and state.noise.until is not None
-    return (dt.datetime.fromisoformat(state.noise.until) - dt.datetime.now(dt.UTC)).total_seconds()
+    return dt.datetime.fromisoformat(state.noise.until)
 
 
 def test_a_wait_that_lasts_is_told_once(tmp_path: Path, efforts: list[Effort]) -> None:
