@@ -141,7 +141,8 @@ class Researcher:
         if proposal is None:
             self._give_up_repair(crashed, "the agent sees none that is worth a run")
             return None
-        return Offer(proposal.model_copy(update={"fixes": crashed.number, "agent": self._agent.name}))
+        same = {"fixes": crashed.number, "agent": self._agent.name, "idea": crashed.proposal.idea}
+        return Offer(proposal.model_copy(update=same))
 
     def _give_up_repair(self, crashed: Experiment, reason: str) -> None:
         self._chronicle.record(RepairGivenUp(fixes=crashed.number, reason=clean_line(reason)))

@@ -142,6 +142,7 @@ def _effort(folder: Path, agent: type[Claude], experiments: int, budget: float) 
             budget={"wall_seconds": budget},
             limits={"experiments": experiments},
             claude={"base_url": server.url},
+            noise={"enabled": False},  # a run that is repeated would be counted as waiting
             rehearsal={"seconds": REHEARSAL * budget},
             judge={"score_tokens": 2048, "holdout_score_tokens": 1024},
         )

@@ -11,6 +11,7 @@ from controller.core.model import AgentError, AgentExhausted, Cause, Interrupted
 from controller.core.state import Experiment, ResearchState
 from controller.journal import read_records
 from controller.ports import Context
+from tests.fakes import train_py
 from tests.loop.effort import Effort, start, verdicts
 from tests.loop.slow import FakeRehearsal, PatientTrainer, Slow, Step, Watch, fails, insert
 
@@ -88,6 +89,15 @@ class Dying(Watch):
         super().recorded(record, state)
         if state.repair_tried is not None:
             raise Interrupted("the process ends as soon as this is on record")
+
+
+def test_a_repair_is_a_second_attempt_at_the_same_idea(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Repairing(lambda context: Proposal(train_py=train_py(2.8), description="mended", idea="mending"))
+    effort = start(efforts, tmp_path, agent)
+    loop = effort.loop(experiments=3)
+    loop.run()
+    crashed, repair = (experiment.proposal for experiment in loop.state.experiments[1:])
+    assert (repair.fixes, repair.idea, crashed.idea) == (1, "insert", "insert")
 
 
 def nothing(context: Context) -> Proposal:

@@ -20,6 +20,7 @@ SETTINGS = {
     "GLOVEBOX_CLAUDE__ANSWER_SECONDS": "10",
     "GLOVEBOX_CLAUDE__PATIENCE_SECONDS": "3",
     "GLOVEBOX_ABSENCE__RETRY_SECONDS": "2",
+    "GLOVEBOX_NOISE__ENABLED": "false",  # on a busy machine no run would count, and no end come
     "GLOVEBOX_JUDGE__SCORE_TOKENS": "2048",
     "GLOVEBOX_JUDGE__HOLDOUT_SCORE_TOKENS": "1024",
     "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # an honest model: few twins will do
