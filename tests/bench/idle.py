@@ -19,9 +19,13 @@ from controller import assembly, logs, settings
 from controller.agents.claude import Claude
 from controller.clock import SystemClock
 from controller.core.events import (
+    ApiAnswered,
+    ApiFailed,
     Decided,
+    Prepared,
     Proposed,
     Record,
+    Rehearsed,
     ScoringFinished,
     ScoringStarted,
     TrainingFinished,
@@ -48,7 +52,7 @@ class Idle:
     """Life of the T containers, by the engine's clock."""
     scoring: float
     waiting: float
-    """From a verdict to the next proposal: what the agent let the machine wait for."""
+    """From a verdict to the last thing the agent did before the next proposal."""
 
     @property
     def share(self) -> float:
@@ -86,15 +90,17 @@ class Idle:
 
 def idle(records: Iterable[Record]) -> Idle:
     """Of the experiments whose training has ended. Raises ValueError if there are none."""
-    first = last = verdict = scored = None
+    first = last = verdict = scored = spoken = None
     training = scoring = waiting = 0.0
     behind = [0.0, 0.0]  # scoring and waiting after the last training, which lie outside the total so far
     experiments = 0
     for record in records:
         time = dt.datetime.fromisoformat(record.time)
         match record.data:
-            case Proposed() if verdict is not None:
-                behind[1] += (time - verdict).total_seconds()
+            case ApiAnswered() | ApiFailed() | Rehearsed() | Prepared():
+                spoken = time
+            case Proposed() if verdict is not None and spoken is not None:
+                behind[1] += max(0.0, (spoken - verdict).total_seconds())
             case TrainingStarted():
                 first = first or time
             case TrainingFinished(outcome=outcome):
