@@ -45,8 +45,9 @@ def main() -> int:
     except NotReady as error:
         print(f"chaos: {error}", file=sys.stderr)
         return error.exit_status
+    what = "faults" if arguments.engine or arguments.runner else f"{arguments.n} kills"
     load = f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f}"
-    print(f"{arguments.n} kills, seed {arguments.seed}; {load}", flush=True)
+    print(f"{what}, seed {arguments.seed}; {load}", flush=True)
     if arguments.engine or arguments.runner:
         return _faults(of_engine if arguments.engine else of_runner, arguments.seed)
     began, tally, stop = time.monotonic(), Tally(), threading.Event()

@@ -5,8 +5,11 @@ The containers are pretended here; `test_chaos.py` has real ones.
 
 from __future__ import annotations
 
+import ast
 import multiprocessing
+import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,7 @@ IN_BETWEEN = [
 FAR_AWAY = 200
 """Experiments; a place that is not reached in so many is dead."""
 
+CONTROLLER = Path(failpoints.__file__).parent
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
@@ -58,6 +62,23 @@ def test_every_journal_event_has_a_place_before_it_and_one_behind() -> None:
     for event in failpoints.EVENTS:
         assert {f"before-{event}", f"after-{event}"} <= set(failpoints.NAMES)
     assert len(failpoints.NAMES) == len(set(failpoints.NAMES))
+
+
+def test_every_place_is_somewhere_in_the_program_and_has_a_name() -> None:
+    """Those of the engine, too, which only real containers come to: `make chaos` counts them."""
+    patterns = [pattern for path in CONTROLLER.rglob("*.py") for pattern in _places(path)]
+    found = [[name for name in failpoints.NAMES if pattern.fullmatch(name)] for pattern in patterns]
+    assert all(found), "a place without a name"
+    assert {name for names in found for name in names} == set(failpoints.NAMES)
+
+
+def _places(path: Path) -> Iterator[re.Pattern[str]]:
+    """What is given to `reach` in one file; what stands in braces may be anything."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "reach":
+            text = node.args[0]
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            yield re.compile("".join(str(p.value) if isinstance(p, ast.Constant) else ".+" for p in parts))
 
 
 @pytest.mark.parametrize("text", ["nowhere", "blob-stored:0", "blob-stored:x", "blob-stored:", ":1"])
