@@ -97,6 +97,9 @@ _FIRST_LINE = "    torch.manual_seed(SEED)\n"
 _CRASH = "    undefined_name  # oops\n"
 _HEAD, _BAD_HEAD = "Linear(WIDTH, VOCAB_SIZE)", "Linear(WIDTH + 1, VOCAB_SIZE)"
 QUOTA_HOURS = 3
+_RUNNING = "trains while you read this"
+_MOST_WIDTHS = 5
+"""Until one is kept, and so the next of no use: then the agent is asked although nothing trains."""
 _REPAIR = "the only repair it gets"
 
 
@@ -119,12 +122,14 @@ class Script(ScriptedResearcher):
         super().__init__(conversations, delay_seconds)
         self.repairs = 0
         self.refused_for_quota = 0
+        self._asked_late = False
         self._quota_from = math.inf if plain_only else quota_from
 
     def __call__(self, body: Body) -> Answer:
         """A repair is asked for out of turn, and an exhausted quota knows no turn."""
         if _finished(body) >= self._quota_from:
             return self.no_quota(body)
+        self._asked_late = self._asked_late or (_finished(body) > 0 and _RUNNING not in _moment(body))
         if _is_repair(body):
             self.repairs += 1
             return together(edit(_CRASH, ""), edit("# crash NameError", "# mended"), submit("mended", "mend"))
@@ -135,9 +140,10 @@ class Script(ScriptedResearcher):
             yield [self.rate("plain") if number % 2 else self.width("plain")]
 
     def _everything(self) -> Iterator[Sequence[Step]]:
-        yield [self.width("wider")]
-        yield [self.width("of no use if the last one is kept")]
-        yield [self.width("of no use if the last one is kept")]
+        for _ in range(_MOST_WIDTHS):
+            yield [self.width("of no use if the last one is kept")]
+            if self._asked_late:
+                break
         yield [edit("HEIGHT = 3", "HEIGHT = 4"), edit("WIDTH", "DEPTH"), self.rate("after two bad edits")]
         yield [edit("LR = 3e-3  #", "LR = = 3e-3  #"), submit("not Python"), self.mended]
         yield [*self.forbidden(), self.rate("after four forbidden calls")]
@@ -240,9 +246,15 @@ def thinking_time(least: float, most: float, seed: int = 0) -> Callable[[], floa
 
 def _finished(body: Body) -> int:
     """How many experiments were finished when the conversation began; 0 if it is about one repair."""
-    found = re.search(r"So far (\d+) experiments", body["messages"][0]["content"][-1]["text"])
+    found = re.search(r"So far (\d+) experiments", _moment(body))
     return int(found[1]) if found else 0
 
 
 def _is_repair(body: Body) -> bool:
-    return _REPAIR in body["messages"][0]["content"][-1]["text"]
+    return _REPAIR in _moment(body)
+
+
+def _moment(body: Body) -> str:
+    """What a conversation began with, the parts left out that were the same before."""
+    text: str = body["messages"][0]["content"][-1]["text"]
+    return text
