@@ -11,16 +11,17 @@ from controller.core.container_spec import Domain
 from controller.failpoints import NAMES
 
 _AGENT = ("api_", "prepared", "preparation_dropped", "rehears", "agent_")
+_WAITS = ("slot_disturbed", "slot_calm", "paused", "resumed")
 _ELSEWHERE = {
     *(
         f"container-{done}-{domain}"
         for done in ("due", "created", "started")
         for domain in (Domain.PREPARE, Domain.TELEMETRY)
     ),
-    *(f"{side}-{event}" for side in ("before", "after") for event in ("slot_disturbed", "slot_calm")),
+    *(f"{side}-{event}" for side in ("before", "after") for event in _WAITS),
 }
-"""Another command, a GPU, and noise, which is not looked for beside other tests. And a snapshot is due every
-two hundred experiments only: test_failpoints.py has those."""
+"""Another command, a GPU, a person's pause, and noise, which is not looked for beside other tests. And a
+snapshot is due every two hundred experiments only: test_failpoints.py has those."""
 _FREQUENT = {
     "file-written": 12,
     "blob-stored": 4,

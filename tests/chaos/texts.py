@@ -156,9 +156,9 @@ class Researcher(ScriptedResearcher):
                 case 3:
                     yield [overloaded(), self._better]
                 case 4:
-                    yield [overloaded()] * 8
+                    yield [overloaded()] * 4
                 case 5:
-                    yield [say("I cannot decide.")] * 8
+                    yield [say("I cannot decide.")] * 4
                 case _:
                     yield [self._better]
 
