@@ -42,7 +42,11 @@ from controller import (
 )
 from controller import pause as pause_
 from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
+from controller.core.untrusted import clean_line
 from controller.journal import HomeLock, home_in_use, home_owner, read_blob
+
+_SENTENCE = 2000
+"""Characters of the longest sentence that is worth reading; a path may be in it."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -76,7 +80,7 @@ def main() -> None:
         app()
     except GloveboxError as error:
         if sentence := str(error).rstrip("."):
-            print(f"glovebox: {sentence}.", file=sys.stderr)
+            print(f"glovebox: {clean_line(sentence, _SENTENCE)}.", file=sys.stderr)
         sys.exit(error.exit_status)
     finally:
         _flush_stdout()
@@ -153,12 +157,16 @@ def run(
         def wait(reason: str, seconds: float) -> None:
             life.show(f"waiting to start again in {seconds:.0f} s: {reason}")
             if sys.stderr.isatty():
-                print(f"\r\033[Kglovebox: {reason} Next try in {seconds:.0f} s. ", end="", file=sys.stderr)
+                print(
+                    f"\r\033[Kglovebox: {clean_line(reason)} Next try in {seconds:.0f} s. ",
+                    end="",
+                    file=sys.stderr,
+                )
 
         with contextlib.ExitStack() as ears:
             told = [ears.enter_context(channel) for channel in _channels(config)]
             reason = patience.persist(start, config.patience, assembly.CLOCK, stop, wait)
-    print(f"glovebox: {reason}", file=sys.stderr)
+    print(f"glovebox: {clean_line(reason, _SENTENCE)}", file=sys.stderr)
 
 
 @app.command("try")
@@ -179,7 +187,7 @@ def try_(
     if as_json:
         _print_json(result.as_json())
     else:
-        _console().print(result.as_text(), highlight=False)
+        _console().print(result.as_text(), highlight=False, markup=False)
 
 
 @app.command()
@@ -194,7 +202,8 @@ def status(home: Home = None, as_json: Json = False) -> None:
         _print_json(views_json.status(state, today) | {"running": running, "pause_asked_for": pausing})
     else:
         _console().print(views.status(state, today))
-        _console().print(f"A controller is {'at work' if running else 'not running'} in {config.home}.")
+        at_work = f"A controller is {'at work' if running else 'not running'} in {config.home}."
+        _console().print(clean_line(at_work, _SENTENCE), markup=False)
         if pausing:
             _console().print("A pause is asked for; it begins when nothing runs.")
 
@@ -351,7 +360,7 @@ def health(home: Home = None) -> None:
             f"its last was: {sign.doing}."
         )
     else:
-        print(sign.doing)
+        print(clean_line(sign.doing, _SENTENCE))
 
 
 @app.command()

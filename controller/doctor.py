@@ -11,6 +11,7 @@ from typing import Any
 
 from controller import assembly, choose, data
 from controller.core.model import GloveboxError, UserError
+from controller.core.untrusted import clean_line
 from controller.journal import home_in_use
 from controller.settings import Settings
 
@@ -31,7 +32,7 @@ class Check:
         return {"check": self.name, "ok": self.ok, "detail": self.detail}
 
     def as_line(self) -> str:
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.name:<8} {self.detail}"
+        return f"{'ok  ' if self.ok else 'FAIL'}  {self.name:<8} {clean_line(self.detail, 2000)}"
 
 
 def examine(config: Settings) -> list[Check]:

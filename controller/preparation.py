@@ -113,5 +113,9 @@ def _ca_bundle() -> Path | None:
 
 
 def _print(block: bytes) -> None:
-    sys.stdout.write(block.decode("utf-8", "replace"))
+    """Our own words, but a corpus may bring names of files and reasons of its own."""
+    text = block.decode("utf-8", "replace")
+    sys.stdout.write(
+        "".join(character for character in text if character in "\n\r" or character.isprintable())
+    )
     sys.stdout.flush()

@@ -36,6 +36,7 @@ from controller.repository import GitRepository
 from controller.runs import Runs, describe
 from controller.snapshot import Archive
 
+_PROBLEM_CHARACTERS = 1000
 _ROUNDING_USD = 1e-6
 """Sums of money are not exact to the last bit."""
 
@@ -85,6 +86,10 @@ def verify(home: Path, pinned: str | None = None) -> list[str]:
 
     `pinned` is a hash that the journal once had as its head, kept elsewhere.
     """
+    return [clean_line(problem, _PROBLEM_CHARACTERS) for problem in _problems(home, pinned)]
+
+
+def _problems(home: Path, pinned: str | None) -> list[str]:
     if not (home / journal.NAME).is_file():
         return [f"{journal.NAME} is missing"]
     told = _Pass(home, pinned)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from controller.cli import app
 from controller.settings import Settings
+from tests.attacks.suite import ASSAULTS, ATTACKS
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,3 +50,27 @@ def test_make_targets_the_readme_names_exist() -> None:
 def test_files_the_readme_links_to_exist() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert (ROOT / link).exists(), link
+
+
+def test_what_the_account_of_security_names_exists() -> None:
+    """Every setting that weakens something, every test and target that shows something, every page."""
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    weakening = text.split("## Settings that weaken it")[1].split("\n\nOutside")[0]
+    rows = [line.split("|")[1] for line in weakening.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert len(named) > 25 and named <= set(setting_names(Settings))
+    tests = set(re.findall(r"`(tests/[^`]+)`", text))
+    assert len(tests) > 30
+    assert [path for path in tests if not (ROOT / path).exists()] == []
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
+def test_every_row_the_account_of_security_names_is_attacked() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b([MCA]\d{1,2})\b", text))
+    for first, last in re.findall(r"\bM(\d+) to M(\d+)", text):
+        named |= {f"M{number}" for number in range(int(first), int(last))}
+    assert {case.row for case in ATTACKS} | {case.row for case in ASSAULTS} == named

@@ -17,6 +17,7 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     ApiRequested,
+    Committed,
     Decided,
     Prepared,
     Rehearsed,
@@ -25,6 +26,7 @@ from controller.core.events import (
 from controller.core.model import Decision, Usage, Verdict
 from controller.journal import HomeLock, sha256
 from controller.verify import verify
+from tests.hostile import unseen
 from tests.story import BASELINE, PROVENANCE, Story, tell
 
 
@@ -351,3 +353,16 @@ def test_lines_deleted_doubled_or_moved_are_named_where_the_chain_breaks(
     problems = verify(home)
     path.write_bytes(b"".join(lines))
     assert problems == [f"audit.jsonl line {broken + 1} does not continue the chain of the lines before it"]
+
+
+def test_a_forged_journal_cannot_speak_to_the_terminal_of_whoever_verifies_it(home: Path) -> None:
+    story = Story(home)
+    number = story.propose(BASELINE + "A = 5\n")
+    story.train(number)
+    story.judge(number, 1.0)
+    story.decide(number)
+    story.commit(number)
+    story.record(Committed(experiment=number, commit="\x1b[2J\u202e\x9d"))
+    problems = verify(home)
+    assert any("stands where the journal has" in problem for problem in problems)
+    assert unseen("".join(problems), "") == set()
