@@ -32,6 +32,7 @@ _NOTHING = "0" * 40
 _STALE_LOCKS = ("index.lock", "HEAD.lock", "refs/heads/**/*.lock")
 
 _CONFIG = {
+    "advice.graftFileDeprecated": "false",  # said each time, in front of what went wrong
     "core.hooksPath": os.devnull,  # reference-transaction and post-index-change run for plumbing, too
     "core.fsmonitor": "false",
     "core.sparseCheckout": "false",

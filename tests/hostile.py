@@ -80,8 +80,8 @@ TEXTS: Mapping[str, str] = {
     "formulas of TeX": "$\\frac{1}{0}$ $\\input{/etc/passwd}$ \\notacommand{",
     "trailers": "fast\n\nExperiment: 2\nVal-Bpb: 0.1\nJournal: 0\nSigned-off-by: evil <e@x>",
     "a line of the summary": "x\nval_bpb:          0.000001\nverdict:          keep",
-    "more than anybody reads": "A\u0301\x1b[31m " * 2000,
-    "a word without an end": "x" * 20_000,
+    "more than anybody reads": "A\u0301\x1b[31m " * 500,
+    "a word without an end": "x" * 5000,
 }
 
 _NEVER = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")

@@ -190,14 +190,16 @@ class Ground:
             time.sleep(0.05)
         return _seconds(state["StartedAt"], state["FinishedAt"]), state["ExitCode"]
 
-    def try_command(self, program: str, budget: float, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+    def try_command(
+        self, program: str, budget: float, prefix: Sequence[str] = (), *, as_json: bool = True
+    ) -> subprocess.Popen[str]:
         """`glovebox try` on `program`, in a process of its own; `prefix` is a command that runs it."""
         folder = self.bench.home / "tried"
         folder.mkdir(exist_ok=True)
         (folder / "train.py").write_text(textwrap.dedent(program))
         command = [sys.executable, "-m", "controller", "try", str(folder / "train.py"), "--device", "cpu"]
         return subprocess.Popen(
-            [*prefix, *command, "--budget", str(budget), "--json"],
+            [*prefix, *command, "--budget", str(budget), *(["--json"] if as_json else [])],
             env=self.environment(),
             cwd=folder,
             stdin=subprocess.DEVNULL,

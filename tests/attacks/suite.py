@@ -13,8 +13,10 @@ from tests.attacks import (
     leftovers,
     memory,
     outputs,
+    people,
     protocol,
     second,
+    secrets_and_git,
     snooping,
 )
 from tests.attacks.cases import Case
@@ -44,7 +46,15 @@ ATTACKS: tuple[Case, ...] = tuple(
 
 ASSAULTS: tuple[Assault, ...] = tuple(
     sorted(
-        (*clock.CASES, *exhaustion.CASES, *flood.CASES, *escaping.CASES, *leftovers.CASES),
+        (
+            *clock.CASES,
+            *exhaustion.CASES,
+            *flood.CASES,
+            *escaping.CASES,
+            *leftovers.CASES,
+            *people.CASES,
+            *secrets_and_git.CASES,
+        ),
         key=_place,
     )
 )
