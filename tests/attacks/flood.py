@@ -22,25 +22,25 @@ CONTROLLER_BYTES = 64 * MIB
 """By so much the controller's memory may grow over that of a quiet run; the caps above are in it."""
 
 _FLOODS = {
-    "short lines": "while True: os.write(1, b'step 1 loss 3.2\\n' * 4096)",
-    "no newline at all": "while True: os.write(1, b'x' * (1 << 20))",
-    "NUL bytes": "while True: os.write(1, bytes(1 << 16))",
-    "bytes that are no text": "while True: os.write(1, bytes(range(256)) * 256 + b'\\xff\\xfe\\xc3\\x28')",
-    "carriage returns only": "while True: os.write(1, b'100%|#####| 1/1\\r' * 4096)",
-    "frames that look like the engine's own": "while True: os.write(1, b'\\x01\\0\\0\\0' + b'\\xff' * 65532)",
-    "one byte at a time, from many threads": """
+    "short lines without end": "while True: os.write(1, b'step 1 loss 3.2\\n' * 4096)",
+    "without end and without a newline": "while True: os.write(1, b'x' * (1 << 20))",
+    "NUL bytes without end": "while True: os.write(1, bytes(1 << 16))",
+    "bytes that are no text, without end": "while True: os.write(1, bytes(range(256)) * 256 + b'\\xc3(')",
+    "carriage returns only, without end": "while True: os.write(1, b'100%|#####| 1/1\\r' * 4096)",
+    "frames like the engine's, without end": "while True: os.write(1, (b'\\1\\0\\0\\0' + b'~' * 4) * 8192)",
+    "single bytes without end, from many threads": """
         import threading
         def write():
             while True: os.write(1, b'x')
         for _ in range(8): threading.Thread(target=write).start()
         while True: os.write(1, b'y' * (1 << 16))
     """,
-    "both streams, from many processes": """
+    "on both streams, from many processes": """
         for _ in range(16):
             if os.fork() == 0: break
         while True: os.write(1 + os.getpid() % 2, b'z' * (1 << 16))
     """,
-    "a daemon, after the program closed its own": """
+    "from a daemon after it closed its own output": """
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0:
@@ -49,7 +49,7 @@ _FLOODS = {
         os.close(1)
         time.sleep(3600)
     """,
-    "the pipe opened again by its name": """
+    "through its pipe, opened again by name": """
         for path in ('/dev/stdout', '/proc/self/fd/1', '/proc/1/fd/1'):
             try: file = os.open(path, os.O_WRONLY | os.O_NONBLOCK); break
             except OSError: pass
@@ -83,7 +83,7 @@ def _flood(name: str, program: str) -> Assault:
         _require_capped(ground, run)
         return Ending(CAPPED, f"{printed / MIB:.0f} MiB printed, run.log {_size(ground) / MIB:.1f} MiB")
 
-    return Assault("C5", f"prints without end: {name}", CAPPED, _WHY, attack)
+    return Assault("C5", f"prints {name}", CAPPED, _WHY, attack)
 
 
 def _require_capped(ground: Ground, run: Run) -> None:

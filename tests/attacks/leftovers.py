@@ -17,8 +17,8 @@ _APART = "the workspace is a volume that only containers mount; of a run the con
 
 _WAYS = {
     "files in every folder that can be written": "",
-    "a changed train.py and prepare.py in the workspace": "",
-    "compiled code in the caches of torch and Python": "",
+    "a changed train.py and prepare.py": "",
+    "compiled code in caches": "",
     "a process that has left its session": "",
     "a socket with an abstract name": "",
     "a listening port": "",
@@ -67,9 +67,9 @@ def daemon():
         os._exit(0)
 
 leave("files in every folder that can be written", *[lambda p=p: write(p + "/left") for p in {_PLACES}])
-leave("a changed train.py and prepare.py in the workspace",
+leave("a changed train.py and prepare.py",
       lambda: write("/work/train.py", "print('left')"), lambda: write("/work/prepare.py", "print('left')"))
-leave("compiled code in the caches of torch and Python",
+leave("compiled code in caches",
       *[lambda p=p: write(p) for p in
         ("/tmp/inductor/left.py", "/tmp/triton/left", "/work/__pycache__/left.pyc")])
 leave("a process that has left its session", daemon)
@@ -103,9 +103,9 @@ def commands():
         except OSError: pass
 
 look("files in every folder that can be written", named("left"))
-look("a changed train.py and prepare.py in the workspace",
+look("a changed train.py and prepare.py",
      any(open(path).read().startswith("print('left") for path in ("/work/prepare.py", "/work/train.py")))
-look("compiled code in the caches of torch and Python",
+look("compiled code in caches",
      glob.glob("/tmp/*") + glob.glob("/work/__pycache__/left*"))
 look("a process that has left its session", any("left-by" in command for command in commands()))
 look("a socket with an abstract name", connects(socket.AF_UNIX, "\\0left"))
@@ -189,7 +189,7 @@ def _places(kind: str, makes: tuple[str, ...]) -> Assault:
             raise Gained(f"the controller opened {seen[:3]}")
         return Ending(NEVER_OPENED, f"{len(opened)} other files were")
 
-    return Assault("C9", f"fills its folder with {kind}", NEVER_OPENED, _APART, attack)
+    return Assault("C9", f"leaves {kind}", NEVER_OPENED, _APART, attack)
 
 
 def _opened(ground: Ground, program: str, trace: Path) -> list[str]:

@@ -121,7 +121,7 @@ CASES = (
         ),
         (LATE,),
         "what was not confirmed is not kept",
-        judge={"batch_seconds": 8.0},
+        judge={"batch_seconds": 8.0, "first_batch_seconds": 45.0},
     ),
     _leak(
         "M7",

@@ -44,9 +44,9 @@ def _with_key(ground: Ground) -> Mapping[str, str]:
             raise RuntimeError("nobody looked while a run was under way")
         files = [path for path in command.home.rglob("*") if path.is_file() and not path.is_symlink()]
         return {
-            "the home: journal, blobs, logs, runs, repository": _holders(files),
+            "the home, its blobs and its logs": _holders(files),
             "what the command says and logs": "its output" if KEY in said.out + said.err else "",
-            "other processes and what the engine says": "there" if KEY in "".join(onlooker.seen) else "",
+            "other processes and descriptions": "there" if KEY in "".join(onlooker.seen) else "",
         }
 
 
@@ -62,9 +62,9 @@ def _holders(files: list[Path]) -> str:
 
 
 _KEY_PLACES = (
-    "the home: journal, blobs, logs, runs, repository",
+    "the home, its blobs and its logs",
     "what the command says and logs",
-    "other processes and what the engine says",
+    "other processes and descriptions",
 )
 
 
@@ -173,12 +173,12 @@ def _sparse(repo: Path, _witness: Path) -> None:
 
 
 _TRAPS: Mapping[str, Callable[[Path, Path], None]] = {
-    "hooks, filters, attributes and configuration": booby_trap,
+    "hooks, filters and settings": booby_trap,
     "a submodule": _submodule,
-    "another folder for hooks, by an include": _include,
-    "links in the place of its files": _links,
-    "a promise of objects from elsewhere": _promise,
-    "an index and locks of somebody else": _index,
+    "an include of hooks": _include,
+    "links for files": _links,
+    "promised objects": _promise,
+    "another index, and a lock,": _index,
     "ignored and sparse files": _sparse,
 }
 
@@ -209,7 +209,7 @@ def _traps(name: str, trap: Callable[[Path, Path], None]) -> Assault:
             raise Gained(f"the commits hold something else: {known} {left}")
         return Ending(INERT)
 
-    return Assault("A6", f"sets a trap in the repository: {name}", INERT, _WHY_GIT, attack)
+    return Assault("A6", f"puts {name} into the repository", INERT, _WHY_GIT, attack)
 
 
 CASES = (

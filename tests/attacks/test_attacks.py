@@ -37,6 +37,8 @@ def test_clock_machine_and_people_are_attacked() -> None:
 
 def test_names_are_unique() -> None:
     assert len({(case.row, case.name) for case in ASSAULTS}) == len(ASSAULTS)
+    names = [case.name for case in ATTACKS] + [case.name for case in ASSAULTS]
+    assert max(map(len, names)) <= 56, "wider than the table"
     assert len(TEXTS) == len(ATTACKS) + len(HONEST)
 
 
@@ -59,7 +61,7 @@ def test_attack_fails(arena: Arena, case: Case) -> None:
 SAMPLE = (
     "has hundreds of children that multiply at the deadline",
     "nobody kills it, and it sends PID 1 every signal",
-    "prints without end: a daemon, after the program closed its own",
+    "prints from a daemon after it closed its own output",
 )
 """Those that no other test of the quick suite has a likeness of."""
 
