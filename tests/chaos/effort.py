@@ -28,9 +28,7 @@ from tests.messages_server import MessagesServer
 PROJECT = Path(__file__).parents[2]
 FILES = 400
 """Proposals of the `replay` agent; no effort lasts so long."""
-DIES_SECONDS = 60.0
-"""A controller that has not come to its place by then is killed where it is."""
-ENDS_SECONDS = 180.0
+ENDS_SECONDS = 600.0
 FAR_AWAY = 100_000
 
 #: Short rows and a small vocabulary: scoring takes little longer than importing torch.
@@ -82,6 +80,8 @@ class Effort:
     agent: str
     watchman: Watchman
     environment: Mapping[str, str]
+    budget_seconds: float
+    patience_seconds: float
     lives: int = 0
     _journal: bytes = b""
     output: list[str] = field(default_factory=list)
@@ -95,11 +95,14 @@ class Effort:
         agent: str,
         *,
         sound: bool = False,
+        budget_seconds: float = BUDGET_SECONDS,
+        patience_seconds: float = 60.0,
         environment: Mapping[str, str] | None = None,
     ) -> Iterator[Effort]:
         """`agent` is `replay` or `claude`. Removes what is left in the engine at the end.
 
-        `sound`: nothing that `claude` proposes crashes.
+        `sound`: nothing that `claude` proposes crashes. `patience_seconds`: a controller that has not come to
+        its place by then is killed where it is.
         """
         home, texts = folder / "home", Texts(data)
         for source in (path for path in data.rglob("*") if path.is_file()):
@@ -114,9 +117,9 @@ class Effort:
             else:
                 server = stack.enter_context(MessagesServer(Researcher(sound)))
                 environment |= {"ANTHROPIC_API_KEY": KEY, "GLOVEBOX_CLAUDE__BASE_URL": server.url}
-            watchman = stack.enter_context(Watchman(home, environment.get("DOCKER_HOST")))
+            watchman = stack.enter_context(Watchman(home, budget_seconds, environment.get("DOCKER_HOST")))
             try:
-                yield cls(home, agent, watchman, environment)
+                yield cls(home, agent, watchman, environment, budget_seconds, patience_seconds)
             finally:
                 watchman.remove_leftovers()
 
@@ -127,7 +130,7 @@ class Effort:
         self.lives += 1
         agent = "replay:ideas" if self.agent == "replay" else self.agent
         command = [sys.executable, "-m", "controller", "run", "--home", str(self.home), "--tag", "chaos"]
-        command += ["--agent", agent, "--device", "cpu", "--budget", f"{BUDGET_SECONDS:g}"]
+        command += ["--agent", agent, "--device", "cpu", "--budget", f"{self.budget_seconds:g}"]
         armed = {} if place is None else {VARIABLE: place}
         with (self.home.parent / "glovebox.log").open("ab") as log:
             return subprocess.Popen(
@@ -144,7 +147,7 @@ class Effort:
         ours = {name: os.environ[name] for name in ("PATH", "LANG", "DOCKER_HOST") if name in os.environ}
         return {**ours, "PYTHONPATH": str(PROJECT), **SETTINGS, **self.environment}
 
-    def die(self, place: str | None, after: float = DIES_SECONDS, more: int | None = None) -> bool:
+    def die(self, place: str | None, after: float | None = None, more: int | None = None) -> bool:
         """One life that ends with a SIGKILL, after so many seconds at the latest; True if it was at `place`.
 
         With `more`, it would also end after so many experiments. Raises Failed if it ends by itself.
@@ -152,7 +155,7 @@ class Effort:
         told = len(Story.of(self.home).told) if more is not None else 0
         process = self.start(place, FAR_AWAY if more is None else told + more)
         try:
-            status = process.wait(after)
+            status = process.wait(self.patience_seconds if after is None else after)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -29,7 +29,6 @@ from controller.core.container_spec import (
 )
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
-from tests.chaos.texts import BUDGET_SECONDS
 
 GRACE_SECONDS = 5.0
 """How long past its deadline a container may live, whoever else is dead."""
@@ -66,8 +65,9 @@ class Life:
 class Watchman:
     """Follows the engine's events about one home while the context is entered."""
 
-    def __init__(self, home: Path, host: str | None = None) -> None:
+    def __init__(self, home: Path, budget_seconds: float, host: str | None = None) -> None:
         """`host` is another engine than the usual one; of that one, which may be restarted, no events."""
+        self._budget_seconds = budget_seconds
         self._ours = f"{LABEL_HOME}={Place(home.resolve(), '').home_id}"
         self._lives: dict[str, Life] = {}
         self._changed = threading.Condition()
@@ -153,7 +153,7 @@ class Watchman:
                 end = life.died or now
                 due = life.deadline
                 if life.domain == Domain.TRAINER:
-                    due = life.started + BUDGET_SECONDS
+                    due = life.started + self._budget_seconds
                 if (late := end - due - GRACE_SECONDS) > 0:
                     yield f"{life.name} lived {late:.1f} s too long"
 

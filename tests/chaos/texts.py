@@ -17,6 +17,7 @@ import numpy as np
 from tests.messages_server import (
     Answer,
     Body,
+    Fail,
     Say,
     ScriptedResearcher,
     Step,
@@ -146,7 +147,10 @@ class Researcher(ScriptedResearcher):
     def __call__(self, body: Body) -> Answer:
         if _REPAIR in body["messages"][0]["content"][-1]["text"]:
             return together(edit(_CRASH, ""), self._alpha(body), submit("mended"))
-        return super().__call__(body)
+        answer = super().__call__(body)
+        if isinstance(answer, Fail) and answer.status == 400:
+            return self._better(body)  # a controller that was killed asks again, and the talk was over
+        return answer
 
     def _talks(self) -> Iterator[Sequence[Step]]:
         for number in itertools.count():

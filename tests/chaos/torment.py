@@ -13,7 +13,7 @@ from tests.chaos.plan import PRELUDES, WATCHED, Kill
 from tests.chaos.witness import Story
 
 _POLL_SECONDS = 0.02
-_WATCH_SECONDS = 60.0
+_WATCH_SECONDS = 120.0
 
 
 class Tally:
