@@ -18,7 +18,7 @@ from tests.cli.test_end_to_end import make_effort, train_py, wait_until_training
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-SETTINGS = {"GLOVEBOX_BUDGET__WALL_SECONDS": "30", "GLOVEBOX_DEVICE": "cpu"}
+SETTINGS = {"GLOVEBOX_BUDGET__WALL_SECONDS": "120", "GLOVEBOX_DEVICE": "cpu"}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_an_effort_without_the_engine_survives_its_runner(
     ours = {**made.environment, **SETTINGS, "GLOVEBOX_RUNNER": str(socket_path), "DOCKER_HOST": NO_ENGINE}
     command = replace(made, environment=ours)
     run = ["run", "--agent", "replay:ideas", "--experiments", "1"]
-    runner = start_runner(command, socket_path)
+    runner, controller = start_runner(command, socket_path), None
     try:
         other = command("doctor", "--json", GLOVEBOX_BUDGET__WALL_SECONDS="20").out
         assert '"engine",\n    "ok": true' in other
@@ -58,7 +58,7 @@ def test_an_effort_without_the_engine_survives_its_runner(
         runner.kill()
         runner.communicate()
         runner = start_runner(command, socket_path)
-        said, _ = controller.communicate(timeout=120)
+        said, _ = controller.communicate(timeout=240)
         assert controller.returncode == 0, said
         [row] = command("log", "--json").json()
         assert (row["attempt"], row["verdict"]) == (1, "keep")
@@ -69,6 +69,9 @@ def test_an_effort_without_the_engine_survives_its_runner(
         assert command("reap").out == "" and no_leftovers(command.home)
         assert not any((command.home / "runner" / "train").iterdir())
     finally:
+        if controller is not None:
+            controller.kill()
+            controller.communicate()
         runner.terminate()
         told = runner.communicate(timeout=20)[0]
         remove_leftovers(command.home)
