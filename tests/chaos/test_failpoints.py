@@ -54,7 +54,7 @@ def live(home: Path, place: str | None, more: int, life: int) -> int | None:
     """One life of a controller; its exit status."""
     process = PROCESSES.Process(target=pretended.live, args=(home, place, more, life))
     process.start()
-    process.join(120)
+    process.join(300)
     return process.exitcode
 
 
@@ -88,6 +88,7 @@ def test_what_names_no_place_is_refused(text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_every_place_it_tells_one_story(tmp_path: Path) -> None:
     PROCESSES.set_forkserver_preload(["tests.chaos.pretended"])
     home = tmp_path / "home"
