@@ -99,9 +99,10 @@ def test_doctor_on_a_machine_that_is_fit(on_engine: Glovebox, with_data: Callabl
         "agent",
         "key",
         "disk",
+        "notify",
     }
     assert all(check["ok"] for check in checks), checks
-    assert on_engine("doctor", "--device", "cpu").out.count("ok  ") == 7
+    assert on_engine("doctor", "--device", "cpu").out.count("ok  ") == 8
 
 
 def test_a_corpus_without_text(on_engine: Glovebox) -> None:

@@ -47,6 +47,7 @@ def test_thirty_experiments_need_nobody_but_for_a_key(tmp_path: Path, efforts: l
     with MessagesServer(script) as server:
         config = ClaudeConfig(base_url=server.url, max_turns=6, answer_seconds=1, patience_seconds=1)
         effort = start(efforts, tmp_path, Claude(config, SecretStr(live.KEY), SystemClock()), TRAIN)
+        effort.world.absence = AbsenceConfig(retry_seconds=0.5)
         train_patiently(effort)
         with pytest.raises(UserError, match="check the key"):
             effort.loop(EXPERIMENTS).run()
@@ -54,7 +55,8 @@ def test_thirty_experiments_need_nobody_but_for_a_key(tmp_path: Path, efforts: l
         effort.restart()
         train_patiently(effort)
         effort.world.understudy = Tuner()
-        effort.world.absence = AbsenceConfig(retry_seconds=0.5, understudy_after_seconds=1)
+        # Only the quota keeps it away for that long; pretended trainings would be over before a storm is.
+        effort.world.absence = AbsenceConfig(retry_seconds=0.5, understudy_after_seconds=10)
         assert "30 experiments" in effort.loop(EXPERIMENTS).run()
         account = Account(tmp_path)
         print(*account.table(), account.events(), sep="\n")
