@@ -247,7 +247,7 @@ def test_workers_without_a_script_get_their_score(data: Path) -> None:
     assert (first["status"], second["status"]) == ("scored", "confirmed")
 
 
-@fuzz(16)
+@fuzz(40)
 @given(first=scripts, second=scripts)
 def test_any_behaviour_ends_in_a_score_or_in_a_refusal_with_a_cause(
     data: Path, first: list[Step], second: list[Step]

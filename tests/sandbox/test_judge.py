@@ -113,16 +113,17 @@ def forward(statement: str) -> str:
 @pytest.mark.parametrize(
     ("train_py", "cause", "detail"),
     [
+        ("raise RuntimeError('no build')", Cause.LOAD, "no build"),
         (IMPORTABLE.replace("Linear(48, 24)", "Linear(48, 24, bias=False)"), Cause.LOAD, "does not fit"),
         (forward("raise RuntimeError('no forward')"), Cause.FORWARD, "no forward"),
         (forward("import os; os._exit(0)"), Cause.FORWARD, "status 0"),
         (forward("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), Cause.FORWARD, "status 139"),
         (forward("blob = bytearray(2 << 30); blob[::4096] = bytes(len(blob[::4096]))"), Cause.OOM, ""),
         (forward("return torch.zeros(2, 3, 4)"), Cause.WRONG_SHAPE, "[2, 3, 4]"),
+        (forward("return torch.full((*idx.shape, 261), float('nan'))"), Cause.NOT_FINITE, "NaN"),
     ],
 )
 def test_a_broken_worker_gets_its_cause(trained: Trained, train_py: str, cause: Cause, detail: str) -> None:
-    """A cause of each kind; tests/harness/test_worker.py has the others."""
     result = trained.score(train_py)
     assert isinstance(result, Refusal)
     assert (result.cause, detail in result.detail) == (cause, True), result
