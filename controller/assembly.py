@@ -17,10 +17,11 @@ import structlog
 
 from controller import __version__, data, recovery
 from controller.clock import SystemClock
-from controller.core.container_spec import REHEARSAL_PLACE, SLOT_PLACE, SealedConfig
 from controller.core.events import EffortStarted, Record, SessionStarted
 from controller.core.model import InfrastructureError, NotReady, Provenance, UserError
+from controller.core.place import REHEARSAL_PLACE, SLOT_PLACE
 from controller.core.policy import check
+from controller.core.sandbox_config import SealedConfig
 from controller.core.state import ResearchState, apply, fold
 from controller.core.templates import Files
 from controller.data_files import DataFiles

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from typing import get_args
 
-from controller.core.container_spec import Domain
+from controller.core.domains import Domain
 from controller.core.events import AnyEvent
 from controller.core.model import UserError
 from controller.core.untrusted import clean_line

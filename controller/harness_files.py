@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.core.container_spec import HARNESS
+from controller.core.domains import HARNESS
 from controller.core.model import InfrastructureError, NotReady, UserError, VerificationFailed
 from controller.files import PARTIAL, make_folder, sync_folder, write_atomic
 

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller import data, workspace
-from controller.core import container_spec, judge_answer, templates
-from controller.core.container_spec import EXCHANGES, ContainerSpec, Domain, Place, SealedConfig
+from controller.core import judge_answer, templates, volumes
+from controller.core.container_spec import ContainerSpec
+from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
+from controller.core.place import Place
+from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
 from controller.core.untrusted import clean_line
 from controller.failpoints import reach
@@ -69,7 +72,8 @@ class ContainerJudge:
         place, files, config = self._place(attempt), self._files, self._containers
         train = attempt.train_path.resolve()
         workers = [
-            templates.worker(config, place, files, self._config, names, train=train) for names in EXCHANGES
+            templates.worker(config, place, files, self._config, names, train=train)
+            for names in volumes.EXCHANGES
         ]
         rows = data.row_tokens(files.data)
         return [*workers, templates.judge(config, place, files, self._config, seed=seed, row_tokens=rows)]
@@ -83,8 +87,8 @@ class ContainerJudge:
         seconds = templates.exchange_seconds(self._containers, self._config)
         self._remove(place)  # what a controller that died left behind
         try:
-            for names in EXCHANGES:
-                for volume in container_spec.exchange(self._containers, place, names, seconds):
+            for names in volumes.EXCHANGES:
+                for volume in volumes.exchange(self._containers, place, names, seconds):
                     self._sandbox.create_volume(volume)
             reach("exchange-made")
             return self._run(place, (first, second), judge, contends, stop)
@@ -173,7 +177,7 @@ class ContainerJudge:
         return Place(self._home, attempt.experiment, attempt.number)
 
     def _remove(self, place: Place) -> None:
-        workers, requests, replies = zip(*EXCHANGES, strict=True)
+        workers, requests, replies = zip(*volumes.EXCHANGES, strict=True)
         self._sandbox.remove(
             containers=[place.name(name) for name in (*workers, Domain.JUDGE)],
             volumes=[place.name(name) for name in (*requests, *replies)],

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
-from controller.core.container_spec import ContainerSpec, VolumeSpec
+from controller.core.container_spec import ContainerSpec
 from controller.core.events import AnyEvent, Record
 from controller.core.model import (
     Conditions,
@@ -30,6 +30,7 @@ from controller.core.model import (
 )
 from controller.core.notebook import Notebook
 from controller.core.state import Experiment, ResearchState
+from controller.core.volumes import VolumeSpec
 
 
 class Clock(Protocol):

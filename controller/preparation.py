@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 from controller import assembly, data
-from controller.core.container_spec import PREPARE_CORPUS, PREPARE_HOME, Place, preparer
+from controller.core.containers import PREPARE_CORPUS, PREPARE_HOME, preparer
 from controller.core.model import InfrastructureError, UserError
+from controller.core.place import Place
 from controller.harness_files import HarnessFiles
 from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings

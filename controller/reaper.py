@@ -25,7 +25,7 @@ import structlog
 import urllib3
 
 from controller import logs
-from controller.core.container_spec import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME
+from controller.core.place import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME
 from controller.core.reaping import Found, to_kill, to_remove
 from controller.core.untrusted import clean_line
 

@@ -10,9 +10,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controller.core import templates
-from controller.core.container_spec import REHEARSAL_PLACE, ContainerSpec, Place, SealedConfig
+from controller.core.container_spec import ContainerSpec
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, RehearsalResult
+from controller.core.place import REHEARSAL_PLACE, Place
 from controller.core.runlog import LIMIT_EXIT_CODE
+from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
 from controller.core.untrusted import clean_line, clean_text
 from controller.failpoints import reach

@@ -23,22 +23,16 @@ import requests
 import urllib3
 
 from controller.core.attestation import differences
-from controller.core.container_spec import (
-    LABEL_DEADLINE,
-    LABEL_EXPERIMENT,
-    LABEL_HOME,
-    THIRD_HAND_SECONDS,
-    ContainerSpec,
-    Place,
-    SealedConfig,
-    VolumeSpec,
-    gpu_probe,
-)
+from controller.core.container_spec import ContainerSpec
+from controller.core.containers import gpu_probe
 from controller.core.engine_failure import EngineFault, classify, to_error
 from controller.core.engine_info import NOT_MAPPED, id_map, unfit, user_ids
 from controller.core.engine_stream import split_frames
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, NotReady
+from controller.core.place import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME, THIRD_HAND_SECONDS, Place
+from controller.core.sandbox_config import SealedConfig
 from controller.core.untrusted import clean_line
+from controller.core.volumes import VolumeSpec
 from controller.failpoints import reach
 from controller.ports import Clock, Exit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from controller.core.container_spec import SandboxConfig, SealedConfig
+from controller.core.sandbox_config import SandboxConfig, SealedConfig
 
 PROFILE = Path(__file__).resolve().parent.parent / "sandbox_image" / "seccomp.json"
 

@@ -22,10 +22,10 @@ from pydantic_settings import (
 
 from controller.agents.claude_config import ClaudeConfig
 from controller.attendance import AbsenceConfig
-from controller.core.container_spec import SandboxConfig
 from controller.core.disturbance import NoiseConfig
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import UserError
+from controller.core.sandbox_config import SandboxConfig
 from controller.core.untrusted import clean_line
 from controller.notify import NotifyConfig
 from controller.patience import PatienceConfig

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import structlog
 
-from controller.core import container_spec, nvidia_smi, templates
-from controller.core.container_spec import SLOT_PLACE, ContainerSpec, Domain, Place, SealedConfig
+from controller.core import containers, nvidia_smi, templates
+from controller.core.container_spec import ContainerSpec
 from controller.core.disturbance import (
     CpuReading,
     GpuRecord,
@@ -27,6 +27,7 @@ from controller.core.disturbance import (
     judged,
     restless,
 )
+from controller.core.domains import Domain
 from controller.core.model import (
     Conditions,
     CpuConditions,
@@ -37,6 +38,8 @@ from controller.core.model import (
     NotReady,
 )
 from controller.core.nvidia_smi import GpuLost, GpuSample
+from controller.core.place import SLOT_PLACE, Place
+from controller.core.sandbox_config import SealedConfig
 from controller.core.untrusted import clean_line
 from controller.ports import Attempt, Clock, Sandbox
 
@@ -221,7 +224,7 @@ class _GpuWatch:
         def came() -> bool:
             return bool(self.record.samples) and self.record.samples[-1][0] >= since
 
-        self._await(came, since - self._clock.monotonic() + 3 * container_spec.TELEMETRY_SECONDS, stop)
+        self._await(came, since - self._clock.monotonic() + 3 * containers.TELEMETRY_SECONDS, stop)
 
     def _await(self, ready: Callable[[], bool], seconds: float, stop: threading.Event) -> None:
         """Until `ready`, until a GPU is lost or the container has no more to say, or in vain."""

@@ -11,10 +11,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller import workspace
-from controller.core import container_spec, templates
-from controller.core.container_spec import MIB, ContainerSpec, Domain, Place, SealedConfig
+from controller.core import containers, templates, volumes
+from controller.core.container_spec import ContainerSpec
+from controller.core.domains import Domain
 from controller.core.model import Conditions, InfrastructureError, RunOutcome
+from controller.core.orders import Item
+from controller.core.place import Place
 from controller.core.runlog import LIMIT_EXIT_CODE, claim, crash_cause
+from controller.core.sandbox_config import MIB, SealedConfig
 from controller.core.templates import Files
 from controller.failpoints import reach
 from controller.ports import Attempt, Clock, Exit, Sandbox, Slot
@@ -83,12 +87,11 @@ class ContainerTrainer:
 
     def discard(self, attempt: Attempt) -> None:
         place = self._place(attempt)
-        workers, requests, replies = zip(*container_spec.EXCHANGES, strict=True)
-        containers = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.TELEMETRY, Domain.HOLDER)
-        volumes = (container_spec.WORKSPACE, *requests, *replies)
+        workers, requests, replies = zip(*volumes.EXCHANGES, strict=True)
+        ran = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.TELEMETRY, Domain.HOLDER)
         self._sandbox.remove(
-            containers=[place.name(container) for container in containers],
-            volumes=[place.name(volume) for volume in volumes],
+            containers=[place.name(container) for container in ran],
+            volumes=[place.name(volume) for volume in (Item.WORKSPACE, *requests, *replies)],
         )
         reach("discarded")
 
@@ -108,8 +111,8 @@ class ContainerTrainer:
     def _begin(self, attempt: Attempt) -> float:
         """Volume, holder, T."""
         place, budget = self._place(attempt), attempt.budget_seconds
-        self._sandbox.create_volume(container_spec.workspace(self._containers, place, budget))
-        self._sandbox.start(container_spec.holder(self._containers, place, budget))
+        self._sandbox.create_volume(volumes.workspace(self._containers, place, budget))
+        self._sandbox.start(containers.holder(self._containers, place, budget))
         return self._sandbox.start(self.spec(attempt))
 
     def _see_through(

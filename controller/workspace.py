@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from controller.core.container_spec import Domain, Place
+from controller.core.domains import Domain
 from controller.core.model import InfrastructureError
+from controller.core.place import Place
 from controller.ports import Sandbox
 
 

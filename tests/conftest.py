@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from controller.clock import SystemClock
-from controller.core.container_spec import SandboxConfig
 from controller.core.model import NotReady
+from controller.core.sandbox_config import SandboxConfig
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from tests.loop.effort import Effort

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from controller.core.container_spec import ContainerSpec, Domain, Limits, VolumeSpec
+from controller.core.container_spec import ContainerSpec
+from controller.core.domains import Domain
 from controller.core.events import Record
 from controller.core.model import (
     AgentExhausted,
@@ -30,7 +31,9 @@ from controller.core.model import (
 )
 from controller.core.policy import check
 from controller.core.runlog import claim, crash_cause
+from controller.core.sandbox_config import Limits
 from controller.core.state import ResearchState
+from controller.core.volumes import VolumeSpec
 from controller.ports import Attempt, Exit, Request, Wish
 
 TRAIN = '''"""A train.py the fakes understand."""

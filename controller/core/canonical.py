@@ -6,6 +6,7 @@ no NaN and no infinities; they become the strings "NaN", "Infinity" and "-Infini
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -37,3 +38,8 @@ def plain(value: Any) -> Any:
 def encode(value: dict[str, JsonValue]) -> bytes:
     """Canonical JSON of a plain value. Raises ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def digest(value: dict[str, JsonValue]) -> str:
+    """sha256 of `encode(value)`, in hexadecimal. Raises ValueError for NaN and infinities."""
+    return hashlib.sha256(encode(value)).hexdigest()

@@ -11,22 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from controller.core import container_spec
-from controller.core.container_spec import (
-    EXCHANGES,
-    FIRST,
-    REHEARSAL_PLACE,
-    SECOND,
-    SLOT_PLACE,
-    ContainerSpec,
-    Exchange,
-    Place,
-    SealedConfig,
-    VolumeSpec,
-)
+from controller.core import containers, volumes
+from controller.core.container_spec import ContainerSpec
 from controller.core.decision import Bounds
 from controller.core.judge_config import JudgeConfig
 from controller.core.orders import VOLUMES, Item, Order
+from controller.core.place import REHEARSAL_PLACE, SLOT_PLACE, Place
+from controller.core.sandbox_config import SealedConfig
+from controller.core.volumes import EXCHANGES, FIRST, SECOND, Exchange, VolumeSpec
 
 START_SECONDS = 30.0
 """What starting and ending may add to the time that scoring itself is given."""
@@ -53,7 +45,7 @@ def trainer(
     config: SealedConfig, place: Place, files: Files, *, train: Path, budget_seconds: float
 ) -> ContainerSpec:
     """T. `train` is where its train.py is to be read."""
-    spec = container_spec.trainer(
+    spec = containers.trainer(
         config,
         place,
         budget_seconds=budget_seconds,
@@ -77,7 +69,7 @@ def worker(
         "total_seconds": limit,
         "max_checkpoint_bytes": config.workspace_bytes,
     }
-    return container_spec.worker(
+    return containers.worker(
         config,
         place,
         argument=argument,
@@ -103,7 +95,7 @@ def judge(
         "batch_rows": max(judging.batch_tokens // row_tokens, 1),
         **judging.model_dump(exclude={"batch_tokens", *Bounds._fields}),
     }
-    spec = container_spec.judge(
+    spec = containers.judge(
         config,
         place,
         argument=argument,
@@ -129,7 +121,7 @@ def rehearsal(
         "gpu": bool(config.gpu),
         "max_checkpoint_bytes": config.workspace_bytes,
     }
-    spec = container_spec.rehearsal(
+    spec = containers.rehearsal(
         config,
         place,
         argument=argument,
@@ -144,7 +136,7 @@ def rehearsal(
 def telemetry(config: SealedConfig, place: Place, budget_seconds: float) -> ContainerSpec:
     """Asks the driver about the GPU: all through a training, or for a look at a slot that has none."""
     training = 0.0 if place.experiment == SLOT_PLACE else budget_seconds
-    return container_spec.telemetry(config, place, training + START_SECONDS)
+    return containers.telemetry(config, place, training + START_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -163,10 +155,10 @@ class Templates:
         """Raises ValueError with a sentence if no volume can be made of the order."""
         place = self._place(order)
         if order.item is Item.WORKSPACE:
-            return container_spec.workspace(self.containers, place, self.budget_seconds)
+            return volumes.workspace(self.containers, place, self.budget_seconds)
         seconds = exchange_seconds(self.containers, self.judging)
         for names in EXCHANGES:
-            for volume in container_spec.exchange(self.containers, place, names, seconds):
+            for volume in volumes.exchange(self.containers, place, names, seconds):
                 if volume.order == order:
                     return volume
         raise ValueError(f"{order.item} is no volume")
@@ -177,7 +169,7 @@ class Templates:
         given = Path("train.py")  # never mounted: a runner has its own copy
         match order.item:
             case Item.HOLDER:
-                return container_spec.holder(config, place, self.budget_seconds)
+                return containers.holder(config, place, self.budget_seconds)
             case Item.TRAINER:
                 return trainer(config, place, self.files, train=given, budget_seconds=self.budget_seconds)
             case Item.WORKER | Item.WORKER_2:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from controller.clock import SystemClock
-from controller.core.container_spec import ContainerSpec, VolumeSpec
+from controller.core.container_spec import ContainerSpec
 from controller.core.model import GloveboxError, InfrastructureError, Interrupted, NotReady, UserError
 from controller.core.orders import (
     TRAINS,
@@ -34,6 +34,7 @@ from controller.core.orders import (
     Wait,
 )
 from controller.core.untrusted import clean_line
+from controller.core.volumes import VolumeSpec
 from controller.ports import Clock, Exit
 from controller.runner import wire
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller import data
-from controller.core.container_spec import ContainerSpec, Place, VolumeSpec
+from controller.core.container_spec import ContainerSpec
 from controller.core.model import InfrastructureError
 from controller.core.orders import TRAINS, Item, Order
+from controller.core.place import Place
 from controller.core.templates import Templates
+from controller.core.volumes import VolumeSpec
 from controller.files import make_folder, write_atomic
 
 _WORKERS = frozenset({Item.WORKER, Item.WORKER_2})

@@ -22,17 +22,13 @@ import numpy as np
 from corpus import open_corpus
 
 from controller import assembly, settings, trial
-from controller.core.container_spec import (
-    MIB,
-    WORKSPACE,
-    Limits,
-    Mount,
-    Place,
-    SandboxConfig,
-)
+from controller.core.container_spec import Mount
 from controller.core.decision import decide
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import Frontier, GloveboxError, Score, UserError, Verdict
+from controller.core.orders import Item
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.ports import Attempt
 from tests.attacks.cases import NO_GAIN, Case
 from tests.attacks.honest import Honest
@@ -226,7 +222,7 @@ class Arena:
             life_seconds=30.0,
             streamed=False,
             working_dir="/tmp",
-            mounts=(Mount(place.name(WORKSPACE), "/out", volume=True),),
+            mounts=(Mount(place.name(Item.WORKSPACE), "/out", volume=True),),
         )
         try:
             started = machine.sandbox.start(spec)

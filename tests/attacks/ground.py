@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from controller.clock import SystemClock
-from controller.core.container_spec import MIB, Domain, Limits, Place, SandboxConfig
+from controller.core.domains import Domain
 from controller.core.model import RunOutcome
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.harness_files import HarnessFiles
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed

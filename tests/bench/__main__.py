@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.core.container_spec import SandboxConfig
+from controller.core.sandbox_config import SandboxConfig
 from controller.seccomp import sealed
 from tests.bench.beside import beside
 from tests.bench.idle import BUDGET, LEAST, MOST, race

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.clock import SystemClock
-from controller.core.container_spec import SealedConfig
 from controller.core.model import RehearsalResult
 from controller.core.runlog import claim
+from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
 from controller.harness_files import HarnessFiles
 from controller.rehearsal import ContainerRehearsal, RehearsalConfig

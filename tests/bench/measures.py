@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.clock import SystemClock
-from controller.core.container_spec import SealedConfig
 from controller.core.events import TrainingFinished, TrainingStarted
 from controller.core.model import RunOutcome
 from controller.core.runlog import claim
+from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
 from controller.harness_files import HarnessFiles
 from controller.journal import read_records

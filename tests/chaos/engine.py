@@ -18,15 +18,10 @@ import docker.utils
 import requests
 
 from controller.clock import SystemClock
-from controller.core.container_spec import (
-    LABEL_DEADLINE,
-    LABEL_DOMAIN,
-    LABEL_HOME,
-    SECOND,
-    Domain,
-    Place,
-    SandboxConfig,
-)
+from controller.core.domains import Domain
+from controller.core.place import LABEL_DEADLINE, LABEL_DOMAIN, LABEL_HOME, Place
+from controller.core.sandbox_config import SandboxConfig
+from controller.core.volumes import SECOND
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 

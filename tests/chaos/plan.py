@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from controller.core.container_spec import Domain
+from controller.core.domains import Domain
 from controller.failpoints import NAMES
 
 _AGENT = ("api_", "prepared", "preparation_dropped", "rehears", "agent_")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from controller import failpoints
-from controller.core.container_spec import Domain
+from controller.core.domains import Domain
 from controller.core.model import UserError
 from controller.verify import verify
 from tests.chaos import pretended

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from controller.core.container_spec import Domain
+from controller.core.domains import Domain
 from tests.chaos.effort import Effort, Failed, until_overdue
 from tests.chaos.plan import PRELUDES, WATCHED, Kill
 from tests.chaos.witness import Story

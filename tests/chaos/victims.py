@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from controller.core.container_spec import SandboxConfig
+from controller.core.sandbox_config import SandboxConfig
 from tests.chaos.texts import BUDGET_SECONDS
 
 _START_SECONDS = 60.0

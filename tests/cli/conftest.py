@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from controller.clock import SystemClock
-from controller.core.container_spec import SandboxConfig
+from controller.core.sandbox_config import SandboxConfig
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from tests.cli.corpus import write_corpus

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from controller import choose, settings
-from controller.core.container_spec import LABEL_HOME, Place
 from controller.core.model import UserError
+from controller.core.place import LABEL_HOME, Place
 from tests.cli.conftest import Glovebox, remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py
 from tests.messages_server import Fail, MessagesServer

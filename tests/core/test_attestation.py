@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from controller.core import container_spec
+from controller.core import containers
 from controller.core.attestation import differences
-from controller.core.container_spec import Place, SealedConfig
+from controller.core.place import Place
+from controller.core.sandbox_config import SealedConfig
 
-ASKED = container_spec.trainer(
+ASKED = containers.trainer(
     SealedConfig(seccomp="{}"),
     Place(Path("/srv/home"), "7"),
     budget_seconds=300.0,

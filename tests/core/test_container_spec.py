@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from controller.core import container_spec
-from controller.core.container_spec import (
-    ContainerSpec,
-    Domain,
-    Limits,
-    Place,
-    SealedConfig,
-    VolumeSpec,
-)
+from controller.core import containers, volumes
+from controller.core.container_spec import ContainerSpec
+from controller.core.domains import Domain
 from controller.core.engine_info import NOT_MAPPED, IdMap
+from controller.core.place import Place
+from controller.core.sandbox_config import Limits, SealedConfig
+from controller.core.volumes import VolumeSpec
 
 PLACE = Place(Path("/srv/home"), "7", 2)
 HARNESS = Path("/srv/home/harness/abc")
@@ -26,21 +23,21 @@ DATA = Path("/srv/home/data")
 
 def specs(config: SealedConfig) -> dict[Domain, ContainerSpec]:
     return {
-        Domain.HOLDER: container_spec.holder(config, PLACE, 300.0),
-        Domain.TRAINER: container_spec.trainer(
+        Domain.HOLDER: containers.holder(config, PLACE, 300.0),
+        Domain.TRAINER: containers.trainer(
             config, PLACE, budget_seconds=300.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
         ),
-        Domain.WORKER: container_spec.worker(
+        Domain.WORKER: containers.worker(
             config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
         ),
-        Domain.JUDGE: container_spec.judge(
+        Domain.JUDGE: containers.judge(
             config, PLACE, argument={"seed": 1}, limit_seconds=60.0, harness=HARNESS, data=DATA / "judge"
         ),
-        Domain.REHEARSAL: container_spec.rehearsal(
+        Domain.REHEARSAL: containers.rehearsal(
             config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
         ),
-        Domain.TELEMETRY: container_spec.telemetry(config, PLACE, 300.0),
-        Domain.PREPARE: container_spec.preparer(
+        Domain.TELEMETRY: containers.telemetry(config, PLACE, 300.0),
+        Domain.PREPARE: containers.preparer(
             config,
             Place(Path("/srv/home"), "prepare"),
             arguments=("--scale", "cpu"),
@@ -153,7 +150,7 @@ def test_what_a_domain_sees(domain: Domain, writable: list[str], readable: list[
 
 def test_the_second_worker_sees_what_the_first_one_saw_and_nothing_of_what_it_said() -> None:
     first = DEFAULT[Domain.WORKER]
-    second = container_spec.worker(
+    second = containers.worker(
         SealedConfig(seccomp=PROFILE),
         PLACE,
         argument={},
@@ -161,7 +158,7 @@ def test_the_second_worker_sees_what_the_first_one_saw_and_nothing_of_what_it_sa
         train=TRAIN,
         harness=HARNESS,
         data=DATA / "public",
-        names=container_spec.SECOND,
+        names=volumes.SECOND,
     )
     assert second.name != first.name and second.labels == first.labels
     assert replace(second, name=first.name, mounts=first.mounts, order=first.order) == first
@@ -221,7 +218,7 @@ def test_cpus() -> None:
 
 def test_only_a_download_gets_network_and_only_then_proxies_and_ca() -> None:
     def prepare(network: bool) -> dict[str, object]:
-        return container_spec.preparer(
+        return containers.preparer(
             SealedConfig(seccomp=PROFILE),
             PLACE,
             arguments=(),
@@ -257,8 +254,8 @@ def test_names_tell_home_experiment_and_attempt() -> None:
 
 def test_volumes_are_capped_and_belong_to_their_writer() -> None:
     config = SealedConfig(workspace_bytes=1000, workspace_inodes=10, exchange_bytes=2000, seccomp=PROFILE)
-    space = container_spec.workspace(config, PLACE, 300.0)
-    requests, replies = container_spec.exchange(config, PLACE, container_spec.FIRST, 60.0)
+    space = volumes.workspace(config, PLACE, 300.0)
+    requests, replies = volumes.exchange(config, PLACE, volumes.FIRST, 60.0)
     assert options(space) == {
         *("size=1000", "nr_inodes=10", "uid=10001", "gid=10001", "mode=0755", "nosuid", "nodev", "noexec")
     }
@@ -268,7 +265,7 @@ def test_volumes_are_capped_and_belong_to_their_writer() -> None:
 
 
 def test_the_owner_of_a_volume_is_one_of_the_host() -> None:
-    space = container_spec.workspace(SealedConfig(seccomp=PROFILE), PLACE, 300.0)
+    space = volumes.workspace(SealedConfig(seccomp=PROFILE), PLACE, 300.0)
     assert {"uid=110001", "gid=210001"} <= options(space, IdMap(100000, 200000))
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from controller.core import orders
-from controller.core.container_spec import Place
 from controller.core.orders import (
     Ask,
     CreateVolume,
@@ -26,6 +25,7 @@ from controller.core.orders import (
     Start,
     Wait,
 )
+from controller.core.place import Place
 
 PLACE = Place(Path("/srv/home"), "42", 3)
 NAME = PLACE.name(Item.TRAINER)

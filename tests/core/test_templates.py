@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from controller.core import container_spec, templates
-from controller.core.container_spec import EXCHANGES, ContainerSpec, Place, SealedConfig, VolumeSpec
+from controller.core import containers, templates, volumes
+from controller.core.container_spec import ContainerSpec
 from controller.core.judge_config import JudgeConfig
 from controller.core.orders import VOLUMES, Item, Order
+from controller.core.place import Place
+from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files, Templates
+from controller.core.volumes import EXCHANGES, VolumeSpec
 
 HOME = Path("/srv/home")
 PLACE = Place(HOME, "42", 3)
@@ -27,7 +30,7 @@ TEMPLATES = Templates(CONFIG, HOME, FILES, JUDGING, budget_seconds=300.0, rehear
 def expected() -> list[ContainerSpec]:
     """What the adapters describe when they have a runner."""
     return [
-        container_spec.holder(CONFIG, PLACE, 300.0),
+        containers.holder(CONFIG, PLACE, 300.0),
         templates.trainer(CONFIG, PLACE, FILES, train=TRAIN, budget_seconds=300.0),
         *(templates.worker(CONFIG, PLACE, FILES, JUDGING, names, train=TRAIN) for names in EXCHANGES),
         templates.judge(CONFIG, PLACE, FILES, JUDGING, seed=7, row_tokens=256),
@@ -39,8 +42,8 @@ def expected() -> list[ContainerSpec]:
 
 def expected_volumes() -> list[VolumeSpec]:
     seconds = templates.exchange_seconds(CONFIG, JUDGING)
-    pairs = [container_spec.exchange(CONFIG, PLACE, names, seconds) for names in EXCHANGES]
-    return [container_spec.workspace(CONFIG, PLACE, 300.0), *(volume for pair in pairs for volume in pair)]
+    pairs = [volumes.exchange(CONFIG, PLACE, names, seconds) for names in EXCHANGES]
+    return [volumes.workspace(CONFIG, PLACE, 300.0), *(volume for pair in pairs for volume in pair)]
 
 
 def order_of(spec: ContainerSpec | VolumeSpec) -> Order:

@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from controller import runner_settings
-from controller.core.container_spec import SandboxConfig
+from controller.core.sandbox_config import SandboxConfig
 from controller.notify import NotifyConfig
 from controller.settings import BudgetConfig, Settings
 from tests.image.conftest import PROJECT

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from controller.clock import SystemClock
-from controller.core.container_spec import SealedConfig
 from controller.core.judge_config import JudgeConfig
+from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files, Templates
 from controller.ports import Sandbox
 from controller.runner.client import RunnerSandbox

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from controller.core import container_spec, templates
-from controller.core.container_spec import MIB, ContainerSpec, Place, SandboxConfig
+from controller.core import containers, templates, volumes
+from controller.core.container_spec import ContainerSpec
 from controller.core.model import InfrastructureError, Interrupted
 from controller.core.orders import Item
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, SandboxConfig
 from controller.core.templates import Templates
 from controller.ports import Exit, Sandbox
 from controller.seccomp import sealed
@@ -38,8 +40,8 @@ class World:
         """A trainer that runs `program`; its workspace and holder are there."""
         config, place, home = self.templates.containers, self.place, self.templates.home
         (home / "train.py").write_text(program)
-        self.sandbox.create_volume(container_spec.workspace(config, place, BUDGET))
-        self.sandbox.start(container_spec.holder(config, place, BUDGET))
+        self.sandbox.create_volume(volumes.workspace(config, place, BUDGET))
+        self.sandbox.start(containers.holder(config, place, BUDGET))
         train = home / "train.py"
         return templates.trainer(config, place, self.templates.files, train=train, budget_seconds=BUDGET)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.core import container_spec
-from controller.core.container_spec import ContainerSpec, Place
+from controller.core import containers, volumes
+from controller.core.container_spec import ContainerSpec
+from controller.core.place import Place
 from controller.reaper import Reaper
 from tests.sandbox.conftest import Bench, bench, engine, make_bench
 
@@ -29,7 +30,7 @@ PROJECT = Path(__file__).parents[2]
 def overdue(bench: Bench, experiment: str, life: float, limit: float = 120.0) -> ContainerSpec:
     """Says that it lives for `life` seconds, while its PID 1 would let it live for `limit`."""
     place = Place(bench.home, experiment)
-    holder = container_spec.holder(bench.config, place, 60.0)
+    holder = containers.holder(bench.config, place, 60.0)
     return replace(holder, command=("hold", "--limit", str(limit)), life_seconds=life, mounts=())
 
 
@@ -64,8 +65,8 @@ def test_what_outlives_its_deadline_is_ended_with_everybody_else_dead(bench: Ben
 
 def test_a_run_whose_holder_lives_is_left_to_whoever_comes_back(bench: Bench) -> None:
     place, reaper = Place(bench.home, "1"), Reaper()
-    volume = container_spec.workspace(bench.config, place, 60.0)
-    holder = container_spec.holder(bench.config, place, 60.0)
+    volume = volumes.workspace(bench.config, place, 60.0)
+    holder = containers.holder(bench.config, place, 60.0)
     bench.sandbox.create_volume(replace(volume, life_seconds=-60.0))
     bench.sandbox.start(holder)
     run = replace(overdue(bench, "1", -60.0, 0.1), name=place.name("trainer"))

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.clock import SystemClock
-from controller.core import container_spec, templates
-from controller.core.container_spec import Place, SealedConfig
+from controller.core import containers, templates, volumes
 from controller.core.model import InfrastructureError, NotReady, UserError
 from controller.core.orders import Item
+from controller.core.place import Place
+from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Templates
 from controller.runner import wire
 from controller.runner.client import RunnerSandbox
@@ -143,11 +144,11 @@ def test_other_settings_are_told_from_another_digest(served: tuple[RunnerSandbox
     client, _, made = served
     other = CONFIG.model_copy(update={"image": "an-image-of-mine"})
     with pytest.raises(UserError, match="different settings"):
-        client.start(container_spec.holder(other, place_of(made), BUDGET))
+        client.start(containers.holder(other, place_of(made), BUDGET))
     with pytest.raises(UserError, match="different settings"):
-        client.create_volume(container_spec.workspace(CONFIG, place_of(made), BUDGET + 1))
+        client.create_volume(volumes.workspace(CONFIG, place_of(made), BUDGET + 1))
     with pytest.raises(InfrastructureError, match="no container can be made"):
-        client.start(container_spec.holder(CONFIG, place_of(made), BUDGET))
+        client.start(containers.holder(CONFIG, place_of(made), BUDGET))
 
 
 def test_a_train_py_is_kept_where_only_the_runner_writes(
@@ -168,7 +169,7 @@ def test_a_train_py_is_kept_where_only_the_runner_writes(
         client.start(spec)
     client.remove(containers=[spec.name])
     assert not kept.exists()
-    worker = templates.worker(CONFIG, place, made.files, made.judging, container_spec.FIRST, train=train)
+    worker = templates.worker(CONFIG, place, made.files, made.judging, volumes.FIRST, train=train)
     with pytest.raises(InfrastructureError, match=r"train\.py of this attempt"):
         client.start(worker)
     with pytest.raises(UserError, match="comes with a trainer"):
@@ -180,7 +181,7 @@ def test_a_container_without_an_order_is_none_for_a_runner(
 ) -> None:
     client, _, made = served
     with pytest.raises(UserError, match="does not start"):
-        client.start(container_spec.gpu_probe(CONFIG, Place(made.home, "doctor")))
+        client.start(containers.gpu_probe(CONFIG, Place(made.home, "doctor")))
 
 
 def test_without_a_runner_one_sentence_says_so(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from controller.clock import SystemClock
-from controller.core import container_spec
-from controller.core.container_spec import MIB, ContainerSpec, Limits, Place, SandboxConfig, SealedConfig
+from controller.core import containers
+from controller.core.container_spec import ContainerSpec
 from controller.core.engine_info import security_options
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import Score
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits, SandboxConfig, SealedConfig
 from controller.judge import ContainerJudge
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
@@ -254,7 +256,7 @@ def witnessed(home: Path, **settings: str) -> dict[str, Live]:
 
 def _start_telemetry(witness: Witness, config: SealedConfig, home: Path) -> None:
     """As it stands beside T where there is a GPU, but for what it runs: there is no driver to ask."""
-    spec = container_spec.telemetry(config, Place(home, "0"), 60.0)
+    spec = containers.telemetry(config, Place(home, "0"), 60.0)
     witness.start(replace(spec, command=("exec", "--limit", "60", "--", "sleep", "60")))
 
 

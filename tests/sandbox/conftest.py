@@ -14,9 +14,10 @@ import docker.utils
 import pytest
 
 from controller.clock import SystemClock
-from controller.core import container_spec
-from controller.core.container_spec import MIB, Limits, Place, SandboxConfig, SealedConfig
+from controller.core import containers, volumes
 from controller.core.model import NotReady, RunOutcome
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits, SandboxConfig, SealedConfig
 from controller.core.templates import Files
 from controller.harness_files import HarnessFiles
 from controller.ports import Attempt
@@ -78,8 +79,8 @@ class Bench:
     def start(self, attempt: Attempt) -> None:
         """What a controller has done that dies right after the start of T."""
         place = Place(self.home, attempt.experiment, attempt.number)
-        self.sandbox.create_volume(container_spec.workspace(self.config, place, attempt.budget_seconds))
-        self.sandbox.start(container_spec.holder(self.config, place, attempt.budget_seconds))
+        self.sandbox.create_volume(volumes.workspace(self.config, place, attempt.budget_seconds))
+        self.sandbox.start(containers.holder(self.config, place, attempt.budget_seconds))
         self.sandbox.start(self.trainer().spec(attempt))
 
     @property

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.container_spec import MIB, Limits, SandboxConfig
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Interrupted, Score
+from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.judge import ContainerJudge
 from controller.ports import Attempt, Judge, Trainer
 from controller.seccomp import sealed

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.container_spec import MIB, Domain, Limits, Place, SandboxConfig
+from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, Score
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.judge import ContainerJudge
 from controller.ports import Attempt
 from controller.seccomp import sealed

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from controller.core.container_spec import SandboxConfig
+from controller.core.sandbox_config import SandboxConfig
 from controller.seccomp import PROFILE, sealed
 
 RULES: dict[str, Any] = json.loads(PROFILE.read_text())

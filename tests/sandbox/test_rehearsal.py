@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from controller.core.container_spec import MIB, Limits
 from controller.core.model import Interrupted
+from controller.core.sandbox_config import MIB, Limits
 from controller.ports import Rehearsal
 from controller.rehearsal import ContainerRehearsal, RehearsalConfig
 from tests.harness.scoring import FLAT, IMPORTABLE, make_data

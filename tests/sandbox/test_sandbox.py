@@ -19,9 +19,11 @@ import docker
 import pytest
 
 from controller.clock import SystemClock
-from controller.core import container_spec
-from controller.core.container_spec import MIB, ContainerSpec, Limits, Place, SealedConfig
+from controller.core import containers, volumes
+from controller.core.container_spec import ContainerSpec
 from controller.core.model import InfrastructureError, NotReady
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits, SealedConfig
 from controller.sandbox import DockerSandbox
 from tests.sandbox.conftest import Bench
 
@@ -33,7 +35,7 @@ FOREVER = float("inf")
 
 def command(bench: Bench, *argv: str, streamed: bool = False) -> ContainerSpec:
     """A container of this home that runs `argv`."""
-    probe = container_spec.gpu_probe(replace_gpu(bench.config), Place(bench.home, "doctor"))
+    probe = containers.gpu_probe(replace_gpu(bench.config), Place(bench.home, "doctor"))
     return replace(probe, command=("exec", "--limit", "60", "--", *argv), streamed=streamed)
 
 
@@ -122,8 +124,8 @@ def test_following_gets_the_first_byte_and_the_last(bench: Bench, streamed: bool
 def test_leftovers_are_those_of_this_home(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = DockerSandbox(bench.config, tmp_path_factory.mktemp("other"), SystemClock())
     place = Place(bench.home, "3")
-    volume = container_spec.workspace(bench.config, place, 10.0)
-    holder = container_spec.holder(bench.config, place, 10.0)
+    volume = volumes.workspace(bench.config, place, 10.0)
+    holder = containers.holder(bench.config, place, 10.0)
     bench.sandbox.create_volume(volume)
     bench.sandbox.start(holder)
     assert bench.sandbox.leftovers() == ([holder.name], [volume.name])
@@ -153,7 +155,7 @@ def test_a_taken_name_is_an_infrastructure_failure(bench: Bench) -> None:
 
 
 def test_a_volume_of_another_size_is_noticed(bench: Bench) -> None:
-    spec = container_spec.workspace(bench.config, Place(bench.home, "3"), 10.0)
+    spec = volumes.workspace(bench.config, Place(bench.home, "3"), 10.0)
     bench.sandbox.create_volume(spec)
     with pytest.raises(InfrastructureError, match="volume"):
         bench.sandbox.create_volume(replace(spec, size_bytes=1))

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.container_spec import Domain, Place
 from controller.core.disturbance import NoiseConfig, cpu_conditions
+from controller.core.domains import Domain
 from controller.core.model import Conditions, DisturbanceKind, RunOutcome
+from controller.core.place import Place
 from controller.ports import Slot
 from controller.slot import HostSlot, read_cpu
 from controller.trainer import ContainerTrainer, TrainerConfig

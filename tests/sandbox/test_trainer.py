@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from controller.core import container_spec
-from controller.core.container_spec import Domain, Place
+from controller.core import volumes
+from controller.core.domains import Domain
 from controller.core.model import Cause, InfrastructureError, Interrupted
+from controller.core.place import Place
 from controller.ports import Attempt
 from controller.trainer import ContainerTrainer, TrainerConfig
 from tests.sandbox.conftest import Bench
@@ -114,7 +115,7 @@ def test_pid_1_ends_a_container_that_nobody_kills(bench: Bench) -> None:
 def test_what_an_earlier_attempt_left_goes_when_the_next_begins(bench: Bench) -> None:
     first, other = bench.attempt("import time\ntime.sleep(60)", 60.0), Place(bench.home, "01")
     bench.start(first)
-    bench.sandbox.create_volume(container_spec.workspace(bench.config, other, 60.0))
+    bench.sandbox.create_volume(volumes.workspace(bench.config, other, 60.0))
     second = replace(bench.attempt("pass", 60.0), number=2)
     bench.trainer().train(second, bench.stop, lambda elapsed: None)
     bench.trainer().discard(second)

@@ -1,0 +1,251 @@
+"""Trust domain + settings → the exact container: what each domain runs, mounts and may write to.
+
+Pure. The table of all of it is in `controller.core.domains`; what every container is told, whichever its
+domain, is in `controller.core.container_spec`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from controller.core import nvidia_smi
+from controller.core.container_spec import ContainerSpec, Mount
+from controller.core.domains import HARNESS, USERS, Domain
+from controller.core.orders import Item
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits, SealedConfig
+from controller.core.volumes import EXCHANGES, FIRST, Exchange, holder_life
+
+TELEMETRY_SECONDS = 1
+"""Between two looks at a GPU."""
+
+_WITH_GPU = (Domain.TRAINER, Domain.WORKER, Domain.TELEMETRY)
+
+PREPARE_HOME, PREPARE_CORPUS = "/home/glovebox", "/corpus"
+"""Where the preparer finds the home and a corpus folder."""
+
+
+def holder(config: SealedConfig, place: Place, limit_seconds: float) -> ContainerSpec:
+    """Keeps the workspace mounted from before T's start until after W's end."""
+    life = holder_life(config, limit_seconds)
+    mounts = (Mount(place.name(Item.WORKSPACE), "/work", volume=True),)
+    spec = _spec(config, place, Domain.HOLDER, ("hold", "--limit", str(life)), life, mounts)
+    return replace(spec, order=place.order(Item.HOLDER))
+
+
+def trainer(
+    config: SealedConfig,
+    place: Place,
+    *,
+    budget_seconds: float,
+    train: Path,
+    harness: Path,
+    data: Path,
+) -> ContainerSpec:
+    """T: runs the proposal. `train`, `harness` and `data` are host paths; `data` is the public half."""
+    life = budget_seconds + config.kill_grace_seconds
+    mounts = (
+        Mount(place.name(Item.WORKSPACE), "/work", read_only=False, volume=True),
+        Mount(str(train), "/glovebox/train.py"),
+        Mount(str(data), "/data"),
+        *_harness(Domain.TRAINER, harness, "/work"),
+    )
+    environment = {
+        "GLOVEBOX_DATA": "/data",
+        "GLOVEBOX_BUDGET_SECONDS": str(budget_seconds),
+        "GLOVEBOX_OUT": "/work",
+    }
+    command = ("train", "--limit", str(life))
+    spec = _spec(config, place, Domain.TRAINER, command, life, mounts, environment, "/work", streamed=True)
+    return replace(spec, order=place.order(Item.TRAINER))
+
+
+def worker(
+    config: SealedConfig,
+    place: Place,
+    *,
+    argument: Mapping[str, Any],
+    limit_seconds: float,
+    train: Path,
+    harness: Path,
+    data: Path,
+    names: Exchange = FIRST,
+) -> ContainerSpec:
+    """W: the agent's model code in a fresh process. Of `data`, the public half, it sees the tokenizer."""
+    mounts = (
+        *_harness(Domain.WORKER, harness),
+        Mount(str(train), "/glovebox/train.py"),
+        Mount(str(data / "manifest.json"), "/data/manifest.json"),
+        Mount(str(data / "tokenizer"), "/data/tokenizer"),
+        Mount(place.name(Item.WORKSPACE), "/out", volume=True),
+        Mount(place.name(names.requests), "/requests", volume=True),
+        Mount(place.name(names.replies), "/replies", read_only=False, volume=True),
+    )
+    life = limit_seconds + config.kill_grace_seconds
+    command = _python(life, "/glovebox/worker.py", argument)
+    environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
+    spec = _spec(config, place, Domain.WORKER, command, life, mounts, environment, streamed=True)
+    return replace(spec, name=place.name(names.worker), order=place.order(names.worker))
+
+
+def judge(
+    config: SealedConfig,
+    place: Place,
+    *,
+    argument: Mapping[str, Any],
+    limit_seconds: float,
+    harness: Path,
+    data: Path,
+) -> ContainerSpec:
+    """J: our code only. `data` is the judge's half. It never gets a GPU."""
+    mounts = (
+        *_harness(Domain.JUDGE, harness),
+        Mount(str(data), "/judge"),
+        *(
+            Mount(place.name(names.requests), f"/{names.requests}", read_only=False, volume=True)
+            for names in EXCHANGES
+        ),
+        *(Mount(place.name(names.replies), f"/{names.replies}", volume=True) for names in EXCHANGES),
+    )
+    life = limit_seconds + config.kill_grace_seconds
+    return _spec(config, place, Domain.JUDGE, _python(life, "/glovebox/judge.py", argument), life, mounts)
+
+
+def rehearsal(
+    config: SealedConfig,
+    place: Place,
+    *,
+    argument: Mapping[str, Any],
+    limit_seconds: float,
+    train: Path,
+    harness: Path,
+    data: Path,
+) -> ContainerSpec:
+    """One step on a text that may become an experiment. Of `data`, the public half, it sees the tokenizer.
+
+    It runs beside an experiment and must not be felt there: no GPU, one CPU at a low weight.
+    """
+    mounts = (
+        *_harness(Domain.REHEARSAL, harness),
+        Mount(str(train), "/glovebox/train.py"),
+        Mount(str(data / "manifest.json"), "/data/manifest.json"),
+        Mount(str(data / "tokenizer"), "/data/tokenizer"),
+    )
+    life = limit_seconds + config.kill_grace_seconds
+    command = _python(life, "/glovebox/rehearse.py", argument)
+    environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
+    spec = _spec(config, place, Domain.REHEARSAL, command, life, mounts, environment)
+    return replace(spec, background=True, log_bytes=min(MIB, config.log_bytes))
+
+
+def telemetry(config: SealedConfig, place: Place, limit_seconds: float) -> ContainerSpec:
+    """Asks the driver about the GPU, again and again, beside T. It can compute nothing on it."""
+    life = limit_seconds + config.kill_grace_seconds
+    command = ("exec", "--limit", str(life), "--", *nvidia_smi.command(TELEMETRY_SECONDS))
+    spec = _spec(config, place, Domain.TELEMETRY, command, life, mounts=())
+    return replace(
+        spec,
+        gpu_capabilities=("utility",),
+        log_bytes=min(MIB, config.log_bytes),
+        streamed=True,
+        order=place.order(Item.TELEMETRY),
+    )
+
+
+def preparer(
+    config: SealedConfig,
+    place: Place,
+    *,
+    arguments: tuple[str, ...],
+    limit_seconds: float,
+    owner: tuple[int, int],
+    harness: Path,
+    corpus: Path | None = None,
+    network: bool = False,
+    ca_bundle: Path | None = None,
+    proxies: Mapping[str, str] | None = None,
+) -> ContainerSpec:
+    """Prepares the data, once. Our code, as the home's `owner` (uid, gid); sees the home at /home/glovebox.
+
+    `arguments` go to prepare.py as they are; a `corpus` folder is at /corpus. `ca_bundle` and `proxies`
+    (environment variables) are for a network behind a private CA; they need `network`.
+    """
+    mounts = [
+        Mount(str(place.home), PREPARE_HOME, read_only=False),
+        *_harness(Domain.PREPARE, harness),
+    ]
+    environment = dict(proxies or {}) if network else {}
+    if corpus is not None:
+        mounts.append(Mount(str(corpus), PREPARE_CORPUS))
+    if network and ca_bundle is not None:
+        mounts.append(Mount(str(ca_bundle), "/glovebox/ca.pem"))
+        environment |= {"SSL_CERT_FILE": "/glovebox/ca.pem", "REQUESTS_CA_BUNDLE": "/glovebox/ca.pem"}
+    return ContainerSpec(
+        name=place.name(Domain.PREPARE),
+        domain=Domain.PREPARE,
+        image=config.image,
+        command=("exec", "--limit", str(limit_seconds), "--", "python", "/glovebox/prepare.py", *arguments),
+        user=f"{owner[0]}:{owner[1]}",
+        limits=config.prepare,
+        seccomp=config.seccomp,
+        life_seconds=limit_seconds,
+        log_bytes=config.log_bytes,
+        labels=place.labels(Domain.PREPARE),
+        runtime=config.runtime,
+        network=network,
+        environment=environment,
+        mounts=tuple(mounts),
+    )
+
+
+def gpu_probe(config: SealedConfig, place: Place) -> ContainerSpec:
+    """Asks, as T would see it, for the name and driver version of the GPU."""
+    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    life = 60.0
+    command = ("exec", "--limit", str(life), "--", *query)
+    return _spec(config, place, Domain.TRAINER, command, life, mounts=())
+
+
+def _harness(domain: Domain, folder: Path, target: str = "/glovebox") -> list[Mount]:
+    return [Mount(str(folder / name), f"{target}/{name}") for name in HARNESS[domain]]
+
+
+def _python(life: float, script: str, argument: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("exec", "--limit", str(life), "--", "python", script, json.dumps(argument, sort_keys=True))
+
+
+def _spec(
+    config: SealedConfig,
+    place: Place,
+    domain: Domain,
+    command: tuple[str, ...],
+    life: float,
+    mounts: tuple[Mount, ...],
+    environment: Mapping[str, str] | None = None,
+    working_dir: str = "/tmp",
+    streamed: bool = False,
+) -> ContainerSpec:
+    limits: Limits = getattr(config, domain.value)
+    return ContainerSpec(
+        name=place.name(domain),
+        domain=domain,
+        image=config.image,
+        command=command,
+        user=f"{USERS[domain]}:{USERS[domain]}",
+        limits=limits,
+        seccomp=config.seccomp,
+        life_seconds=life,
+        log_bytes=config.log_bytes,
+        labels=place.labels(domain),
+        runtime=config.runtime,
+        gpu=config.gpu if domain in _WITH_GPU else (),
+        gpu_access=config.gpu_access,
+        streamed=streamed,
+        working_dir=working_dir,
+        environment=environment or {},
+        mounts=mounts,
+    )

@@ -1,0 +1,53 @@
+"""The trust domains: who runs as whom, and who may read and write what.
+
+    domain    user   reads                                    writes
+    holder    10001  -                                        workspace (only keeps it mounted)
+    trainer   10001  train.py, public data                    workspace
+    worker    10002  train.py, tokenizer, workspace,          replies
+                     requests
+    judge     10003  judge's data, replies of both workers    requests to both
+    rehearsal 10004  train.py, tokenizer                      -
+    telemetry 10005  the GPU's driver                         -
+    prepare   owner  a corpus folder                          the home, to put data/ there
+
+Each also reads the files of the harness that `HARNESS` names for it. `controller.core.containers` makes the
+mounts out of this, and `controller.core.container_spec` holds what is the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Domain(StrEnum):
+    """The trust domains. They share nothing but what the table above says."""
+
+    HOLDER = "holder"
+    TRAINER = "trainer"
+    WORKER = "worker"
+    JUDGE = "judge"
+    REHEARSAL = "rehearsal"
+    TELEMETRY = "telemetry"
+    PREPARE = "prepare"
+
+
+USERS: Mapping[Domain, int] = {
+    Domain.HOLDER: 10001,
+    Domain.TRAINER: 10001,
+    Domain.WORKER: 10002,
+    Domain.JUDGE: 10003,
+    Domain.REHEARSAL: 10004,
+    Domain.TELEMETRY: 10005,
+}
+"""uid = gid of each domain. `prepare` runs as the owner of the home instead."""
+
+
+HARNESS: Mapping[Domain, tuple[str, ...]] = {
+    Domain.TRAINER: ("prepare.py",),
+    Domain.WORKER: ("exchange.py", "prepare.py", "worker.py"),
+    Domain.JUDGE: ("exchange.py", "judge.py", "plan.py", "prepare.py", "probes.py"),
+    Domain.REHEARSAL: ("exchange.py", "prepare.py", "rehearse.py", "worker.py"),
+    Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
+}
+"""The files of the harness that each domain is given, read-only."""
