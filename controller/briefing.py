@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import overload
 
 from controller.chronicle import Chronicle
+from controller.core.experiment import Experiment
 from controller.core.model import Frontier, Score
-from controller.core.state import Experiment
 from controller.ports import Context, Desk, Repository
 from controller.runs import Runs
 

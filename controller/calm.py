@@ -10,8 +10,8 @@ import structlog
 from controller.chronicle import Chronicle
 from controller.core.disturbance import NoiseConfig, excusable, excuses, spoiling
 from controller.core.events import SlotCalm, SlotDisturbed
+from controller.core.experiment import Experiment
 from controller.core.model import Disturbance, Interrupted, Refusal, Score
-from controller.core.state import Experiment
 from controller.ports import Clock, Slot
 
 log = structlog.stdlib.get_logger(__name__)

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from controller.core.experiment import Experiment
 from controller.core.model import Verdict
-from controller.core.state import Experiment, ResearchState
+from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.views_json import effect
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 from controller.core.events import AnyEvent, Record
-from controller.core.state import Experiment, ResearchState, apply
+from controller.core.experiment import Experiment
+from controller.core.state import ResearchState, apply
 from controller.ports import Journal, Observer
 
 

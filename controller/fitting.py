@@ -9,9 +9,9 @@ from contextlib import suppress
 from controller.briefing import Briefing
 from controller.chronicle import Chronicle
 from controller.core.events import Prepared
+from controller.core.experiment import Experiment
 from controller.core.model import Interrupted
 from controller.core.refit import Stale, refit
-from controller.core.state import Experiment
 from controller.desk import JournalDesk
 
 #: How long a thread gets to notice that it is to end. It can do no harm afterwards: then its desk is closed.

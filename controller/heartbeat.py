@@ -13,7 +13,8 @@ from pathlib import Path
 
 from controller.conditions import waiting
 from controller.core.events import Record
-from controller.core.state import Phase, ResearchState
+from controller.core.experiment import Phase
+from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.pause import line
 from controller.ports import Clock

@@ -16,8 +16,9 @@ import math
 import os
 from pathlib import Path
 
+from controller.core.experiment import Experiment
 from controller.core.model import InfrastructureError
-from controller.core.state import Experiment, ResearchState
+from controller.core.state import ResearchState
 from controller.core.untrusted import tsv_cell
 from controller.failpoints import reach
 from controller.files import write_atomic

@@ -1,8 +1,8 @@
 """propose → train → score → decide → record, forever.
 
-An experiment is a small state machine whose state is what the journal says about it (`core.state.Phase`).
-`Loop.step` looks at the phase and takes the one action that comes next, so going on after a crash and going
-on after the previous action are the same code. Every action is bracketed by journal events.
+An experiment is a small state machine whose state is what the journal says about it
+(`core.experiment.Phase`). `Loop.step` looks at the phase and takes the one action that comes next, so going on
+after a crash and going on after the previous action are the same code. Every action is bracketed by journal events.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from controller.core.events import (
     VoidCause,
     Voided,
 )
+from controller.core.experiment import Experiment, Phase
 from controller.core.model import (
     AgentExhausted,
     Disturbance,
@@ -47,7 +48,7 @@ from controller.core.model import (
     Score,
     UserError,
 )
-from controller.core.state import Experiment, Phase, ResearchState
+from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.desk import Budget
 from controller.patience import Patience, PatienceConfig

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from controller.core.container_spec import ContainerSpec
 from controller.core.events import AnyEvent, Record
+from controller.core.experiment import Experiment
 from controller.core.model import (
     Conditions,
     Disturbance,
@@ -29,7 +30,7 @@ from controller.core.model import (
     Usage,
 )
 from controller.core.notebook import Notebook
-from controller.core.state import Experiment, ResearchState
+from controller.core.state import ResearchState
 from controller.core.volumes import VolumeSpec
 
 

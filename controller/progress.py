@@ -48,8 +48,9 @@ from controller.core.events import (
     TrainingStarted,
     Voided,
 )
+from controller.core.experiment import Experiment, Phase
 from controller.core.model import Verdict
-from controller.core.state import Experiment, Phase, ResearchState
+from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.pause import line as pause_line
 from controller.ports import Clock, Observer

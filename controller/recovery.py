@@ -13,8 +13,9 @@ from pathlib import Path
 
 import structlog
 
+from controller.core.experiment import Phase
 from controller.core.model import InfrastructureError, Provenance, UserError
-from controller.core.state import Phase, ResearchState
+from controller.core.state import ResearchState
 from controller.failpoints import reach
 from controller.files import remove_partial
 from controller.loop import World

@@ -24,8 +24,9 @@ from controller.core.events import (
     SessionStarted,
     Voided,
 )
+from controller.core.experiment import Experiment
 from controller.core.model import Provenance, UserError, Verdict
-from controller.core.state import Experiment, ResearchState, fold
+from controller.core.state import ResearchState, fold
 from controller.core.untrusted import clean_line
 from controller.views_json import effect, marks
 

@@ -18,6 +18,7 @@ from controller.briefing import Briefing
 from controller.chronicle import Chronicle
 from controller.conversation import Conversation
 from controller.core.events import ApiFailed, PreparationDropped, Prepared, RepairGivenUp
+from controller.core.experiment import Experiment
 from controller.core.model import (
     TRIVIAL_CAUSES,
     AgentAway,
@@ -27,7 +28,7 @@ from controller.core.model import (
     Proposal,
 )
 from controller.core.refit import Stale
-from controller.core.state import Experiment, ResearchState
+from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.desk import Budget, JournalDesk
 from controller.fitting import Fitting

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 from controller.core.canonical import plain
+from controller.core.experiment import Experiment
 from controller.core.model import Decision, InfrastructureError, Refusal, RunOutcome, Score
 from controller.core.runlog import excerpt, summary
-from controller.core.state import Experiment
 from controller.failpoints import reach
 from controller.files import make_folder, write_atomic
 from controller.ports import Attempt

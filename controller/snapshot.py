@@ -18,9 +18,10 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from controller.core.events import Proposed, Record, SessionStarted
+from controller.core.experiment import Experiment
 from controller.core.growing import Growing
 from controller.core.model import InfrastructureError
-from controller.core.state import Experiment, ResearchState, apply
+from controller.core.state import ResearchState, apply
 from controller.failpoints import reach
 from controller.files import write_atomic
 from controller.journal import BEGINNING, NAME, Position, read_from, read_lines

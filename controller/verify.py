@@ -27,10 +27,11 @@ from controller.core.events import (
     Record,
     Rehearsed,
 )
-from controller.core.model import InfrastructureError, VerificationFailed
+from controller.core.experiment import Experiment, Phase
+from controller.core.model import ImpossibleHistory, InfrastructureError, VerificationFailed
 from controller.core.runlog import summary
 from controller.core.spending import ImpossibleCall
-from controller.core.state import Experiment, ImpossibleHistory, Phase, ResearchState, apply
+from controller.core.state import ResearchState, apply
 from controller.core.untrusted import clean_line
 from controller.repository import GitRepository
 from controller.runs import Runs, describe

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from controller import audit, conditions, costs, pause
 from controller.core.events import Record
+from controller.core.experiment import Experiment
 from controller.core.model import Verdict
-from controller.core.state import Experiment, ResearchState
+from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.views_json import TEXT_LIMIT, baseline_bpb, description, effect, marks, refusal
 

@@ -21,9 +21,10 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
+from controller.core.experiment import Experiment
 from controller.core.model import Cause, Claim, Provenance, Refusal, RunOutcome, Score, Usage, Verdict
 from controller.core.policy import digest
-from controller.core.state import Experiment, ResearchState, apply
+from controller.core.state import ResearchState, apply
 from controller.journal import Journal, sha256
 from controller.ledger import Ledger
 from controller.repository import GitRepository

@@ -12,6 +12,7 @@ import pytest
 
 from controller import report
 from controller.core.events import SessionStopped
+from controller.core.experiment import Experiment
 from controller.core.model import (
     AgentExhausted,
     GloveboxError,
@@ -20,7 +21,6 @@ from controller.core.model import (
     UserError,
     Verdict,
 )
-from controller.core.state import Experiment
 from controller.journal import HomeLock, Journal, read_records
 from controller.patience import PatienceConfig
 from controller.pause import HomeSurroundings

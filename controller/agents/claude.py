@@ -17,8 +17,8 @@ from controller.agents.claude_config import ClaudeConfig
 from controller.agents.draft import TOOLS, Draft, Result
 from controller.agents.prompt import Parts, fix_parts, proposal_parts
 from controller.agents.reply import Reply, ToolUse
+from controller.core.experiment import Experiment
 from controller.core.model import AgentAway, AgentError, AgentExhausted, Proposal
-from controller.core.state import Experiment
 from controller.core.untrusted import clean_line
 from controller.ports import Clock, Context
 

@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from controller.core.experiment import Experiment
 from controller.core.model import Claim, Verdict
 from controller.core.notebook import Idea, Mode, effect, idea_name
-from controller.core.state import Experiment
 from controller.core.untrusted import clean_line, clean_text, clip, fence, fence_code
 from controller.ports import Context
 

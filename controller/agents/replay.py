@@ -10,8 +10,8 @@ import hashlib
 import warnings
 from pathlib import Path
 
+from controller.core.experiment import Experiment
 from controller.core.model import AgentExhausted, Proposal, UserError
-from controller.core.state import Experiment
 from controller.ports import Context
 
 

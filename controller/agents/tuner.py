@@ -23,8 +23,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from controller.core.constants import Choices, Constant, Literal, find, render, replace, same, tidy, tunable
+from controller.core.experiment import Experiment
 from controller.core.model import AgentError, AgentExhausted, Proposal, Verdict
-from controller.core.state import Experiment
 from controller.ports import Context
 
 # The figures below were chosen on synthetic landscapes; tests/agents/test_tuner.py holds one of them.

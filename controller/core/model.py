@@ -11,7 +11,8 @@ Anything else is our bug and stops the process with the journal intact.
     GloveboxError
     ├── UserError            exit 2: usage or configuration
     │   └── NotReady         exit 3: the machine lacks something
-    ├── VerificationFailed   exit 4: the record contradicts itself (see also core.state.ImpossibleHistory)
+    ├── VerificationFailed   exit 4: the record contradicts itself
+    │   └── ImpossibleHistory
     ├── InfrastructureError  exit 3: engine, disk or GPU failed under an experiment
     ├── AgentError           the agent could not produce a proposal this time
     │   ├── AgentAway        it cannot be reached for now: an outage, a quota, a day's money spent
@@ -49,6 +50,10 @@ class VerificationFailed(GloveboxError):
     """Journal, git, ledger and blobs contradict each other."""
 
     exit_status = 4
+
+
+class ImpossibleHistory(VerificationFailed):
+    """The records tell a story that no Glovebox can have lived; the journal is not ours or is damaged."""
 
 
 class InfrastructureError(GloveboxError):

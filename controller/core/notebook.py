@@ -11,13 +11,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from controller.core.experiment import Experiment
 from controller.core.model import Verdict
 from controller.core.untrusted import clean_line
-
-if TYPE_CHECKING:
-    from controller.core.state import Experiment  # which holds a notebook itself
 
 _NEAR_MISSES = 8
 _REMEMBERED_MISSES = 4

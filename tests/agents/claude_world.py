@@ -13,9 +13,9 @@ from pydantic import SecretStr
 from controller.agents.claude import Claude
 from controller.agents.claude_config import ClaudeConfig
 from controller.core.events import Proposed
+from controller.core.experiment import Experiment, Phase
 from controller.core.model import Cause, Claim, Decision, Frontier, Refusal, RunOutcome, Score, Verdict
 from controller.core.notebook import Notebook
-from controller.core.state import Experiment, Phase
 from controller.ports import Context
 from tests.fakes import FakeDesk
 from tests.messages_server import Body, MessagesServer, ScriptedResearcher, Step

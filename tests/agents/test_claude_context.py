@@ -14,9 +14,9 @@ import pytest
 from controller.agents.api import Gauge
 from controller.agents.prompt import outline
 from controller.core.events import Proposed
+from controller.core.experiment import Experiment
 from controller.core.model import AgentError, AgentExhausted, Cause, Claim, Frontier, Usage
 from controller.core.notebook import Mode
-from controller.core.state import Experiment
 from tests.agents.claude_world import HOLDOUT, TRAIN_PY, Bench, Told, experiment, learnt, scripted
 from tests.messages_server import BYTES_PER_TOKEN, Body, edit, look, submit, together
 

@@ -10,9 +10,9 @@ import pytest
 
 from controller.agents.replay import Replay
 from controller.core.events import Proposed
+from controller.core.experiment import Experiment
 from controller.core.model import AgentExhausted, Frontier, UserError
 from controller.core.notebook import Notebook
-from controller.core.state import Experiment
 from controller.ports import Context
 from tests.fakes import FakeDesk
 

@@ -14,6 +14,7 @@ import pytest
 from controller.agents.tuner import Tuner
 from controller.core.constants import Literal, Range, find, replace, tunable
 from controller.core.events import Proposed
+from controller.core.experiment import Experiment, Phase
 from controller.core.model import (
     AgentExhausted,
     Cause,
@@ -25,7 +26,6 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.notebook import Notebook
-from controller.core.state import Experiment, Phase
 from controller.ports import Context
 from tests.fakes import FakeDesk
 

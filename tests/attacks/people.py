@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controller.core.events import ProposalRefused, TrainingStarted
+from controller.core.experiment import Experiment
 from controller.core.model import AgentExhausted, Cause, Proposal
 from controller.core.policy import MAX_BYTES
 from controller.core.runlog import excerpt
-from controller.core.state import Experiment
 from controller.journal import read_records
 from controller.ports import Context
 from tests.agents.claude_world import TRAIN_PY, Bench, Told, experiment

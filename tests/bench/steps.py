@@ -7,8 +7,8 @@ from pathlib import Path
 
 from controller.agents.prompt import proposal_parts
 from controller.briefing import Briefing
+from controller.core.experiment import Experiment
 from controller.core.model import Proposal
-from controller.core.state import Experiment
 from controller.ports import Context
 from controller.repository import GitRepository
 from controller.snapshot import Snapshot, standing

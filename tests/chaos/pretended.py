@@ -15,8 +15,8 @@ from pathlib import Path
 from controller import failpoints
 from controller.attendance import AbsenceConfig
 from controller.core.disturbance import NoiseConfig
+from controller.core.experiment import Experiment
 from controller.core.model import AgentAway, AgentError, Disturbance, Proposal, RehearsalResult, RunOutcome
-from controller.core.state import Experiment
 from controller.journal import read_records
 from controller.ports import Attempt, Context, Wish
 from controller.recovery import recover, sweep

@@ -23,8 +23,9 @@ from controller.core.events import (
     TrainingStarted,
     Voided,
 )
-from controller.core.model import Cause, Decision, Refusal, Score, Verdict
-from controller.core.state import ImpossibleHistory, Phase, ResearchState, apply, fold
+from controller.core.experiment import Phase
+from controller.core.model import Cause, Decision, ImpossibleHistory, Refusal, Score, Verdict
+from controller.core.state import ResearchState, apply, fold
 from tests.story import BASELINE, PROVENANCE, Story, tell
 
 

@@ -9,8 +9,9 @@ from typing import Literal
 
 from controller.core.edits import rebase
 from controller.core.events import Record
+from controller.core.experiment import Experiment
 from controller.core.model import Edit, Interrupted, Proposal, RehearsalResult, RunOutcome, Usage
-from controller.core.state import Experiment, ResearchState
+from controller.core.state import ResearchState
 from controller.ports import Attempt, Context, Request
 from tests.fakes import FakeTrainer, Silent
 

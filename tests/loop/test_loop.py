@@ -11,6 +11,7 @@ import pytest
 from controller.agents.replay import Replay
 from controller.briefing import History
 from controller.core.events import Record
+from controller.core.experiment import Experiment, Phase
 from controller.core.model import (
     AgentExhausted,
     Cause,
@@ -23,7 +24,7 @@ from controller.core.model import (
     UserError,
     Verdict,
 )
-from controller.core.state import Experiment, Phase, ResearchState
+from controller.core.state import ResearchState
 from controller.ports import Attempt, Context
 from controller.recovery import check_comparable, recover
 from controller.verify import verify

@@ -11,6 +11,7 @@ import pytest
 
 from controller import pause
 from controller.core.events import AnyEvent, Paused, Resumed, SessionStarted, SessionStopped, Voided
+from controller.core.experiment import Experiment
 from controller.core.model import (
     AgentExhausted,
     InfrastructureError,
@@ -23,7 +24,7 @@ from controller.core.model import (
     UserError,
     Verdict,
 )
-from controller.core.state import Experiment, fold
+from controller.core.state import fold
 from controller.journal import Journal, read_records
 from controller.patience import Backoff, PatienceConfig, persist
 from controller.pause import HomeSurroundings

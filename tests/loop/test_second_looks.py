@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from controller.core.events import PreparationDropped, ProposalRefused, Record, Rehearsed, RepairGivenUp
+from controller.core.experiment import Experiment
 from controller.core.model import AgentError, AgentExhausted, Cause, Interrupted, Proposal, Verdict
-from controller.core.state import Experiment, ResearchState
+from controller.core.state import ResearchState
 from controller.journal import read_records
 from controller.ports import Context
 from tests.fakes import train_py

@@ -1,0 +1,166 @@
+"""One experiment as the journal tells it: how far it has come, and what each event makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from controller.core.events import (
+    AnyEvent,
+    ClaimMismatch,
+    Committed,
+    Decided,
+    Proposed,
+    Quarantined,
+    Record,
+    ScoringFinished,
+    ScoringStarted,
+    TrainingFinished,
+    TrainingStarted,
+    Voided,
+)
+from controller.core.model import (
+    Cause,
+    Decision,
+    ImpossibleHistory,
+    Provenance,
+    Refusal,
+    RunOutcome,
+    Score,
+    Verdict,
+)
+
+
+class Phase(StrEnum):
+    """How far an open experiment has come: what is the last fact known about it."""
+
+    PROPOSED = "proposed"
+    TRAINING = "training"
+    TRAINED = "trained"
+    SCORING = "scoring"
+    JUDGED = "judged"
+    QUARANTINED = "quarantined"
+    DECIDED = "decided"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything the journal says about one experiment."""
+
+    number: int
+    proposal: Proposed
+    proposed_at: str
+    phase: Phase = Phase.PROPOSED
+    attempt: int = 0
+    """The attempt that runs or ran last; 0 before the first."""
+    container: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    budget_seconds: float | None = None
+    outcome: RunOutcome | None = None
+    judgement: Score | Refusal | None = None
+    claim_mismatch: ClaimMismatch | None = None
+    quarantine: Quarantined | None = None
+    """Set if the judgement is that of a second scoring, or waits for it."""
+    decision: Decision | None = None
+    frontier_bpb: float | None = None
+    commit: str | None = None
+    provenance: Provenance | None = None
+
+    @property
+    def description(self) -> str:
+        """The proposal's own line, and for whom its author stood in; not yet safe to print."""
+        absent = self.proposal.stands_in_for
+        mark = f" [{self.proposal.agent} in place of {absent}]" if absent is not None else ""
+        return self.proposal.description + mark
+
+    @property
+    def score(self) -> Score | None:
+        return self.judgement if isinstance(self.judgement, Score) else None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.decision.verdict if self.decision else None
+
+    @property
+    def cause(self) -> Cause | None:
+        return self.decision.cause if self.decision else None
+
+
+#: From which phases an event may follow. A crashed run is decided without having been scored.
+_PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
+    TrainingStarted: frozenset({Phase.PROPOSED}),
+    TrainingFinished: frozenset({Phase.TRAINING}),
+    ScoringStarted: frozenset({Phase.TRAINED, Phase.QUARANTINED}),
+    ScoringFinished: frozenset({Phase.SCORING}),
+    ClaimMismatch: frozenset({Phase.JUDGED}),
+    Quarantined: frozenset({Phase.JUDGED}),
+    Decided: frozenset({Phase.TRAINED, Phase.JUDGED}),
+    Committed: frozenset({Phase.DECIDED}),
+    Voided: frozenset({Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.QUARANTINED}),
+}
+
+
+def advance(experiment: Experiment, record: Record, running: Provenance | None) -> Experiment:
+    """The open experiment after one more event of its life; `running`: what the session at work runs with.
+
+    Raises ImpossibleHistory when the event cannot follow the ones before it.
+    """
+    event = record.data
+    if experiment.number != record.experiment:
+        raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
+    if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
+        raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
+    noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
+    if noted.get(type(event)) is not None:
+        raise ImpossibleHistory(f"{event.event} stands twice for one attempt")
+    match event:
+        case TrainingStarted():
+            return replace(
+                experiment,
+                phase=Phase.TRAINING,
+                attempt=event.attempt,
+                container=event.container,
+                started_at=record.time,
+                budget_seconds=event.budget_seconds,
+                outcome=None,
+                judgement=None,
+                claim_mismatch=None,
+                quarantine=None,
+                provenance=running or experiment.provenance,
+            )
+        case TrainingFinished():
+            return replace(experiment, phase=Phase.TRAINED, outcome=event.outcome)
+        case ScoringStarted():
+            return replace(experiment, phase=Phase.SCORING)
+        case ScoringFinished():
+            return replace(experiment, phase=Phase.JUDGED, judgement=event.score or event.refusal)
+        case ClaimMismatch():
+            return replace(experiment, claim_mismatch=event)
+        case Quarantined():
+            return replace(experiment, phase=Phase.QUARANTINED, quarantine=event)
+        case Decided():
+            kept = event.decision.verdict is Verdict.KEEP
+            return replace(
+                experiment,
+                phase=Phase.DECIDED if kept else Phase.DONE,
+                decision=event.decision,
+                frontier_bpb=event.frontier_bpb,
+                finished_at=record.time,
+            )
+        case Committed():
+            return replace(experiment, phase=Phase.DONE, commit=event.commit)
+        case Voided():
+            return replace(
+                experiment,
+                phase=Phase.PROPOSED,
+                container=None,
+                outcome=None,
+                judgement=None,
+                claim_mismatch=None,
+                quarantine=None,
+            )
+        case _:
+            raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
