@@ -1,8 +1,9 @@
 """propose → train → score → decide → record, forever.
 
 An experiment is a small state machine whose state is what the journal says about it
-(`core.experiment.Phase`). `Loop.step` looks at the phase and takes the one action that comes next, so going on
-after a crash and going on after the previous action are the same code. Every action is bracketed by journal events.
+(`core.experiment.Phase`). `Loop.step` looks at the phase and takes the one action that comes next, so going
+on after a crash and going on after the previous action are the same code. Every action is bracketed by
+journal events.
 """
 
 from __future__ import annotations
