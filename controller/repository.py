@@ -1,47 +1,30 @@
 """The research git repository. Its history is the frontier's line: the base, then winning commits only.
 
 Commits are made with git's plumbing, from text the journal vouches for. The work tree is written for people
-and never read, so nothing that lies in it (attributes, filters, hooks, submodules, ignore files) can change
-what is committed. Of git's configuration only the repository's own file is read, and what could run a program
-from there is overruled.
+and never read, so nothing that lies in it (attributes, filters, submodules, ignore files) can change what is
+committed. Nor does git read configuration: see `sealed_git`.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
-from controller.core.model import InfrastructureError, NotReady, UserError, VerificationFailed
+from controller.core.model import InfrastructureError, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
 from controller.failpoints import reach
-from controller.files import make_folder, write_atomic
-
-if TYPE_CHECKING:
-    from git import Git
+from controller.files import PARTIAL, make_folder, write_atomic
+from controller.sealed_git import SealedGit
 
 _TAG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOTHING = "0" * 40
-#: Left by a git that was killed. Whoever holds the home's lock is alone with the repository.
-_STALE_LOCKS = ("index.lock", "HEAD.lock", "refs/heads/**/*.lock")
-
-_CONFIG = {
-    "advice.graftFileDeprecated": "false",  # said each time, in front of what went wrong
-    "core.hooksPath": os.devnull,  # reference-transaction and post-index-change run for plumbing, too
-    "core.fsmonitor": "false",
-    "core.sparseCheckout": "false",
-    "core.fsync": "all",  # a commit is journalled as made; it must survive a power cut
-    "i18n.commitEncoding": "UTF-8",
-    "i18n.logOutputEncoding": "UTF-8",
-    "log.showSignature": "false",
-    "protocol.allow": "never",  # no object is ever fetched, whatever a partial clone's settings ask for
-}
+#: Left by a git that was killed, or by us. Whoever holds the home's lock is alone with the repository.
+_STALE = ("index.lock", "HEAD.lock", "refs/heads/**/*.lock", f".*{PARTIAL}")
 
 
 class GitRepository:
@@ -54,7 +37,7 @@ class GitRepository:
         """Raises UserError for a tag that is no branch name, NotReady if git is not installed."""
         self._path = path
         self._branch = _branch(tag) if tag is not None else None
-        self._git = _sealed_git(path)
+        self._git = SealedGit(path)
 
     def begin(self, tag: str, files: Mapping[str, str]) -> str:
         """Create the branch with `files` as its first commit and return that commit.
@@ -68,7 +51,7 @@ class GitRepository:
         if head is None:
             base = self._commit_tree(tree, None, f"Begin {tag}\n")
             reach("base-made")
-            self._run("update-ref", self._branch, base, _NOTHING)
+            self._git.run("update-ref", self._branch, base, _NOTHING)
         else:
             base, _ = self._log(head)[-1]
             if self._resolve(f"{base}^{{tree}}") != tree:
@@ -107,7 +90,7 @@ class GitRepository:
         lines = "".join(f"{key}: {clean_line(value)}\n" for key, value in trailers.items())
         commit = self._commit_tree(tree, head, f"{subject}\n\n{lines}")
         reach("commit-made")
-        self._run("update-ref", self._reference, commit, head)
+        self._git.run("update-ref", self._reference, commit, head)
         reach("branch-moved")
         self.reset()
         return commit
@@ -115,12 +98,12 @@ class GitRepository:
     def reset(self) -> None:
         """Work tree and index are exactly the head of the branch afterwards, whatever they were before."""
         try:
-            for pattern in _STALE_LOCKS:
-                for lock in (self._path / ".git").glob(pattern):
-                    lock.unlink()
+            for pattern in _STALE:
+                for stale in (self._path / ".git").glob(pattern):
+                    stale.unlink()
             files = {name: self.content(blob) for name, blob in self.files(self.head()).items()}
-            self._run("symbolic-ref", "HEAD", self._reference)
-            self._run("read-tree", "HEAD")
+            self._git.point_head(self._reference)
+            self._git.run("read-tree", self._reference)
             reach("index-read")
             _write_work_tree(self._path, files)
         except OSError as error:
@@ -135,7 +118,7 @@ class GitRepository:
     def damage(self) -> str:
         """What git finds wrong with its own objects; empty if nothing."""
         try:
-            self._run("fsck", "--full", "--strict", "--no-dangling", "--no-progress")
+            self._git.run("fsck", "--full", "--strict", "--no-dangling", "--no-progress")
         except InfrastructureError as error:
             return str(error)
         return ""
@@ -145,7 +128,8 @@ class GitRepository:
         if not _COMMIT.fullmatch(commit) or self._resolve(f"{commit}^{{commit}}") is None:
             raise VerificationFailed(f"{clean_line(commit)!r} is no commit of {self._path}")
         files = {}
-        for line in self._run("ls-tree", "-r", "-z", "--full-tree", commit).decode("utf-8").split("\0")[:-1]:
+        listing = self._git.run("ls-tree", "-r", "-z", "--full-tree", commit).decode("utf-8")
+        for line in listing.split("\0")[:-1]:
             (mode, _, blob), name = line.split("\t", 1)[0].split(" "), line.split("\t", 1)[1]
             if mode != "100644" or "/" in name:
                 raise VerificationFailed(
@@ -155,7 +139,7 @@ class GitRepository:
         return files
 
     def content(self, blob: str) -> bytes:
-        return self._run("cat-file", "blob", blob)
+        return self._git.run("cat-file", "blob", blob)
 
     @property
     def _reference(self) -> str:
@@ -164,40 +148,34 @@ class GitRepository:
         return self._branch
 
     def _initialise(self) -> None:
-        """Also finishes what an `init` that was killed began."""
+        """Also finishes what was begun when we were killed."""
         try:
             make_folder(self._path)
+            self._git.initialise(self._reference)
         except OSError as error:
             raise UserError(f"{self._path} cannot be created: {error.strerror}.") from error
-        # No template: it is where hooks come from.
-        self._run(
-            "init",
-            "--quiet",
-            "--template=",
-            f"--initial-branch={self._reference.removeprefix('refs/heads/')}",
-        )
 
     def _store(self, text: str) -> str:
         """Write a blob, byte for byte; return its hash."""
         with tempfile.TemporaryFile() as file:
             file.write(text.encode("utf-8"))
             file.seek(0)
-            return self._run("hash-object", "-w", "--no-filters", "--stdin", stdin=file).decode().strip()
+            return self._git.run("hash-object", "-w", "--no-filters", "--stdin", stdin=file).decode().strip()
 
     def _tree(self, blobs: Mapping[str, str]) -> str:
         """Write a tree of plain files in an index of its own; return its hash."""
         with tempfile.TemporaryDirectory() as folder:
-            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            index = Path(folder) / "index"
             entries = [("--cacheinfo", f"100644,{blob},{name}") for name, blob in blobs.items()]
-            self._run("update-index", "--add", *itertools.chain(*entries), env=index)
-            return self._run("write-tree", env=index).decode().strip()
+            self._git.run("update-index", "--add", *itertools.chain(*entries), index=index)
+            return self._git.run("write-tree", index=index).decode().strip()
 
     def _commit_tree(self, tree: str, parent: str | None, message: str) -> str:
         parents = ("-p", parent) if parent else ()
-        return self._run("commit-tree", tree, *parents, "-m", message).decode().strip()
+        return self._git.run("commit-tree", tree, *parents, "-m", message).decode().strip()
 
     def _resolve(self, name: str) -> str | None:
-        found = self._run("rev-parse", "--verify", "--quiet", "--end-of-options", name, status=(0, 1))
+        found = self._git.run("rev-parse", "--verify", "--quiet", "--end-of-options", name, status=(0, 1))
         return found.decode().strip() or None
 
     def _committed(self, head: str, experiment: str) -> str | None:
@@ -210,32 +188,9 @@ class GitRepository:
 
     def _log(self, head: str, walk: str = "--topo-order") -> list[tuple[str, dict[str, str]]]:
         """(commit, its trailers) of everything reachable from `head`, newest first."""
-        text = self._run("log", "-z", walk, "--no-color", "--format=%H%n%B", head)
+        text = self._git.run("log", "-z", walk, "--no-color", "--format=%H%n%B", head)
         entries = [entry.partition("\n") for entry in text.decode("utf-8", "replace").split("\0")[:-1]]
         return [(commit, _trailers(message)) for commit, _, message in entries]
-
-    def _run(
-        self,
-        *arguments: str,
-        stdin: BinaryIO | None = None,
-        env: Mapping[str, str] | None = None,
-        status: tuple[int, ...] = (0,),
-    ) -> bytes:
-        result = self._git.execute(
-            ["git", *arguments],
-            istream=stdin,
-            env=env,
-            with_extended_output=True,
-            with_exceptions=False,
-            stdout_as_string=False,
-            strip_newline_in_stdout=False,
-        )
-        code, output, errors = result
-        if code not in status:
-            raise InfrastructureError(
-                f"git {arguments[0]} failed in {self._path} with status {code}: {clean_line(errors)}"
-            )
-        return output
 
 
 def _branch(tag: str) -> str:
@@ -245,40 +200,6 @@ def _branch(tag: str) -> str:
             "use up to 100 letters, digits, '-', '_' and '.'."
         )
     return f"refs/heads/autoresearch/{tag}"
-
-
-def _sealed_git(path: Path) -> Git:
-    """Git for one repository, deaf to the environment it was started in and to everybody's configuration."""
-    try:
-        import git
-    except ImportError as error:  # GitPython's way of saying that there is no git
-        raise NotReady(
-            "git is not installed; install it, for instance with `apt-get install git`."
-        ) from error
-    folder = path.absolute() / ".git"
-    config = {"GIT_CONFIG_COUNT": str(len(_CONFIG))}
-    for number, (key, value) in enumerate(_CONFIG.items()):
-        config |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-    sealed = git.Git(path.absolute())
-    sealed.update_environment(
-        **config,
-        GIT_CONFIG_GLOBAL=os.devnull,
-        GIT_CONFIG_NOSYSTEM="1",
-        GIT_CONFIG_PARAMETERS="",
-        GIT_ATTR_NOSYSTEM="1",
-        GIT_DIR=str(folder),
-        GIT_WORK_TREE=str(path.absolute()),
-        GIT_INDEX_FILE=str(folder / "index"),
-        GIT_OBJECT_DIRECTORY=str(folder / "objects"),
-        GIT_ALTERNATE_OBJECT_DIRECTORIES="",
-        GIT_NO_REPLACE_OBJECTS="1",
-        GIT_GRAFT_FILE=os.devnull,
-        GIT_DEFAULT_HASH="sha1",
-        GIT_TERMINAL_PROMPT="0",
-        **{f"GIT_{role}_NAME": "Glovebox" for role in ("AUTHOR", "COMMITTER")},
-        **{f"GIT_{role}_EMAIL": "glovebox@localhost" for role in ("AUTHOR", "COMMITTER")},
-    )
-    return sealed
 
 
 def _trailers(message: str) -> dict[str, str]:

@@ -345,8 +345,8 @@ def commits(text: str) -> Iterator[str]:
         repository.begin("t", {"train.py": "A = 1\n"})
         trailers = {"Experiment": "7", "Val-Bpb": "1.500000", "Engine": text or "x", "Journal": "f" * 64}
         commit = repository.commit("A = 2\n", text, trailers)
-        message = repository._run("log", "-1", "--format=%B", commit).decode("utf-8")
-        names = repository._run("log", "-1", "--format=%(trailers:only,unfold)", commit).decode("utf-8")
+        message = repository._git.run("log", "-1", "--format=%B", commit).decode("utf-8")
+        names = repository._git.run("log", "-1", "--format=%(trailers:only,unfold)", commit).decode("utf-8")
         if found := unseen(message):
             yield f"the message holds {sorted(found)!r}"
         read = dict(repository.history())[commit]

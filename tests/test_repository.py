@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,12 +132,13 @@ def test_reset_leaves_exactly_the_head(repository: GitRepository, path: Path, tm
 def test_reset_survives_locks_and_a_person_who_looked_around(repository: GitRepository, path: Path) -> None:
     commit = repository.commit("A = 2\n", "two", TRAILERS)
     git(path, "checkout", "--quiet", "-b", "mine", "HEAD^")
-    for name in ("index.lock", "HEAD.lock", "refs/heads/autoresearch/mar5.lock"):
+    for name in ("index.lock", "HEAD.lock", "refs/heads/autoresearch/mar5.lock", ".HEAD.x.partial"):
         (path / ".git" / name).write_text("")
     repository.reset()
     assert git(path, "branch", "--show-current") == "autoresearch/mar5\n"
     assert (path / "train.py").read_text() == "A = 2\n"
     assert repository.head() == commit
+    assert not list((path / ".git").glob("*.lock")) and not list((path / ".git").glob(".*.partial"))
 
 
 def booby_trap(path: Path, witness: Path) -> None:
@@ -152,8 +154,16 @@ def booby_trap(path: Path, witness: Path) -> None:
     (path / ".git" / "info" / "attributes").write_text("* filter=trap text eol=crlf\n")
     for key, value in {
         "core.hooksPath": str(hooks),
+        "hook.trap.event": "reference-transaction",  # from git 2.54 on
+        "hook.trap.command": run,
         "core.fsmonitor": run,
         "core.pager": run,
+        "core.editor": run,
+        "core.sshCommand": run,
+        "core.alternateRefsCommand": run,
+        "credential.helper": f"!{run}",
+        "alias.log": f"!{run}",
+        "diff.external": run,
         "core.autocrlf": "true",
         "core.sparseCheckout": "true",
         "filter.trap.clean": run,
@@ -186,32 +196,157 @@ def test_nothing_in_the_repository_runs_or_changes_a_byte(
     assert witness.exists()  # the traps were live all the time
 
 
+def as_a_person_sees_it(path: Path) -> str:
+    try:
+        return git(path, "log", "--format=%H") + git(path, "status", "--porcelain")
+    except subprocess.CalledProcessError:
+        return "refused"
+
+
+def another_history(path: Path) -> str:
+    """A commit of somebody else's, on no branch."""
+    tree = git(path, "rev-parse", "HEAD^{tree}").strip()
+    return git(path, "commit-tree", tree, "-m", "mine").strip()
+
+
+def set_config(text: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with (path / ".git" / "config").open("a") as file:
+            file.write(text)
+
+    return change
+
+
+def put(name: str, text: str) -> Callable[[Path], None]:
+    """Puts a file into .git, with the hash of the head in the place of HEAD, of a foreign one of OTHER."""
+
+    def change(path: Path) -> None:
+        file = path / ".git" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        words = text.replace("HEAD", git(path, "rev-parse", "HEAD").strip())
+        file.write_text(words.replace("OTHER", another_history(path)))
+
+    return change
+
+
+def replace_head(path: Path) -> None:
+    git(path, "replace", git(path, "rev-parse", "HEAD").strip(), another_history(path))
+
+
+def give_away(path: Path) -> None:
+    """To somebody else, whose repositories git does not trust without being told to (safe.directory)."""
+    if os.getuid() != 0:
+        pytest.skip("only root can give files away")
+    for entry in [path, *path.rglob("*")]:
+        os.chown(entry, 12345, 12345)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_config("[core]\n\tbare = true\n\tworktree = /nowhere\n"),
+        set_config("[core]\n\trepositoryFormatVersion = 99\n"),
+        set_config("[core]\n\trepositoryFormatVersion = 1\n[extensions]\n\tobjectFormat = sha256\n"),
+        set_config("[core]\n\trepositoryFormatVersion = 1\n[extensions]\n\tnoSuchThing = true\n"),
+        set_config("[include]\n\tpath = /dev/fd/none/such\n[core\n"),
+        put("info/grafts", "HEAD\n"),
+        put("shallow", "HEAD\n"),
+        put("commondir", "/nowhere\n"),
+        replace_head,
+        give_away,
+    ],
+    ids=[
+        "bare and elsewhere",
+        "an unknown format",
+        "other hashes",
+        "an unknown extension",
+        "no configuration at all",
+        "grafts",
+        "shallow",
+        "commondir",
+        "replaced",
+        "somebody else's",
+    ],
+)
+def test_what_git_would_go_by_is_not_gone_by(
+    repository: GitRepository, path: Path, change: Callable[[Path], None]
+) -> None:
+    base = repository.head()
+    first = repository.commit("A = 2\n", "two", TRAILERS)
+    unharmed = as_a_person_sees_it(path)
+    change(path)
+    assert as_a_person_sees_it(path) != unharmed  # it does change what git does
+    second = repository.commit("A = 3\n", "three", TRAILERS | {"Experiment": "2"})
+    repository.reset()
+    assert [commit for commit, _ in repository.history()] == [base, first, second]
+    assert repository.damage() == ""
+    assert contents(path)["train.py"] == b"A = 3\n"
+
+
+def test_branches_that_a_person_has_packed_are_found(repository: GitRepository, path: Path) -> None:
+    base = repository.head()
+    first = repository.commit("A = 2\n", "two", TRAILERS)
+    git(path, "gc", "--quiet")
+    assert not list((path / ".git" / "refs" / "heads").rglob("mar5"))
+    assert repository.damage() == ""
+    second = repository.commit("A = 3\n", "three", TRAILERS | {"Experiment": "2"})
+    assert [commit for commit, _ in repository.history()] == [base, first, second]
+    assert git(path, "rev-parse", "HEAD").strip() == second
+
+
 def test_the_environment_of_a_person_is_not_heard(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when started from a git hook, or by somebody with a rich ~/.gitconfig."""
-    witness = tmp_path / "ran"
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "reference-transaction").write_text(f"#!/bin/sh\ntouch {witness}\n")
-    (tmp_path / "hook" / "reference-transaction").chmod(0o755)
-    (tmp_path / ".gitconfig").write_text(
-        f"[core]\n hooksPath = {tmp_path}/hook\n autocrlf = true\n[init]\n templateDir = {tmp_path}\n"
-        "[commit]\n gpgsign = true\n[user]\n name = Person\n email = p@example.org\n"
+    witness, theirs = tmp_path / "ran", tmp_path / "theirs"
+    (theirs / "hooks").mkdir(parents=True)
+    for name in ("reference-transaction", "post-index-change"):
+        (theirs / "hooks" / name).write_text(f"#!/bin/sh\ntouch {witness}\n")
+        (theirs / "hooks" / name).chmod(0o755)
+    (theirs / ".gitconfig").write_text(
+        f"[core]\n hooksPath = {theirs}/hooks\n autocrlf = true\n[init]\n templateDir = {theirs}\n"
+        " defaultRefFormat = reftable\n defaultObjectFormat = sha256\n[commit]\n gpgsign = true\n"
+        f"[gpg]\n program = {theirs}/hooks/post-index-change\n[log]\n showSignature = true\n"
+        "[user]\n name = Person\n email = p@example.org\n[i18n]\n commitEncoding = ISO-8859-1\n"
     )
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
-    monkeypatch.setenv("GIT_AUTHOR_NAME", "Person")
-    monkeypatch.setenv("GIT_CONFIG_PARAMETERS", f"'core.hooksPath={tmp_path}/hook'")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / ".gitconfig"))
+    hook = {"KEY_0": "core.hooksPath", "VALUE_0": str(theirs / "hooks"), "COUNT": "1"}
+    for name, value in {
+        "HOME": str(theirs),
+        "XDG_CONFIG_HOME": str(theirs),
+        "GIT_DIR": str(tmp_path / "elsewhere"),
+        "GIT_COMMON_DIR": str(tmp_path / "elsewhere"),
+        "GIT_OBJECT_DIRECTORY": str(tmp_path / "elsewhere"),
+        "GIT_WORK_TREE": str(tmp_path / "elsewhere"),
+        "GIT_INDEX_FILE": str(tmp_path / "index"),
+        "GIT_SHALLOW_FILE": str(tmp_path / "shallow"),
+        "GIT_QUARANTINE_PATH": str(tmp_path / "quarantine"),
+        "GIT_TEMPLATE_DIR": str(theirs),
+        "GIT_DEFAULT_REF_FORMAT": "reftable",
+        "GIT_DEFAULT_HASH": "sha256",
+        "GIT_ATTR_SOURCE": "no such tree",
+        "GIT_NAMESPACE": "theirs",
+        "GIT_TRACE": str(tmp_path / "trace"),
+        "GIT_AUTHOR_NAME": "Person",
+        "GIT_AUTHOR_DATE": "1999-12-31T12:00:00Z",
+        "GIT_COMMITTER_DATE": "1999-12-31T12:00:00Z",
+        "GIT_CONFIG_PARAMETERS": f"'core.hooksPath={theirs}/hooks'",
+        "GIT_CONFIG_GLOBAL": str(theirs / ".gitconfig"),
+        "GIT_CONFIG_SYSTEM": str(theirs / ".gitconfig"),
+        **{f"GIT_CONFIG_{key}": value for key, value in hook.items()},
+    }.items():
+        monkeypatch.setenv(name, value)
     repository = GitRepository(path)
-    repository.begin("mar5", FILES)
-    commit = repository.commit("A\r\nB\n", "two", TRAILERS)
-    assert not witness.exists()
-    assert not (tmp_path / "elsewhere").exists()
-    assert not (tmp_path / "index").exists()
+    base = repository.begin("mar5", FILES)
+    commit = repository.commit("A\r\nB\n", "zwölf", TRAILERS)
+    assert [made for made, _ in repository.history()] == [base, commit]
     assert repository.read(commit, "train.py") == "A\r\nB\n"
     assert (path / "train.py").read_bytes() == b"A\r\nB\n"
+    monkeypatch.undo()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["home", "theirs"]
+    told = git(path, "log", "-1", "--format=%an %cn %as %cs %s").split()
+    assert (told[:2], told[-1]) == (["Glovebox", "Glovebox"], "zwölf")
+    assert not any(date.startswith("1999") for date in told)
+    assert git(path, "cat-file", "commit", commit).count("gpgsig") == 0
 
 
 @pytest.mark.parametrize("tag", ["mar5", "mar5-gpu0", "a.b_c", "0"])

@@ -21,7 +21,7 @@ NOWHERE, INERT = "nowhere", "inert"
 _WHY_KEY = (
     "the agent takes it out of the environment before anything is started, and everything is cleaned of it"
 )
-_WHY_GIT = "commits are made with plumbing, from the journal's texts, with hooks and filters overruled"
+_WHY_GIT = "commits are made with plumbing, from the journal's texts, by a git that reads no settings"
 
 # --- A5: the key --------------------------------------------------------------------------------------------
 
