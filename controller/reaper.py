@@ -7,7 +7,6 @@ engine each second, and starts over if that fails. FILE is touched after every r
 
 from __future__ import annotations
 
-import datetime as dt
 import signal
 import sys
 import threading
@@ -19,12 +18,9 @@ from typing import Any
 
 import docker
 import docker.errors
-import docker.utils
-import requests
 import structlog
-import urllib3
 
-from controller import logs
+from controller import engine, logs
 from controller.core.place import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME
 from controller.core.reaping import Found, to_kill, to_remove
 from controller.core.untrusted import clean_line
@@ -34,7 +30,6 @@ log = structlog.stdlib.get_logger(__name__)
 PERIOD_SECONDS = 1.0
 _ENGINE_SECONDS = 10
 _NOT_RUNNING = frozenset({"created", "exited", "dead", "removing"})
-_FAILURES = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 class Reaper:
@@ -45,7 +40,7 @@ class Reaper:
 
     def sweep(self) -> list[str]:
         """Kill and remove what is due; return the ids. Raises what the SDK raises if the engine fails."""
-        with closing(docker.APIClient(**docker.utils.kwargs_from_env(), timeout=_ENGINE_SECONDS)) as client:
+        with closing(engine.connect(_ENGINE_SECONDS)) as client:
             containers, volumes = self._look(client)
             now = time.monotonic()
             killed = to_kill(containers, now)
@@ -79,8 +74,8 @@ class Reaper:
             except docker.errors.NotFound:
                 return None
             # Its deadline was set when it was made, and its life began when it was started.
-            late = _seconds(inspected["State"]["StartedAt"]) - _seconds(inspected["Created"])
-            self._due[name] = _due(labels) + max(late, 0.0)
+            late = engine.time_of(inspected["State"]["StartedAt"]) - engine.time_of(inspected["Created"])
+            self._due[name] = _due(labels) + max(late.total_seconds(), 0.0)
         return Found(name, _whose(labels), self._due.get(name, _due(labels)), running)
 
     def _volume(self, listed: Mapping[str, Any]) -> Found:
@@ -100,7 +95,7 @@ def watch(stop: threading.Event, alive: Path | None = None) -> None:
             trouble = ""
             if alive is not None:
                 alive.touch()
-        except _FAILURES as error:
+        except engine.FAILURES as error:
             if trouble != (trouble := clean_line(str(error))):
                 log.warning("engine_fails", error=trouble)
         stop.wait(PERIOD_SECONDS)
@@ -127,13 +122,6 @@ def _due(labels: Mapping[str, str]) -> float:
         return float(labels[LABEL_DEADLINE]) - time.time() + time.monotonic()
     except ValueError:
         return 0.0
-
-
-def _seconds(stamp: str) -> float:
-    """Unix seconds of an engine's time stamp, which has up to nine digits of a second."""
-    whole, _, fraction = stamp.removesuffix("Z").partition(".")
-    parsed = dt.datetime.fromisoformat(whole).replace(tzinfo=dt.UTC)
-    return parsed.timestamp() + float(f"0.{fraction or 0}")
 
 
 def main(arguments: list[str]) -> int:
