@@ -1,8 +1,11 @@
-"""`glovebox`: the composition root. The only reader of argv; constructs every adapter through `assembly`."""
+"""`glovebox`: the composition root. The only reader of argv; a function for each verb, all on one page.
+
+What a verb needs is put together in `controller.machine` (what attempts run on), `controller.effort` (one
+life of the loop), `controller.service` (the loop for weeks), `controller.home` (a home as others left it).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -10,7 +13,6 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -21,19 +23,16 @@ from rich.console import Console
 
 from controller import (
     __version__,
-    assembly,
     audit,
-    channels,
     choose,
     doctor,
     failpoints,
     heartbeat,
     logs,
-    notify,
-    patience,
     preparation,
     report,
     runner_service,
+    service,
     settings,
     trial,
     verify,
@@ -41,17 +40,18 @@ from controller import (
     views_json,
 )
 from controller import pause as pause_
+from controller.clock import SystemClock
 from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
+from controller.home import read_standing, read_state, reap, require_effort
 from controller.journal import HomeLock, home_in_use, home_owner, read_blob
+from controller.runs import Runs
 
 _SENTENCE = 2000
 """Characters of the longest sentence that is worth reading; a path may be in it."""
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: To look at engine, GPU and data: the latter may be many gigabytes.
-_STARTING_SECONDS = 600.0
 #: What names of environment variables begin with that hold a secret.
 _SECRET = ("ANTHROPIC_API_KEY", "GLOVEBOX_NOTIFY")
 
@@ -147,25 +147,7 @@ def run(
         logs.configure(logs.stream_of_run(config.home))
         if config.agent == "auto":
             log.info("agent_chosen", agent=name, reason=choose.why(config))
-        life = _heartbeat(config)
-
-        def start() -> str:
-            life.show("starting", _STARTING_SECONDS)
-            agent, understudy = choose.make_agent(config), choose.make_understudy(config)
-            return assembly.run_effort(config, agent, stop, understudy, [life, *told])
-
-        def wait(reason: str, seconds: float) -> None:
-            life.show(f"waiting to start again in {seconds:.0f} s: {reason}")
-            if sys.stderr.isatty():
-                print(
-                    f"\r\033[Kglovebox: {clean_line(reason)} Next try in {seconds:.0f} s. ",
-                    end="",
-                    file=sys.stderr,
-                )
-
-        with contextlib.ExitStack() as ears:
-            told = [ears.enter_context(channel) for channel in _channels(config)]
-            reason = patience.persist(start, config.patience, assembly.CLOCK, stop, wait)
+        reason = service.run(config, stop)
     print(f"glovebox: {clean_line(reason, _SENTENCE)}", file=sys.stderr)
 
 
@@ -194,9 +176,9 @@ def try_(
 def status(home: Home = None, as_json: Json = False) -> None:
     """Show where the effort stands."""
     config = settings.load(home=home)
-    assembly.require_effort(config.home)
-    state, _ = assembly.read_standing(config.home)
-    running, today = home_in_use(config.home), assembly.CLOCK.now().date().isoformat()
+    require_effort(config.home)
+    state, _ = read_standing(config.home)
+    running, today = home_in_use(config.home), SystemClock().now().date().isoformat()
     pausing = pause_.read(config.home).paused and state.pause is None
     if as_json:
         _print_json(views_json.status(state, today) | {"running": running, "pause_asked_for": pausing})
@@ -212,8 +194,8 @@ def status(home: Home = None, as_json: Json = False) -> None:
 def log_(home: Home = None, as_json: Json = False) -> None:
     """List every experiment."""
     config = settings.load(home=home)
-    assembly.require_effort(config.home)
-    state, _ = assembly.read_standing(config.home)
+    require_effort(config.home)
+    state, _ = read_standing(config.home)
     if as_json:
         _print_json(views_json.log(state))
     else:
@@ -231,14 +213,14 @@ def show(
 ) -> None:
     """Show one experiment: proposal, diff, log, result and audit trail."""
     config = settings.load(home=home)
-    assembly.require_effort(config.home)
-    state, archive = assembly.read_standing(config.home)
+    require_effort(config.home)
+    state, archive = read_standing(config.home)
     if number >= len(state.experiments):
         raise UserError(f"There is no experiment {number}; `glovebox log` lists those there are.")
-    whole = assembly.read_state(config.home)[0] if in_full else []
+    whole = read_state(config.home)[0] if in_full else []
     trail = audit.trail(whole, number) if in_full else archive.records(number)
     diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
-    excerpt = assembly.runs_of(config).excerpt(number) or views.log_gone(state, number)
+    excerpt = Runs(config.home).excerpt(number) or views.log_gone(state, number)
     if as_json:
         told = views_json.show(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
         _print_json(told)
@@ -257,7 +239,7 @@ def report_(
 ) -> None:
     """Draw the progress and write an account of the effort."""
     config = settings.load(home=home)
-    records, _ = assembly.read_state(config.home)
+    records, _ = read_state(config.home)
     for path in report.write(records, output or config.home / "report"):
         print(path)
 
@@ -273,7 +255,7 @@ def verify_(
 ) -> None:
     """Check journal, git, ledger, runs and blobs against each other, offline."""
     config = settings.load(home=home)
-    assembly.require_effort(config.home)
+    require_effort(config.home)
     if head is not None and not re.fullmatch("[0-9a-f]{64}", head):
         raise UserError("A head is 64 hexadecimal digits, as `glovebox status` prints it.")
     problems = verify.verify(config.home, head)
@@ -284,7 +266,7 @@ def verify_(
     if problems:
         raise VerificationFailed(f"{len(problems)} contradictions found in {config.home}.")
     if not as_json:
-        state, _ = assembly.read_standing(config.home)
+        state, _ = read_standing(config.home)
         if state.logs_pruned:
             print(f"Removed on record: run.log of experiments below {state.logs_pruned} that were not kept.")
         if state.calls_pruned:
@@ -309,7 +291,7 @@ def doctor_(home: Home = None, device: Device = None, as_json: Json = False) -> 
 @app.command("reap")
 def reap_(home: Home = None) -> None:
     """Remove containers and volumes of this home that belong to no live experiment."""
-    for name in assembly.reap(settings.load(home=home)):
+    for name in reap(settings.load(home=home)):
         print(name)
 
 
@@ -320,7 +302,7 @@ def pause(
 ) -> None:
     """Let the running experiment come to its end and begin nothing new, until `glovebox continue`."""
     config = settings.load(home=home)
-    assembly.require_effort(config.home)
+    require_effort(config.home)
     pause_.leave(config.home, paused=True, reason=reason)
     print(
         "Nothing new begins once the running experiment is finished; `glovebox continue` goes on."
@@ -333,7 +315,7 @@ def pause(
 def continue_(home: Home = None) -> None:
     """End a pause."""
     config = settings.load(home=home)
-    assembly.require_effort(config.home)
+    require_effort(config.home)
     pause_.leave(config.home, paused=False)
 
 
@@ -354,7 +336,7 @@ def health(home: Home = None) -> None:
     sign, owner = heartbeat.read(config.home), home_owner(config.home)
     if sign is None or owner not in (None, sign.process):
         print("at work")  # on something else than an effort
-    elif (late := assembly.CLOCK.monotonic() - sign.due) > 0:
+    elif (late := SystemClock().monotonic() - sign.due) > 0:
         raise NotReady(
             f"The controller in {config.home} should have shown a sign of life {late:.0f} s ago; "
             f"its last was: {sign.doing}."
@@ -373,27 +355,6 @@ def _section(name: str, **values: Any) -> dict[str, Any]:
     """One nested settings section out of command line options; nothing if none was given."""
     given = {key: value for key, value in values.items() if value is not None}
     return {name: given} if given else {}
-
-
-def _channels(config: settings.Settings) -> Iterator[notify.Notifier]:
-    """Who is told of what happens."""
-    told, home, clock = config.notify, config.home, assembly.CLOCK
-    if told.command is not None:
-        yield notify.Notifier("command", home, told, clock, channels.to_command(told.command))
-    if told.webhook is not None:
-        yield notify.Notifier("webhook", home, told, clock, channels.to_webhook(told.webhook))
-
-
-def _heartbeat(config: settings.Settings) -> heartbeat.Heartbeat:
-    """A confirmation may take as long as a scoring; between two requests an agent may rehearse."""
-    return heartbeat.Heartbeat(
-        config.home,
-        assembly.CLOCK,
-        scoring_seconds=2 * config.judge.total_seconds,
-        asking_seconds=config.claude.answer_seconds
-        + config.claude.patience_seconds
-        + config.rehearsal.seconds,
-    )
 
 
 def _stop_on_signals() -> threading.Event:

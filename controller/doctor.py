@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from controller import assembly, choose, data
+from controller import choose, data, machine
 from controller.core.model import GloveboxError, UserError
 from controller.core.untrusted import clean_line
 from controller.journal import home_in_use
@@ -45,7 +45,7 @@ def examine(config: Settings) -> list[Check]:
         "agent": _agent,
         "key": _key,
         "notify": _notify,
-        "disk": assembly.require_disk,
+        "disk": machine.require_disk,
     }
     return [_ask(name, question, config) for name, question in questions.items()]
 
@@ -58,7 +58,7 @@ def _ask(name: str, question: Callable[[Settings], str], config: Settings) -> Ch
 
 
 def _engine(config: Settings) -> str:
-    description = assembly.sandbox_of(config).describe()
+    description = machine.sandbox_of(config).describe()
     through = f" through the runner at {config.runner}" if config.runner else ""
     return (
         f"{description['engine']}{through}, image {description['image'][:19]}, "
@@ -67,11 +67,11 @@ def _engine(config: Settings) -> str:
 
 
 def _device(config: Settings) -> str:
-    return assembly.resolve_device(config).name
+    return machine.resolve_device(config).name
 
 
 def _home(config: Settings) -> str:
-    existing = assembly.existing(config.home)
+    existing = machine.existing(config.home)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{existing} cannot be written to; choose another --home or mend its permissions.")
     used = " (a controller is at work in it)" if home_in_use(config.home) else ""
@@ -80,7 +80,7 @@ def _home(config: Settings) -> str:
 
 def _data(config: Settings) -> str:
     info = data.read(config.home)
-    data.require_scale(info, assembly.resolve_device(config).scale, config.home)
+    data.require_scale(info, machine.resolve_device(config).scale, config.home)
     return f"scale {info.scale}, context {info.max_seq_len}, vocabulary {info.vocab_size}"
 
 

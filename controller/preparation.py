@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from controller import assembly, data
+from controller import data, machine
 from controller.core.containers import PREPARE_CORPUS, PREPARE_HOME, preparer
 from controller.core.model import InfrastructureError, UserError
 from controller.core.place import Place
@@ -45,8 +45,8 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
     corpus = _corpus_folder(request.corpus)
     if request.scale not in (None, *get_args(data.Scale)):
         raise UserError(f"There is no scale {request.scale!r}; choose cpu or gpu.")
-    scale = request.scale or assembly.resolve_device(config).scale
-    sandbox = assembly.sandbox_of(config)
+    scale = request.scale or machine.resolve_device(config).scale
+    sandbox = machine.sandbox_of(config)
     sandbox.describe()
     harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
     owner = config.home.stat()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from controller import assembly, data
+from controller import data, machine
 from controller.core.model import UserError
 from controller.core.templates import Files, Templates
 from controller.harness_files import HarnessFiles
@@ -21,10 +21,10 @@ def serve(config: Settings, stop: threading.Event) -> None:
     if config.runner is None:
         raise UserError("Where is the runner to listen? Set GLOVEBOX_RUNNER to a path for its socket.")
     ours = config.model_copy(update={"runner": None})  # we are the ones who ask the engine
-    assembly.sandbox_of(ours).describe()
-    device = assembly.resolve_device(ours)
+    machine.sandbox_of(ours).describe()
+    device = machine.resolve_device(ours)
     home = config.home.resolve()
-    folder = home / assembly.RUNNER_FOLDER
+    folder = home / machine.RUNNER_FOLDER
     harness = HarnessFiles.materialise(PROJECT / "harness", folder)
     templates = Templates(
         containers=device.sandbox,
@@ -40,4 +40,4 @@ def serve(config: Settings, stop: threading.Event) -> None:
         "driver": device.driver,
         "gpu": list(device.sandbox.gpu),
     }
-    Runner(assembly.sandbox_of(ours, device), Workshop(templates), told).serve(config.runner, stop)
+    Runner(machine.sandbox_of(ours, device), Workshop(templates), told).serve(config.runner, stop)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller import assembly
 from controller.core.decision import Bounds, claim_bound, decide
 from controller.core.disturbance import spoiling
 from controller.core.model import (
@@ -22,6 +21,8 @@ from controller.core.model import (
     Score,
     Verdict,
 )
+from controller.effort import read_train
+from controller.machine import Machine
 from controller.ports import Attempt
 from controller.runs import Runs
 from controller.settings import Settings
@@ -85,8 +86,8 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted, and
     VerificationFailed if a file that containers mount was changed.
     """
-    train_py = assembly.read_train(file)
-    machine = assembly.Machine.assemble(config)
+    train_py = read_train(file)
+    machine = Machine.assemble(config)
     folder = _new_folder(config.home)
     (folder / "train.py").write_text(train_py, encoding="utf-8", newline="")
     attempt = Attempt(
@@ -111,7 +112,7 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     return trial
 
 
-def _score(machine: assembly.Machine, attempt: Attempt, stop: threading.Event) -> Score | Refusal:
+def _score(machine: Machine, attempt: Attempt, stop: threading.Event) -> Score | Refusal:
     """Whoever tries a file wants to know whether it would be believed: every score is confirmed."""
     return machine.judge.score(attempt, secrets.randbits(63), lambda score: True, stop)
 

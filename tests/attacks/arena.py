@@ -21,7 +21,7 @@ import dataset
 import numpy as np
 from corpus import open_corpus
 
-from controller import assembly, settings, trial
+from controller import settings, trial
 from controller.core.container_spec import Mount
 from controller.core.decision import decide
 from controller.core.judge_config import JudgeConfig
@@ -29,6 +29,7 @@ from controller.core.model import Frontier, GloveboxError, Score, UserError, Ver
 from controller.core.orders import Item
 from controller.core.place import Place
 from controller.core.sandbox_config import MIB, Limits, SandboxConfig
+from controller.machine import Machine, sandbox_of
 from controller.ports import Attempt
 from tests.attacks.cases import NO_GAIN, Case
 from tests.attacks.honest import Honest
@@ -89,7 +90,7 @@ class Arena:
         """Prepares the data. Raises NotReady where there is no engine or no image."""
         self.home = home.resolve()
         config = self._settings({})
-        assembly.sandbox_of(config).describe()
+        sandbox_of(config).describe()
         _prepare(self.home)
         self.uniform_bpb = self._uniform_bpb()
         self._fillings = self._needles()
@@ -122,7 +123,7 @@ class Arena:
         """Train an honest model, score it, and evaluate its checkpoint without any of our containers."""
         started = time.monotonic()
         config = self._settings({"leak_fraction": 0.001})
-        machine = assembly.Machine.assemble(config)
+        machine = Machine.assemble(config)
         path = self._write(model.train_py)
         attempt = Attempt("honest", 1, path, path.with_name("run.log"), BUDGET_SECONDS)
         try:
@@ -211,7 +212,7 @@ class Arena:
             raise RuntimeError(done.stderr)
         return float(done.stdout.split()[-1])
 
-    def _checkpoint(self, machine: assembly.Machine, attempt: Attempt) -> bytes:
+    def _checkpoint(self, machine: Machine, attempt: Attempt) -> bytes:
         """The checkpoint that T left, before scoring: read by a container of the test's own."""
         place = Place(self.home, attempt.experiment, attempt.number)
         read = "import sys; sys.stdout.buffer.write(open('/out/checkpoint.safetensors', 'rb').read())"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from controller import assembly, logs, settings
+from controller import effort, logs, settings
 from controller.agents.claude import Claude
 from controller.clock import SystemClock
 from controller.core.events import (
@@ -153,5 +153,5 @@ def _effort(folder: Path, agent: type[Claude], experiments: int, budget: float) 
             judge={"score_tokens": 2048, "holdout_score_tokens": 1024},
         )
         claude = agent(config.claude, SecretStr("sk-test"), SystemClock())
-        assembly.run_effort(config, claude, threading.Event())
+        effort.run(config, claude, threading.Event())
     return idle(read_records(home))

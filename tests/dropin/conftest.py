@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from controller import assembly, settings, trial
+from controller import settings, trial
 from controller.core.model import NotReady
+from controller.machine import sandbox_of
 from controller.trial import Trial
 from tests.cli.conftest import Glovebox, remove_leftovers
 from tests.sealing import seal
@@ -30,7 +31,7 @@ def dev_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("dropin")
     home = folder / "home"
     try:
-        assembly.sandbox_of(settings.load(home=home)).describe()
+        sandbox_of(settings.load(home=home)).describe()
     except NotReady as error:
         pytest.skip(str(error))
     said = Glovebox(home, folder)("prepare", "--corpus", "stdlib", "--scale", "cpu", timeout=240)

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from controller.assembly import publisher
 from controller.clock import SystemClock
 from controller.core.decision import Bounds
 from controller.core.events import EffortStarted, SessionStarted
 from controller.core.model import Cause, Verdict
 from controller.core.state import ResearchState
+from controller.effort import publisher
 from controller.journal import Journal
 from controller.loop import Limits, Loop, World
 from controller.ports import Agent
