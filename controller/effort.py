@@ -20,7 +20,7 @@ from controller.core.state import ResearchState, apply
 from controller.home import read_standing
 from controller.journal import Journal
 from controller.ledger import Ledger
-from controller.loop import Limits, Loop, World
+from controller.loop import Loop
 from controller.machine import Machine
 from controller.pause import HomeSurroundings
 from controller.ports import Agent, Observer
@@ -30,6 +30,7 @@ from controller.runs import Runs
 from controller.settings import PROJECT, Settings
 from controller.snapshot import Archive, Snapshot
 from controller.storage import Storage
+from controller.world import Limits, World
 
 
 @dataclass(frozen=True)

@@ -9,25 +9,19 @@ journal events.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import structlog
 
 from controller.admission import Admission
-from controller.attendance import AbsenceConfig
 from controller.briefing import Briefing
 from controller.calm import Calm
 from controller.chronicle import Chronicle
-from controller.core.decision import Bounds, claim_bound, contends, decide, suspicion
-from controller.core.disturbance import NoiseConfig
+from controller.core.decision import contends, decide, oddity
 from controller.core.events import (
     AnyEvent,
-    ClaimMismatch,
     Committed,
     Decided,
-    Quarantined,
     Record,
     ScoringFinished,
     ScoringStarted,
@@ -50,73 +44,17 @@ from controller.core.model import (
     UserError,
 )
 from controller.core.state import ResearchState
+from controller.core.trailers import trailers
 from controller.core.untrusted import clean_line
 from controller.desk import Budget
-from controller.patience import Patience, PatienceConfig
+from controller.patience import Patience
 from controller.ports import (
-    Agent,
     Attempt,
-    Clock,
-    Journal,
-    Judge,
-    Observer,
-    Rehearsal,
-    Repository,
-    Slot,
-    Surroundings,
-    Trainer,
 )
 from controller.researcher import Researcher
-from controller.runs import Runs
+from controller.world import Limits, World
 
 log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to stop without being asked (R12)."""
-
-    experiments: int | None = None
-    """Number of experiments of the effort, the baseline included."""
-    hours: float | None = None
-    """Hours of the effort: while a controller was at work, pauses included."""
-    dollars: float | None = None
-    """Spent on the effort's agent."""
-    dollars_per_day: float | None = None
-    """The same, on one UTC day; it is waited for the next one."""
-
-
-@dataclass
-class World:
-    """Everything the loop acts on. Assembled once, by the composition root."""
-
-    journal: Journal
-    repository: Repository
-    agent: Agent
-    trainer: Trainer
-    judge: Judge
-    runs: Runs
-    clock: Clock
-    observer: Observer
-    stop: threading.Event
-    publish: Callable[[ResearchState], None]
-    """Bring ledger and snapshot up to date with the state, which stands at the journal's last line."""
-    check_inputs: Callable[[], None]
-    """Raises VerificationFailed if a file that containers mount is not what it was."""
-    surroundings: Surroundings
-    bounds: Bounds
-    """Beyond which a score is noted or measured again."""
-    prune: Callable[[ResearchState, Callable[[AnyEvent], Record]], None] = lambda state, record: None
-    """Remove what exceeds the limits on storage, once it is on record."""
-    understudy: Agent | None = None
-    """Proposes while the agent is away, if `absence` says so."""
-    absence: AbsenceConfig = field(default_factory=AbsenceConfig)
-    patience: PatienceConfig = field(default_factory=PatienceConfig)
-    rehearsal: Rehearsal | None = None
-    """None: nothing is rehearsed."""
-    slot: Slot | None = None
-    """None: a disturbed run is repeated at once."""
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 class Loop:
@@ -314,26 +252,11 @@ class Loop:
 
     def _weigh(self, experiment: Experiment) -> None:
         """Decide, unless something about the score has to go on record first."""
-        oddity = self._oddity(experiment)
-        if oddity is None:
+        odd = oddity(experiment, self._frontier, self._world.bounds)
+        if odd is None:
             self._decide(experiment)
         else:
-            self.record(oddity)
-
-    def _oddity(self, experiment: Experiment) -> ClaimMismatch | Quarantined | None:
-        number, attempt, score = experiment.number, experiment.attempt, experiment.score
-        if score is None:
-            return None
-        claim, bounds = _known(experiment.outcome).claim.val_bpb, self._world.bounds
-        bound = claim_bound(claim, score, bounds)
-        if claim is not None and bound is not None and experiment.claim_mismatch is None:
-            return ClaimMismatch(
-                experiment=number, attempt=attempt, claim=claim, score=score.val_bpb, bound=bound
-            )
-        reason = suspicion(self._frontier, score, bounds)
-        if reason is not None and experiment.quarantine is None:
-            return Quarantined(experiment=number, attempt=attempt, reason=reason, score=score)
-        return None
+            self.record(odd)
 
     def _decide(self, experiment: Experiment) -> None:
         frontier = self._frontier
@@ -345,7 +268,11 @@ class Loop:
             self._close(self.state.experiments[-1])
 
     def _commit(self, experiment: Experiment) -> None:
-        commit = commit_kept(self._world, self.state, experiment)
+        commit = self._world.repository.commit(
+            self.chronicle.source(experiment),
+            experiment.proposal.description,
+            trailers(experiment, self.state.head),
+        )
         self.record(Committed(experiment=experiment.number, commit=commit))
         self._close(self.state.experiments[-1])
 
@@ -401,23 +328,6 @@ class Loop:
         if self.state.open is None:
             raise AssertionError("an experiment is open while it is being run")
         return self.state.open
-
-
-def commit_kept(world: World, state: ResearchState, experiment: Experiment) -> str:
-    """Commit a kept experiment with the trailers an auditor needs; doing it twice gives the same commit."""
-    score, provenance = experiment.score, experiment.provenance
-    if score is None or provenance is None:
-        raise AssertionError("only a scored experiment of a session is ever kept")
-    trailers = {
-        "Experiment": str(experiment.number),
-        "Val-Bpb": f"{score.val_bpb:.6f}",
-        "Image": provenance.image,
-        "Data": provenance.data,
-        "Prepare": provenance.prepare,
-        "Journal": state.head,
-    }
-    train_py = world.journal.get_blob(experiment.proposal.train_sha256).decode("utf-8")
-    return world.repository.commit(train_py, experiment.proposal.description, trailers)
 
 
 def _known(outcome: RunOutcome | None) -> RunOutcome:

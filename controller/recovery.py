@@ -18,8 +18,8 @@ from controller.core.model import InfrastructureError, Provenance, UserError
 from controller.core.state import ResearchState
 from controller.failpoints import reach
 from controller.files import remove_partial
-from controller.loop import World
 from controller.ports import Leftovers
+from controller.world import World
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -79,8 +79,7 @@ def worker(
     mounts = (
         *_harness(Domain.WORKER, harness),
         Mount(str(train), "/glovebox/train.py"),
-        Mount(str(data / "manifest.json"), "/data/manifest.json"),
-        Mount(str(data / "tokenizer"), "/data/tokenizer"),
+        *_tokenizer(data),
         Mount(place.name(Item.WORKSPACE), "/out", volume=True),
         Mount(place.name(names.requests), "/requests", volume=True),
         Mount(place.name(names.replies), "/replies", read_only=False, volume=True),
@@ -132,8 +131,7 @@ def rehearsal(
     mounts = (
         *_harness(Domain.REHEARSAL, harness),
         Mount(str(train), "/glovebox/train.py"),
-        Mount(str(data / "manifest.json"), "/data/manifest.json"),
-        Mount(str(data / "tokenizer"), "/data/tokenizer"),
+        *_tokenizer(data),
     )
     life = limit_seconds + config.kill_grace_seconds
     command = _python(life, "/glovebox/rehearse.py", argument)
@@ -212,6 +210,11 @@ def gpu_probe(config: SealedConfig, place: Place) -> ContainerSpec:
 
 def _harness(domain: Domain, folder: Path, target: str = "/glovebox") -> list[Mount]:
     return [Mount(str(folder / name), f"{target}/{name}") for name in HARNESS[domain]]
+
+
+def _tokenizer(data: Path) -> list[Mount]:
+    """All that model code may see of the public data while it does not train."""
+    return [Mount(str(data / name), f"/data/{name}") for name in ("manifest.json", "tokenizer")]
 
 
 def _python(life: float, script: str, argument: Mapping[str, Any]) -> tuple[str, ...]:

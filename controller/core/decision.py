@@ -1,10 +1,12 @@
-"""decide(): the only place where an experiment wins or loses."""
+"""decide(): the only place where an experiment wins or loses, and what is to be looked at before."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+from controller.core.events import ClaimMismatch, Quarantined
+from controller.core.experiment import Experiment
 from controller.core.model import (
     REJECT_CAUSES,
     Cause,
@@ -61,6 +63,23 @@ def claim_bound(claim: float | None, score: Score, bounds: Bounds) -> float | No
     if claim is None or abs(claim - score.val_bpb) <= bound:  # false for NaN
         return None
     return bound
+
+
+def oddity(experiment: Experiment, frontier: Frontier, bounds: Bounds) -> ClaimMismatch | Quarantined | None:
+    """What about a judged experiment has to go on record before it is decided, each at most once."""
+    number, attempt, score = experiment.number, experiment.attempt, experiment.score
+    if score is None:
+        return None
+    claim = experiment.outcome.claim.val_bpb if experiment.outcome else None
+    bound = claim_bound(claim, score, bounds)
+    if claim is not None and bound is not None and experiment.claim_mismatch is None:
+        return ClaimMismatch(
+            experiment=number, attempt=attempt, claim=claim, score=score.val_bpb, bound=bound
+        )
+    reason = suspicion(frontier, score, bounds)
+    if reason is not None and experiment.quarantine is None:
+        return Quarantined(experiment=number, attempt=attempt, reason=reason, score=score)
+    return None
 
 
 def decide(

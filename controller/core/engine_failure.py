@@ -1,6 +1,6 @@
 """What kind of failure the container engine just had, from its status code and its words.
 
-Pure: `controller.sandbox` catches whatever the SDK raises and asks here what it means. The words were
+Pure: `controller.engine` catches whatever the SDK raises and asks here what it means. The words were
 captured from real engines; `tests/core/test_engine_failure.py` holds them next to look-alikes.
 """
 

@@ -14,11 +14,12 @@ from controller.core.model import Cause, Verdict
 from controller.core.state import ResearchState
 from controller.effort import publisher
 from controller.journal import Journal
-from controller.loop import Limits, Loop, World
+from controller.loop import Loop
 from controller.ports import Agent
 from controller.repository import GitRepository
 from controller.runs import Runs
 from controller.snapshot import standing
+from controller.world import Limits, World
 from tests.efforts import PROVENANCE
 from tests.fakes import Calm, FakeJudge, FakeTrainer, Silent, train_py
 

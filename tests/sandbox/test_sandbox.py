@@ -234,7 +234,7 @@ def test_a_gpu_has_a_name_and_a_driver(make_bench: Callable[..., Bench]) -> None
 CONNECT = """
 import os, pathlib
 from controller.clock import SystemClock
-from controller.core.container_spec import SandboxConfig
+from controller.core.sandbox_config import SandboxConfig
 from controller.core.model import NotReady
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
