@@ -221,13 +221,11 @@ def show(
     trail = audit.trail(whole, number) if in_full else archive.records(number)
     diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
     excerpt = Runs(config.home).excerpt(number) or views.log_gone(state, number)
+    shown = views_json.Exhibit(state, number, trail, diff, excerpt, audited=in_full)
     if as_json:
-        told = views_json.show(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
-        _print_json(told)
+        _print_json(views_json.show(shown))
     else:
-        _console().print(
-            views.show(state, number, records=trail, diff=diff, log_excerpt=excerpt, audited=in_full)
-        )
+        _console().print(views.show(shown))
 
 
 @app.command("report")

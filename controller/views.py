@@ -18,7 +18,7 @@ from controller.core.experiment import Experiment
 from controller.core.model import Verdict
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
-from controller.views_json import TEXT_LIMIT, baseline_bpb, description, effect, marks, refusal
+from controller.views_json import TEXT_LIMIT, Exhibit, baseline_bpb, description, effect, marks, refusal
 
 STYLES = {
     Verdict.KEEP: "bold green",
@@ -48,27 +48,17 @@ def log(state: ResearchState) -> RenderableType:
     return _table(state, state.experiments) if state.experiments else Text("No experiment has been run yet.")
 
 
-def show(
-    state: ResearchState,
-    number: int,
-    *,
-    records: Sequence[Record],
-    diff: str,
-    log_excerpt: str,
-    audited: bool = False,
-) -> RenderableType:
+def show(shown: Exhibit) -> RenderableType:
     """The same as `views_json.show`, for people."""
-    experiment = state.experiments[number]
-    trail = audit.render(records) if audited else _journal([r for r in records if r.experiment == number])
     return Group(
-        _title(f"experiment {number}"),
-        _details(state, experiment),
+        _title(f"experiment {shown.number}"),
+        _details(shown.state, shown.experiment),
         _title("change"),
-        diff_text(diff),
+        diff_text(shown.diff),
         _title("run.log, excerpt"),
-        Text(clean_text(log_excerpt, TEXT_LIMIT)),
-        _title("audit trail" if audited else "journal"),
-        trail,
+        Text(clean_text(shown.log_excerpt, TEXT_LIMIT)),
+        _title("audit trail" if shown.audited else "journal"),
+        audit.render(shown.records) if shown.audited else _journal(shown.own_records),
     )
 
 

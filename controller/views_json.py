@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from controller import audit, conditions, costs, pause
@@ -67,20 +68,32 @@ def log(state: ResearchState) -> list[Json]:
     return [_plain(_row(state, experiment)) for experiment in state.experiments]
 
 
-def show(
-    state: ResearchState,
-    number: int,
-    *,
-    records: Sequence[Record],
-    diff: str,
-    log_excerpt: str,
-    audited: bool = False,
-) -> Json:
-    """All there is to know about one experiment; `records` is its trail, told in full if `audited`."""
-    experiment = state.experiments[number]
-    proposal = experiment.proposal
+@dataclass(frozen=True)
+class Exhibit:
+    """One experiment and what there is about it outside the state."""
+
+    state: ResearchState
+    number: int
+    records: Sequence[Record] = ()
+    """Its lines of the journal; if `audited`, everything that led to it and came of it."""
+    diff: str = ""
+    log_excerpt: str = ""
+    audited: bool = False
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.state.experiments[self.number]
+
+    @property
+    def own_records(self) -> list[Record]:
+        return [record for record in self.records if record.experiment == self.number]
+
+
+def show(shown: Exhibit) -> Json:
+    """All there is to know about one experiment."""
+    experiment, proposal = shown.experiment, shown.experiment.proposal
     return _plain(
-        _row(state, experiment)
+        _row(shown.state, experiment)
         | {
             "hypothesis": proposal.hypothesis,
             "parameters": proposal.parameters,
@@ -94,15 +107,13 @@ def show(
             "claim_mismatch": experiment.claim_mismatch.model_dump() if experiment.claim_mismatch else None,
             "rule": experiment.decision.rule if experiment.decision else None,
             "provenance": experiment.provenance.model_dump() if experiment.provenance else None,
-            "diff": diff,
-            "log": log_excerpt,
+            "diff": shown.diff,
+            "log": shown.log_excerpt,
             "records": [
-                record.model_dump(exclude={"data": {"score": audit.HOLDOUT}})
-                for record in records
-                if record.experiment == number
+                record.model_dump(exclude={"data": {"score": audit.HOLDOUT}}) for record in shown.own_records
             ],
         }
-        | ({"audit": audit.as_json(records)} if audited else {})
+        | ({"audit": audit.as_json(shown.records)} if shown.audited else {})
     )
 
 

@@ -54,6 +54,7 @@ from controller.core.state import ResearchState, apply, fold
 from controller.progress import JsonLines, Terminal
 from controller.repository import GitRepository
 from controller.runs import describe
+from controller.views_json import Exhibit
 from tests.efforts import Story
 
 TEXTS: Mapping[str, str] = {
@@ -195,7 +196,7 @@ def terminal(text: str) -> Iterator[str]:
     for number in range(len(state.experiments)):
         audited = number % 2 == 1
         shown[f"show {number}"] = views.show(
-            state, number, records=records, diff=text, log_excerpt=text, audited=audited
+            Exhibit(state, number, records=records, diff=text, log_excerpt=text, audited=audited)
         )
     for name, renderable in shown.items():
         if found := unseen(said := printed(renderable)):
@@ -212,7 +213,9 @@ def as_json(text: str) -> Iterator[str]:
     values = [views_json.status(state, "2026-03-01"), views_json.log(state)]
     for number in range(len(state.experiments)):
         values.append(
-            views_json.show(state, number, records=records, diff=text, log_excerpt=text, audited=True)
+            views_json.show(
+                Exhibit(state, number, records=records, diff=text, log_excerpt=text, audited=True)
+            )
         )
     for value in values:
         written = json.dumps(value, indent=2, allow_nan=False, default=str)

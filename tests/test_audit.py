@@ -16,6 +16,7 @@ from controller.core.events import (
 )
 from controller.core.model import Cause
 from controller.core.state import fold
+from controller.views_json import Exhibit
 from tests.efforts import Story
 from tests.test_views import HOSTILE, harmless, printed
 
@@ -128,7 +129,7 @@ def test_a_call_is_told_in_one_piece() -> None:
 def test_show_tells_the_trail_for_people_and_programs_without_the_hold_out_score() -> None:
     story = repaired()
     state, trail = fold(story.records), audit.trail(story.records, 1)
-    text = printed(views.show(state, 1, records=trail, diff="", log_excerpt="", audited=True))
+    text = printed(views.show(Exhibit(state, 1, records=trail, audited=True)))
     for fact in (
         "some-model",
         "mode next",
@@ -140,8 +141,8 @@ def test_show_tells_the_trail_for_people_and_programs_without_the_hold_out_score
         assert fact in text
     for number in range(4):
         trail = audit.trail(story.records, number)
-        said = views_json.show(state, number, records=trail, diff="", log_excerpt="", audited=True)
-        text = printed(views.show(state, number, records=trail, diff="", log_excerpt="", audited=True))
+        said = views_json.show(Exhibit(state, number, records=trail, audited=True))
+        text = printed(views.show(Exhibit(state, number, records=trail, audited=True)))
         for output in (json.dumps(said, allow_nan=False), text):
             assert "7.654321" not in output and "holdout" not in output
 
@@ -155,8 +156,8 @@ def test_hostile_words_are_neutral_in_the_trail() -> None:
     story.tell(AgentAbsent(agent=HOSTILE, reason=HOSTILE, until=None))
     story.propose(HOSTILE, stands_in_for=HOSTILE)
     state, trail = fold(story.records), audit.trail(story.records, 1)
-    assert harmless(printed(views.show(state, 1, records=trail, diff="", log_excerpt="", audited=True)))
-    said = views_json.show(state, 1, records=trail, diff="", log_excerpt="", audited=True)
+    assert harmless(printed(views.show(Exhibit(state, 1, records=trail, audited=True))))
+    said = views_json.show(Exhibit(state, 1, records=trail, audited=True))
     assert harmless(json.dumps(said, ensure_ascii=False))
     assert harmless(printed(views.status(state, "2026-03-01")))
     assert harmless(json.dumps(views_json.status(state, "2026-03-01"), ensure_ascii=False))

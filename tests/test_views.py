@@ -13,6 +13,7 @@ from controller import views, views_json
 from controller.core.events import AgentAbsent, TrainingFinished
 from controller.core.model import Cause, Conditions, CpuConditions, GpuConditions, RunOutcome
 from controller.core.state import fold
+from controller.views_json import Exhibit
 from tests.efforts import Story, small
 from tests.fakes import LOAD
 
@@ -89,11 +90,11 @@ def test_show_tells_all_about_one_experiment() -> None:
     state = fold(story.records)
     records = [record for record in story.records if record.experiment == 3]
     diff = "--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-A = 1\n+A = 2"
-    said = views_json.show(state, 3, records=records, diff=diff, log_excerpt="step 1")
+    said = views_json.show(Exhibit(state, 3, records=records, diff=diff, log_excerpt="step 1"))
     assert said["refusal"] == {"cause": "non-causal", "detail": "it cheated"} and said["score"] is None
     assert said["diff"] == diff and said["log"] == "step 1"
     assert [record["data"]["event"] for record in said["records"]][:2] == ["proposed", "training_started"]
-    text = printed(views.show(state, 3, records=records, diff=diff, log_excerpt="step 1"))
+    text = printed(views.show(Exhibit(state, 3, records=records, diff=diff, log_excerpt="step 1")))
     for fact in (
         "reject non-causal",
         "it cheated",
@@ -109,17 +110,13 @@ def test_show_tells_all_about_one_experiment() -> None:
 def test_every_experiment_can_be_shown_in_a_narrow_terminal() -> None:
     state = fold(small().records)
     for number in range(len(state.experiments)):
-        text = printed(
-            views.show(state, number, records=[], diff="", log_excerpt=""), width=30, terminal=True
-        )
+        text = printed(views.show(Exhibit(state, number)), width=30, terminal=True)
         assert max(len(line) for line in text.splitlines()) <= 30
 
 
 def test_claims_that_json_has_no_word_for_become_null() -> None:
     state = fold(small().records)
-    text = json.dumps(
-        views_json.show(state, 0, records=small().records, diff="", log_excerpt=""), allow_nan=False
-    )
+    text = json.dumps(views_json.show(Exhibit(state, 0, records=small().records)), allow_nan=False)
     assert json.loads(text)["outcome"]["claim"]["val_bpb"] is None
     json.dumps([views_json.status(state, TODAY), views_json.log(state)], allow_nan=False)
 
@@ -127,12 +124,12 @@ def test_claims_that_json_has_no_word_for_become_null() -> None:
 def test_hostile_strings_are_neutral_everywhere() -> None:
     story = small([HOSTILE] * 5)
     state = fold(story.records)
-    shown = views.show(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE)
+    shown = views.show(Exhibit(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE))
     for renderable in (views.status(state, TODAY), views.log(state), shown):
         text = printed(renderable)
         assert harmless(text)
         assert "[red]" in text.replace("\n", "")
-    said = views_json.show(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE)
+    said = views_json.show(Exhibit(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE))
     for value in (
         said["description"],
         said["diff"],
@@ -178,7 +175,7 @@ def test_money_is_shown_for_each_experiment_and_in_total() -> None:
     assert said["absence"]["reason"] == "an outage" and said["absence"]["times"] == 1
     lines = printed(views.log(state)).splitlines()
     assert "$0.75" in lines[2] and "$0.00" in lines[3]
-    assert "$0.75" in printed(views.show(state, 1, records=[], diff="", log_excerpt=""))
+    assert "$0.75" in printed(views.show(Exhibit(state, 1)))
 
 
 def test_an_understudy_is_marked() -> None:
@@ -214,7 +211,7 @@ def test_what_the_machine_was_like_is_told_with_the_run() -> None:
     )
     story.tell(TrainingFinished(experiment=6, attempt=1, outcome=outcome))
     state = fold(story.records)
-    text = printed(views.show(state, 6, records=[], diff="", log_excerpt=""), width=200)
+    text = printed(views.show(Exhibit(state, 6)), width=200)
     for fact in (
         "70% used by us, 30% by others",
         "66 °C (at most 71)",
@@ -224,6 +221,6 @@ def test_what_the_machine_was_like_is_told_with_the_run() -> None:
     ):
         assert fact in text
     assert harmless(text)
-    told = views_json.show(state, 6, records=[], diff="", log_excerpt="")["outcome"]["conditions"]
+    told = views_json.show(Exhibit(state, 6))["outcome"]["conditions"]
     assert told["cpu"]["contended"] == 0.28
     assert harmless(json.dumps(told, ensure_ascii=False))

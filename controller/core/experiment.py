@@ -108,14 +108,8 @@ def advance(experiment: Experiment, record: Record, running: Provenance | None) 
 
     Raises ImpossibleHistory when the event cannot follow the ones before it.
     """
+    _require_possible(experiment, record)
     event = record.data
-    if experiment.number != record.experiment:
-        raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
-    if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
-        raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
-    noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
-    if noted.get(type(event)) is not None:
-        raise ImpossibleHistory(f"{event.event} stands twice for one attempt")
     match event:
         case TrainingStarted():
             return replace(
@@ -164,3 +158,14 @@ def advance(experiment: Experiment, record: Record, running: Provenance | None) 
             )
         case _:
             raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
+
+
+def _require_possible(experiment: Experiment, record: Record) -> None:
+    event = record.data
+    if experiment.number != record.experiment:
+        raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
+    if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
+        raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
+    noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
+    if noted.get(type(event)) is not None:
+        raise ImpossibleHistory(f"{event.event} stands twice for one attempt")
