@@ -44,7 +44,8 @@ from controller.clock import SystemClock
 from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
 from controller.home import read_standing, read_state, reap, require_effort
-from controller.journal import HomeLock, home_in_use, home_owner, read_blob
+from controller.home_lock import HomeLock, home_in_use, home_owner
+from controller.journal import read_blob
 from controller.runs import Runs
 
 _SENTENCE = 2000

@@ -12,7 +12,7 @@ from typing import Any
 from controller import choose, data, machine
 from controller.core.model import GloveboxError, UserError
 from controller.core.untrusted import clean_line
-from controller.journal import home_in_use
+from controller.home_lock import home_in_use
 from controller.settings import Settings
 
 _USERS = {

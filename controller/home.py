@@ -9,7 +9,8 @@ from controller.core.events import Record
 from controller.core.model import UserError
 from controller.core.place import REHEARSAL_PLACE, SLOT_PLACE
 from controller.core.state import ResearchState, fold
-from controller.journal import NAME, home_in_use, read_records
+from controller.home_lock import home_in_use
+from controller.journal import NAME, read_records
 from controller.machine import sandbox_of
 from controller.settings import Settings
 from controller.snapshot import Archive, standing

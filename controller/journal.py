@@ -10,27 +10,23 @@ end are found elsewhere: a kept commit carries the journal's head at that time a
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pydantic import ValidationError
 
 from controller.core.canonical import encode, plain
 from controller.core.events import AnyEvent, JournalRepaired, Record
-from controller.core.model import InfrastructureError, UserError, VerificationFailed
+from controller.core.model import InfrastructureError, VerificationFailed
 from controller.core.untrusted import clean_line
 from controller.failpoints import reach
 from controller.files import make_folder, sync_folder, write_atomic
+from controller.home_lock import not_writable
 from controller.ports import Clock
 
 NAME = "audit.jsonl"
@@ -58,67 +54,6 @@ _REMOVED_CHARACTERS = 2000
 _LONGEST_TORN = 16 * 1024**2
 
 
-class HomeLock:
-    """Held by the one process that writes to a home. The kernel lets go of it when that process dies."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> Self:
-        """Raises UserError if another process holds it or the home cannot be written to."""
-        try:
-            make_folder(self._home)
-            descriptor = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise _not_writable(self._home, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = clean_line(os.pread(descriptor, 200, 0).decode("utf-8", "replace")) or "another process"
-            os.close(descriptor)
-            raise UserError(
-                f"The home {self._home} is in use by {owner}; stop that one or choose another --home."
-            ) from error
-        self._descriptor = descriptor
-        with contextlib.suppress(OSError):  # the words for others do not fit on a full disk; the lock holds
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def home_in_use(home: Path) -> bool:
-    """True while some process holds the home's lock."""
-    try:
-        descriptor = os.open(home / "lock", os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def home_owner(home: Path) -> int | None:
-    """Process that took the home's lock last, if it could write that down."""
-    try:
-        with (home / "lock").open("rb") as file:
-            found = re.match(rb"process (\d+) ", file.read(200))
-    except OSError:
-        return None
-    return int(found[1]) if found else None
-
-
 class Journal:
     """The journal of one home, open for writing. Only the holder of the HomeLock may construct one.
 
@@ -137,7 +72,7 @@ class Journal:
             self._descriptor = os.open(path, flags, 0o644)
             sync_folder(home)
         except OSError as error:
-            raise _not_writable(home, error) from error
+            raise not_writable(home, error) from error
         try:
             self._end = known
             for _, self._end in read_from(home, known):
@@ -308,10 +243,3 @@ def _hash_of(line: bytes, prev: str) -> str:
 def _write(descriptor: int, content: bytes) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
-
-
-def _not_writable(home: Path, error: OSError) -> UserError:
-    return UserError(
-        f"The home {home} cannot be written to ({error.strerror}); "
-        "choose another --home or mend its permissions."
-    )

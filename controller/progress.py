@@ -1,4 +1,4 @@
-"""What somebody sees while the loop runs: a live view in a terminal, and JSON lines for a log collector.
+"""What somebody sees while the loop runs: a live view in a terminal, and a log line for every event.
 
 Watching must never harm what is watched: a terminal that goes away, a full log disk or a mistake in here ends
 the watching, and the loop runs on.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import structlog
 from rich.console import Console, Group, RenderableType
@@ -20,38 +19,21 @@ from rich.table import Table
 from rich.text import Text
 
 from controller.core.events import (
-    AgentAbsent,
-    AgentFailed,
-    AgentReturned,
-    AnyEvent,
-    ApiAnswered,
-    ApiFailed,
-    ApiRequested,
-    ClaimMismatch,
-    Committed,
     Decided,
     Paused,
-    PreparationDropped,
-    Prepared,
     ProposalRefused,
-    Proposed,
     Quarantined,
     Record,
-    Rehearsed,
     Resumed,
-    ScoringFinished,
     SessionStarted,
-    SessionStopped,
-    SlotCalm,
     SlotDisturbed,
-    TrainingFinished,
-    TrainingStarted,
     Voided,
 )
 from controller.core.experiment import Experiment, Phase
 from controller.core.model import Verdict
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
+from controller.event_log import EventLog
 from controller.pause import line as pause_line
 from controller.ports import Clock, Observer
 from controller.views import verdict_text
@@ -60,14 +42,13 @@ from controller.views_json import baseline_bpb, description, effect
 log = structlog.stdlib.get_logger(__name__)
 
 _LAST = 5
-_LOG_EVERY_SECONDS = 60.0
 _BAR_WIDTH = 30
 
 
 @contextlib.contextmanager
 def observer(stream: TextIO, clock: Clock, others: Sequence[Observer] = ()) -> Iterator[Observer]:
     """Watch until the block ends: always through structlog, and in `stream` too if that is a terminal."""
-    watchers: list[Observer] = [*others, JsonLines()]
+    watchers: list[Observer] = [*others, EventLog()]
     terminal = None
     if stream.isatty():
         with contextlib.suppress(Exception):
@@ -104,97 +85,6 @@ class Careful:
                 self._watchers.remove(watcher)
                 with contextlib.suppress(Exception):
                     log.warning("watching_ended", watcher=type(watcher).__name__, exc_info=True)
-
-
-class JsonLines:
-    """One structlog line for every event, and one a minute while an experiment trains."""
-
-    def __init__(self) -> None:
-        self._logged: tuple[int, float] | None = None
-
-    def recorded(self, record: Record, state: ResearchState) -> None:
-        fields = {name: _loggable(value) for name, value in _fields(record, state).items()}
-        if record.experiment is not None:
-            fields["experiment"] = record.experiment
-        log.info(record.data.event, seq=record.seq, **fields)
-
-    def training(self, experiment: int, elapsed: float, limit: float) -> None:
-        if self._logged and self._logged[0] == experiment and elapsed - self._logged[1] < _LOG_EVERY_SECONDS:
-            return
-        self._logged = (experiment, elapsed)
-        log.info("training", experiment=experiment, elapsed=round(elapsed, 1), limit=limit)
-
-    def alive(self) -> None:
-        """A log needs no line for it."""
-
-
-def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
-    """What is worth a log line; the rest is in the journal."""
-    match record.data:
-        case SessionStarted() as event:
-            return {"agent": event.agent, "budget_seconds": event.budget_seconds, "tag": state.tag}
-        case SessionStopped() as event:
-            return {"reason": event.reason}
-        case ProposalRefused() as event:
-            return {"agent": event.agent, "description": event.description, "cause": event.cause}
-        case Proposed() as event:
-            return {"agent": event.agent, "description": event.description, "parent": event.parent}
-        case TrainingStarted() as event:
-            return {"attempt": event.attempt, "container": event.container}
-        case TrainingFinished(outcome=outcome):
-            return {"seconds": outcome.seconds, "exit_code": outcome.exit_code, "cause": outcome.cause}
-        case ScoringFinished(score=score, refusal=refusal):
-            if score:
-                return {"val_bpb": score.val_bpb, "seconds": score.seconds}
-            return {"cause": refusal.cause, "detail": refusal.detail} if refusal else {}
-        case ClaimMismatch() as event:
-            return {"claim": event.claim, "score": event.score, "bound": event.bound}
-        case Quarantined() as event:
-            return {"val_bpb": event.score.val_bpb, "reason": event.reason}
-        case Decided(decision=decision) as event:
-            return {"verdict": decision.verdict, "cause": decision.cause, "frontier_bpb": event.frontier_bpb}
-        case Committed() as event:
-            return {"commit": event.commit}
-        case Voided() as event:
-            return {"attempt": event.attempt, "cause": event.cause, "reason": event.reason}
-        case SlotDisturbed() as event:
-            return {"reason": event.disturbance.detail, "until": event.until}
-        case SlotCalm() as event:
-            return {"seconds": event.seconds}
-        case event:
-            return _fields_of_agent(event)
-
-
-def _fields_of_agent(event: AnyEvent) -> dict[str, Any]:
-    match event:
-        case ApiRequested():
-            return {"call": event.call, "for_experiment": event.for_experiment, "model": event.model}
-        case ApiAnswered():
-            return {"call": event.call, "stop_reason": event.stop_reason, "cost_usd": event.cost_usd}
-        case ApiFailed():
-            return {"call": event.call, "status": event.status, "error": event.error}
-        case Rehearsed():
-            return {"for_experiment": event.for_experiment, "result": event.result}
-        case Prepared():
-            return {"for_experiment": event.for_experiment, "description": event.description}
-        case PreparationDropped() | AgentFailed():
-            return {"for_experiment": event.for_experiment, "reason": event.reason}
-        case AgentAbsent():
-            return {"agent": event.agent, "reason": event.reason, "until": event.until}
-        case AgentReturned():
-            return {"agent": event.agent, "seconds": event.seconds}
-        case Paused():
-            return {"why": event.why, "reason": event.reason, "by": event.by, "until": event.until}
-        case Resumed():
-            return {"why": event.why, "by": event.by, "seconds": event.seconds}
-        case _:
-            return {}
-
-
-def _loggable(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean_line(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Terminal:

@@ -98,10 +98,10 @@ class ContainerTrainer:
     def _clear(self, attempt: Attempt) -> None:
         """Remove what earlier attempts left, and what an earlier start of this one left half made."""
         ours = self._place(attempt).experiment_prefix
-        containers, volumes = self._sandbox.leftovers()
+        running, kept = self._sandbox.leftovers()
         self._sandbox.remove(
-            containers=[name for name in containers if name.startswith(ours)],
-            volumes=[name for name in volumes if name.startswith(ours)],
+            containers=[name for name in running if name.startswith(ours)],
+            volumes=[name for name in kept if name.startswith(ours)],
         )
         reach("discarded")
 

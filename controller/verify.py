@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller import costs, journal, ledger
+from controller import costs, home_lock, journal, ledger
 from controller.core.decision import decide
 from controller.core.events import (
     AnyEvent,
@@ -99,7 +99,7 @@ def _problems(home: Path, pinned: str | None) -> list[str]:
     except (VerificationFailed, ImpossibleHistory) as error:
         # What stands after a broken link is anybody's word; comparing more with it would only confuse.
         return [str(error)]
-    at_work = journal.home_in_use(home)
+    at_work = home_lock.home_in_use(home)
     return [
         *told.problems,
         *_check_runs(home, told.state, at_work),

@@ -51,7 +51,8 @@ from controller.core.model import Cause, Disturbance, DisturbanceKind, Score
 from controller.core.notice import Context, follow
 from controller.core.runlog import summary
 from controller.core.state import ResearchState, apply, fold
-from controller.progress import JsonLines, Terminal
+from controller.event_log import EventLog
+from controller.progress import Terminal
 from controller.repository import GitRepository
 from controller.runs import describe
 from controller.views_json import Exhibit
@@ -283,7 +284,7 @@ def log_lines(text: str) -> Iterator[str]:
     stream = io.StringIO()
     logs.configure(stream)
     try:
-        _watch(JsonLines(), text)
+        _watch(EventLog(), text)
         structlog.get_logger().warning("agent_failed", error=text)
     finally:
         structlog.reset_defaults()

@@ -21,7 +21,8 @@ from controller.core.model import (
     UserError,
     Verdict,
 )
-from controller.journal import HomeLock, Journal, read_records
+from controller.home_lock import HomeLock
+from controller.journal import Journal, read_records
 from controller.patience import PatienceConfig
 from controller.pause import HomeSurroundings
 from controller.ports import Context

@@ -19,17 +19,8 @@ from hypothesis import strategies as st
 
 from controller.core.events import JournalRepaired, SessionStopped, TrainingFinished
 from controller.core.model import Claim, InfrastructureError, RunOutcome, UserError, VerificationFailed
-from controller.journal import (
-    GENESIS,
-    NAME,
-    HomeLock,
-    Journal,
-    blob_path,
-    home_in_use,
-    read_blob,
-    read_records,
-    sha256,
-)
+from controller.home_lock import HomeLock, home_in_use
+from controller.journal import GENESIS, NAME, Journal, blob_path, read_blob, read_records, sha256
 from tests.story import TickingClock
 
 
@@ -230,7 +221,7 @@ def test_a_name_that_is_no_blob_is_refused(journal: Journal, name: str) -> None:
         journal.get_blob(name)
 
 
-HOLD = "import sys; from pathlib import Path; from controller.journal import HomeLock\n"
+HOLD = "import sys; from pathlib import Path; from controller.home_lock import HomeLock\n"
 HOLD += "with HomeLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 

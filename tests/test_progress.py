@@ -18,8 +18,9 @@ from structlog.testing import capture_logs
 from controller.clock import SystemClock
 from controller.core.events import AgentAbsent, ApiFailed, ApiRequested, Paused, Record, Resumed
 from controller.core.state import ResearchState, apply
+from controller.event_log import EventLog
 from controller.ports import Observer
-from controller.progress import Careful, JsonLines, observer
+from controller.progress import Careful, observer
 from tests.efforts import Story, small
 
 
@@ -187,7 +188,7 @@ def test_a_log_line_tells_what_an_agent_does_in_safe_words() -> None:
     story.tell(ApiFailed(call=0, status=529, error="over\x1b[31mloaded", seconds=1.0, cost_usd=0.0))
     story.tell(AgentAbsent(agent="claude", reason="The API is overloaded.", until=None))
     with capture_logs() as lines:
-        watch(story, JsonLines())
+        watch(story, EventLog())
     assert [line["event"] for line in lines[-3:]] == ["api_requested", "api_failed", "agent_absent"]
     assert lines[-2]["status"] == 529 and "\x1b" not in lines[-2]["error"]
     assert lines[-1]["reason"] == "The API is overloaded."

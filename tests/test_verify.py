@@ -24,7 +24,8 @@ from controller.core.events import (
     SessionStarted,
 )
 from controller.core.model import Decision, Usage, Verdict
-from controller.journal import HomeLock, sha256
+from controller.home_lock import HomeLock
+from controller.journal import sha256
 from controller.verify import verify
 from tests.hostile import unseen
 from tests.story import BASELINE, PROVENANCE, Story, tell

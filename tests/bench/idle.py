@@ -31,7 +31,8 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from controller.journal import HomeLock, read_records
+from controller.home_lock import HomeLock
+from controller.journal import read_records
 from tests.messages_server import MessagesServer
 from tests.show.live import prepare
 from tests.show.script import TRAIN, Script, thinking_time

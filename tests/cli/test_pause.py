@@ -7,7 +7,8 @@ from pathlib import Path
 from controller.clock import SystemClock
 from controller.core.events import EffortStarted, Paused
 from controller.heartbeat import Heartbeat
-from controller.journal import HomeLock, Journal
+from controller.home_lock import HomeLock
+from controller.journal import Journal
 from controller.pause import read
 from tests.cli.conftest import Glovebox
 from tests.fakes import HandClock
