@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable
 from typing import get_args
 
+from controller.core import orders
 from controller.core.domains import Domain
 from controller.core.events import AnyEvent
 from controller.core.model import UserError
@@ -26,13 +27,33 @@ EVENTS: tuple[str, ...] = tuple(event.model_fields["event"].default for event in
 """What a line of the journal can be."""
 
 _AROUND_LINES = tuple(f"{side}-{event}" for event in EVENTS for side in ("before", "after"))
-_AROUND_CONTAINERS = tuple(
-    f"container-{done}-{domain}" for domain in Domain for done in ("due", "created", "started")
+
+OF_THE_SANDBOX: tuple[str, ...] = (
+    *(f"container-{done}-{domain}" for domain in Domain for done in ("due", "created", "started")),
+    "container-kill-due",
+    "container-killed",
+    "container-removed",
+    "volume-created",
+    "volume-removed",
 )
+"""Whoever has the engine's socket comes there: the runner, or a controller that works without one."""
+
+OF_THE_RUNNER: tuple[str, ...] = (
+    *(f"order-{how}-{verb}" for verb in orders.VERBS for how in ("received", "carried-out")),
+    "train-sealed",
+    "copies-forgotten",
+    "runner-serving",
+)
+"""`carried-out`: and the answer is not on its way yet."""
+
+OF_A_CALLER: tuple[str, ...] = ("start-ordered", "start-answered")
+"""A controller that works through a runner."""
 
 NAMES: tuple[str, ...] = (
     *_AROUND_LINES,
-    *_AROUND_CONTAINERS,
+    *OF_THE_SANDBOX,
+    *OF_THE_RUNNER,
+    *OF_A_CALLER,
     # files
     "file-written",  # and not yet in its place
     "blob-stored",
@@ -49,10 +70,7 @@ NAMES: tuple[str, ...] = (
     "commit-made",
     "branch-moved",
     "index-read",
-    # engine
-    "volume-created",
-    "container-removed",
-    "volume-removed",
+    # containers
     "training-ended",
     "output-drained",
     "discarded",

@@ -7,6 +7,7 @@ import threading
 from controller import data, machine
 from controller.core.model import UserError
 from controller.core.templates import Files, Templates
+from controller.files import remove_partial
 from controller.harness_files import HarnessFiles
 from controller.runner.server import Runner
 from controller.runner.workshop import Workshop
@@ -25,6 +26,7 @@ def serve(config: Settings, stop: threading.Event) -> None:
     device = machine.resolve_device(ours)
     home = config.home.resolve()
     folder = home / machine.RUNNER_FOLDER
+    remove_partial([folder / "harness"])
     harness = HarnessFiles.materialise(PROJECT / "harness", folder)
     templates = Templates(
         containers=device.sandbox,

@@ -241,8 +241,10 @@ class DockerSandbox:
             self._streams[name] = Stream(name, "attach", stream=1)
 
     def _kill(self, name: str) -> bool:
+        reach("container-kill-due")
         with asked_to(f"kill the container {name}", forgive=_ENDED):
             self._client.kill(name, "SIGKILL")
+            reach("container-killed")
             return True
         return False
 

@@ -9,7 +9,7 @@ if that is not the one the caller expects.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -136,6 +136,11 @@ Request = Annotated[
     Start | CreateVolume | Follow | Wait | Ask | Output | Remove | Leftovers | Describe,
     Field(discriminator="verb"),
 ]
+
+VERBS: tuple[str, ...] = tuple(
+    verb for kind in get_args(get_args(Request)[0]) for verb in get_args(kind.model_fields["verb"].annotation)
+)
+"""All that can be asked for."""
 
 REQUEST_BYTES = 16 * 1024
 """More than any of the above can take."""

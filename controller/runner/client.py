@@ -1,7 +1,8 @@
 """`ports.Sandbox` by way of a runner. This process then needs no access to the engine.
 
 A runner that goes away is waited for: it is restarted by whoever keeps it and finds its containers again.
-What can be asked twice is asked again. A start cannot; one that was under way is an infrastructure failure.
+What can be asked twice is asked again. A start cannot; if its container runs all the same, that is the start,
+and else it is an infrastructure failure.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from controller.core.orders import (
 )
 from controller.core.untrusted import clean_line
 from controller.core.volumes import VolumeSpec
+from controller.failpoints import reach
 from controller.ports import Clock, Exit
 from controller.runner import wire
 
@@ -84,7 +86,25 @@ class RunnerSandbox:
             except OSError as error:
                 raise InfrastructureError(f"{spec.train} cannot be read: {error.strerror}.") from error
         request = Start(order=order, digest=spec.digest(), text_bytes=len(text))
-        return float(self._ask(request, text, again=False))
+        began = self._start(spec.name, request, text)
+        reach("start-answered")
+        return began
+
+    def _start(self, name: str, request: Start, text: bytes) -> float:
+        """A start cannot be asked for again; whether it came to anything, the next runner knows."""
+
+        def once() -> Any:
+            with self._say(request, text) as connection:
+                reach("start-ordered")
+                return _value(wire.receive_json(connection, _ANSWER_SECONDS))
+
+        try:
+            return float(self._patiently(once, again=False))
+        except wire.Broken as error:
+            since = self.running_since(name)
+            if since is None:
+                raise InfrastructureError(f"The runner went away in the middle: {error}.") from error
+            return since
 
     def follow(
         self, name: str, sink: Callable[[bytes], None], since: float | None = None
@@ -163,28 +183,26 @@ class RunnerSandbox:
     def _ask(
         self,
         request: BaseModel,
-        text: bytes = b"",
         *,
-        again: bool = True,
         patience: float = _PATIENCE_SECONDS,
     ) -> Any:
         def once() -> Any:
-            with self._say(request, text) as connection:
+            with self._say(request) as connection:
                 return _value(wire.receive_json(connection, _ANSWER_SECONDS))
 
-        return self._patiently(once, again=again, patience=patience)
+        return self._patiently(once, patience=patience)
 
     def _patiently(
         self, once: Callable[[], Result], *, again: bool = True, patience: float = _PATIENCE_SECONDS
     ) -> Result:
-        """`again`: false if it must not be asked again once it was."""
+        """`again`: false if it must not be asked again once it was; then raises Broken, too."""
         enduring = _Patience(patience)
         while True:
             try:
                 return once()
             except wire.Broken as error:
                 if not again and not isinstance(error, _Away):
-                    raise InfrastructureError(f"The runner went away in the middle: {error}.") from error
+                    raise
                 enduring.endure(error)
             time.sleep(_RETRY_SECONDS)
 

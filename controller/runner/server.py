@@ -35,8 +35,10 @@ from controller.core.orders import (
     Wait,
 )
 from controller.core.untrusted import clean_line
+from controller.failpoints import reach
 from controller.ports import Sandbox
 from controller.runner import wire
+from controller.runner.under_way import UnderWay
 from controller.runner.workshop import Workshop
 
 log = structlog.stdlib.get_logger(__name__)
@@ -50,6 +52,8 @@ _CONNECTIONS = 64
 _ALIVE = 24
 """Containers, and volumes, that a home may have at once. An experiment has six of each."""
 _STOP_SECONDS = 0.5
+_SETTLED_SECONDS = 60.0
+"""For what was ordered before to be done or to fail."""
 
 
 class Runner:
@@ -60,6 +64,7 @@ class Runner:
         self._sandbox, self._workshop, self._device = sandbox, workshop, dict(device)
         self._prefix = workshop.place.prefix
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
+        self._under_way = UnderWay()
         self._verbs: Mapping[type, Callable[[Any, socket.socket, bytes], Any]] = {
             Start: self._start,
             CreateVolume: self._create_volume,
@@ -77,6 +82,7 @@ class Runner:
         with _listening(path) as listener:
             self._workshop.tidy(self._sandbox.leftovers()[0])
             log.info("serving", home=str(self._workshop.templates.home), device=self._device["name"])
+            reach("runner-serving")
             while not stop.is_set():
                 with suppress(TimeoutError):
                     self._admit(listener.accept()[0])
@@ -84,25 +90,31 @@ class Runner:
     def _admit(self, connection: socket.socket) -> None:
         connection.settimeout(_SEND_SECONDS)
         if self._room.acquire(blocking=False):
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            ticket = self._under_way.begin()  # here, so that they are in the order in which they came
+            threading.Thread(target=self._converse, args=(connection, ticket), daemon=True).start()
             return
         with connection, suppress(wire.Broken):
             wire.send_json(connection, {"refused": "the runner is busy with too many requests"})
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _converse(self, connection: socket.socket, ticket: object) -> None:
         try:
             with connection:
-                self._answer(connection)
+                self._answer(connection, ticket)
         except wire.Broken as error:
             log.info("hung_up", reason=str(error))
         finally:
+            self._under_way.end(ticket)
             self._room.release()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _answer(self, connection: socket.socket, ticket: object) -> None:
         """Take one request. Whatever is in it, and whatever becomes of it, the runner goes on."""
         try:
             request, text = self._hear(connection)
+            if not isinstance(request, Start | CreateVolume | Remove):
+                self._under_way.end(ticket)
+            reach(f"order-received-{request.verb}")
             value = self._verbs[type(request)](request, connection, text)
+            reach(f"order-carried-out-{request.verb}")
             answer = {"value": value}
         except ValueError as error:
             log.warning("refused", reason=clean_line(str(error)), peer=_peer(connection))
@@ -196,6 +208,7 @@ class Runner:
     def _ask(self, request: Ask, _: socket.socket, __: bytes) -> float | bool | None:
         match request.verb:
             case "running-since":
+                self._settle()
                 return self._sandbox.running_since(request.name)
             case "alive":
                 return self._sandbox.alive(request.name)
@@ -203,6 +216,11 @@ class Runner:
                 self._sandbox.kill(request.name)
                 log.info("killed", name=request.name)
         return None
+
+    def _settle(self) -> None:
+        """Whoever asks what there is may be the successor of a caller whose last order is still under way."""
+        if not self._under_way.settled(_SETTLED_SECONDS):
+            raise InfrastructureError("What was ordered before is still under way.")
 
     def _output(self, request: Output, connection: socket.socket, _: bytes) -> object:
         output = self._sandbox.output(request.name, request.limit)
@@ -216,6 +234,7 @@ class Runner:
         log.info("removed", names=[*request.containers, *request.volumes])
 
     def _leftovers(self, request: Leftovers, _: socket.socket, __: bytes) -> list[list[str]]:
+        self._settle()
         return [list(found) for found in self._sandbox.leftovers(request.keep)]
 
     def _describe(self, request: Describe, _: socket.socket, __: bytes) -> Mapping[str, Any] | None:

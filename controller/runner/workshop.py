@@ -19,6 +19,7 @@ from controller.core.orders import TRAINS, Item, Order
 from controller.core.place import Place
 from controller.core.templates import Templates
 from controller.core.volumes import VolumeSpec
+from controller.failpoints import reach
 from controller.files import make_folder, write_atomic
 
 _WORKERS = frozenset({Item.WORKER, Item.WORKER_2})
@@ -60,6 +61,7 @@ class Workshop:
             raise ValueError(DIFFERENT)
         if text:
             self._seal(order, text)
+            reach("train-sealed")
         elif order.item in _WORKERS and not self._sealed(order).is_file():
             raise InfrastructureError("The train.py of this attempt is not here any more.")
         return spec
@@ -70,6 +72,7 @@ class Workshop:
             experiment, attempt, item = name.removeprefix(self.place.prefix).split("-", 2)
             if item in TRAINS:
                 shutil.rmtree(self._folder / f"{experiment}-{attempt}", ignore_errors=True)
+                reach("copies-forgotten")
 
     def tidy(self, containers: Collection[str]) -> None:
         """Remove the copies that belong to no container there is."""

@@ -15,17 +15,15 @@ from pathlib import Path
 import pytest
 
 from controller import failpoints
-from controller.core.domains import Domain
 from controller.core.model import UserError
 from controller.verify import verify
 from tests.chaos import pretended
 from tests.chaos.witness import Story, picture, problems
 
-OF_THE_ENGINE = {
-    *(f"container-{done}-{domain}" for domain in Domain for done in ("due", "created", "started")),
-    "volume-created",
-    "container-removed",
-    "volume-removed",
+OF_CONTAINERS = {
+    *failpoints.OF_THE_SANDBOX,
+    *failpoints.OF_THE_RUNNER,
+    *failpoints.OF_A_CALLER,
     "training-ended",
     "output-drained",
     "discarded",
@@ -41,7 +39,7 @@ MENDING = ["before-journal_repaired", "after-journal_repaired"]
 IN_BETWEEN = [
     name
     for name in failpoints.NAMES
-    if name not in {*OF_THE_ENGINE, *AT_THE_BEGINNING, *AT_THE_END, *MENDING}
+    if name not in {*OF_CONTAINERS, *AT_THE_BEGINNING, *AT_THE_END, *MENDING}
 ]
 FAR_AWAY = 200
 """Experiments; a place that is not reached in so many is dead."""
