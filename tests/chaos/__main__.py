@@ -8,16 +8,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from controller.core.model import NotReady
 from controller.failpoints import NAMES
 from tests.chaos.effort import Effort, prepare
 from tests.chaos.engine import require
 from tests.chaos.faults import Record, of_engine, of_runner
-from tests.chaos.plan import Deck
+from tests.chaos.plan import Deck, Kill, RunnerDeck, chosen
+from tests.chaos.rare import KILLS as RARE
+from tests.chaos.rare import rare
+from tests.chaos.runner_kills import SETTINGS, torment_runner
 from tests.chaos.torment import Tally, torment
 
 PARALLEL = 3
@@ -28,15 +33,7 @@ AGENTS = ("replay", "claude", "replay")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("n", nargs="?", type=int, default=100, help="kills")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="places that hold a word")
-    parser.add_argument("--agent", choices=("replay", "claude"), help="the only agent at work")
-    parser.add_argument("--engine", action="store_true", help="instead, let an engine of our own fail")
-    parser.add_argument("--runner", action="store_true", help="instead, let the runner fail")
-    parser.add_argument("--list", action="store_true", help="print the places and do nothing")
-    arguments = parser.parse_args()
+    arguments = _arguments()
     if arguments.list:
         print(*NAMES, sep="\n")
         return 0
@@ -45,49 +42,135 @@ def main() -> int:
     except NotReady as error:
         print(f"chaos: {error}", file=sys.stderr)
         return error.exit_status
-    what = "faults" if arguments.engine or arguments.runner else f"{arguments.n} kills"
+    what = "faults of the engine" if arguments.engine else f"{arguments.n} kills"
     load = f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f}"
     print(f"{what}, seed {arguments.seed}; {load}", flush=True)
-    if arguments.engine or arguments.runner:
-        return _faults(of_engine if arguments.engine else of_runner, arguments.seed)
-    began, tally, stop = time.monotonic(), Tally(), threading.Event()
-    deck, dealing = Deck(arguments.seed, arguments.only), threading.Lock()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        prepare(Path(name) / "data")
+        violations = 0
+        if arguments.engine or (arguments.runner and not arguments.only):
+            ordeal = of_engine if arguments.engine else of_runner
+            violations += _faults(ordeal, Path(name), arguments.seed)
+        if not arguments.engine:
+            violations += _kills(_efforts(arguments), Path(name))
+    return int(violations > 0)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("n", nargs="?", type=int, default=100, help="kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="places that hold a word")
+    parser.add_argument("--agent", choices=("replay", "claude"), help="the only agent at work")
+    parser.add_argument("--list", action="store_true", help="print the places and do nothing")
+    parser.add_argument("--through-runner", action="store_true", help="the controller works through a runner")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--engine", action="store_true", help="instead, let an engine of our own fail")
+    instead.add_argument("--runner", action="store_true", help="instead, let the runner fail, and kill it")
+    return parser.parse_args()
+
+
+class Ordeal(Protocol):
+    """One effort under way: what is done to it in its folder with the data, counted in the tally."""
+
+    def __call__(self, folder: Path, data: Path, tally: Tally, stop: threading.Event) -> None: ...
+
+
+def _efforts(arguments: argparse.Namespace) -> list[tuple[str, Ordeal]]:
+    """By name, in the order in which they are begun; all kills are dealt."""
     agents = [arguments.agent] if arguments.agent else AGENTS
+    sizes = [min(KILLS, arguments.n - begun) for begun in range(0, arguments.n, KILLS)]
+    seed, only, through = arguments.seed, arguments.only, arguments.through_runner
+    deck = RunnerDeck(seed, only) if arguments.runner else Deck(seed, only, through_runner=through)
+    efforts: list[tuple[str, Ordeal]] = []
+    for number, size in enumerate(sizes):
+        agent = agents[number % len(agents)]
+        kills, name = deck.deal(agent, size), f"{number:>3} {agent}"
+        ordeal = of_the_runner if arguments.runner else of_the_controller
+        efforts.append((name, partial(ordeal, name, agent, kills, through)))
+    if not arguments.runner:
+        for kind, places in RARE.items():
+            if kills := [kill for kill in places if not only or kill.place in chosen(NAMES, only)]:
+                efforts.append((kind, partial(of_something_rare, kind, kills, through)))
+    return efforts
 
-    def one(folder: Path, number: int) -> None:
-        agent, left = agents[number % len(agents)], min(KILLS, arguments.n - number * KILLS)
-        with dealing:
-            kills = deck.deal(agent, left)
-        (folder / str(number)).mkdir()
-        with Effort.open(folder / str(number), folder / "data", agent) as effort:
-            torment(effort, kills, tally, f"{number:>3} {agent}", stop=stop)
 
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name, ThreadPoolExecutor(PARALLEL) as pool:
-        folder = Path(name)
-        prepare(folder / "data")
+def of_the_controller(
+    name: str,
+    agent: str,
+    kills: Sequence[Kill],
+    through: bool,
+    folder: Path,
+    data: Path,
+    tally: Tally,
+    stop: threading.Event,
+) -> None:
+    with Effort.open(folder, data, agent, through_runner=through) as effort:
+        torment(effort, kills, tally, name, stop=stop)
+
+
+def of_the_runner(
+    name: str,
+    agent: str,
+    kills: Sequence[Kill],
+    _: bool,
+    folder: Path,
+    data: Path,
+    tally: Tally,
+    stop: threading.Event,
+) -> None:
+    opened = Effort.open(folder, data, agent, sound=True, through_runner=True, environment=SETTINGS)
+    with opened as effort:
+        torment_runner(effort, kills, tally, name, stop=stop)
+
+
+def of_something_rare(
+    kind: str,
+    kills: Sequence[Kill],
+    through: bool,
+    folder: Path,
+    data: Path,
+    tally: Tally,
+    stop: threading.Event,
+) -> None:
+    with rare(kind, folder, data, through_runner=through) as effort:
+        torment(effort, kills, tally, kind, stop=stop)
+
+
+def _kills(efforts: Sequence[tuple[str, Ordeal]], folder: Path) -> int:
+    """Number of violations."""
+    began, tally, stop = time.monotonic(), Tally(), threading.Event()
+
+    def one(name: str, ordeal: Ordeal) -> None:
+        place = folder / name.strip().replace(" ", "-")
+        place.mkdir()
+        ordeal(folder=place, data=folder / "data", tally=tally, stop=stop)
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
         try:
-            for _ in pool.map(lambda number: one(folder, number), range(-(-arguments.n // KILLS))):
+            for _ in pool.map(lambda effort: one(*effort), efforts):
                 pass
         except KeyboardInterrupt:
             stop.set()  # each effort comes to its end
     print(*tally.table(), sep="\n")
-    print(f"{tally.summary()} ({time.monotonic() - began:.0f} s)")
-    return int(bool(tally.violations))
+    print(f"{tally.summary()} ({time.monotonic() - began:.0f} s)", flush=True)
+    return len(tally.violations)
 
 
-def _faults(ordeal: Callable[[Path, Path, int], Record], seed: int) -> int:
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        (folder := Path(name) / "effort").mkdir()
-        prepare(Path(name) / "data")
-        record = ordeal(folder, Path(name) / "data", seed)
+def _faults(ordeal: Callable[[Path, Path, int], Record], place: Path, seed: int) -> int:
+    """Number of violations."""
+    began, folder = time.monotonic(), place / "faults"
+    folder.mkdir()
+    record = ordeal(folder, place / "data", seed)
     print("\nattempts void, for these reasons:", *sorted(set(record.void)), sep="\n    ")
     print(*(f"VIOLATION: {one}" for one in record.violations), sep="\n")
     print(
-        f"{len(record.faults)} faults; {record.experiments} experiments, {len(record.void)} attempts void; "
-        f"{len(record.violations)} violations ({time.monotonic() - began:.0f} s)"
+        f"{len(record.faults)} faults, {record.restarts} restarts; {record.experiments} experiments, "
+        f"{record.adopted} runs adopted, {len(record.void)} attempts void; "
+        f"{len(record.violations)} violations ({time.monotonic() - began:.0f} s)",
+        flush=True,
     )
-    return int(bool(record.violations))
+    return len(record.violations)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from controller.files import PARTIAL
 from controller.verify import verify
 from tests.chaos.engine import Watchman
 from tests.chaos.texts import BUDGET_SECONDS, Researcher, Texts
+from tests.chaos.victims import Runner
 from tests.chaos.witness import Story, picture, problems
 from tests.cli.corpus import write_corpus
 from tests.messages_server import MessagesServer
@@ -30,6 +31,7 @@ FILES = 400
 """Proposals of the `replay` agent; no effort lasts so long."""
 ENDS_SECONDS = 600.0
 FAR_AWAY = 100_000
+_NOWHERE = "unix:///nowhere/engine.sock"
 
 #: Short rows and a small vocabulary: scoring takes little longer than importing torch.
 SCALE = dataset.Scale(
@@ -82,6 +84,8 @@ class Effort:
     environment: Mapping[str, str]
     budget_seconds: float
     patience_seconds: float
+    runner: Runner | None = None
+    """By way of which the controller works; it has no engine then. It is not alive yet."""
     lives: int = 0
     _journal: bytes = b""
     output: list[str] = field(default_factory=list)
@@ -95,14 +99,18 @@ class Effort:
         agent: str,
         *,
         sound: bool = False,
+        through_runner: bool = False,
+        answer_seconds: float = 0.2,
+        training_seconds: float | None = None,
         budget_seconds: float = BUDGET_SECONDS,
-        patience_seconds: float = 60.0,
+        patience_seconds: float = 120.0,
         environment: Mapping[str, str] | None = None,
     ) -> Iterator[Effort]:
         """`agent` is `replay` or `claude`. Removes what is left in the engine at the end.
 
-        `sound`: nothing that `claude` proposes crashes. `patience_seconds`: a controller that has not come to
-        its place by then is killed where it is.
+        `sound`: nothing that `claude` proposes crashes. It answers after `answer_seconds`. With
+        `training_seconds` all that `replay` proposes trains for so long. `patience_seconds`: a controller
+        that has not come to its place by then is killed where it is.
         """
         home, texts = folder / "home", Texts(data)
         for source in (path for path in data.rglob("*") if path.is_file()):
@@ -113,15 +121,25 @@ class Effort:
         environment = {"GLOVEBOX_TRAIN": str(folder / "baseline.py"), **(environment or {})}
         with ExitStack() as stack:
             if agent == "replay":
-                texts.write(folder / "ideas", FILES)
+                texts.write(folder / "ideas", FILES, training_seconds)
             else:
-                server = stack.enter_context(MessagesServer(Researcher(sound)))
+                server = stack.enter_context(MessagesServer(Researcher(sound, answer_seconds)))
                 environment |= {"ANTHROPIC_API_KEY": KEY, "GLOVEBOX_CLAUDE__BASE_URL": server.url}
             watchman = stack.enter_context(Watchman(home, budget_seconds, environment.get("DOCKER_HOST")))
+            effort = cls(home, agent, watchman, environment, budget_seconds, patience_seconds)
+            if through_runner:
+                effort._work_through(stack)
             try:
-                yield cls(home, agent, watchman, environment, budget_seconds, patience_seconds)
+                yield effort
             finally:
                 watchman.remove_leftovers()
+
+    def _work_through(self, stack: ExitStack) -> None:
+        told = {"GLOVEBOX_BUDGET__WALL_SECONDS": f"{self.budget_seconds:g}", "GLOVEBOX_DEVICE": "cpu"}
+        self.environment = {**self.environment, **told}
+        self.runner = stack.enter_context(Runner.open(self.home, self.variables()))
+        without = {"GLOVEBOX_RUNNER": str(self.runner.socket), "DOCKER_HOST": _NOWHERE}
+        self.environment = {**self.environment, **without}
 
     # --- lives of the controller ----------------------------------------------------------------
 
@@ -152,7 +170,7 @@ class Effort:
 
         With `more`, it would also end after so many experiments. Raises Failed if it ends by itself.
         """
-        told = len(Story.of(self.home).told) if more is not None else 0
+        told = len(self.story().told) if more is not None else 0
         process = self.start(place, FAR_AWAY if more is None else told + more)
         try:
             status = process.wait(self.patience_seconds if after is None else after)
@@ -166,7 +184,7 @@ class Effort:
 
     def finish(self, more: int = 0) -> None:
         """Go on to the end of the open experiment, and so many further ones. Raises Failed."""
-        limit = len(Story.of(self.home).told) + more
+        limit = len(self.story().told) + more
         with self.start(experiments=limit) as process:
             try:
                 status = process.wait(ENDS_SECONDS)
@@ -175,6 +193,13 @@ class Effort:
                 raise Failed(f"the controller does not end: {self.last_words()}") from None
         if status != 0:
             raise Failed(f"the controller ended with status {status}: {self.last_words()}")
+
+    def order(self, verb: str) -> None:
+        """What a person types beside the controller. Raises Failed."""
+        command = [sys.executable, "-m", "controller", verb, "--home", str(self.home)]
+        said = subprocess.run(command, env=self.variables(), capture_output=True, text=True, check=False)
+        if said.returncode != 0:
+            raise Failed(f"`glovebox {verb}` ended with status {said.returncode}: {said.stderr}")
 
     def tear(self) -> None:
         """What a process leaves that dies in the middle of a line."""
@@ -190,10 +215,7 @@ class Effort:
         """Every contradiction while no controller is alive."""
         if not (self.home / "audit.jsonl").exists():
             return []
-        journal = (self.home / "audit.jsonl").read_bytes()
-        whole = journal[: journal.rfind(b"\n") + 1]
-        found = [] if journal.startswith(self._journal) else ["lines of the journal changed or vanished"]
-        self._journal = whole
+        found = self.wrong_alive()
         story = Story.of(self.home)
         last = max((told.number for told in story.told if told.closed), default=None)
         for problem in verify(self.home):
@@ -201,7 +223,16 @@ class Effort:
             mine = mended is not None and mended[1] in (None, f"{last:06d}" if last is not None else None)
             if not mine and not (story.torn and "is torn after" in problem):
                 found.append(f"verify: {problem}")
-        return [*found, *problems(self.home, at_rest=False), *self.watchman.overdue()]
+        return [*found, *problems(self.home, at_rest=False)]
+
+    def wrong_alive(self) -> list[str]:
+        """What can be said while a controller is at work."""
+        if not (self.home / "audit.jsonl").exists():
+            return []
+        journal = (self.home / "audit.jsonl").read_bytes()
+        found = [] if journal.startswith(self._journal) else ["lines of the journal changed or vanished"]
+        self._journal = journal[: journal.rfind(b"\n") + 1]
+        return [*found, *self.watchman.overdue()]
 
     def wrong_at_rest(self, *, sound_machine: bool = True) -> list[str]:
         """The same after a controller has come to the end that it was told.
@@ -212,10 +243,15 @@ class Effort:
         found = [f"verify: {problem}" for problem in verify(self.home)]
         found += problems(self.home, at_rest=True)
         if sound_machine:
-            found += [*self.watchman.overdue(), *self.watchman.phantoms(Story.of(self.home).trained)]
+            found += [*self.watchman.overdue(), *self.watchman.doubled()]
+            found += self.watchman.phantoms(Story.of(self.home).trained)
         found += [f"{name} was left in the engine" for name in self.watchman.leftovers()]
         partial = [path for path in self.home.rglob(f".*{PARTIAL}") if ".git" not in path.parts]
         return found + [f"{path} was left half written" for path in partial]
+
+    def story(self) -> Story:
+        """An empty one before the effort has begun."""
+        return Story.of(self.home) if (self.home / "audit.jsonl").exists() else Story()
 
     def picture(self) -> dict[str, str]:
         return picture(self.home)

@@ -154,9 +154,13 @@ class Watchman:
 
     def phantoms(self, trained: set[tuple[int, int]]) -> Iterator[str]:
         """Trainers that ran for nothing. `trained` are the (experiment, attempt) that the journal ends."""
-        starts = Counter(life.run for life in self.lives() if life.domain == Domain.TRAINER and life.started)
-        for run in starts.keys() - trained:
+        for run in self._starts().keys() - trained:
             yield f"experiment {run[0]}, attempt {run[1]} ran, and the journal has no end of it"
-        for run, times in starts.items():
+
+    def doubled(self) -> Iterator[str]:
+        for run, times in self._starts().items():
             if times > 1:
                 yield f"experiment {run[0]}, attempt {run[1]} was trained {times} times"
+
+    def _starts(self) -> Counter[tuple[int, int]]:
+        return Counter(life.run for life in self.lives() if life.domain == Domain.TRAINER and life.started)

@@ -6,7 +6,6 @@ import itertools
 import random
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,9 +13,8 @@ from pathlib import Path
 
 from tests.chaos.effort import Effort, Failed
 from tests.chaos.engine import GRACE_SECONDS
-from tests.chaos.texts import BUDGET_SECONDS
-from tests.chaos.victims import Census, Engine, Runner, Victim
-from tests.chaos.witness import Story
+from tests.chaos.texts import CRASH
+from tests.chaos.victims import Census, Engine, Victim
 
 PHASES = ("proposing", "training", "scoring", "confirmation", "between")
 WAYS = {
@@ -25,7 +23,6 @@ WAYS = {
     "killed": (signal.SIGKILL, 3.0),
     "hung": (signal.SIGSTOP, 50.0),  # longer than any request of ours waits
 }
-_NOWHERE = "unix:///nowhere/engine.sock"
 _PHASE_SECONDS = 120.0
 _ON_SECONDS = 240.0
 _POLL_SECONDS = 0.05
@@ -46,35 +43,38 @@ class Record:
     violations: list[str] = field(default_factory=list)
     void: list[str] = field(default_factory=list)
     """Reasons that the journal gives."""
+    adopted: int = 0
+    """Trainings that were under way when something failed and came to their end in the journal."""
+    under_way: set[tuple[int, int]] = field(default_factory=set)
+    """(experiment, attempt) of every training that was."""
     experiments: int = 0
+    restarts: int = 0
 
 
 def of_engine(folder: Path, data: Path, seed: int) -> Record:
     """An engine of our own fails."""
     with Engine.open(folder / "engine") as engine, Census(engine.containers) as census:
         environment = {**_SETTINGS, "DOCKER_HOST": engine.host}
-        with Effort.open(folder, data, "claude", sound=True, environment=environment) as effort:
+        with Effort.open(
+            folder, data, "claude", sound=True, answer_seconds=4.0, environment=environment
+        ) as effort:
             record = ordeal(effort, engine, seed)
+        record.restarts = engine.lives - 1
         record.violations += census.overdue(GRACE_SECONDS)
     return record
 
 
 def of_runner(folder: Path, data: Path, seed: int) -> Record:
     """The runner fails; the controller has no engine but by way of it."""
-    with tempfile.TemporaryDirectory(prefix="runner-") as short:  # a socket's address has a limit
-        socket = Path(short) / "s"
-        both = {**_SETTINGS, "GLOVEBOX_BUDGET__WALL_SECONDS": f"{BUDGET_SECONDS:g}", "GLOVEBOX_DEVICE": "cpu"}
-        with Effort.open(folder, data, "claude", sound=True, environment=both) as effort:
-            runner = Runner(effort.home, socket, effort.variables())
-            without = {"GLOVEBOX_RUNNER": str(socket), "DOCKER_HOST": _NOWHERE}
-            effort.environment = {**effort.environment, **without}
-            try:
-                runner.revive()
-                record = ordeal(effort, runner, seed)
-                record.violations += effort.watchman.overdue()  # the engine itself was sound
-                return record
-            finally:
-                runner.close()
+    with Effort.open(
+        folder, data, "claude", sound=True, through_runner=True, answer_seconds=4.0, environment=_SETTINGS
+    ) as effort:
+        assert effort.runner is not None
+        effort.runner.revive()
+        record = ordeal(effort, effort.runner, seed)
+        record.restarts = effort.runner.lives - 1
+        record.violations += [*effort.watchman.overdue(), *effort.watchman.doubled()]  # the engine was sound
+    return record
 
 
 def ordeal(effort: Effort, victim: Victim, seed: int, ways: tuple[str, ...] = tuple(WAYS)) -> Record:
@@ -93,9 +93,10 @@ def ordeal(effort: Effort, victim: Victim, seed: int, ways: tuple[str, ...] = tu
         record.violations += effort.wrong_at_rest(sound_machine=False)
     except Failed as failed:
         record.violations.append(str(failed))
-    record.violations += _blamed(effort)
-    record.void = _reasons(effort)
-    record.experiments = len(Story.of(effort.home).told)
+    record.violations += blamed(effort)
+    story = effort.story()
+    record.void, record.experiments = story.reasons, len(story.told)
+    record.adopted = len(record.under_way & story.trained)
     return record
 
 
@@ -112,15 +113,17 @@ def _fault(
     reached = _until(lambda: _phase(effort) == phase, process, effort, _PHASE_SECONDS)
     if phase not in ("between", "proposing"):
         time.sleep(delay)
-    story = Story.of(effort.home)
+    story = effort.story()
     void = story.voided
     due = len(story.told) + (phase in ("between", "proposing"))
+    if story.told and story.told[-1].running:
+        record.under_way.add((story.told[-1].number, story.told[-1].attempts))
     victim.signal(number)
     time.sleep(away)
     victim.revive()
     began = time.monotonic()
     went_on = _until(lambda: _closed(effort) >= due, process, effort, _ON_SECONDS)
-    seconds, voided = time.monotonic() - began, Story.of(effort.home).voided - void
+    seconds, voided = time.monotonic() - began, effort.story().voided - void
     line = f"{victim.name} {way:8} while {phase if reached else story.phase:13} "
     line += f"{voided} void, next verdict {seconds:5.1f} s after it was back"
     record.faults.append(line)
@@ -144,8 +147,7 @@ def _until(
 
 def _phase(effort: Effort) -> str:
     """Where the effort stands, by what the journal and the engine say."""
-    journal = effort.home / "audit.jsonl"
-    story = Story.of(effort.home) if journal.exists() else Story()
+    story = effort.story()
     if not story.told:
         return ""
     match story.told[-1].at:
@@ -161,15 +163,13 @@ def _phase(effort: Effort) -> str:
 
 
 def _closed(effort: Effort) -> int:
-    return sum(told.closed for told in Story.of(effort.home).told)
+    return sum(told.closed for told in effort.story().told)
 
 
-def _blamed(effort: Effort) -> Iterator[str]:
-    """Every proposal here is sound: what is not kept is discarded, and nothing else."""
-    for told in Story.of(effort.home).told:
-        if told.verdict not in (None, "keep", "discard"):
+def blamed(effort: Effort) -> Iterator[str]:
+    """Every proposal that is not made to crash is sound: it is kept or discarded, and nothing else."""
+    for told in effort.story().told:
+        ran = effort.home / "runs" / f"{told.number:06d}" / "train.py"
+        due = ("crash",) if ran.exists() and CRASH in ran.read_text() else (None, "keep", "discard")
+        if told.verdict not in (None, *due):
             yield f"experiment {told.number} was blamed: {told.verdict}, {told.cause}"
-
-
-def _reasons(effort: Effort) -> list[str]:
-    return Story.of(effort.home).reasons

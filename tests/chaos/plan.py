@@ -8,24 +8,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from controller.core.domains import Domain
-from controller.failpoints import NAMES
+from controller.failpoints import NAMES, OF_A_CALLER, OF_THE_RUNNER, OF_THE_SANDBOX
 
 _AGENT = ("api_", "prepared", "preparation_dropped", "rehears", "agent_")
-_WAITS = ("slot_disturbed", "slot_calm", "paused", "resumed")
 _ELSEWHERE = {
-    *(
-        f"container-{done}-{domain}"
-        for done in ("due", "created", "started")
-        for domain in (Domain.PREPARE, Domain.TELEMETRY)
-    ),
-    *(f"{side}-{event}" for side in ("before", "after") for event in _WAITS),
+    f"container-{done}-{domain}"
+    for done in ("due", "created", "started")
+    for domain in (Domain.PREPARE, Domain.TELEMETRY)
 }
-"""Another command, a GPU, a person's pause, and noise, which is not looked for beside other tests. And a
-snapshot is due every two hundred experiments only: test_failpoints.py has those."""
+"""Only another command comes there, or a GPU."""
+NOISY = ("before-slot_disturbed", "after-slot_disturbed", "before-slot_calm", "after-slot_calm")
+"""Where an effort comes to on a machine that somebody else uses too; `rare.py` makes one."""
+LONG = ("snapshot-due", "snapshot-written")
+"""Where an effort comes to once in two hundred experiments; the same."""
 _FREQUENT = {
     "file-written": 12,
     "blob-stored": 4,
     "container-removed": 6,
+    "container-kill-due": 2,
+    "container-killed": 2,
+    "start-ordered": 6,
+    "start-answered": 6,
     "volume-removed": 4,
     "container-started-worker": 2,
     "container-due-worker": 2,
@@ -57,12 +60,13 @@ class Kill:
 class Deck:
     """Deals the kills of one effort after another, so that every place has its turn."""
 
-    def __init__(self, seed: int, words: Sequence[str] = ()) -> None:
-        """With `words`, only places whose name holds one of them."""
+    def __init__(self, seed: int, words: Sequence[str] = (), *, through_runner: bool = False) -> None:
+        """With `words`, only places whose name holds one of them. `through_runner`: of such a controller."""
         self._random = random.Random(seed)
         self._only = bool(words)
-        chosen = [name for name in NAMES if not words or any(word in name for word in words)]
-        reachable = [name for name in chosen if not name.startswith("snapshot-") and name not in _ELSEWHERE]
+        others = {*OF_THE_RUNNER, *(OF_THE_SANDBOX if through_runner else OF_A_CALLER)}
+        others |= {*_ELSEWHERE, *NOISY, *LONG}
+        reachable = [name for name in chosen(NAMES, words) if name not in others]
         self._places = {
             "replay": self._cycle([name for name in reachable if not _of_claude(name)]),
             "claude": self._cycle([name for name in reachable if _of_claude(name)]),
@@ -101,13 +105,52 @@ BEGINNING = ("base-made", "before-effort_started", "after-effort_started")
 """Places that only a new home comes to."""
 
 PRELUDES = {
-    "before-voided": "container-started-judge",
-    "after-voided": "container-started-judge",
+    "before-voided": "first-worker-done",
+    "after-voided": "first-worker-done",
+    "before-resumed": "after-paused",
+    "after-resumed": "after-paused",
+    "before-slot_calm": "after-slot_disturbed",
+    "after-slot_calm": "after-slot_disturbed",
 }
 """Where the controller is killed first, so that the next one comes to the place."""
 
 WATCHED = {"training": Domain.TRAINER, "late": Domain.TRAINER, "scoring": Domain.JUDGE}
 """Whose start a kill waits for."""
+
+
+def chosen(names: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Those that hold one of the words; without words all."""
+    return [name for name in names if not words or any(word in name for word in words)]
+
+
+class RunnerDeck:
+    """Deals the kills of the runner: at every place it comes to, and at moments."""
+
+    def __init__(self, seed: int, words: Sequence[str] = ()) -> None:
+        """With `words`, only places whose name holds one of them."""
+        self._random = random.Random(seed)
+        self._only = bool(words)
+        names = [*OF_THE_RUNNER, *OF_THE_SANDBOX, "file-written"]
+        reachable = [name for name in chosen(names, words) if name not in _ELSEWHERE]
+        self._random.shuffle(reachable)
+        self._rehearsals = [name for name in reachable if _of_claude(name)]
+        self._others = itertools.cycle([name for name in reachable if not _of_claude(name)])
+
+    def deal(self, agent: str, count: int) -> list[Kill]:
+        """The kills of one effort."""
+        return [self._kill(agent) for _ in range(count)]
+
+    def _kill(self, agent: str) -> Kill:
+        if not self._only and self._random.random() < _AT_MOMENTS:
+            return Kill("moment", seconds=self._random.uniform(0.0, 6.0))
+        if agent == "claude" and self._rehearsals:
+            return Kill("place", self._rehearsals.pop())
+        place = next(self._others, "")
+        return Kill("place", place, self._random.randint(1, min(_FREQUENT.get(place, 1), 2)))
+
+
+_AT_MOMENTS = 0.3
+"""Share of a runner's kills."""
 
 
 def _of_claude(name: str) -> bool:

@@ -80,7 +80,7 @@ if __name__ == "__main__":
 '''
 
 _LAST_LINE = '    print(f"val_bpb: {CLAIM}")\n'
-_CRASH = "    undefined_name\n"
+CRASH = "    undefined_name\n"
 _REPAIR = "the only repair it gets"
 
 
@@ -104,17 +104,24 @@ class Texts:
             claim=claim if math.isfinite(claim) else "'-'",
             frequency=self._frequency,
         )
-        return text.replace(_LAST_LINE, _LAST_LINE + _CRASH) if crash else text
+        return text.replace(_LAST_LINE, _LAST_LINE + CRASH) if crash else text
 
     @property
     def baseline(self) -> str:
         return self.train_py("baseline", alpha=0.05)
 
-    def write(self, folder: Path, count: int) -> None:
-        """Files for the `replay` agent: keeps, discards, crashes, time-outs, a leap, and one refused."""
+    def write(self, folder: Path, count: int, seconds: float | None = None) -> None:
+        """Files for the `replay` agent: keeps, discards, crashes, time-outs, a leap, and one refused.
+
+        With `seconds` all of them are sound and train for so long.
+        """
         folder.mkdir()
         for number in range(count):
-            (folder / f"{number:04}.py").write_text(self._file(number), encoding="utf-8")
+            text = self._file(number) if seconds is None else self._sound(number, seconds)
+            (folder / f"{number:04}.py").write_text(text, encoding="utf-8")
+
+    def _sound(self, number: int, seconds: float) -> str:
+        return self.train_py("takes its time", 1 - 0.93 ** (number + 1), seconds=seconds)
 
     def _file(self, number: int) -> str:
         better, worse = 1 - 0.93 ** (number + 1), -0.1 - 0.001 * number
@@ -138,15 +145,15 @@ class Texts:
 class Researcher(ScriptedResearcher):
     """A language model with ideas of the same kinds, behind an API that has its moments."""
 
-    def __init__(self, sound: bool = False) -> None:
-        """`sound`: slower, and without a crash or an outage."""
+    def __init__(self, sound: bool, answer_seconds: float) -> None:
+        """`sound`: without a crash or an outage."""
         self._sound = sound
         self._alphas = (round(1 - 0.95**n, 6) for n in itertools.count(2))
-        super().__init__(self._talks(), delay_seconds=4.0 if sound else 0.2)
+        super().__init__(self._talks(), delay_seconds=answer_seconds)
 
     def __call__(self, body: Body) -> Answer:
         if _REPAIR in body["messages"][0]["content"][-1]["text"]:
-            return together(edit(_CRASH, ""), self._alpha(body), submit("mended"))
+            return together(edit(CRASH, ""), self._alpha(body), submit("mended"))
         answer = super().__call__(body)
         if isinstance(answer, Fail) and answer.status == 400:
             return self._better(body)  # a controller that was killed asks again, and the talk was over
@@ -170,7 +177,7 @@ class Researcher(ScriptedResearcher):
         return together(self._alpha(body), submit("better"))
 
     def _crash(self, body: Body) -> Say:
-        return together(self._alpha(body), edit(_LAST_LINE, _LAST_LINE + _CRASH), submit("crashes"))
+        return together(self._alpha(body), edit(_LAST_LINE, _LAST_LINE + CRASH), submit("crashes"))
 
     def _alpha(self, body: Body) -> Say:
         found = re.search(r"^ALPHA = .*$", train_py_of(body), re.MULTILINE)

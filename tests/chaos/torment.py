@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from controller.core.domains import Domain
+from tests.chaos.circumstances import at_place
 from tests.chaos.effort import Effort, Failed, until_overdue
-from tests.chaos.plan import PRELUDES, WATCHED, Kill
-from tests.chaos.witness import Story
+from tests.chaos.plan import WATCHED, Kill
 
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 120.0
@@ -28,7 +28,7 @@ class Tally:
 
     def killed(self, name: str, effort: Effort, kill: Kill, reached: bool, wrong: Sequence[str]) -> None:
         """One life is over."""
-        story = Story.of(effort.home) if (effort.home / "audit.jsonl").exists() else Story()
+        story = effort.story()
         running = effort.watchman.running(Domain.TRAINER)
         with self._lock:
             if reached and kill.kind in ("place", "twice"):
@@ -47,12 +47,18 @@ class Tally:
                 flush=True,
             )
 
+    def note(self, name: str, wrong: Sequence[str]) -> None:
+        """What was found in between."""
+        with self._lock:
+            self.violations += [f"{name}: {one}" for one in wrong]
+            print(*(f"      VIOLATION: {one}" for one in wrong), sep="\n", end="\n" if wrong else "")
+
     def ended(self, name: str, effort: Effort, wrong: Sequence[str]) -> None:
         """One effort came to its end."""
-        story = Story.of(effort.home)
+        story = effort.story()
         with self._lock:
             self.efforts += 1
-            self.restarts += effort.lives - 1
+            self.restarts += effort.lives - 1 + (effort.runner.lives - 1 if effort.runner else 0)
             self.experiments += len(story.told)
             self.voided += story.voided
             self.violations += [f"{name}, at the end: {one}" for one in wrong]
@@ -87,26 +93,34 @@ def torment(
 ) -> None:
     """One life for each kill, or until `stop`; then the open experiment and `more` further ones, in peace."""
     try:
+        if effort.runner is not None:
+            effort.runner.revive()
         for kill in kills:
             if stop is not None and stop.is_set():
                 break
             reached, wrong = _carry_out(effort, kill)
             tally.killed(name, effort, kill, reached, [*wrong, *effort.wrong()])
-        effort.finish(more)
-        once, wrong = effort.picture(), effort.wrong_at_rest()
-        effort.finish()
-        if effort.picture() != once:
-            wrong.append("the same command at its limit changed something")
+        wrong = rest(effort, more)
     except Failed as failed:
         wrong = [str(failed)]
     tally.ended(name, effort, wrong)
+
+
+def rest(effort: Effort, more: int) -> list[str]:
+    """The open experiment and `more` further ones, in peace; what is wrong then. Raises Failed."""
+    effort.finish(more)
+    once, wrong = effort.picture(), effort.wrong_at_rest()
+    effort.finish()
+    if effort.picture() != once:
+        wrong.append("the same command at its limit changed something")
+    return wrong
 
 
 def _carry_out(effort: Effort, kill: Kill) -> tuple[bool, list[str]]:
     """(whether it was killed where it should be, what went wrong). Raises Failed."""
     match kill.kind:
         case "place":
-            return _at_place(effort, kill), []
+            return at_place(effort, kill), []
         case "moment":
             effort.die(None, kill.seconds)
             return True, []
@@ -120,14 +134,6 @@ def _carry_out(effort: Effort, kill: Kill) -> tuple[bool, list[str]]:
             if kill.kind == "late":
                 until_overdue()
             return reached, []
-
-
-def _at_place(effort: Effort, kill: Kill) -> bool:
-    if prelude := PRELUDES.get(kill.place):
-        effort.die(prelude)
-    if "journal_repaired" in kill.place:
-        effort.tear()
-    return effort.die(f"{kill.place}:{kill.nth}", more=1 if "session_stopped" in kill.place else None)
 
 
 def _in_the_middle(effort: Effort, domain: Domain, seconds: float) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from controller.core.sandbox_config import SandboxConfig
+from controller.failpoints import VARIABLE
 from tests.chaos.texts import BUDGET_SECONDS
 
 _START_SECONDS = 60.0
@@ -45,6 +47,7 @@ class Engine:
         self.host = f"unix://{folder}/engine.sock"
         self.containers = folder / "data" / "containers"
         self._process: subprocess.Popen[bytes] | None = None
+        self.lives = 0
 
     @classmethod
     @contextmanager
@@ -66,6 +69,7 @@ class Engine:
         if self._process is None or _ended(self._process):
             (self._folder / "pid").unlink(missing_ok=True)
             self._process = self._start()
+            self.lives += 1
         end = time.monotonic() + _START_SECONDS
         while not self._says("version"):
             if time.monotonic() > end:
@@ -111,30 +115,69 @@ class Runner:
     name = "runner"
 
     def __init__(self, home: Path, socket: Path, environment: Mapping[str, str]) -> None:
-        self._home, self._socket = home, socket
-        self._environment = environment
+        self._home = home
+        self._environment = {**environment, "GLOVEBOX_RUNNER": str(socket)}
         self._process: subprocess.Popen[bytes] | None = None
+        self._doomed = False
+        self.socket = socket
+        self.lives = 0
+
+    @classmethod
+    @contextmanager
+    def open(cls, home: Path, environment: Mapping[str, str]) -> Iterator[Runner]:
+        """Not alive yet."""
+        with tempfile.TemporaryDirectory(prefix="runner-") as short:  # a socket's address has a limit
+            runner = cls(home, Path(short) / "s", environment)
+            try:
+                yield runner
+            finally:
+                runner.kill()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        self._doomed = number in (signal.SIGTERM, signal.SIGKILL)
 
-    def revive(self) -> None:
-        if self._process is None or _ended(self._process):
-            with (self._home.parent / "runner.log").open("ab") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "controller", "runner", "--home", str(self._home)],
-                    env={**self._environment, "GLOVEBOX_RUNNER": str(self._socket)},
-                    cwd=self._home.parent,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-
-    def close(self) -> None:
+    def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            self.signal(signal.SIGKILL)
             self._process.wait()
+
+    def died(self, seconds: float) -> bool:
+        """True as soon as it is dead by a SIGKILL; False after so many seconds. Raises RuntimeError."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        if status != -signal.SIGKILL:
+            raise RuntimeError(f"the runner ended with status {status}")
+        return True
+
+    def revive(self, place: str | None = None) -> None:
+        """Started if it is not alive; then it dies at `place` if one is given."""
+        if self._process is not None and not self._doomed and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            return
+        if self._process is not None:
+            self._process.wait(_START_SECONDS)  # it was asked to end, and gets the time that takes
+        armed = {} if place is None else {VARIABLE: place}
+        self._doomed = False
+        self.lives += 1
+        with (self._home.parent / "runner.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "controller", "runner", "--home", str(self._home)],
+                env={**self._environment, **armed},
+                cwd=self._home.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def ask(self) -> None:
+        """What compose's health check does."""
+        command = [sys.executable, "-m", "controller.runner.client", str(self.socket)]
+        subprocess.run(command, env=self._environment, capture_output=True, check=False, timeout=60)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

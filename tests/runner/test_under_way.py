@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from controller.clock import SystemClock
-from controller.core import container_spec
-from controller.core.container_spec import ContainerSpec, Place, SealedConfig
+from controller.core import containers
+from controller.core.container_spec import ContainerSpec
 from controller.core.model import InfrastructureError
+from controller.core.place import Place
+from controller.core.sandbox_config import SealedConfig
 from controller.runner import wire
 from controller.runner.client import RunnerSandbox
 from controller.runner.under_way import UnderWay
@@ -49,7 +51,7 @@ def test_an_order_of_somebody_who_died_is_done_before_there_is_an_answer(
 ) -> None:
     engine = Slow()
     made = make_templates(tmp_path, CONFIG, tmp_path / "harness")
-    spec = container_spec.holder(CONFIG, Place(tmp_path, "1"), BUDGET)
+    spec = containers.holder(CONFIG, Place(tmp_path, "1"), BUDGET)
     with serving(engine, made, socket_path) as client:
         request = {"verb": "start", "order": {"experiment": "1", "attempt": 1, "item": "holder"}}
         with closing(socket.socket(socket.AF_UNIX)) as dead:
@@ -94,7 +96,7 @@ def test_a_start_without_an_answer_is_looked_for(
     since: float | None, tmp_path: Path, socket_path: Path
 ) -> None:
     """By name, once there is a runner again."""
-    spec = container_spec.holder(CONFIG, Place(tmp_path, "1"), BUDGET)
+    spec = containers.holder(CONFIG, Place(tmp_path, "1"), BUDGET)
     heard: list[str] = []
 
     def runner(listener: socket.socket) -> None:
