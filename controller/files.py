@@ -48,6 +48,12 @@ def remove_partial(folders: Iterable[Path]) -> None:
                 os.unlink(entry)
 
 
+def drop_link(path: Path) -> None:
+    """Remove a symlink in the place of a file that is about to be opened for writing. Raises OSError."""
+    if path.is_symlink():
+        path.unlink()
+
+
 def make_folder(path: Path) -> None:
     """Create `path` and its parents, durably."""
     if not path.is_dir():

@@ -9,6 +9,8 @@ from typing import TextIO, cast
 
 import structlog
 
+from controller.files import drop_link
+
 
 def configure(stream: TextIO, level: int = logging.INFO) -> None:
     """Send this process's log to `stream`, from `level` on."""
@@ -55,5 +57,6 @@ class _Careful:
 def stream_of_run(home: Path) -> TextIO:
     """Where `run` logs to: stdout for a collector; a file if a terminal shows the progress view there."""
     if sys.stdout.isatty():
+        drop_link(home / "glovebox.log")
         return (home / "glovebox.log").open("a", encoding="utf-8", buffering=1)
     return sys.stdout

@@ -28,6 +28,7 @@ from controller.core.experiment import Experiment
 from controller.core.model import Provenance, UserError, Verdict
 from controller.core.state import ResearchState, fold
 from controller.core.untrusted import clean_line
+from controller.files import drop_link
 from controller.views_json import effect, marks
 
 REPORT, PICTURE, OVERFITTING = "report.md", "progress.png", "holdout.png"
@@ -44,6 +45,8 @@ def write(records: Sequence[Record], folder: Path) -> list[Path]:
     kept = _both_scores(state)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in (report, picture, overfitting):
+            drop_link(path)
         chart.draw(state, picture)
         if kept:
             chart.draw_holdout(kept, state.finished[-1].number, overfitting)

@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from controller.files import sync_folder
+from controller.files import drop_link, sync_folder
 
 
 class RunLog:
@@ -18,7 +18,8 @@ class RunLog:
     """
 
     def __init__(self, path: Path, *, head_bytes: int, tail_bytes: int) -> None:
-        """Replaces what is at `path`. Raises OSError."""
+        """Replaces what is at `path`, a link too. Raises OSError."""
+        drop_link(path)
         self._head, self._tail = head_bytes, tail_bytes
         self._lock = threading.Lock()
         self._file = open(path, "wb+", buffering=0)  # noqa: SIM115 - closed by `close`
