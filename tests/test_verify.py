@@ -235,6 +235,40 @@ def test_a_verdict_that_does_not_follow_is_found(home: Path) -> None:
     assert any("was decided keep; by the rules it is discard" in problem for problem in problems)
 
 
+FORGERIES: list[tuple[dict[str, str], dict[str, str], str]] = [
+    ({}, {"Experiment": "7"}, "is not of experiment 5"),
+    ({}, {"Val-Bpb": "0.900000"}, "claims another score than the journal"),
+    ({}, {"Journal": "0" * 64}, "was made from a journal that is not this one"),
+    ({"train.py": BASELINE + "A = 6\n"}, {}, "holds another train.py than the one that ran"),
+    ({"prepare.py": "# easier\n"}, {}, "changes more than train.py"),
+    ({"more.py": "B = 1\n"}, {}, "changes more than train.py"),
+]
+
+
+@pytest.mark.parametrize("journalled", [False, True], ids=["committed only", "journalled too"])
+@pytest.mark.parametrize(("files", "trailers", "finding"), FORGERIES)
+def test_a_commit_that_is_not_the_keep_is_named(
+    home: Path, files: dict[str, str], trailers: dict[str, str], finding: str, journalled: bool
+) -> None:
+    """Whoever can write the journal's last line names the forged commit in it; what it holds tells on it."""
+    story = Story(home)
+    number = story.propose(BASELINE + "A = 5\n")
+    story.train(number)
+    story.judge(number, 1.0)
+    story.decide(number)
+    for name, text in {"train.py": BASELINE + "A = 5\n", **files}.items():
+        (home / "repo" / name).write_text(text)
+    lines = {"Experiment": "5", "Val-Bpb": "1.000000", "Journal": story.state.head, **trailers}
+    git(home, "add", "--all")
+    git(home, "commit", "--quiet", "-m", "Better\n\n" + "\n".join(f"{k}: {v}" for k, v in lines.items()))
+    if journalled:
+        story.record(Committed(experiment=number, commit=story.repository.head()))
+        story.runs.finish(story.state.experiments[number])
+        story.ledger.publish(story.state)
+    problems = verify(home)
+    assert len(problems) == 1 and problems[0].startswith("repo: commit ") and finding in problems[0], problems
+
+
 def test_killed_after_any_step_of_a_keep_the_record_is_still_true(home: Path) -> None:
     """What recovery completes is no contradiction, except that it has not been completed."""
     story = Story(home)
