@@ -57,7 +57,8 @@ def drop_link(path: Path) -> None:
 def make_folder(path: Path) -> None:
     """Create `path` and its parents, durably."""
     if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
         sync_folder(path.parent)
 
 

@@ -11,8 +11,10 @@ import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from controller.core.model import InfrastructureError, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
@@ -51,7 +53,7 @@ class GitRepository:
         if head is None:
             base = self._commit_tree(tree, None, f"Begin {tag}\n")
             reach("base-made")
-            self._git.run("update-ref", self._branch, base, _NOTHING)
+            self._move(base, _NOTHING)
         else:
             base, _ = self._log(head)[-1]
             if self._resolve(f"{base}^{{tree}}") != tree:
@@ -90,7 +92,7 @@ class GitRepository:
         lines = "".join(f"{key}: {clean_line(value)}\n" for key, value in trailers.items())
         commit = self._commit_tree(tree, head, f"{subject}\n\n{lines}")
         reach("commit-made")
-        self._git.run("update-ref", self._reference, commit, head)
+        self._move(commit, head)
         reach("branch-moved")
         self.reset()
         return commit
@@ -160,7 +162,7 @@ class GitRepository:
         with tempfile.TemporaryFile() as file:
             file.write(text.encode("utf-8"))
             file.seek(0)
-            return self._git.run("hash-object", "-w", "--no-filters", "--stdin", stdin=file).decode().strip()
+            return self._made("hash-object", "-w", "--no-filters", "--stdin", stdin=file)
 
     def _tree(self, blobs: Mapping[str, str]) -> str:
         """Write a tree of plain files in an index of its own; return its hash."""
@@ -168,11 +170,23 @@ class GitRepository:
             index = Path(folder) / "index"
             entries = [("--cacheinfo", f"100644,{blob},{name}") for name, blob in blobs.items()]
             self._git.run("update-index", "--add", *itertools.chain(*entries), index=index)
-            return self._git.run("write-tree", index=index).decode().strip()
+            return self._made("write-tree", index=index)
 
     def _commit_tree(self, tree: str, parent: str | None, message: str) -> str:
         parents = ("-p", parent) if parent else ()
-        return self._git.run("commit-tree", tree, *parents, "-m", message).decode().strip()
+        return self._made("commit-tree", tree, *parents, "-m", message)
+
+    def _made(self, *arguments: str, stdin: BinaryIO | None = None, index: Path | None = None) -> str:
+        """Hash of the object that git was told to write, durably."""
+        name = self._git.run(*arguments, stdin=stdin, index=index).decode().strip()
+        with _disk(self._path):
+            return self._git.sync_object(name)
+
+    def _move(self, commit: str, before: str) -> None:
+        """Have the branch end at another commit, durably."""
+        self._git.run("update-ref", self._reference, commit, before)
+        with _disk(self._path):
+            self._git.sync_reference(self._reference)
 
     def _resolve(self, name: str) -> str | None:
         found = self._git.run("rev-parse", "--verify", "--quiet", "--end-of-options", name, status=(0, 1))
@@ -191,6 +205,15 @@ class GitRepository:
         text = self._git.run("log", "-z", walk, "--no-color", "--format=%H%n%B", head)
         entries = [entry.partition("\n") for entry in text.decode("utf-8", "replace").split("\0")[:-1]]
         return [(commit, _trailers(message)) for commit, _, message in entries]
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Raises InfrastructureError if the disk fails in here."""
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _branch(tag: str) -> str:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from controller.core.model import InfrastructureError, NotReady
 from controller.core.untrusted import clean_line
-from controller.files import make_folder, write_atomic
+from controller.files import make_folder, sync_folder, write_atomic
 
 _OURS = """\
 [core]
@@ -58,8 +58,8 @@ class SealedGit:
 
     def initialise(self, reference: str) -> None:
         """Make the repository, or what is missing of it. Raises OSError."""
-        for folder in ("objects", "refs/heads"):
-            make_folder(self._theirs / folder)
+        for folder in (self._theirs / "objects", (self._theirs / reference).parent):
+            make_folder(folder)
         if not (self._theirs / "config").exists():
             write_atomic(self._theirs / "config", _THEIRS.encode())
         self.point_head(reference)
@@ -69,6 +69,18 @@ class SealedGit:
         head, wanted = self._theirs / "HEAD", f"ref: {reference}\n".encode()
         if head.is_symlink() or not head.is_file() or head.read_bytes() != wanted:
             write_atomic(head, wanted)
+
+    def sync_object(self, name: str) -> str:
+        """Make the name of an object durable, as git does its content; return it. Raises OSError."""
+        folder = self._theirs / "objects" / name[:2]
+        if folder.is_dir():  # a person's gc may have put an older one of the same content into a pack
+            sync_folder(folder)
+            sync_folder(folder.parent)
+        return name
+
+    def sync_reference(self, reference: str) -> None:
+        """The same for a branch that was moved. Raises OSError."""
+        sync_folder((self._theirs / reference).parent)
 
     def run(
         self,
