@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from controller.core.model import VerificationFailed
+from controller.agents.replay import Replay
+from controller.core.events import Decided, ScoringFinished
+from controller.core.model import RunOutcome, VerificationFailed
 from controller.data_files import DataFiles
+from controller.harness_files import HarnessFiles
+from controller.journal import read_records
+from controller.machine import Machine
+from controller.ports import Attempt
+from tests.fakes import FakeTrainer, train_py
+from tests.loop.effort import Effort, start
 from tests.sealing import seal
 
 FILES = {
@@ -86,3 +98,47 @@ def test_manifests_are_bound_to_the_fingerprint(home: Path, part: str, key: str)
     path.write_text(json.dumps(manifest))
     with pytest.raises(VerificationFailed, match=f"{part}/manifest"):
         DataFiles(home)
+
+
+class Meddled(FakeTrainer):
+    """Somebody changes a file that containers mount while an experiment trains, or after each."""
+
+    def __init__(self, mounted: Path, during: str | None) -> None:
+        super().__init__()
+        self._mounted, self._during = mounted, during
+
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        if attempt.experiment == self._during:
+            self._meddle()
+        return super().train(attempt, stop, tick)
+
+    def discard(self, attempt: Attempt) -> None:
+        super().discard(attempt)
+        if self._during is None:
+            self._meddle()
+
+    def _meddle(self) -> None:
+        self._mounted.chmod(0o644)
+        self._mounted.write_bytes(b"other")
+
+
+@pytest.mark.parametrize("during", ["0", None], ids=["while it trains", "before the next"])
+@pytest.mark.parametrize("part", ["data", "harness"])
+def test_a_file_that_changes_under_an_effort_ends_its_session(
+    home: Path, efforts: list[Effort], part: str, during: str | None
+) -> None:
+    """No score is taken that may have been made with it, and nothing is started that would mount it."""
+    harness = HarnessFiles.materialise(Path(__file__).parents[1] / "harness", home)
+    mounted = home / "data/judge/val/00000.bin" if part == "data" else harness.folder / "judge.py"
+    machine = cast(Machine, SimpleNamespace(harness=harness, data_files=DataFiles(home)))
+    (home / "proposals").mkdir()
+    (home / "proposals" / "0.py").write_text(train_py(2.5))
+    effort = start(efforts, home / "home", Replay(home / "proposals"))
+    trainer = Meddled(mounted, during)
+    effort.train_with(trainer)
+    effort.world.check_inputs = lambda: Machine.check_inputs(machine)
+    with pytest.raises(VerificationFailed, match=mounted.name):
+        effort.loop().run()
+    assert trainer.started == [("0", 1)]
+    told = [r.data for r in read_records(effort.home) if isinstance(r.data, ScoringFinished | Decided)]
+    assert len(told) == (0 if during else 2)

@@ -25,8 +25,10 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.state import ResearchState
+from controller.journal import read_records
 from controller.ports import Attempt, Context
 from controller.recovery import check_comparable, recover
+from controller.repository import GitRepository
 from controller.verify import verify
 from controller.views_json import marks
 from tests.efforts import PROVENANCE
@@ -73,6 +75,15 @@ def test_baseline_first_then_every_verdict(tmp_path: Path, proposals: Path, effo
     ]
     assert loop.state.experiments[0].proposal.description == "baseline"
     assert [line.split(":")[0] for line in effort.git_log()[1:]] == ["baseline", "00.py", "05.py"]
+    _, trailers = GitRepository(effort.home / "repo", "t").history()[-1]
+    assert trailers.pop("Journal") in {record.hash for record in read_records(effort.home)}
+    assert trailers == {
+        "Experiment": "6",
+        "Val-Bpb": "2.250000",
+        "Image": PROVENANCE.image,
+        "Data": PROVENANCE.data,
+        "Prepare": PROVENANCE.prepare,
+    }
     frontier = loop.state.frontier
     assert frontier is not None and frontier.val_bpb == 2.25
     rows = (tmp_path / "home" / "results.tsv").read_text().splitlines()[1:]
