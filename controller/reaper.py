@@ -22,7 +22,7 @@ import structlog
 
 from controller import engine, logs
 from controller.core.place import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME
-from controller.core.reaping import Found, to_kill, to_remove
+from controller.core.reaping import Deadlines, Found, to_kill, to_remove
 from controller.core.untrusted import clean_line
 
 log = structlog.stdlib.get_logger(__name__)
@@ -33,10 +33,10 @@ _NOT_RUNNING = frozenset({"created", "exited", "dead", "removing"})
 
 
 class Reaper:
-    """Remembers when what it has seen is due, so that setting the wall clock afterwards changes nothing."""
+    """Sees to everything on one engine that carries our labels."""
 
     def __init__(self) -> None:
-        self._due: dict[str, float] = {}
+        self._deadlines = Deadlines()
 
     def sweep(self) -> list[str]:
         """Kill and remove what is due; return the ids. Raises what the SDK raises if the engine fails."""
@@ -59,7 +59,7 @@ class Reaper:
         ours = {"label": LABEL_DEADLINE}
         containers = client.containers(all=True, filters=ours)
         volumes = client.volumes(filters=ours)["Volumes"] or []
-        self._forget({c["Id"] for c in containers} | {v["Name"] for v in volumes})
+        self._deadlines.forget_all_but({c["Id"] for c in containers} | {v["Name"] for v in volumes})
         return (
             [found for c in containers if (found := self._container(client, c)) is not None],
             [self._volume(v) for v in volumes],
@@ -68,22 +68,24 @@ class Reaper:
     def _container(self, client: docker.APIClient, listed: Mapping[str, Any]) -> Found | None:
         """None: it has gone meanwhile."""
         name, labels, running = listed["Id"], listed["Labels"], listed["State"] not in _NOT_RUNNING
-        if running and name not in self._due:
+        deadline = labels[LABEL_DEADLINE]
+        if running and name not in self._deadlines:
             try:
                 inspected = client.inspect_container(name)
             except docker.errors.NotFound:
                 return None
             # Its deadline was set when it was made, and its life began when it was started.
-            late = engine.time_of(inspected["State"]["StartedAt"]) - engine.time_of(inspected["Created"])
-            self._due[name] = _due(labels) + max(late.total_seconds(), 0.0)
-        return Found(name, _whose(labels), self._due.get(name, _due(labels)), running)
+            started, made = inspected["State"]["StartedAt"], inspected["Created"]
+            late = (engine.time_of(started) - engine.time_of(made)).total_seconds()
+            self._deadlines.remember(name, deadline, time.time(), time.monotonic(), late)
+        due = self._deadlines.of(name, deadline, time.time(), time.monotonic())
+        return Found(name, _whose(labels), due, running)
 
     def _volume(self, listed: Mapping[str, Any]) -> Found:
         name, labels = listed["Name"], listed["Labels"]
-        return Found(name, _whose(labels), self._due.setdefault(name, _due(labels)))
-
-    def _forget(self, there: set[str]) -> None:
-        self._due = {name: due for name, due in self._due.items() if name in there}
+        seen = name, labels[LABEL_DEADLINE], time.time(), time.monotonic()
+        self._deadlines.remember(*seen)
+        return Found(name, _whose(labels), self._deadlines.of(*seen))
 
 
 def watch(stop: threading.Event, alive: Path | None = None) -> None:
@@ -114,14 +116,6 @@ def _try(what: str, name: str, act: Callable[[str], Any]) -> None:
 
 def _whose(labels: Mapping[str, str]) -> tuple[str, str]:
     return labels.get(LABEL_HOME, ""), labels.get(LABEL_EXPERIMENT, "")
-
-
-def _due(labels: Mapping[str, str]) -> float:
-    """The labelled deadline on the monotonic clock; what has our label without a number in it is due."""
-    try:
-        return float(labels[LABEL_DEADLINE]) - time.time() + time.monotonic()
-    except ValueError:
-        return 0.0
 
 
 def main(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,39 @@ class Found:
     due: float
     """When it has outlived its deadline, on a clock that never steps."""
     running: bool = False
+
+
+class Deadlines:
+    """Remembers when what was seen is due, so that setting the wall clock afterwards changes nothing."""
+
+    def __init__(self) -> None:
+        self._due: dict[str, float] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._due
+
+    def of(self, name: str, label: str, wall: float, now: float) -> float:
+        """When `name` is due: as remembered, or as its label says, which is not remembered for that.
+
+        The label holds Unix seconds, as `wall` does; what is no number there is due. `now` is the same moment
+        on the clock that never steps, on which the answer is.
+        """
+        return self._due[name] if name in self._due else _due(label, wall, now)
+
+    def remember(self, name: str, label: str, wall: float, now: float, late: float = 0.0) -> None:
+        """See `of`. `late`: how long after the label was written its life began, in seconds."""
+        self._due.setdefault(name, _due(label, wall, now) + max(late, 0.0))
+
+    def forget_all_but(self, there: Collection[str]) -> None:
+        self._due = {name: due for name, due in self._due.items() if name in there}
+
+
+def _due(label: str, wall: float, now: float) -> float:
+    try:
+        due = float(label) - wall + now
+    except ValueError:
+        return 0.0
+    return due if math.isfinite(due) else 0.0
 
 
 def to_kill(containers: Iterable[Found], now: float) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.core.reaping import Found, to_kill, to_remove
+from controller.core.reaping import Deadlines, Found, to_kill, to_remove
 
 OURS, THEIRS = ("home", "7"), ("home", "8")
 
@@ -31,3 +31,30 @@ def test_what_is_over_goes_once_nothing_of_its_experiment_runs(
     found: Found, running: set[tuple[str, str]], removed: bool
 ) -> None:
     assert to_remove([found], running, 10.0) == (["a"] if removed else [])
+
+
+WALL = 1_800_000_000.0
+
+
+@pytest.mark.parametrize("step", [0.0, 3600.0, -3600.0])
+def test_setting_the_wall_clock_changes_no_deadline_that_was_seen(step: float) -> None:
+    deadlines = Deadlines()
+    deadlines.remember("a", f"{WALL + 60}", WALL, 10.0)
+    assert "a" in deadlines
+    deadlines.remember("a", f"{WALL + 60}", WALL + step + 5, 15.0)
+    assert deadlines.of("a", f"{WALL + 60}", WALL + step + 5, 15.0) == 70.0
+    deadlines.forget_all_but(["b"])
+    assert "a" not in deadlines
+
+
+def test_a_life_that_began_late_may_last_as_long_as_any() -> None:
+    deadlines = Deadlines()
+    deadlines.remember("a", f"{WALL + 60}", WALL, 10.0, late=7.5)
+    deadlines.remember("b", f"{WALL + 60}", WALL, 10.0, late=-7.5)  # the engine's own clock was set
+    assert (deadlines.of("a", "", WALL, 10.0), deadlines.of("b", "", WALL, 10.0)) == (77.5, 70.0)
+
+
+def test_what_is_not_remembered_goes_by_its_label_and_without_a_number_is_due() -> None:
+    deadlines = Deadlines()
+    assert deadlines.of("a", f"{WALL + 60}", WALL, 10.0) == 70.0 and "a" not in deadlines
+    assert all(deadlines.of("a", label, WALL, 10.0) <= 10.0 for label in ("", "soon", "nan", "inf"))
