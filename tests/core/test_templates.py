@@ -97,6 +97,13 @@ def test_no_path_of_the_caller_is_mounted() -> None:
         assert str(TRAIN) not in str(spec.to_engine())
 
 
+def test_validation_text_reaches_the_judge_alone() -> None:
+    for spec in expected():
+        sources = [Path(mount.source) for mount in spec.mounts if not mount.volume]
+        exposed = any((FILES.data / "judge").is_relative_to(source) for source in sources)
+        assert exposed == (order_of(spec).item is Item.JUDGE), spec.name
+
+
 @pytest.mark.parametrize(
     ("make", "order"),
     [
