@@ -16,6 +16,8 @@ readonly RUNSC_ARGUMENTS='"--platform=systrap", "--network=none", "--ignore-cgro
 
 engine_answers() { docker version >/dev/null 2>&1; }
 
+engine_answers_or_is_gone() { engine_answers || ! pidof dockerd; }
+
 tools_complete() { have docker && docker buildx version >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; }
 
 install_engine() {
@@ -94,12 +96,18 @@ start_engine() {
     register_test_runtimes
     if [ "$(cat /proc/1/comm)" = systemd ]; then
         systemctl enable --now docker >/dev/null 2>&1 || true
-    elif ! pidof dockerd >/dev/null; then
-        choose_iptables
-        forget_the_dead
-        setsid dockerd >>"$LOG" 2>&1 </dev/null 9>&- &
+        wait_for "$START_SECONDS" engine_answers && return
+    else
+        # One that is there and does not answer is coming up or going down.
+        wait_for "$START_SECONDS" engine_answers_or_is_gone || true
+        engine_answers && return
+        if ! pidof dockerd >/dev/null; then
+            choose_iptables
+            forget_the_dead
+            setsid dockerd >>"$LOG" 2>&1 </dev/null 9>&- &
+            wait_for "$START_SECONDS" engine_answers && return
+        fi
     fi
-    wait_for "$START_SECONDS" engine_answers && return
     [ -f "$LOG" ] && tail -n 8 "$LOG" >&2
     stop "the container engine did not answer within ${START_SECONDS}s; its log is $LOG (or: journalctl -u docker)."
 }

@@ -80,6 +80,9 @@ class Watchman:
     ) -> None:
         with suppress(OSError, requests.RequestException, docker.errors.DockerException):
             self._events.close()
+            self._thread.join()
+            # The SDK closes the socket, but not what still reads from it: that keeps the descriptor open.
+            self._events._response.close()  # type: ignore[attr-defined]
         self._client.close()
 
     def _follow(self) -> None:

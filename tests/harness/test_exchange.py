@@ -20,10 +20,11 @@ from exchange import (
     SlotWriter,
     usable_cpus,
 )
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 HEADER = Header(2, 3, 4, 5)
+HEADER_LENGTH = 24  # two bytes, two of padding, five numbers of four
 
 
 def read(reader: SlotReader, number: int, size: int, start: int = 0) -> bytes:
@@ -119,6 +120,8 @@ def test_a_slot_must_be_a_regular_file(make: Callable[[Path], object], tmp_path:
 
 
 @given(content=st.binary(max_size=40))
+@example(content=b"\x01" + bytes(HEADER_LENGTH - 2))
+@example(content=b"\x01" + bytes(HEADER_LENGTH - 1))
 def test_any_header_is_waited_for_refused_or_taken_at_its_word(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
@@ -127,7 +130,7 @@ def test_any_header_is_waited_for_refused_or_taken_at_its_word(
     try:
         header = SlotReader(folder).poll(0)
     except ExchangeError:
-        assert content[0] != 1 or len(content) < 16
+        assert content[0] != 1 or len(content) < HEADER_LENGTH
     else:
         assert (header is None) == (content[:1] in (b"", b"\0", b"\xfe"))
 
