@@ -56,6 +56,8 @@ class DockerSandbox:
             self._client = connect()
 
     def close(self) -> None:
+        while self._streams:
+            self._streams.popitem()[1].close()
         self._client.close()
 
     def create_volume(self, spec: VolumeSpec) -> None:

@@ -121,6 +121,25 @@ def test_following_gets_the_first_byte_and_the_last(bench: Bench, streamed: bool
     assert sorted(b"".join(received).split()) == [b"end", b"err", b"out"]
 
 
+def test_closing_leaves_no_output_open_that_nobody_followed(bench: Bench) -> None:
+    before = open_sockets()
+    sandbox = DockerSandbox(bench.config, bench.home, SystemClock())
+    sandbox.start(command(bench, "sleep", "30", streamed=True))
+    opened = open_sockets() - before
+    assert opened
+    sandbox.close()
+    assert not opened & open_sockets()
+
+
+def open_sockets() -> set[str]:
+    """This process's, each by the kernel's number."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.add(str(descriptor.readlink()))
+    return {one for one in found if one.startswith("socket:")}
+
+
 def test_leftovers_are_those_of_this_home(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = DockerSandbox(bench.config, tmp_path_factory.mktemp("other"), SystemClock())
     place = Place(bench.home, "3")
