@@ -6,16 +6,15 @@ life of the loop), `controller.service` (the loop for weeks), `controller.home` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
-import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
@@ -27,13 +26,15 @@ from controller import (
     choose,
     doctor,
     failpoints,
-    heartbeat,
+    life,
     logs,
     preparation,
     report,
     runner_service,
     service,
     settings,
+    signals,
+    streams,
     trial,
     verify,
     views,
@@ -41,10 +42,17 @@ from controller import (
 )
 from controller import pause as pause_
 from controller.clock import SystemClock
-from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
+from controller.core.model import (
+    GloveboxError,
+    InfrastructureError,
+    Interrupted,
+    NotReady,
+    UserError,
+    VerificationFailed,
+)
 from controller.core.untrusted import clean_line
 from controller.home import read_standing, read_state, reap, require_effort
-from controller.home_lock import HomeLock, home_in_use, home_owner
+from controller.home_lock import HomeLock, home_in_use
 from controller.journal import read_blob
 from controller.runs import Runs
 
@@ -74,25 +82,27 @@ Number = Annotated[int, typer.Argument(help="The experiment's number.", min=0)]
 
 def main() -> None:
     """Run the command; a person's mistake becomes one sentence and an exit status."""
+    streams.complete()
     logs.configure(sys.stderr, logging.WARNING)
     try:
         if place := os.environ.get(failpoints.VARIABLE):
             failpoints.arm(place)
-        app()
+        try:
+            app()
+        finally:
+            streams.flush_stdout()
     except GloveboxError as error:
-        if sentence := str(error).rstrip("."):
-            print(f"glovebox: {clean_line(sentence, _SENTENCE)}.", file=sys.stderr)
-        sys.exit(error.exit_status)
-    finally:
-        _flush_stdout()
+        _end(str(error), error.exit_status)
+    except OSError as error:
+        if not streams.is_full(error):
+            raise
+        _end(f"What was to be written could not be: {error.strerror}", InfrastructureError.exit_status)
 
 
-def _flush_stdout() -> None:
-    """Somebody may have piped us into `head`; that is no error, and the flush at exit must not make one."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _end(sentence: str, status: int) -> NoReturn:
+    if sentence := sentence.rstrip("."):
+        print(f"glovebox: {clean_line(sentence, _SENTENCE)}.", file=sys.stderr)
+    sys.exit(status)
 
 
 @app.command()
@@ -111,7 +121,7 @@ def prepare(
     config = settings.load(home=home)
     with HomeLock(config.home):
         request = preparation.Request(corpus=corpus, scale=scale, shards=shards, workers=workers)
-        preparation.prepare(config, request, _stop_on_signals())
+        preparation.prepare(config, request, signals.stop_on_signals())
 
 
 @app.command()
@@ -130,6 +140,12 @@ def run(
         str | None, typer.Option(help="Name of the effort; its branch is autoresearch/TAG.")
     ] = None,
     device: Device = None,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay", help="At the end wait to be stopped: a service would only be started again and again."
+        ),
+    ] = False,
 ) -> None:
     """Run the research loop in the foreground, until a limit or Ctrl-C."""
     config = settings.load(
@@ -140,16 +156,21 @@ def run(
         **_section("budget", wall_seconds=budget),
         **_section("limits", experiments=experiments, hours=hours),
     )
+    stop = signals.stop_on_signals()
+    with service.staying(stop) if stay else contextlib.nullcontext():
+        reason = _run(config, stop)
+        print(f"glovebox: {clean_line(reason, _SENTENCE)}", file=sys.stderr)
+
+
+def _run(config: settings.Settings, stop: threading.Event) -> str:
     name = choose.make_agent(config).name  # what is wrong with it is found before the home is touched
     for variable in [name for name in os.environ if name.upper().startswith(_SECRET)]:
         del os.environ[variable]  # whoever needs it has it; no child of ours does
-    stop = _stop_on_signals()
     with HomeLock(config.home):
         logs.configure(logs.stream_of_run(config.home))
         if config.agent == "auto":
             log.info("agent_chosen", agent=name, reason=choose.why(config))
-        reason = service.run(config, stop)
-    print(f"glovebox: {clean_line(reason, _SENTENCE)}", file=sys.stderr)
+        return service.run(config, stop)
 
 
 @app.command("try")
@@ -164,7 +185,7 @@ def try_(
     config = settings.load(home=home, device=device, **_section("budget", wall_seconds=budget))
     with HomeLock(config.home):
         try:
-            result = trial.run(config, file, _stop_on_signals())
+            result = trial.run(config, file, signals.stop_on_signals())
         except Interrupted:
             raise GloveboxError("The try was stopped before it had a result.") from None
     if as_json:
@@ -179,14 +200,13 @@ def status(home: Home = None, as_json: Json = False) -> None:
     config = settings.load(home=home)
     require_effort(config.home)
     state, _ = read_standing(config.home)
-    running, today = home_in_use(config.home), SystemClock().now().date().isoformat()
+    seen, today = life.look(config.home, SystemClock()), SystemClock().now().date().isoformat()
     pausing = pause_.read(config.home).paused and state.pause is None
     if as_json:
-        _print_json(views_json.status(state, today) | {"running": running, "pause_asked_for": pausing})
+        _print_json(views_json.status(state, today) | seen.as_json() | {"pause_asked_for": pausing})
     else:
         _console().print(views.status(state, today))
-        at_work = f"A controller is {'at work' if running else 'not running'} in {config.home}."
-        _console().print(clean_line(at_work, _SENTENCE), markup=False)
+        _console().print(clean_line(seen.sentence(config.home), _SENTENCE), markup=False)
         if pausing:
             _console().print("A pause is asked for; it begins when nothing runs.")
 
@@ -323,25 +343,17 @@ def runner(home: Home = None, device: Device = None) -> None:
     """Hold the engine's socket for a controller that has none, and start what it orders."""
     config = settings.load(home=home, device=device)
     logs.configure(sys.stderr)
-    runner_service.serve(config, _stop_on_signals())
+    runner_service.serve(config, signals.stop_on_signals())
 
 
 @app.command()
 def health(home: Home = None) -> None:
     """Say what the controller of this home is doing; exit 3 if there is none, or no sign of life."""
     config = settings.load(home=home)
-    if not home_in_use(config.home):
-        raise NotReady(f"No controller is at work in {config.home}.")
-    sign, owner = heartbeat.read(config.home), home_owner(config.home)
-    if sign is None or owner not in (None, sign.process):
-        print("at work")  # on something else than an effort
-    elif (late := SystemClock().monotonic() - sign.due) > 0:
-        raise NotReady(
-            f"The controller in {config.home} should have shown a sign of life {late:.0f} s ago; "
-            f"its last was: {sign.doing}."
-        )
-    else:
-        print(clean_line(sign.doing, _SENTENCE))
+    seen = life.look(config.home, SystemClock())
+    if not seen.running or seen.silent_seconds > 0:
+        raise NotReady(seen.sentence(config.home))
+    print(clean_line(seen.doing or "at work", _SENTENCE))
 
 
 @app.command()
@@ -354,20 +366,6 @@ def _section(name: str, **values: Any) -> dict[str, Any]:
     """One nested settings section out of command line options; nothing if none was given."""
     given = {key: value for key, value in values.items() if value is not None}
     return {name: given} if given else {}
-
-
-def _stop_on_signals() -> threading.Event:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C ends the process at once."""
-    stop = threading.Event()
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    return stop
 
 
 def _console() -> Console:

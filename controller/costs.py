@@ -47,10 +47,14 @@ def spending_json(state: ResearchState, today: str) -> Json:
 
 def limits(state: ResearchState) -> dict[str, float | None]:
     """The limits in dollars that the last session ran under."""
+    return {name: limit(state, name) for name in ("dollars", "dollars_per_day")}
+
+
+def limit(state: ResearchState, name: str) -> float | None:
+    """A limit that the last session ran under, `hours` for instance; None if it had none."""
     settings = state.session.settings.get("limits") if state.session else None
-    found = settings if isinstance(settings, Mapping) else {}
-    named = {name: found.get(name) for name in ("dollars", "dollars_per_day")}
-    return {name: float(value) if isinstance(value, (int, float)) else None for name, value in named.items()}
+    value = settings.get(name) if isinstance(settings, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def absence_json(state: ResearchState) -> Json:
@@ -69,10 +73,10 @@ def absence_json(state: ResearchState) -> Json:
 
 def lines(state: ResearchState, today: str) -> Iterator[tuple[str, str]]:
     """The same for people, as names and values; nothing for an agent that costs nothing and is there."""
-    spending, limit = state.spending, limits(state)
+    spending, most = state.spending, limits(state)
     if spending.total.calls:
-        yield "cost", f"{money(spending.total)}{_limit(limit['dollars'])}, {spending.total.calls} requests"
-        yield "today", f"{money(spending.on(today))}{_limit(limit['dollars_per_day'])}"
+        yield "cost", f"{money(spending.total)}{_limit(most['dollars'])}, {spending.total.calls} requests"
+        yield "today", f"{money(spending.on(today))}{_limit(most['dollars_per_day'])}"
         yield "tokens", tokens(spending.total.usage)
     if state.absence is not None:
         yield "away", _away(state)

@@ -42,6 +42,7 @@ from controller.core.model import (
     RunOutcome,
     Score,
     UserError,
+    VerificationFailed,
 )
 from controller.core.state import ResearchState
 from controller.core.trailers import trailers
@@ -84,14 +85,17 @@ class Loop:
         )
 
     def run(self) -> str:
-        """Work until a limit is reached; return which one. Raises Interrupted, NotReady, UserError."""
+        """Work until a limit is reached; return which one.
+
+        Raises Interrupted, NotReady, UserError, VerificationFailed.
+        """
         self._researcher.begin()
         try:
             try:
                 reason = self._work()
             finally:
                 self._researcher.close()
-        except (Interrupted, UserError) as error:
+        except (Interrupted, UserError, VerificationFailed) as error:
             reason = "stopped by a person" if isinstance(error, Interrupted) else clean_line(str(error))
             self.record(SessionStopped(reason=reason))
             raise

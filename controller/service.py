@@ -7,13 +7,20 @@ import sys
 import threading
 from collections.abc import Iterator
 
+import structlog
+
 from controller import channels, choose, effort, patience
 from controller.clock import SystemClock
+from controller.core.model import NotReady, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
 from controller.heartbeat import Heartbeat
 from controller.notify import Notifier
 from controller.settings import Settings
 
+log = structlog.stdlib.get_logger(__name__)
+
+_SENTENCE = 2000
+"""Characters of the longest sentence that is worth reading; a path may be in it."""
 _STARTING_SECONDS = 600.0
 """To look at engine, GPU and data; the latter may be many gigabytes."""
 
@@ -39,6 +46,20 @@ def run(config: Settings, stop: threading.Event) -> str:
     with contextlib.ExitStack() as ears:
         told = [ears.enter_context(channel) for channel in _channels(config)]
         return patience.persist(start, config.patience, SystemClock(), stop, wait)
+
+
+@contextlib.contextmanager
+def staying(stop: threading.Event) -> Iterator[None]:
+    """When the block has ended for good, wait for `stop`. What passes by itself is worth another start."""
+    try:
+        yield
+    except (UserError, VerificationFailed) as error:
+        if not isinstance(error, NotReady):
+            log.error("needs_a_person", reason=clean_line(str(error), _SENTENCE))
+            stop.wait()
+        raise
+    log.info("nothing_left_to_do")
+    stop.wait()
 
 
 def _channels(config: Settings) -> Iterator[Notifier]:

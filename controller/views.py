@@ -108,15 +108,18 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
         yield "best", best
         yield "baseline", Text(f"val_bpb {baseline:.6f}  improved by {baseline - frontier.val_bpb:.6f}")
     counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
-    yield "experiments", Text(f"{len(state.finished)} finished: {counts}")
+    yield "experiments", Text(f"{len(state.finished)}{_most(state, 'experiments')} finished: {counts}")
     if failed := state.causes.most_common():
         yield "causes", Text(", ".join(f"{count} {cause}" for cause, count in failed))
+    if state.finished and (last := state.finished[-1].finished_at) is not None:
+        yield "latest", Text(f"finished at {costs.moment(last)}")
     if state.open:
         yield "open", Text(f"experiment {state.open.number}, {state.open.phase}: {description(state.open)}")
     if state.session:
         session = state.session
         yield "agent", Text(clean_line(session.agent))
         yield "budget", Text(f"{session.budget_seconds:g} s on {clean_line(session.provenance.device)}")
+        yield "worked", Text(f"{state.worked_seconds / 3600:.1f}{_most(state, 'hours')} hours")
     if state.noise:
         yield "waits", Text(conditions.waiting(state.noise))
     for name, value in costs.lines(state, today):
@@ -126,6 +129,11 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
     if state.stopped:
         yield "stopped", Text(clean_line(state.stopped))
     yield "head", Text(state.head)
+
+
+def _most(state: ResearchState, name: str) -> str:
+    limit = costs.limit(state, name)
+    return f" of {limit:g}" if limit is not None else ""
 
 
 def _table(state: ResearchState, experiments: Sequence[Experiment]) -> Table:

@@ -45,6 +45,8 @@ def status(state: ResearchState, today: str) -> Json:
             "baseline_bpb": baseline,
             "improvement_bpb": baseline - best if baseline is not None and best is not None else None,
             "experiments": len(state.finished),
+            "worked_seconds": state.worked_seconds,
+            "limits": {name: costs.limit(state, name) for name in ("experiments", "hours")},
             "verdicts": {verdict.value: state.count(verdict) for verdict in Verdict},
             "causes": {str(cause): count for cause, count in state.causes.items()},
             "open": _row(state, state.open) if state.open else None,

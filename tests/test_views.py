@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from controller import views, views_json
-from controller.core.events import AgentAbsent, TrainingFinished
+from controller.core.events import AgentAbsent, Paused, TrainingFinished
 from controller.core.model import Cause, Conditions, CpuConditions, GpuConditions, RunOutcome
 from controller.core.state import fold
 from controller.views_json import Exhibit
@@ -53,6 +53,18 @@ def test_status_of_a_finished_effort() -> None:
         "MATRIX_LR",
     ):
         assert fact in text
+
+
+def test_status_tells_how_far_the_limits_are() -> None:
+    story = Story(limits={"experiments": 100, "hours": 48.5})
+    state = fold(story.records)
+    said = views_json.status(state, TODAY)
+    assert said["limits"] == {"experiments": 100.0, "hours": 48.5}
+    story.tell(Paused(why="person", reason=""), seconds=9 * 3600)
+    text = printed(views.status(fold(story.records), TODAY))
+    assert "0 of 100 finished" in text and "9.0 of 48.5 hours" in text and "latest" not in text
+    text = printed(views.status(fold(small().records), TODAY))
+    assert "6 finished" in text and "finished at 2026-03-01" in text
 
 
 def test_status_names_the_open_experiment() -> None:

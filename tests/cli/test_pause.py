@@ -44,6 +44,10 @@ def test_health_tells_work_from_silence(glovebox: Glovebox) -> None:
         life.show("experiment 7: scoring")
         said = glovebox("health")
         assert (said.status, said.out) == (0, "experiment 7: scoring\n")
+        begin(glovebox.home)
+        assert "at work" in (told := glovebox("status").out) and "experiment 7: scoring." in told
+        assert glovebox("status", "--json").json()["doing"] == "experiment 7: scoring"
         long_ago = Heartbeat(glovebox.home, HandClock(), scoring_seconds=0, asking_seconds=0)
         long_ago.show("experiment 7: training", seconds=-400.0)
         glovebox("health").refused(3, "sign of life", "experiment 7: training")
+        assert "sign of life" in glovebox("status").out

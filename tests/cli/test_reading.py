@@ -40,7 +40,7 @@ def test_status(told: Glovebox) -> None:
     assert said["verdicts"] == {"keep": 2, "discard": 1, "crash": 1, "reject": 1}
     assert said["running"] is False
     text = told("status").out
-    assert _head(told.home) in text and "1.500000" in text and "not running" in text
+    assert _head(told.home) in text and "1.500000" in text and "No controller" in text
 
 
 def test_log(told: Glovebox) -> None:

@@ -23,6 +23,7 @@ from controller.core.model import (
     Score,
     UserError,
     Verdict,
+    VerificationFailed,
 )
 from controller.core.state import ResearchState
 from controller.journal import read_records
@@ -127,6 +128,22 @@ def test_limit_counts_the_whole_effort_and_the_same_command_goes_on(
     loop.run()
     assert [e.number for e in loop.state.experiments] == [0, 1, 2, 3, 4]
     assert verify(tmp_path / "home") == []
+
+
+def test_a_changed_file_that_ends_it_is_on_record(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    """So somebody who is not looking is told."""
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5)))
+    loop = effort.loop()
+
+    def changed() -> None:
+        raise VerificationFailed("data/public/tokens is not what it was.")
+
+    effort.world.check_inputs = changed
+    with pytest.raises(VerificationFailed):
+        loop.run()
+    assert loop.state.stopped == "data/public/tokens is not what it was."
 
 
 def test_a_person_stops_it_and_the_experiment_is_repeated(

@@ -1,0 +1,47 @@
+"""Is a controller at work in a home, and on what: its lock and its sign of life, seen from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller import heartbeat
+from controller.home_lock import home_in_use, home_owner
+from controller.ports import Clock
+
+
+@dataclass(frozen=True)
+class Life:
+    """What is known of the controller of a home."""
+
+    running: bool
+    doing: str | None
+    """What its last sign of life says; None: it works on something else than an effort, or is not there."""
+    silent_seconds: float
+    """For how long a sign of life has been due."""
+
+    def as_json(self) -> dict[str, bool | str | float | None]:
+        return {"running": self.running, "doing": self.doing, "silent_seconds": self.silent_seconds}
+
+    def sentence(self, home: Path) -> str:
+        """The same for people."""
+        if not self.running:
+            return f"No controller is at work in {home}."
+        if self.doing is None:
+            return f"A controller is at work in {home}."
+        if self.silent_seconds > 0:
+            return (
+                f"The controller in {home} should have shown a sign of life {self.silent_seconds:.0f} s ago; "
+                f"its last was: {self.doing}."
+            )
+        return f"A controller is at work in {home}: {self.doing}."
+
+
+def look(home: Path, clock: Clock) -> Life:
+    """Asks nobody and waits for nothing."""
+    if not home_in_use(home):
+        return Life(running=False, doing=None, silent_seconds=0.0)
+    sign, owner = heartbeat.read(home), home_owner(home)
+    if sign is None or owner not in (None, sign.process):
+        return Life(running=True, doing=None, silent_seconds=0.0)
+    return Life(running=True, doing=sign.doing, silent_seconds=max(0.0, clock.monotonic() - sign.due))
