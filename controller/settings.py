@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
+from controller import variables
 from controller.agents.claude_config import ClaudeConfig
 from controller.attendance import AbsenceConfig
 from controller.core.disturbance import NoiseConfig
@@ -78,7 +80,7 @@ class Settings(BaseSettings):
     tag: str | None = None
     """Name of the effort; its branch is `autoresearch/<tag>`. Default: today's date, like `nov21`."""
     agent: str = "auto"
-    """`claude`, `tuner`, `replay:DIR`, or `auto`: what this machine has what it takes for."""
+    """`claude`, `tuner`, `replay:DIR`, or `auto`: `claude` if there is an API key, else `tuner`."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where experiments run. `auto`: the GPU if the engine can hand one to a container."""
     train: Path = PROJECT / "harness" / "train.py"
@@ -159,7 +161,7 @@ class _TomlSource(InitSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         home = self.current_state.get("home") or os.environ.get("GLOVEBOX_HOME") or "home"
-        for folder in (Path(home), Path()):
+        for folder in (Path(home).expanduser(), Path()):
             # Not Path.exists: that one raises in a folder that may not be searched.
             # An empty one says nothing: `make up` leaves one, so that it can be mounted.
             if os.path.exists(folder / SETTINGS_FILE) and os.path.getsize(folder / SETTINGS_FILE):
@@ -181,11 +183,16 @@ def load(**overrides: Any) -> Settings:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
+        named = [*os.environ, *DotEnvSettingsSource(Settings).env_vars]
+        if (objection := variables.objection(named, Settings.model_fields)) is not None:
+            raise UserError(clean_line(objection))
         settings = Settings(**given)
     except ValidationError as error:
         raise UserError(_sentence(error)) from error
     except SettingsError as error:
         raise UserError(f"A setting cannot be read: {clean_line(str(error))}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The file .env cannot be read: {clean_line(str(error))}.") from error
     return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
 
 

@@ -87,6 +87,27 @@ def test_a_setting_in_the_environment_that_cannot_be(glovebox: Glovebox) -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("GLOVEBOX_LIMTS__DOLLARS", ["no setting limts", "limits"]),
+        ("GLOVEBOX_AGNET", ["no setting agnet", "agent"]),
+        ("GLOVEBOX_MONEY__DOLLARS", ["no setting money", "docs/settings.md"]),
+        ("GLOVEBOX_LIMITS__DOLARS", ["no setting limits.dolars"]),
+    ],
+)
+def test_a_variable_that_was_meant_to_be_a_setting(glovebox: Glovebox, name: str, words: list[str]) -> None:
+    """A limit that nobody noticed was none is found out when the money is gone."""
+    dataclasses.replace(glovebox, environment={**glovebox.environment, name: "3"})("run").refused(2, *words)
+    (glovebox.folder / ".env").write_text(f"{name}=3\n")
+    glovebox("run").refused(2, *words)
+
+
+def test_a_dotenv_that_is_no_text(glovebox: Glovebox) -> None:
+    (glovebox.folder / ".env").write_bytes(b"A=\xff\n")
+    glovebox("status").refused(2, ".env cannot be read")
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (None, ["There is no train.py", "mine.py"]),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from controller import settings
+from controller import settings, variables
+from tests.cli.conftest import PROJECT
 
 
 def test_variables_of_the_make_targets_do_not_disturb(
@@ -25,3 +27,10 @@ def test_variables_of_the_make_targets_do_not_disturb(
     assert config.anthropic_api_key is not None
     assert config.anthropic_api_key.get_secret_value() == "secret"
     assert "secret" not in repr(config)
+
+
+def test_no_variable_of_the_make_targets_is_taken_for_a_setting() -> None:
+    scripts = [PROJECT / "Makefile", PROJECT / "compose.yaml", *(PROJECT / "sandbox_image").rglob("*.*")]
+    named = {name for path in scripts for name in re.findall(r"GLOVEBOX_[A-Z_]+\b", path.read_text())}
+    assert len(named) > 15
+    assert variables.objection(sorted(named), settings.Settings.model_fields) is None
