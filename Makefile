@@ -1,10 +1,9 @@
 # Every target sets up what it needs; a second run skips what is done.
 #
-# Variables: GLOVEBOX_HOME (state of the research, default ./home), GLOVEBOX_CORPUS (stdlib, climbmix or a folder),
-# GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA),
-# GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`).
+# Variables: GLOVEBOX_HOME (state of the research, default ./home) and GLOVEBOX_CORPUS (stdlib, climbmix or a folder), both
+# also read from .env; GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private
+# CA), GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`).
 
-export GLOVEBOX_HOME ?= $(CURDIR)/home
 DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap
 BIN := .venv/bin
@@ -34,7 +33,7 @@ prepare: image controller-image ## prepare the service's data
 	@$(BOOTSTRAP)/service.sh prepare
 
 demo: image env ## a few minutes of real research in the foreground
-	@$(BOOTSTRAP)/demo.sh $(DEMO_HOME)
+	@$(BOOTSTRAP)/demo.sh "$(DEMO_HOME)"
 
 test: image env-dev ## run all tests
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST)
@@ -55,7 +54,7 @@ chaos: image env-dev ## kill the controller N times (default 100) on real contai
 	@PYTHONPATH=harness $(BIN)/python -m tests.chaos $(N) $(CHAOS)
 
 clean: ## remove the Python environment, caches and the demo; not GLOVEBOX_HOME
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info $(DEMO_HOME)
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info "$(DEMO_HOME)"
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 engine:

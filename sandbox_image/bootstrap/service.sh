@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Controller, runner and reaper as a service: service.sh up|down|logs|status|prepare
 #
-# Variables: GLOVEBOX_HOME (default ./home), GLOVEBOX_CORPUS, and for the key ANTHROPIC_API_KEY or
-# GLOVEBOX_ANTHROPIC_API_KEY_FILE (both also read from .env).
+# Variables, all of them also read from .env: GLOVEBOX_HOME (default ./home), GLOVEBOX_CORPUS, and for the key
+# ANTHROPIC_API_KEY or GLOVEBOX_ANTHROPIC_API_KEY_FILE.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh
@@ -13,7 +13,9 @@ readonly SERVICE_USER=10000 RUNNER_USER=10010 REAPER_USER=10011
 
 # What compose.yaml asks for.
 export_variables() {
+    GLOVEBOX_HOME=${GLOVEBOX_HOME:-$(from_dotenv GLOVEBOX_HOME)}
     GLOVEBOX_HOME=$(realpath -m "${GLOVEBOX_HOME:-home}")
+    export GLOVEBOX_CORPUS=${GLOVEBOX_CORPUS:-$(from_dotenv GLOVEBOX_CORPUS)}
     GLOVEBOX_SOCKET=/var/run/docker.sock
     if [[ ${DOCKER_HOST:-} == unix://* ]]; then GLOVEBOX_SOCKET=${DOCKER_HOST#unix://}; fi
     GLOVEBOX_SOCKET_GID=$(stat -L -c %g "$GLOVEBOX_SOCKET" 2>/dev/null || echo 0)
@@ -29,7 +31,18 @@ export_variables() {
     export GLOVEBOX_HOME GLOVEBOX_SOCKET GLOVEBOX_SOCKET_GID GLOVEBOX_UID GLOVEBOX_GID
 }
 
+# What is handed over to the service's user must be ours: a slip of the pen may name somebody's whole folder.
+require_home() {
+    local name
+    for name in glovebox.toml lock audit.jsonl data/public/manifest.json; do
+        if [ -e "$GLOVEBOX_HOME/$name" ]; then return; fi
+    done
+    [ -z "$(ls -A "$GLOVEBOX_HOME" 2>/dev/null)" ] ||
+        stop "$GLOVEBOX_HOME is not empty and no home of Glovebox; name another folder in GLOVEBOX_HOME."
+}
+
 make_home() {
+    require_home
     mkdir -p "$GLOVEBOX_HOME"
     if is_root && [ "$(stat -c %u "$GLOVEBOX_HOME")" != "$GLOVEBOX_UID" ]; then
         chown -R "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"
@@ -88,8 +101,18 @@ make_key_file() {
 
 prepare() {
     [ -e "$GLOVEBOX_HOME/data/public/manifest.json" ] && return
-    say "preparing data ($(corpus)) in $GLOVEBOX_HOME"
-    docker compose run --rm --no-deps -T operator prepare --corpus "$(corpus)" </dev/null
+    local corpus mounts=()
+    corpus=$(corpus)
+    case $corpus in
+        stdlib | climbmix) ;;
+        *)
+            corpus=$(realpath -m "$corpus")
+            [ -d "$corpus" ] || stop "there is no folder $corpus; GLOVEBOX_CORPUS is stdlib, climbmix or a folder."
+            mounts=(--volume "$corpus:$corpus:ro")
+            ;;
+    esac
+    say "preparing data ($corpus) in $GLOVEBOX_HOME"
+    docker compose run --rm --no-deps -T "${mounts[@]}" operator prepare --corpus "$corpus" </dev/null
 }
 
 announce() {
@@ -104,7 +127,23 @@ renews_runner() {
     plan=$(docker compose up --detach --dry-run ${key_changed:-} 2>&1) && [[ $plan == *-runner-1*Recreate* ]]
 }
 
-running() { [ -n "$(docker compose ps --status running --quiet controller)" ]; }
+# Where the research stands, also while there is no service.
+status() {
+    local state
+    state=$(docker compose ps --all --format '{{.State}}' controller)
+    case $state in
+        running)
+            docker compose exec -T controller python -m controller status
+            return
+            ;;
+        restarting) state="the service cannot start; make logs says why." ;;
+        *) state="the service is not running; start it with: make up" ;;
+    esac
+    if [ -s "$GLOVEBOX_HOME/audit.jsonl" ]; then
+        docker compose run --rm --no-deps -T operator status </dev/null || true
+    fi
+    stop "$state"
+}
 
 main() {
     export_variables
@@ -127,10 +166,7 @@ main() {
             ;;
         down) docker compose down --remove-orphans ;;
         logs) docker compose logs --follow --tail 200 ;;
-        status)
-            running || stop "the service is not running; start it with: make up"
-            docker compose exec -T controller python -m controller status
-            ;;
+        status) status ;;
         *) stop "usage: service.sh up|down|logs|status|prepare" ;;
     esac
 }

@@ -202,3 +202,22 @@ def test_a_home_for_the_service_belongs_to_whom_it_should(project: Path) -> None
         owners = {path.name: path.stat().st_uid for path in (project / "home").iterdir()}
         assert owners == {"data": 10000, "glovebox.toml": 10000, "runner": 10010}
         assert socket.st_gid == 10000
+
+
+def test_a_folder_that_is_no_home_is_not_taken_over(project: Path) -> None:
+    """A slip of the pen would give away every file in it."""
+    (project / "mine").mkdir()
+    (project / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(subprocess.CalledProcessError):
+        call(project, "make_home", GLOVEBOX_HOME=str(project / "mine"))
+    assert os.listdir(project / "mine") == ["thesis.tex"]
+    assert (project / "mine").stat().st_uid == os.getuid()
+
+
+def test_home_and_corpus_may_stand_in_the_dotenv(project: Path) -> None:
+    (project / ".env").write_text("GLOVEBOX_HOME=there\nGLOVEBOX_CORPUS=climbmix\n")
+    show = 'printf "%s\\n" "$GLOVEBOX_HOME" "$(corpus)" >told'
+    call(project, show)
+    assert (project / "told").read_text() == f"{project}/there\nclimbmix\n"
+    call(project, show, GLOVEBOX_HOME="/elsewhere", GLOVEBOX_CORPUS="stdlib")
+    assert (project / "told").read_text() == "/elsewhere\nstdlib\n"
