@@ -29,7 +29,7 @@ class AbsenceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     understudy_after_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """The tuner proposes in its place once the agent has been away for so long; null: never."""
+    """The tuner proposes in its place once the agent has been away for so long; none: never."""
     retry_seconds: Seconds = 60.0
     """Until an agent that did not say when is asked again; doubles each time it is asked in vain."""
     max_retry_seconds: Seconds = 3600.0

@@ -41,7 +41,7 @@ class PatienceConfig(BaseModel):
     max_seconds: Seconds = 900.0
     """What that doubles up to."""
     stop_after: Annotated[int, Field(gt=0)] | None = None
-    """Faults in a row after which the run ends; null: it never does."""
+    """Faults in a row after which the run ends; none: it never does."""
 
 
 class Backoff:

@@ -47,9 +47,17 @@ def test_make_targets_the_readme_names_exist() -> None:
     assert named and named <= targets
 
 
-def test_files_the_readme_links_to_exist() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert (ROOT / link).exists(), link
+def links(page: Path) -> list[Path]:
+    return [page.parent / link for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))]
+
+
+def test_what_a_page_links_to_exists_and_every_page_can_be_come_to() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    linked = {link.resolve() for page in [*pages, ROOT / "CHANGELOG.md"] for link in links(page)}
+    assert len(linked) > 10
+    assert [str(link) for link in linked if not link.exists()] == []
+    alone = {page.name for page in pages if page not in linked and page.parent.name != "decisions"}
+    assert alone == {"README.md"}
 
 
 def test_what_the_account_of_security_names_exists() -> None:
@@ -64,8 +72,6 @@ def test_what_the_account_of_security_names_exists() -> None:
     assert [path for path in tests if not (ROOT / path).exists()] == []
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
-    links = re.findall(r"\]\(([^)#]+)\)", text)
-    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
 def test_every_row_the_account_of_security_names_is_attacked() -> None:

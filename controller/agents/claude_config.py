@@ -22,7 +22,7 @@ class ClaudeConfig(BaseModel):
     model: Annotated[str, Field(min_length=1)] = "claude-opus-5-5"
     """Its name at that endpoint."""
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    """How much it thinks; null: as the model does by itself. Not every model takes this."""
+    """How much it thinks; none: as the model does by itself. Not every model takes this."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Null: as the model does by itself. Models since Claude Opus 4.7 take no other."""
     max_tokens: Annotated[int, Field(ge=1024)] = 32_000

@@ -18,7 +18,7 @@ class Limits(BaseModel):
     memory: int = Field(default=16 * GIB, gt=0)
     """Memory, its tmpfs mounts included. There is no swap on top."""
     cpus: float | None = Field(default=None, gt=0)
-    """Number of CPUs; null means all."""
+    """Number of CPUs; none means all."""
     pids: int = Field(default=1024, gt=0)
     """Processes and threads together. torch.compile alone wants some hundred on a large machine."""
     tmp_bytes: int = Field(default=4 * GIB, gt=0)
