@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from controller.clock import SystemClock
+from controller.core.events import EffortStarted
 from controller.core.sandbox_config import SandboxConfig
+from controller.journal import Journal
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from tests.cli.corpus import write_corpus
@@ -119,6 +121,13 @@ def on_engine(engine: None, tmp_path: Path) -> Iterator[Glovebox]:
     command = Glovebox(tmp_path / "home", folder)
     yield command
     remove_leftovers(command.home)
+
+
+def begin(home: Path) -> None:
+    """An effort `t` in which nothing was run yet."""
+    journal = Journal(home, SystemClock())
+    journal.append(EffortStarted(tag="t", base_commit="0" * 40))
+    journal.close()
 
 
 def remove_leftovers(home: Path) -> None:

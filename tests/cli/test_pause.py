@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from controller.clock import SystemClock
-from controller.core.events import EffortStarted, Paused
+from controller.core.events import Paused
 from controller.heartbeat import Heartbeat
 from controller.home_lock import HomeLock
 from controller.journal import Journal
 from controller.pause import read
-from tests.cli.conftest import Glovebox
+from tests.cli.conftest import Glovebox, begin
 from tests.fakes import HandClock
-
-
-def begin(home: Path) -> None:
-    journal = Journal(home, SystemClock())
-    journal.append(EffortStarted(tag="t", base_commit="0" * 40))
-    journal.close()
 
 
 def test_a_pause_is_asked_for_shown_and_ended(glovebox: Glovebox) -> None:
