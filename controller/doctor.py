@@ -62,7 +62,7 @@ def _engine(config: Settings) -> str:
     through = f" through the runner at {config.runner}" if config.runner else ""
     return (
         f"{description['engine']}{through}, image {description['image'][:19]}, "
-        f"runtime {description['runtime']}, {_USERS[description['users']]}"
+        f"runtime {description['runtime']}, {description['confinement']}, {_USERS[description['users']]}"
     )
 
 

@@ -258,7 +258,8 @@ class Sandbox(Leftovers, Protocol):
 
     def describe(self) -> Mapping[str, str]:
         """`engine`, `image` (digest), `runtime` for the provenance; `root`, the engine's own folder; `users`:
-        `mapped` or `rootless` if root in a container is nobody on the host, else `shared`.
+        `mapped` or `rootless` if root in a container is not root on the host, else `shared`; `confinement`:
+        the kernel's access control, in words.
 
         Raises NotReady if something is missing.
         """

@@ -47,16 +47,18 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
         raise UserError(f"There is no scale {request.scale!r}; choose cpu or gpu.")
     scale = request.scale or machine.resolve_device(config).scale
     sandbox = machine.sandbox_of(config)
-    sandbox.describe()
+    engine = sandbox.describe()
     harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
-    owner = config.home.stat()
+    home = config.home.stat()
+    # Root in a container of a rootless engine is the one who runs it, and everybody else is nobody.
+    owner = (0, 0) if engine["users"] == "rootless" else (home.st_uid, home.st_gid)
     network = request.corpus == "climbmix"
     spec = preparer(
         sealed(config.sandbox),
         Place(config.home.resolve(), "prepare"),
         arguments=_arguments(request, scale, corpus),
         limit_seconds=LIMIT_SECONDS,
-        owner=(owner.st_uid, owner.st_gid),
+        owner=owner,
         harness=harness.folder,
         corpus=corpus,
         network=network,

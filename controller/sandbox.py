@@ -19,7 +19,7 @@ from controller.core.attestation import differences
 from controller.core.container_spec import ContainerSpec
 from controller.core.containers import gpu_probe
 from controller.core.engine_failure import EngineFault, to_error
-from controller.core.engine_info import NOT_MAPPED, id_map, unfit, user_ids
+from controller.core.engine_info import NOT_MAPPED, confinement, id_map, unfit, user_ids
 from controller.core.model import GloveboxError, InfrastructureError, NotReady
 from controller.core.place import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME, THIRD_HAND_SECONDS, Place
 from controller.core.sandbox_config import SealedConfig
@@ -187,12 +187,13 @@ class DockerSandbox:
         config = self._config
         with asked_to("describe itself", starting_up=True):
             info = self._client.info()
+        if reason := unfit(info):
+            raise NotReady(reason)
+        with asked_to("describe the image", starting_up=True):
             image = self._client.inspect_image(config.image)  # type: ignore[no-untyped-call]
         wanted = "nvidia" if config.gpu and config.gpu_access == "runtime" else config.runtime
         if wanted not in info["Runtimes"]:
             raise to_error(EngineFault.NO_RUNTIME, "", f"no runtime {wanted}")
-        if reason := unfit(info):
-            raise NotReady(reason)
         self._image_id = image["Id"]
         return {
             "engine": info["ServerVersion"],
@@ -200,6 +201,7 @@ class DockerSandbox:
             "runtime": wanted,
             "root": str(info.get("DockerRootDir", "")),
             "users": user_ids(info),
+            "confinement": confinement(info),
         }
 
     def gpu(self) -> tuple[str, str]:

@@ -365,4 +365,11 @@ class EmptyEngine:
     def close(self) -> None: ...
 
     def describe(self) -> Mapping[str, str]:
-        return {"engine": "none", "image": "sha256:0", "runtime": "runc", "root": "", "users": "shared"}
+        return {
+            "engine": "none",
+            "image": "sha256:0",
+            "runtime": "runc",
+            "root": "",
+            "users": "shared",
+            "confinement": "none",
+        }

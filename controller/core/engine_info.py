@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,16 @@ class IdMap:
 
 
 NOT_MAPPED = IdMap()
+
+#: What we limit, by the name under which an engine says that it can.
+_LIMITS = {
+    "MemoryLimit": "memory",
+    "SwapLimit": "swap",
+    "PidsLimit": "processes",
+    "CpuCfsQuota": "CPU time",
+    "CPUShares": "shares of the CPU",
+}
+_ACCESS_CONTROL = {"apparmor": "AppArmor", "selinux": "SELinux"}
 
 
 def id_map(info: Mapping[str, Any]) -> IdMap | None:
@@ -39,10 +49,30 @@ def user_ids(info: Mapping[str, Any]) -> Literal["rootless", "mapped", "shared"]
     return "mapped" if "userns" in options else "shared"
 
 
+def confinement(info: Mapping[str, Any]) -> str:
+    """The kernel's access control that the engine's containers are under, besides its system call filter."""
+    found = security_options(info) & {"apparmor", "selinux"}
+    return " and ".join(_ACCESS_CONTROL[name] for name in sorted(found)) or "no AppArmor or SELinux"
+
+
 def unfit(info: Mapping[str, Any]) -> str | None:
-    """Why no experiment may run on this engine, as a sentence; None if nothing speaks against it."""
-    if not info["SwapLimit"]:
+    """Why no experiment may run on this engine, as a sentence; None if nothing speaks against it.
+
+    An engine without cgroups makes containers all the same, and describes them as if they were limited.
+    """
+    unlimited = [what for key, what in _LIMITS.items() if not info.get(key)]
+    if unlimited and user_ids(info) == "rootless":
+        return (
+            f"This rootless engine cannot limit {_listed(unlimited)}: it needs cgroup v2 and the controllers "
+            "cpu, memory and pids delegated to its user; docs/sandbox.md says how."
+        )
+    if unlimited == [_LIMITS["SwapLimit"]]:
         return "The kernel cannot keep containers from swapping; boot it with swapaccount=1 or cgroup v2."
+    if unlimited:
+        return (
+            f"The engine cannot limit {_listed(unlimited)}; "
+            "`docker info` says what its kernel or its cgroups lack."
+        )
     if "seccomp" not in security_options(info):
         return "The engine cannot filter system calls; its kernel or its build lacks seccomp."
     if id_map(info) is None:
@@ -57,3 +87,7 @@ def security_options(info: Mapping[str, Any]) -> set[str]:
     """`seccomp`, `apparmor`, `selinux`, `userns`, `rootless`, `cgroupns`: those the engine says it has."""
     fields = (field for option in info.get("SecurityOptions") or () for field in option.split(","))
     return {field.removeprefix("name=") for field in fields if field.startswith("name=")}
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # When root starts the service each part has a user of its own; otherwise all are whoever does.
 readonly SERVICE_USER=10000 RUNNER_USER=10010 REAPER_USER=10011
 
+is_rootless() { docker info --format '{{.SecurityOptions}}' 2>/dev/null | grep -q name=rootless; }
+
 # What compose.yaml asks for.
 export_variables() {
     GLOVEBOX_HOME=${GLOVEBOX_HOME:-$(from_dotenv GLOVEBOX_HOME)}
@@ -24,6 +26,8 @@ export_variables() {
     if is_root; then
         GLOVEBOX_UID=$SERVICE_USER GLOVEBOX_GID=$SERVICE_USER
         GLOVEBOX_RUNNER_UID=$RUNNER_USER GLOVEBOX_REAPER_UID=$REAPER_USER
+    elif is_rootless; then # where root in a container is who started the engine, and nobody else can be
+        GLOVEBOX_UID=0 GLOVEBOX_GID=0 GLOVEBOX_RUNNER_UID=0 GLOVEBOX_REAPER_UID=0 GLOVEBOX_SOCKET_GID=0
     fi
     GLOVEBOX_KEY_FILE=$PWD/.secrets/anthropic_api_key
     GLOVEBOX_SETTINGS=$({ cat "$GLOVEBOX_HOME/glovebox.toml" 2>/dev/null || true; } | sha256sum | cut -c1-16)
@@ -145,6 +149,37 @@ status() {
     stop "$state"
 }
 
+# The homes that the service's containers were made for, and the one that is asked for.
+homes() {
+    local ids
+    ids=$(docker compose ps --all --quiet)
+    {
+        # shellcheck disable=SC2086 # one word for each container
+        [ -z "$ids" ] || docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' $ids
+        echo "GLOVEBOX_HOME=$GLOVEBOX_HOME"
+    } | sed -n 's/^GLOVEBOX_HOME=//p' | sort -u
+}
+
+# end_experiments HOME: a controller ends its experiment when it is stopped. One that was dead already has not, nor
+# has one without a runner. The label is controller/core/place.py's.
+end_experiments() {
+    local label
+    if [ -e "$1/lock" ] && ! flock --shared --nonblock "$1/lock" true; then
+        say "a controller that is not the service's is at work in $1; what it runs goes on"
+        return
+    fi
+    label=glovebox.home=$(printf '%s' "$1" | sha256sum | cut -c1-16)
+    docker ps --all --quiet --filter "label=$label" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+    docker volume ls --quiet --filter "label=$label" | xargs --no-run-if-empty docker volume rm --force >/dev/null
+}
+
+down() {
+    local home found
+    found=$(homes)
+    docker compose down --remove-orphans
+    while read -r home; do end_experiments "$home"; done <<<"$found"
+}
+
 main() {
     export_variables
     case ${1:-} in
@@ -164,7 +199,7 @@ main() {
             make_key_file
             prepare
             ;;
-        down) docker compose down --remove-orphans ;;
+        down) down ;;
         logs) docker compose logs --follow --tail 200 ;;
         status) status ;;
         *) stop "usage: service.sh up|down|logs|status|prepare" ;;

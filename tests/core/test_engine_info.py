@@ -6,17 +6,25 @@ from typing import Any
 
 import pytest
 
-from controller.core.engine_info import IdMap, id_map, security_options, unfit
+from controller.core.engine_info import IdMap, confinement, id_map, security_options, unfit, user_ids
 
+#: As Docker 26.1 told them: root's engine on cgroup v1, the same with --userns-remap (AppArmor added), and a
+#: rootless one where cgroup v2 is missing.
+ALL_LIMITS = dict.fromkeys(("MemoryLimit", "SwapLimit", "PidsLimit", "CpuCfsQuota", "CPUShares"), True)
 PLAIN: dict[str, Any] = {
     "SecurityOptions": ["name=seccomp,profile=builtin"],
     "DockerRootDir": "/var/lib/docker",
-    "SwapLimit": True,
+    **ALL_LIMITS,
 }
 MAPPED: dict[str, Any] = {
     "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=userns", "name=cgroupns"],
     "DockerRootDir": "/var/lib/docker/100000.200000",
-    "SwapLimit": True,
+    **ALL_LIMITS,
+}
+ROOTLESS: dict[str, Any] = {
+    "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
+    "DockerRootDir": "/home/user/.local/share/docker",
+    **dict.fromkeys(ALL_LIMITS, False),
 }
 
 
@@ -40,14 +48,39 @@ def test_where_user_ids_begin(info: dict[str, Any], expected: IdMap | None) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("info", "users", "control"),
     [
-        ({"SwapLimit": False}, "swapaccount=1"),
-        ({"SecurityOptions": ["name=apparmor"]}, "seccomp"),
-        ({"DockerRootDir": "/srv/docker"}, "root folder /srv/docker"),
+        (PLAIN, "shared", "no AppArmor or SELinux"),
+        (MAPPED, "mapped", "AppArmor"),
+        (ROOTLESS, "rootless", "no AppArmor or SELinux"),
+        ({**PLAIN, "SecurityOptions": ["name=selinux", "name=seccomp"]}, "shared", "SELinux"),
     ],
 )
-def test_an_engine_that_is_unfit_is_told_why(change: dict[str, Any], words: str) -> None:
-    assert unfit(PLAIN) is None
-    assert unfit(MAPPED) is None
-    assert words in str(unfit({**MAPPED, **change}))
+def test_who_one_would_be_outside_and_what_else_confines(
+    info: dict[str, Any], users: str, control: str
+) -> None:
+    assert (user_ids(info), confinement(info)) == (users, control)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({**MAPPED, "SwapLimit": False}, ["swapaccount=1"]),
+        ({**MAPPED, "SecurityOptions": ["name=apparmor"]}, ["seccomp"]),
+        ({**MAPPED, "DockerRootDir": "/srv/docker"}, ["root folder /srv/docker"]),
+        ({**PLAIN, "PidsLimit": False}, ["cannot limit processes;"]),
+        ({**PLAIN, "MemoryLimit": False, "SwapLimit": False}, ["cannot limit memory and swap;"]),
+        ({key: value for key, value in PLAIN.items() if key != "PidsLimit"}, ["cannot limit processes;"]),
+        (ROOTLESS, ["memory, swap, processes, CPU time and shares of the CPU:", "rootless", "delegated"]),
+        ({**ROOTLESS, **ALL_LIMITS, "CpuCfsQuota": False}, ["cannot limit CPU time:", "delegated"]),
+    ],
+)
+def test_an_engine_that_is_unfit_is_told_why(info: dict[str, Any], words: list[str]) -> None:
+    said = str(unfit(info))
+    assert all(word in said for word in words), said
+    assert said.endswith(".")
+
+
+@pytest.mark.parametrize("info", [PLAIN, MAPPED, {**ROOTLESS, **ALL_LIMITS}])
+def test_an_engine_that_can_limit_everything_is_fit(info: dict[str, Any]) -> None:
+    assert unfit(info) is None

@@ -1,4 +1,4 @@
-"""The service's key: a file only the service can read, and nothing that `docker inspect` shows."""
+"""The service: who may read its key, who holds what, and what is left when it is ended."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ import pytest
 from pydantic import SecretStr
 
 from controller import runner_settings
+from controller.core import containers, volumes
+from controller.core.place import Place
 from controller.core.sandbox_config import SandboxConfig
+from controller.home_lock import HomeLock
 from controller.notify import NotifyConfig
 from controller.settings import BudgetConfig, Settings
 from tests.image.conftest import PROJECT
+from tests.sandbox.conftest import Bench, bench, make_bench, open_bench
+
+__all__ = ["bench", "make_bench"]
 
 KEY = "sk-ant-a-key-that-is-none"
 SHELL = "sandbox_image/bootstrap/service.sh"
@@ -38,7 +44,7 @@ def call(project: Path, function: str, **environment: str) -> None:
     script = text.replace('\nmain "$@"', f"\nexport_variables; {function}").replace(
         '"$(dirname "${BASH_SOURCE[0]}")/../.."', str(project)
     )
-    ours = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    ours = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     subprocess.run(["bash", "-c", script], env=ours | environment, cwd=project, check=True)
 
 
@@ -221,3 +227,27 @@ def test_home_and_corpus_may_stand_in_the_dotenv(project: Path) -> None:
     assert (project / "told").read_text() == f"{project}/there\nclimbmix\n"
     call(project, show, GLOVEBOX_HOME="/elsewhere", GLOVEBOX_CORPUS="stdlib")
     assert (project / "told").read_text() == "/elsewhere\nstdlib\n"
+
+
+def leave_running(bench: Bench) -> None:
+    """What a controller leaves that is killed while T trains, as far as labels go."""
+    place = Place(bench.home, "7")
+    bench.sandbox.create_volume(volumes.workspace(bench.config, place, 600.0))
+    bench.sandbox.start(containers.holder(bench.config, place, 600.0))
+
+
+@pytest.mark.engine
+def test_what_a_dead_controller_left_running_ends_with_the_service(
+    project: Path, bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with open_bench(tmp_path_factory.mktemp("other"), bench.config) as other:
+        leave_running(bench)
+        leave_running(other)
+        end = 'end_experiments "$GLOVEBOX_HOME"'
+        with HomeLock(bench.home):  # a controller in the foreground
+            call(project, end, GLOVEBOX_HOME=str(bench.home))
+            assert [len(found) for found in bench.sandbox.leftovers()] == [1, 1]
+        call(project, end, GLOVEBOX_HOME=str(bench.home))
+        assert bench.sandbox.leftovers() == ([], [])
+        call(project, end, GLOVEBOX_HOME=str(bench.home))
+        assert [len(found) for found in other.sandbox.leftovers()] == [1, 1]

@@ -90,7 +90,7 @@ def test_of_what_is_not_there(world: World) -> None:
     sandbox.follow(name, received.append).join(20)
     assert not received
     assert sandbox.usage() == {}
-    assert set(sandbox.describe()) == {"engine", "image", "root", "runtime", "users"}
+    assert set(sandbox.describe()) == {"confinement", "engine", "image", "root", "runtime", "users"}
 
 
 @on_an_engine
