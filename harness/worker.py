@@ -8,9 +8,9 @@ a script;
 `model`
   is the one to score.
 
-The checkpoint is copied into memory, then parsed, then loaded strictly. The model runs in eval mode,
-uncompiled, in inference mode and under the file's own module-level `autocast_ctx` if it has one, else under
-bfloat16 autocast on CUDA.
+Holes in the files that the run left are filled. The checkpoint is copied into memory, then parsed, then
+loaded strictly. The model runs in eval mode, uncompiled, in inference mode and under the file's own
+module-level `autocast_ctx` if it has one, else under bfloat16 autocast on CUDA.
 
 This process runs the experiment's code, so nothing it says is believed: it protects nothing but itself
 against a broken checkpoint. Exit status: 0 the judge is done; 10 train.py does not import or build; 11 no
@@ -20,8 +20,10 @@ out of memory; 1 the exchange itself failed. The last line on stderr says why, f
 
 import ast
 import contextlib
+import errno
 import itertools
 import json
+import mmap
 import os
 import stat
 import struct
@@ -193,6 +195,47 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
         model.load_state_dict({names.get(name, name): weights[name] for name in weights}, strict=True)
 
 
+# --- what else the run left ----------------------------------------------------
+
+
+def fill_holes(folder: Path) -> None:
+    """Let every page of every file that the run left be there, before any of its code runs here.
+
+    A hole in a file of a tmpfs that is read through a mapping becomes a page, on a read-only mount as well,
+    and the page outlives its reader. One worker could write to the next that way. Raises Failure if the holes
+    are larger than the room there is, or if a folder may be passed through but not looked through.
+    """
+
+    def refuse_hidden(error: OSError) -> None:
+        if os.access(error.filename, os.X_OK):
+            raise Failure(CHECKPOINT, "the run left a folder that cannot be looked through") from error
+
+    with failing_as(CHECKPOINT, "what the run left cannot be looked through"):
+        for where, _, names in os.walk(folder, onerror=refuse_hidden):
+            for name in names:
+                _fill(os.path.join(where, name))
+
+
+def _fill(path: str) -> None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.ELOOP, errno.ENXIO):
+            return  # nobody here can read it: of another user, a link, a socket
+        raise
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            return
+        room = os.fstatvfs(file)
+        if status.st_size - 512 * status.st_blocks > room.f_bfree * room.f_frsize:
+            raise Failure(CHECKPOINT, "the run left a file with holes that do not fit into its workspace")
+        with mmap.mmap(file, 0, prot=mmap.PROT_READ) as pages:
+            _ = pages[:: mmap.PAGESIZE]
+    finally:
+        os.close(file)
+
+
 # --- answering -----------------------------------------------------------------
 
 
@@ -236,6 +279,7 @@ def serve(config: Config) -> None:
     torch.set_num_threads(usable_cpus())
     # Compiling costs more than the few batches to score, here and in every compiled function of the model.
     torch.compiler.set_stance("force_eager")
+    fill_holes(config.checkpoint.parent)
     weights = parse_checkpoint(read_checkpoint(config.checkpoint, config.max_checkpoint_bytes))
     module, model = run_train(config.train)
     load_weights(model, weights)

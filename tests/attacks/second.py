@@ -6,7 +6,7 @@ first one answered is on record by then.
 
 from __future__ import annotations
 
-from tests.attacks.cases import FORWARD, LATE, NON_CAUSAL, STATEFUL, Case, uniform
+from tests.attacks.cases import FORWARD, LATE, LOAD, NO_GAIN, NON_CAUSAL, STATEFUL, Case, uniform
 
 _THOUSANDTH = """
 digest = torch.zeros_like(idx)
@@ -72,6 +72,65 @@ for number, row in enumerate(idx.tolist()):
         counts[before, after] += 1
 """
 
+# Which half of the vocabulary the next token is in, kept in which pages of a sparse file of T's are there: to
+# read a hole through a mapping makes a page, although the file is mounted read-only.
+_HOLES = """
+import glob, mmap
+
+PAGES, paper = 0, []
+for path in sorted(glob.glob("/out/paper*") + glob.glob("/out/hidden/paper*")) or ["/out/hidden/paper-9"]:
+    file = os.open(path, os.O_RDONLY)
+    paper.append((PAGES, file, mmap.mmap(file, 0, prot=mmap.PROT_READ)))
+    PAGES += os.fstat(file).st_size // 4096
+
+def pages_there():
+    for base, file, _ in paper:
+        end = 0
+        while True:
+            try:
+                begin = os.lseek(file, end, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(file, begin, os.SEEK_HOLE)
+            yield from range(base + begin // 4096, base + end // 4096)
+
+written = set(pages_there())
+SECOND, told = bool(written), {}
+
+def note(page):
+    base, _, pages = [part for part in paper if part[0] <= page][-1]
+    pages[(page - base) * 4096]
+
+def recall(logits, idx):
+    halves = torch.arange(V) % 2
+    for number, row in enumerate(idx.tolist()):
+        prefix = 0
+        for t in range(len(row) - 1):
+            prefix = hash((prefix, row[t]))
+            page = prefix % PAGES
+            if SECOND:
+                half = int(page in written)
+            else:
+                if page not in told and row[t + 1] % 2:
+                    note(page)
+                half = told.setdefault(page, row[t + 1] % 2)
+            logits[number, t] += 0.8 * (halves == half)
+"""
+
+
+def _holes(name: str, sparse: str, why: str, *expected: str) -> Case:
+    trainer = f"""
+def paper(path, pages):
+    with open(path, "wb") as file:
+        file.truncate(pages * 4096)
+    os.chmod(path, 0o644)
+
+{sparse}
+"""
+    forward = "recall(logits, idx)"
+    return Case("M6", name, uniform(trainer=trainer, module=_HOLES, forward=forward), expected, why)
+
+
 _FRESH = "a fresh worker does not know what the first one was told, and its answers must agree"
 
 
@@ -103,6 +162,25 @@ CASES = (
         "recall(logits, idx)\nnote()",
         _FRESH,
         module=_NOTES,
+    ),
+    _holes(
+        "remembers, and writes it into the holes of a file",
+        "paper('/work/paper', 8192)",
+        "every hole of what T left is filled before its code runs in a worker",
+        NO_GAIN,
+        NON_CAUSAL,
+    ),
+    _holes(
+        "remembers, and writes it into holes larger than memory",
+        "for part in range(4): paper(f'/work/paper{part}', 1 << 20)",
+        "holes that cannot be filled are refused",
+        LOAD,
+    ),
+    _holes(
+        "remembers, and writes it into holes out of sight",
+        "os.mkdir('/work/hidden'); paper('/work/hidden/paper-9', 8192); os.chmod('/work/hidden', 0o711)",
+        "a folder that cannot be looked through is refused",
+        LOAD,
     ),
     _leak(
         "M6",

@@ -1,9 +1,12 @@
 """The worker: both forms of train.py, hostile checkpoints, exit statuses; scored by a real judge."""
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -273,3 +276,51 @@ def test_reply_holds_the_columns_wanted_and_no_others() -> None:
     assert torch.equal(sent, logits[:, 5:9])
     refused, nothing = worker.encode(logits.long(), (2, LENGTH, VOCAB), (5, 9))
     assert (refused.dtype, refused.length, len(nothing)) == (0, 4, 0)
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder on a tmpfs, as a workspace is."""
+    folder = tempfile.mkdtemp(dir="/dev/shm")
+    yield Path(folder)
+    subprocess.run(["rm", "-rf", folder], check=True)  # Python's own way ends where the folders are too deep
+
+
+def holes(path: Path) -> bool:
+    with path.open("rb") as file:
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < path.stat().st_size
+
+
+def test_no_holes_are_left_to_be_written_in_by_reading(in_memory: Path) -> None:
+    (in_memory / "deep" / "er").mkdir(parents=True)
+    for path in (in_memory / "sparse", in_memory / "deep" / "er" / "sparse"):
+        with path.open("wb") as file:
+            file.truncate(1_000_001)
+    with (in_memory / "reserved").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 1 << 16)
+    (in_memory / "empty").touch()
+    os.mkfifo(in_memory / "fifo")
+    (in_memory / "link").symlink_to("/dev/zero")
+    files = [path for path in in_memory.rglob("*") if path.is_file() and path.stat().st_size]
+    assert all(map(holes, files)) and len(files) == 3
+    worker.fill_holes(in_memory)
+    assert not any(map(holes, files))
+
+
+def test_holes_larger_than_the_room_are_refused(in_memory: Path) -> None:
+    with (in_memory / "sparse").open("wb") as file:
+        file.truncate(shutil.disk_usage(in_memory).free + (1 << 30))
+    with pytest.raises(worker.Failure, match="do not fit") as caught:
+        worker.fill_holes(in_memory)
+    assert caught.value.status == worker.CHECKPOINT
+
+
+def test_folders_deeper_than_can_be_looked_through_are_refused(in_memory: Path) -> None:
+    here = os.open(in_memory, os.O_RDONLY)
+    for _ in range(2100):
+        os.mkdir("d", dir_fd=here)
+        here, above = os.open("d", os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+    os.close(here)
+    with pytest.raises(worker.Failure, match="cannot be looked through"):
+        worker.fill_holes(in_memory)
