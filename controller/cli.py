@@ -277,7 +277,8 @@ def verify_(
     require_effort(config.home)
     if head is not None and not re.fullmatch("[0-9a-f]{64}", head):
         raise UserError("A head is 64 hexadecimal digits, as `glovebox status` prints it.")
-    problems = verify.verify(config.home, head)
+    found = verify.examine(config.home, head)
+    problems, state = found.problems, found.state
     if as_json:
         _print_json({"problems": problems})
     for problem in [] if as_json else problems:
@@ -285,7 +286,6 @@ def verify_(
     if problems:
         raise VerificationFailed(f"{len(problems)} contradictions found in {config.home}.")
     if not as_json:
-        state, _ = read_standing(config.home)
         if state.logs_pruned:
             print(f"Removed on record: run.log of experiments below {state.logs_pruned} that were not kept.")
         if state.calls_pruned:

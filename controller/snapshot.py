@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from controller.core.events import Proposed, Record, SessionStarted
 from controller.core.experiment import Experiment
 from controller.core.growing import Growing
-from controller.core.model import InfrastructureError
+from controller.core.model import InfrastructureError, VerificationFailed
 from controller.core.state import ResearchState, apply
 from controller.failpoints import reach
 from controller.files import write_atomic
@@ -134,6 +134,25 @@ def standing(home: Path) -> tuple[ResearchState, Archive]:
         apply(state, record)
         archive.forget(state)
     return state, archive
+
+
+def contradicts(home: Path, state: ResearchState, archive: Archive) -> bool:
+    """True if `standing` tells something else than the whole journal, which `state` and `archive` came from.
+
+    A snapshot is vouched for by a hash over itself, and anybody can make one. Raises OSError.
+    """
+    try:
+        told, found = standing(home)
+    except (VerificationFailed, LookupError, ValueError):
+        return True  # the journal alone did not raise
+    if found.position != archive.position:
+        return False  # a controller is at work, and this one saw more of what it did
+    places = (found.experiments, found.sessions) == (archive.experiments, archive.sessions)
+    return not places or any(
+        getattr(told, part.name) != getattr(state, part.name)
+        for part in fields(ResearchState)
+        if part.name != "experiments"  # read from the journal, at the places just compared
+    )
 
 
 class Snapshot:

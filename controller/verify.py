@@ -35,7 +35,7 @@ from controller.core.state import ResearchState, apply
 from controller.core.untrusted import clean_line
 from controller.repository import GitRepository
 from controller.runs import Runs, describe
-from controller.snapshot import Archive
+from controller.snapshot import SNAPSHOT, Archive, contradicts
 
 _PROBLEM_CHARACTERS = 1000
 _ROUNDING_USD = 1e-6
@@ -51,12 +51,17 @@ class _Pass:
     """A head somebody kept elsewhere; None: nobody did."""
     problems: list[str] = field(default_factory=list)
     state: ResearchState = field(default_factory=ResearchState)
+    archive: Archive = field(init=False)
+    """How much of the journal was read."""
     heads: dict[int, set[str]] = field(default_factory=dict)
     """By kept experiment: the heads of the journal between its verdict and its commit."""
 
+    def __post_init__(self) -> None:
+        self.archive = Archive(self.home)
+
     def read(self) -> None:
         """Raises VerificationFailed where the chain breaks, ImpossibleHistory where the story does."""
-        archive = Archive(self.home)
+        archive = self.archive
         found, pruned = self.pinned is None, _calls_pruned(self.home)
         for record in archive.follow():
             if isinstance(record.data, Decided):
@@ -82,18 +87,35 @@ class _Pass:
             )
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What a verification came to."""
+
+    problems: list[str]
+    """Every contradiction found, one line each; empty if all agree."""
+    state: ResearchState
+    """Where the journal, and nothing else, leaves the effort; up to the first problem if it is broken."""
+
+
 def verify(home: Path, pinned: str | None = None) -> list[str]:
-    """Every contradiction found, one line each; empty if all agree. Raises NotReady without git.
+    """The problems that `examine` finds."""
+    return examine(home, pinned).problems
+
+
+def examine(home: Path, pinned: str | None = None) -> Finding:
+    """Hold all that is in a home against each other. Raises NotReady without git.
 
     `pinned` is a hash that the journal once had as its head, kept elsewhere.
     """
-    return [clean_line(problem, _PROBLEM_CHARACTERS) for problem in _problems(home, pinned)]
+    told = _Pass(home, pinned)
+    problems = [clean_line(problem, _PROBLEM_CHARACTERS) for problem in _problems(told)]
+    return Finding(problems, told.state)
 
 
-def _problems(home: Path, pinned: str | None) -> list[str]:
+def _problems(told: _Pass) -> list[str]:
+    home = told.home
     if not (home / journal.NAME).is_file():
         return [f"{journal.NAME} is missing"]
-    told = _Pass(home, pinned)
     try:
         told.read()
     except (VerificationFailed, ImpossibleHistory) as error:
@@ -102,10 +124,16 @@ def _problems(home: Path, pinned: str | None) -> list[str]:
     at_work = home_lock.home_in_use(home)
     return [
         *told.problems,
+        *_check_snapshot(told),
         *_check_runs(home, told.state, at_work),
         *_check_ledger(home, told.state, at_work),
         *_check_git(home, told, at_work),
     ]
+
+
+def _check_snapshot(told: _Pass) -> Iterator[str]:
+    if contradicts(told.home, told.state, told.archive):
+        yield f"{SNAPSHOT} tells another story than {journal.NAME}; remove it, and no start believes it"
 
 
 def _decide_again(record: Record, event: Decided, state: ResearchState) -> Iterator[str]:

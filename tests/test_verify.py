@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 import subprocess
@@ -26,7 +28,8 @@ from controller.core.events import (
 from controller.core.model import Decision, Usage, Verdict
 from controller.home_lock import HomeLock
 from controller.journal import sha256
-from controller.verify import verify
+from controller.snapshot import EVERY, SNAPSHOT, Snapshot, standing
+from controller.verify import examine, verify
 from tests.hostile import unseen
 from tests.story import BASELINE, PROVENANCE, Story, tell
 
@@ -73,6 +76,16 @@ def test_a_true_record_passes(home: Path) -> None:
     assert verify(home) == []
 
 
+def test_a_forged_snapshot_is_believed_by_no_verification(home: Path) -> None:
+    true_head = standing(home)[0].head
+    forged_snapshot(home, head="f" * 64)
+    assert standing(home)[0].head == "f" * 64, "it is believed elsewhere"
+    assert examine(home).state.head == true_head
+    (home / SNAPSHOT).unlink()
+    forged_snapshot(home)
+    assert verify(home) == [], "a true one"
+
+
 def test_verifying_changes_nothing(home: Path) -> None:
     def snapshot() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
@@ -111,6 +124,17 @@ def lost_end(home: Path) -> None:
     (home / "results.tsv").write_bytes(b"".join(rows[:2]))
 
 
+def forged_snapshot(home: Path, **facts: JsonValue) -> None:
+    """One that is whole and of this journal, and tells something else of it."""
+    state, archive = standing(home)
+    archive.stored = -EVERY
+    Snapshot(home, archive).publish(state)
+    told = json.loads((home / SNAPSHOT).read_bytes().partition(b"\n")[2])
+    told["state"] |= facts
+    content = json.dumps(told).encode()
+    (home / SNAPSHOT).write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
 TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (lambda home: (home / "audit.jsonl").unlink(), "audit.jsonl is missing"),
     (lambda home: edit(home / "audit.jsonl", '"val_bpb":2.0', '"val_bpb":1.0'), "audit.jsonl line 7 "),
@@ -135,6 +159,8 @@ TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (damaged_object, "git fsck failed"),
     (lost_end, "2 commits after its base, the journal 1"),
     (lambda home: shutil.rmtree(home / "repo"), "repo: "),
+    (lambda home: forged_snapshot(home, head="f" * 64), "snapshot.json tells another story"),
+    (lambda home: forged_snapshot(home, kept=[]), "snapshot.json tells another story"),
 ]  # fmt: skip
 
 
