@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
 _ENGINE_SECONDS = 10
+_HANDS = 16
+"""So many are killed or removed at a time."""
 _NOT_RUNNING = frozenset({"created", "exited", "dead", "removing"})
 
 
@@ -39,20 +42,22 @@ class Reaper:
         self._deadlines = Deadlines()
 
     def sweep(self) -> list[str]:
-        """Kill and remove what is due; return the ids. Raises what the SDK raises if the engine fails."""
+        """Kill and remove what is due; return the ids. Raises what the SDK raises if the engine fails.
+
+        What cannot be killed or removed, or not soon, is in the way of nothing else: all is tried first.
+        """
         with closing(engine.connect(_ENGINE_SECONDS)) as client:
             containers, volumes = self._look(client)
             now = time.monotonic()
-            killed = to_kill(containers, now)
-            for container in killed:
-                _try("killed", container, lambda name: client.kill(name, "SIGKILL"))
             running = {found.whose for found in containers if found.running}
+            killed = to_kill(containers, now)
+            failures = _try_each("killed", killed, _kill)
             removed = to_remove(containers, running, now)
-            for container in removed:
-                _try("removed", container, lambda name: client.remove_container(name, force=True, v=True))
+            failures += _try_each("removed", removed, _remove)
             unused = to_remove(volumes, running, now)
-            for volume in unused:
-                _try("removed", volume, client.remove_volume)
+            failures += _try_each("removed", unused, _remove_volume)
+        if failures:
+            raise failures[0]
         return [*killed, *removed, *unused]
 
     def _look(self, client: docker.APIClient) -> tuple[list[Found], list[Found]]:
@@ -74,6 +79,10 @@ class Reaper:
                 inspected = client.inspect_container(name)
             except docker.errors.NotFound:
                 return None
+            except engine.FAILURES as error:  # then by the label alone, and the others all the same
+                log.warning("cannot_inspect", id=name, error=clean_line(str(error)))
+                due = self._deadlines.of(name, deadline, time.time(), time.monotonic())
+                return Found(name, _whose(labels), due, running)
             # Its deadline was set when it was made, and its life began when it was started.
             started, made = inspected["State"]["StartedAt"], inspected["Created"]
             late = (engine.time_of(started) - engine.time_of(made)).total_seconds()
@@ -103,15 +112,38 @@ def watch(stop: threading.Event, alive: Path | None = None) -> None:
         stop.wait(PERIOD_SECONDS)
 
 
-def _try(what: str, name: str, act: Callable[[str], Any]) -> None:
-    """What is gone already, or in use again, is not ours to worry about."""
-    with suppress(docker.errors.NotFound):
+def _kill(client: docker.APIClient, name: str) -> None:
+    client.kill(name, "SIGKILL")
+
+
+def _remove(client: docker.APIClient, name: str) -> None:
+    client.remove_container(name, force=True, v=True)
+
+
+def _remove_volume(client: docker.APIClient, name: str) -> None:
+    client.remove_volume(name)
+
+
+def _try_each(
+    what: str, names: Sequence[str], act: Callable[[docker.APIClient, str], None]
+) -> list[Exception]:
+    """Several at a time: one that is slow to die must not let another one live. What failed."""
+
+    def attempt(name: str) -> Exception | None:
         try:
-            act(name)
+            with closing(engine.connect(_ENGINE_SECONDS)) as client:
+                act(client, name)
             log.info(what, id=name)
+        except docker.errors.NotFound:
+            pass  # gone already
         except docker.errors.APIError as error:
-            if error.status_code != 409:
-                raise
+            return None if error.status_code == 409 else error  # 409: in use again, or ended by itself
+        except engine.FAILURES as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(_HANDS) as pool:
+        return [failure for failure in pool.map(attempt, names) if failure is not None]
 
 
 def _whose(labels: Mapping[str, str]) -> tuple[str, str]:
