@@ -233,6 +233,16 @@ class DockerSandbox:
             raise NotReady(
                 f"The image {spec.image} was replaced while we were running; start again to use it."
             )
+        self._require_volumes(spec)
+
+    def _require_volumes(self, spec: ContainerSpec) -> None:
+        """For a volume that is not there the engine makes one on its disk, without a limit or a label."""
+        with asked_to(f"inspect the volumes of {spec.name}"):
+            names = [mount.source for mount in spec.mounts if mount.volume]
+            labels = {name: self._client.inspect_volume(name)["Labels"] or {} for name in names}
+        if strays := [name for name in names if LABEL_HOME not in labels[name]]:
+            self.remove(containers=[spec.name], volumes=strays)
+            raise InfrastructureError(f"{spec.name} cannot be started: the volume {strays[0]} is gone.")
 
     def _attach(self, name: str) -> None:
         """Join the container's output before its first byte.

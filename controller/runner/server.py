@@ -65,6 +65,9 @@ class Runner:
         self._prefix = workshop.place.prefix
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
         self._under_way = UnderWay()
+        self._counting = threading.Lock()
+        self._making: tuple[set[str], set[str]] = set(), set()
+        """Names of containers (0) and volumes (1) that the engine has not made yet."""
         self._verbs: Mapping[type, Callable[[Any, socket.socket, bytes], Any]] = {
             Start: self._start,
             CreateVolume: self._create_volume,
@@ -156,22 +159,41 @@ class Runner:
     # --- verbs ---------------------------------------------------------------------------------
 
     def _start(self, request: Start, _: socket.socket, text: bytes) -> float:
-        spec = self._workshop.container(request.order, request.digest, text)
-        self._require_room(0)
-        began = self._sandbox.start(spec)
-        log.info("started", name=spec.name, digest=request.digest)
+        name = self._workshop.name(request.order)
+        with self._room_for(0, name):
+            spec = self._workshop.container(request.order, request.digest, text)
+            try:
+                began = self._sandbox.start(spec)
+            except GloveboxError:
+                with suppress(GloveboxError):  # an engine that fails at this, too; the next start tidies up
+                    if name not in self._sandbox.leftovers()[0]:
+                        self._workshop.forget([name])
+                raise
+        log.info("started", name=name, digest=request.digest)
         return began
 
     def _create_volume(self, request: CreateVolume, _: socket.socket, __: bytes) -> None:
         spec = self._workshop.volume(request.order, request.digest)
-        self._require_room(1)
-        self._sandbox.create_volume(spec)
+        with self._room_for(1, spec.name):
+            self._sandbox.create_volume(spec)
         log.info("created", name=spec.name)
 
-    def _require_room(self, kind: int) -> None:
-        """A caller gone mad must not fill the machine with containers (0) or volumes in memory (1)."""
-        if len(self._sandbox.leftovers()[kind]) >= _ALIVE:
-            raise InfrastructureError("This home has too many containers or volumes; `glovebox reap`.")
+    @contextmanager
+    def _room_for(self, kind: int, name: str) -> Iterator[None]:
+        """A caller gone mad must not fill the machine with containers (0) or volumes in memory (1).
+
+        What is being made counts, so that asking for many at a time is no way around it.
+        """
+        with self._counting:
+            if name in self._making[kind]:
+                raise InfrastructureError(f"{name} is being made already.")
+            if len({*self._sandbox.leftovers()[kind], *self._making[kind], name}) > _ALIVE:
+                raise InfrastructureError("This home has too many containers or volumes; `glovebox reap`.")
+            self._making[kind].add(name)
+        try:
+            yield
+        finally:
+            self._making[kind].remove(name)
 
     def _follow(self, request: Follow, connection: socket.socket, _: bytes) -> object:
         wire.send_json(connection, {"value": None})

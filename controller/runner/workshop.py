@@ -42,6 +42,10 @@ class Workshop:
         """Only for what is the same for all of the home: its prefix."""
         return Place(self.templates.home, "0")
 
+    def name(self, order: Order) -> str:
+        """Of the container or volume that is asked for."""
+        return Place(self.templates.home, order.experiment, order.attempt).name(order.item)
+
     def volume(self, order: Order, digest: str) -> VolumeSpec:
         """Raises ValueError if the order is none, or if this is not what is expected."""
         spec = self.templates.volume(order)

@@ -52,10 +52,10 @@ make_home() {
         chown -R "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"
     fi
     # Each of these is mounted by itself, and so has to be there.
-    mkdir -p "$GLOVEBOX_HOME"/data "$GLOVEBOX_HOME"/runner/socket
+    mkdir -p "$GLOVEBOX_HOME"/data "$GLOVEBOX_HOME"/harness "$GLOVEBOX_HOME"/runner/socket
     touch "$GLOVEBOX_HOME/glovebox.toml"
     if is_root; then
-        chown -h "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME/data" "$GLOVEBOX_HOME/glovebox.toml"
+        chown -h "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"/{data,harness,glovebox.toml}
         if [ "$(stat -c %u "$GLOVEBOX_HOME/runner")" != "$GLOVEBOX_RUNNER_UID" ]; then
             chown -hR "$GLOVEBOX_RUNNER_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME/runner"
         fi

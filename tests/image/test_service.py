@@ -99,7 +99,7 @@ def compose(project: Path, image: str) -> Iterator[list[str]]:
 
 def variables(project: Path) -> dict[str, str]:
     folder = project / "home"
-    for part in ("data", "runner/socket"):
+    for part in ("data", "harness", "runner/socket"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "glovebox.toml").touch()
     owner = 10000 if os.getuid() == 0 else os.getuid()
@@ -167,7 +167,9 @@ def test_who_has_what(project: Path) -> None:
     assert {name for name in parts if parts[name].get("secrets")} == {"controller"}
     assert {name for name in parts if parts[name].get("network_mode") != "none"} == {"controller"}
     assert "0" not in parts["controller"].get("group_add", [])
-    assert holds("controller", home) == [False, True, True, True]
+    assert holds("controller", home) == [False, True, True, True, True]
+    for part in ("data", "harness", "runner", "glovebox.toml"):
+        assert holds("controller", f"{home}/{part}") == [True], part
     assert holds("runner", home) == [True, False]
     assert not holds("reaper", home)
     for name, service in parts.items():
@@ -206,7 +208,7 @@ def test_a_home_for_the_service_belongs_to_whom_it_should(project: Path) -> None
     assert (project / "home" / "glovebox.toml").read_text() == ""
     if os.getuid() == 0:
         owners = {path.name: path.stat().st_uid for path in (project / "home").iterdir()}
-        assert owners == {"data": 10000, "glovebox.toml": 10000, "runner": 10010}
+        assert owners == {"data": 10000, "harness": 10000, "glovebox.toml": 10000, "runner": 10010}
         assert socket.st_gid == 10000
 
 

@@ -6,8 +6,10 @@ import json
 import socket
 import stat
 import struct
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 from controller.clock import SystemClock
 from controller.core import containers, templates, volumes
+from controller.core.container_spec import ContainerSpec
 from controller.core.model import InfrastructureError, NotReady, UserError
 from controller.core.orders import Item
 from controller.core.place import Place
@@ -37,6 +40,24 @@ class SystemClockAhead(SystemClock):
 
     def monotonic(self) -> float:
         return super().monotonic() + 1000.0
+
+
+class SlowEngine(EmptyEngine):
+    """Makes no container before it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.asked: set[str] = set()
+        self.made: list[str] = []
+
+    def start(self, spec: ContainerSpec) -> float:
+        self.asked.add(spec.name)
+        assert self.go_on.wait(60)
+        self.made.append(spec.name)
+        return 0.0
+
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        return list(self.made), []
 
 
 @pytest.fixture(scope="module")
@@ -151,29 +172,28 @@ def test_other_settings_are_told_from_another_digest(served: tuple[RunnerSandbox
         client.start(containers.holder(CONFIG, place_of(made), BUDGET))
 
 
-def test_a_train_py_is_kept_where_only_the_runner_writes(
-    served: tuple[RunnerSandbox, Path, Templates],
-) -> None:
-    client, _, made = served
+def test_a_train_py_is_kept_where_only_the_runner_writes(tmp_path: Path, socket_path: Path) -> None:
+    engine, made = SlowEngine(), make_templates(tmp_path, CONFIG, tmp_path / "harness")
+    engine.go_on.set()
     train = made.home / "train.py"
     train.write_text("print(1)")
     place = place_of(made, "9")
     spec = templates.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
-    with pytest.raises(InfrastructureError, match="no container can be made"):
+    with serving(engine, made, socket_path) as client:
         client.start(spec)
-    kept = made.files.train(place, train)
-    assert kept.is_relative_to(made.home / "runner") and kept.read_text() == "print(1)"
-    assert str(kept) in [mount.source for mount in spec.mounts]
-    train.write_text("print(2)")
-    with pytest.raises(UserError, match=r"another train\.py"):
-        client.start(spec)
-    client.remove(containers=[spec.name])
-    assert not kept.exists()
-    worker = templates.worker(CONFIG, place, made.files, made.judging, volumes.FIRST, train=train)
-    with pytest.raises(InfrastructureError, match=r"train\.py of this attempt"):
-        client.start(worker)
-    with pytest.raises(UserError, match="comes with a trainer"):
-        client.start(replace(spec, train=None))
+        kept = made.files.train(place, train)
+        assert kept.is_relative_to(made.home / "runner") and kept.read_text() == "print(1)"
+        assert str(kept) in [mount.source for mount in spec.mounts]
+        train.write_text("print(2)")
+        with pytest.raises(UserError, match=r"another train\.py"):
+            client.start(spec)
+        client.remove(containers=[spec.name])
+        assert not kept.exists()
+        worker = templates.worker(CONFIG, place, made.files, made.judging, volumes.FIRST, train=train)
+        with pytest.raises(InfrastructureError, match=r"train\.py of this attempt"):
+            client.start(worker)
+        with pytest.raises(UserError, match="comes with a trainer"):
+            client.start(replace(spec, train=None))
 
 
 def test_a_container_without_an_order_is_none_for_a_runner(
@@ -194,3 +214,56 @@ def test_another_machines_clock_is_noticed(served: tuple[RunnerSandbox, Path, Te
     _, path, _ = served
     with pytest.raises(NotReady, match="monotonic clock"):
         RunnerSandbox(path, SystemClockAhead()).describe()
+
+
+def test_a_flood_of_orders_at_once_gets_no_more_than_one_after_the_other(
+    tmp_path: Path, socket_path: Path
+) -> None:
+    engine, made = SlowEngine(), make_templates(tmp_path, CONFIG, tmp_path / "harness")
+    with serving(engine, made, socket_path) as client, ThreadPoolExecutor(40) as pool:
+        specs = [containers.holder(CONFIG, place_of(made, str(number)), BUDGET) for number in range(40)]
+        refused = threading.Semaphore(0)
+
+        def start(spec: ContainerSpec) -> bool:
+            try:
+                client.start(spec)
+            except InfrastructureError as error:
+                assert "too many" in str(error)
+                refused.release()
+                return False
+            return True
+
+        orders = [pool.submit(start, spec) for spec in specs]
+        for _ in range(40 - 24):
+            assert refused.acquire(timeout=60)
+        engine.go_on.set()
+        assert sum(order.result(60) for order in orders) == len(engine.made) == len(engine.asked) == 24
+
+
+def test_an_order_that_comes_twice_at_once_is_one_order(tmp_path: Path, socket_path: Path) -> None:
+    engine, made = SlowEngine(), make_templates(tmp_path, CONFIG, tmp_path / "harness")
+    with serving(engine, made, socket_path) as client, ThreadPoolExecutor(1) as pool:
+        spec = containers.holder(CONFIG, place_of(made), BUDGET)
+        first = pool.submit(client.start, spec)
+        while not engine.asked:
+            assert not first.done()
+        with pytest.raises(InfrastructureError, match="being made already"):
+            client.start(spec)
+        engine.go_on.set()
+        first.result(60)
+        assert engine.made == [spec.name]
+
+
+def test_orders_that_come_to_nothing_leave_no_train_py_behind(
+    served: tuple[RunnerSandbox, Path, Templates],
+) -> None:
+    """They could fill the disk: each may bring 256 KiB, and there are a billion places."""
+    client, _, made = served
+    train = made.home / "train.py"
+    train.write_text("print(1)")
+    for number in range(100, 103):
+        place = place_of(made, str(number))
+        spec = templates.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
+        with pytest.raises(InfrastructureError, match="no container can be made"):
+            client.start(spec)
+        assert not made.files.train(place, train).parent.exists()

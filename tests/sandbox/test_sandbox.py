@@ -180,6 +180,16 @@ def test_a_volume_of_another_size_is_noticed(bench: Bench) -> None:
         bench.sandbox.create_volume(replace(spec, size_bytes=1))
 
 
+def test_a_volume_that_is_gone_is_not_replaced_by_one_on_the_disk(bench: Bench) -> None:
+    """The engine would make one, without a limit, and without the label by which it could be found again."""
+    spec = containers.holder(bench.config, Place(bench.home, "3"), 10.0)
+    with pytest.raises(InfrastructureError, match="is gone"):
+        bench.sandbox.start(spec)
+    there = docker.APIClient()
+    assert [v for v in there.volumes()["Volumes"] or [] if v["Name"].startswith(spec.name[:20])] == []
+    assert not bench.sandbox.alive(spec.name) and bench.sandbox.leftovers() == ([], [])
+
+
 def test_an_image_that_is_replaced_under_us_is_noticed(bench: Bench) -> None:
     client = docker.APIClient()
     tag = f"glovebox-test-{os.getpid()}"
