@@ -44,7 +44,7 @@ class BudgetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    wall_seconds: Annotated[float, Field(gt=0, le=86400)] = 300
+    wall_seconds: Annotated[float, Field(gt=0, le=86400)] = 300.0
     """Seconds of wall clock from the start of the container, start-up and compilation included."""
 
 
