@@ -18,7 +18,8 @@ from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from controller import (
     __version__,
@@ -191,7 +192,7 @@ def try_(
     if as_json:
         _print_json(result.as_json())
     else:
-        _console().print(result.as_text(), highlight=False, markup=False)
+        _show(Text(result.as_text()))
 
 
 @app.command()
@@ -205,10 +206,10 @@ def status(home: Home = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(views_json.status(state, today) | seen.as_json() | {"pause_asked_for": pausing})
     else:
-        _console().print(views.status(state, today))
-        _console().print(clean_line(seen.sentence(config.home), _SENTENCE), markup=False)
+        _show(views.status(state, today))
+        print(clean_line(seen.sentence(config.home), _SENTENCE))
         if pausing:
-            _console().print("A pause is asked for; it begins when nothing runs.")
+            print("A pause is asked for; it begins when nothing runs.")
 
 
 @app.command("log")
@@ -220,7 +221,7 @@ def log_(home: Home = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(views_json.log(state))
     else:
-        _console().print(views.log(state))
+        _show(views.log(state))
 
 
 @app.command()
@@ -246,7 +247,7 @@ def show(
     if as_json:
         _print_json(views_json.show(shown))
     else:
-        _console().print(views.show(shown))
+        _show(views.show(shown))
 
 
 @app.command("report")
@@ -368,9 +369,15 @@ def _section(name: str, **values: Any) -> dict[str, Any]:
     return {name: given} if given else {}
 
 
-def _console() -> Console:
+def _show(shown: RenderableType) -> None:
     """Wide where nobody looks at it in a terminal, so that a row of a table stays one line."""
-    return Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=True)
+    if sys.stdout.isatty():
+        Console().print(shown)
+        return
+    console = Console(width=200, soft_wrap=True)
+    with console.capture() as capture:
+        console.print(shown)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _print_json(value: Any) -> None:

@@ -74,7 +74,8 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
     finally:
         sandbox.remove(containers=[spec.name])
     if end.exit_code == 2:
-        raise UserError("The data was not prepared; the line above says why.")
+        where = f" ({PREPARE_CORPUS} is {corpus})" if corpus else ""
+        raise UserError(f"The data was not prepared; the line above says why{where}.")
     if end.exit_code != 0:
         reason = "ran out of memory" if end.oom_killed else f"ended with status {end.exit_code}"
         raise InfrastructureError(

@@ -161,6 +161,8 @@ def folder_files(folder: Path) -> list[Path]:
     """The corpus files below `folder`, sorted by their path in it. Raises BadInput if there are none."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a corpus: give stdlib, climbmix or a folder")
+    if not os.access(folder, os.R_OK | os.X_OK):  # a search would pass over it without a word
+        raise BadInput(f"{folder} may not be read by user {os.getuid()}; let others read it")
     try:
         files = sorted(
             p for p in folder.rglob("*") if p.suffix in {".parquet", ".jsonl", ".txt"} and p.is_file()

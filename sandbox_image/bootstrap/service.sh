@@ -133,11 +133,12 @@ renews_runner() {
 
 # Where the research stands, also while there is no service.
 status() {
-    local state
+    local state terminal=(-T)
+    if [ -t 0 ] && [ -t 1 ]; then terminal=(); fi # as wide as the window
     state=$(docker compose ps --all --format '{{.State}}' controller)
     case $state in
         running)
-            docker compose exec -T controller python -m controller status
+            docker compose exec "${terminal[@]}" controller python -m controller status
             return
             ;;
         restarting) state="the service cannot start; make logs says why." ;;
