@@ -120,7 +120,10 @@ class GitRepository:
     def damage(self) -> str:
         """What git finds wrong with its own objects; empty if nothing."""
         try:
-            self._git.run("fsck", "--full", "--strict", "--no-dangling", "--no-progress")
+            head = self._resolve(self._reference)
+            options = ("--full", "--strict", "--no-dangling", "--no-progress")
+            # From git 2.50 on it finds fault with references that lie behind a link.
+            self._git.run("fsck", *options, *([head] if head else []), references=False)
         except InfrastructureError as error:
             return str(error)
         return ""

@@ -87,14 +87,16 @@ class SealedGit:
         *arguments: str,
         stdin: BinaryIO | None = None,
         index: Path | None = None,
+        references: bool = True,
         status: tuple[int, ...] = (0,),
     ) -> bytes:
-        """What git prints. `index` is used in the place of the repository's own.
+        """What git prints. `index` is used in the place of the repository's own; without `references` it
+        sees no branch.
 
         Raises InfrastructureError if git ends with a status that is not among those, or cannot be run.
         """
         try:
-            with self._view() as folder:
+            with self._view(references) as folder:
                 done = subprocess.run(
                     ["git", *arguments],
                     stdin=stdin or subprocess.DEVNULL,
@@ -115,17 +117,18 @@ class SealedGit:
         return done.stdout
 
     @contextmanager
-    def _view(self) -> Iterator[str]:
-        """A GIT_DIR with our settings and the repository's branches."""
+    def _view(self, references: bool) -> Iterator[str]:
+        """A GIT_DIR with our settings and perhaps the repository's branches."""
         with tempfile.TemporaryDirectory(prefix="glovebox-git-") as folder:
             view = Path(folder)
             (view / "HEAD").write_text("ref: refs/heads/none\n")
             (view / "config").write_text(_OURS)
-            (view / "refs").symlink_to(self._theirs / "refs")
-            with suppress(
-                FileNotFoundError
-            ):  # a person's gc makes one; newer versions of git follow no link here
-                shutil.copyfile(self._theirs / "packed-refs", view / "packed-refs")
+            if references:
+                (view / "refs").symlink_to(self._theirs / "refs")
+                with suppress(FileNotFoundError):  # a person's gc makes one
+                    shutil.copyfile(self._theirs / "packed-refs", view / "packed-refs")
+            else:
+                (view / "refs").mkdir()
             yield folder
 
     def _environment(self, folder: str, index: Path) -> Mapping[str, str]:
