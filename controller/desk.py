@@ -67,6 +67,7 @@ class JournalDesk:
                     model=request.model,
                     parameters=dict(request.parameters),
                     request_sha256=body,
+                    request_bytes=len(request.body),
                     reserved_usd=request.reserve_usd,
                 )
             )
@@ -82,6 +83,7 @@ class JournalDesk:
                 ApiAnswered(
                     call=call,
                     reply_sha256=blob,
+                    reply_bytes=len(reply),
                     stop_reason=clean_line(stop_reason),
                     usage=usage,
                     seconds=seconds,

@@ -89,6 +89,7 @@ class Loop:
 
         Raises Interrupted, NotReady, UserError, VerificationFailed.
         """
+        self._world.prune(self.state, self.record)  # what the last process did not live to remove
         self._researcher.begin()
         try:
             try:

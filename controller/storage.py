@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,7 +41,10 @@ class StorageConfig(BaseModel):
 
 
 class Storage:
-    """Knows how much one home holds. Looks through it once, and from then on only at what is new."""
+    """Looks at the files of one home when the state says that they may be too much, and only then.
+
+    The first look of a process is at all of them, or at the whole journal; from then on at what is new.
+    """
 
     def __init__(self, home: Path, config: StorageConfig) -> None:
         self._home = home
@@ -49,28 +52,49 @@ class Storage:
         self._experiments = self._without_logs = self._read = 0
 
     def prune(self, state: ResearchState, record: Callable[[AnyEvent], Record]) -> None:
-        """Remove what is too much, after `record` has taken it down. Raises InfrastructureError."""
+        """Remove what is too much, after `record` has taken it down. Raises InfrastructureError.
+
+        To be called once before the next experiment is proposed: the last process may have died between its
+        record and the deed.
+        """
         try:
-            if self._read == 0:  # the last process may have died between its record and the deed
-                self._remove_logs(state.logs_pruned, state)
-                self._remove_texts(state.calls_pruned)
-            self._measure(state)
-            if due := self._logs.take_oldest():
-                record(Pruned(what="logs", before=due[0], bytes=due[1]))
-                self._remove_logs(due[0], state)
-                reach("pruned-files-removed")
-            if due := self._calls.take_oldest():
-                record(Pruned(what="calls", before=due[0], bytes=due[1]))
-                self._remove_texts(due[0])
-                reach("pruned-files-removed")
+            if state.removing is not None:
+                self._remove(state.removing, state)
+            if self._logs.overfull(state.log_bytes):
+                self._measure_logs(state)
+                self._take(self._logs, "logs", state, record)
+            if self._calls.overfull(state.call_bytes):
+                self._measure_texts(state)
+                self._take(self._calls, "calls", state, record)
         except OSError as error:
             raise InfrastructureError(f"{self._home} cannot be tidied up: {error.strerror}.") from error
 
-    def _measure(self, state: ResearchState) -> None:
+    def _take(
+        self,
+        held: _Held,
+        what: Literal["logs", "calls"],
+        state: ResearchState,
+        record: Callable[[AnyEvent], Record],
+    ) -> None:
+        if due := held.take_oldest():
+            pruned = Pruned(what=what, before=due[0], bytes=due[1])
+            record(pruned)
+            self._remove(pruned, state)
+            reach("pruned-files-removed")
+
+    def _remove(self, pruned: Pruned, state: ResearchState) -> None:
+        if pruned.what == "logs":
+            self._remove_logs(pruned.before, state)
+        else:
+            self._remove_texts(pruned.before)
+
+    def _measure_logs(self, state: ResearchState) -> None:
         for number in range(max(self._experiments, state.logs_pruned), len(state.finished)):
             if number not in state.kept:
                 self._logs.add(number, _size(self._log(number)))
         self._experiments = len(state.finished)
+
+    def _measure_texts(self, state: ResearchState) -> None:
         for line in self._lines(self._read):
             self._read += len(line)
             for call, name in _texts(line):
@@ -85,8 +109,6 @@ class Storage:
 
     def _remove_texts(self, before: int) -> None:
         """Of calls with a lower number, except what another line of the journal names, too."""
-        if before == 0:
-            return
         doomed = {name for line in self._lines(0) for call, name in _texts(line) if call < before}
         for line in self._lines(0):
             if not any(call < before for call, _ in _texts(line)):
@@ -116,9 +138,13 @@ class _Held:
         self._sizes.append((number, size))
         self._total += size
 
+    def overfull(self, size: int) -> bool:
+        """True if so many bytes would be too much."""
+        return self._limit is not None and size > self._limit
+
     def take_oldest(self) -> tuple[int, int] | None:
         """Take out what is too much: (number of the first that stays, bytes taken); None if all fits."""
-        if self._limit is None or self._total <= self._limit:
+        if self._limit is None or not self.overfull(self._total):
             return None
         before, held = 0, self._total
         while self._sizes and (self._total > self._limit * _LEAVE or self._sizes[0][0] < before):

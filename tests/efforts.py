@@ -139,6 +139,7 @@ class Story:
                 model="some-model",
                 parameters={"max_tokens": 1024, "temperature": None},
                 request_sha256="a" * 64,
+                request_bytes=0,
                 reserved_usd=2.0,
             )
         )
@@ -147,6 +148,7 @@ class Story:
                 ApiAnswered(
                     call=self._calls,
                     reply_sha256="b" * 64,
+                    reply_bytes=0,
                     stop_reason=reply,
                     usage=Usage(input_tokens=100, cache_read_tokens=300, output_tokens=50),
                     seconds=1.5,

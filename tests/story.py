@@ -73,13 +73,15 @@ class Story:
     def ask(self, cost_usd: float | None, usage: Usage | None = None) -> None:
         """A request to a language model for the next experiment; cost None: its answer has not come yet."""
         call = self.state.spending.next_call
+        request, reply = b"request %d" % call, b"reply %d" % call
         self.record(
             ApiRequested(
                 call=call,
                 for_experiment=self.state.next_number,
                 purpose="propose",
                 model="some-model",
-                request_sha256=self.journal.put_blob(b"request %d" % call),
+                request_sha256=self.journal.put_blob(request),
+                request_bytes=len(request),
                 reserved_usd=1.0,
             )
         )
@@ -87,7 +89,8 @@ class Story:
             self.record(
                 ApiAnswered(
                     call=call,
-                    reply_sha256=self.journal.put_blob(b"reply %d" % call),
+                    reply_sha256=self.journal.put_blob(reply),
+                    reply_bytes=len(reply),
                     stop_reason="tool_use",
                     usage=usage or Usage(),
                     seconds=1.0,
@@ -134,6 +137,7 @@ class Story:
             cause=cause,
             claim=claim or Claim(),
             log_sha256=sha256(printed),
+            log_bytes=len(printed),
         )
         self.record(TrainingFinished(experiment=number, attempt=1, outcome=outcome))
 

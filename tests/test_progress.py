@@ -182,7 +182,13 @@ def test_a_log_line_tells_what_an_agent_does_in_safe_words() -> None:
     story = Story()
     story.tell(
         ApiRequested(
-            call=0, for_experiment=0, purpose="propose", model="m", request_sha256="", reserved_usd=1.0
+            call=0,
+            for_experiment=0,
+            purpose="propose",
+            model="m",
+            request_sha256="",
+            request_bytes=0,
+            reserved_usd=1.0,
         )
     )
     story.tell(ApiFailed(call=0, status=529, error="over\x1b[31mloaded", seconds=1.0, cost_usd=0.0))

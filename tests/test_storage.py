@@ -10,7 +10,7 @@ import pytest
 from controller import report
 from controller.agents.replay import Replay
 from controller.core.events import ApiAnswered, ApiRequested, Pruned
-from controller.core.model import Usage
+from controller.core.model import InfrastructureError, Usage
 from controller.journal import blob_path, read_records
 from controller.storage import Storage, StorageConfig
 from controller.verify import verify
@@ -45,6 +45,7 @@ def call_of(story: Story, call: int, request: bytes, reply: bytes) -> None:
             purpose="propose",
             model="m",
             request_sha256=story.journal.put_blob(request),
+            request_bytes=len(request),
             reserved_usd=1,
         )
     )
@@ -52,6 +53,7 @@ def call_of(story: Story, call: int, request: bytes, reply: bytes) -> None:
         ApiAnswered(
             call=call,
             reply_sha256=story.journal.put_blob(reply),
+            reply_bytes=len(reply),
             stop_reason="",
             usage=Usage(),
             seconds=1,
@@ -74,15 +76,22 @@ def logs(home: Path) -> list[int]:
 
 def texts(story: Story) -> list[tuple[int, str]]:
     """(call, what) of every text that is there."""
+    return [(call, what) for call, what, _ in sizes(story)]
+
+
+def sizes(story: Story) -> list[tuple[int, str, int]]:
+    """The same with its bytes."""
     there = []
     for record in read_records(story.home):
-        if (
-            isinstance(record.data, ApiRequested)
-            and blob_path(story.home, record.data.request_sha256).exists()
-        ):
-            there.append((record.data.call, "request"))
-        if isinstance(record.data, ApiAnswered) and blob_path(story.home, record.data.reply_sha256).exists():
-            there.append((record.data.call, "reply"))
+        match record.data:
+            case ApiRequested(call=call, request_sha256=name):
+                what = "request"
+            case ApiAnswered(call=call, reply_sha256=name):
+                what = "reply"
+            case _:
+                continue
+        if (path := blob_path(story.home, name)).exists():
+            there.append((call, what, path.stat().st_size))
     return there
 
 
@@ -153,12 +162,35 @@ def test_what_is_missing_without_a_record_is_still_named(story: Story) -> None:
 
 def test_killed_between_record_and_deed_the_next_start_does_it(story: Story) -> None:
     story.record(Pruned(what="logs", before=3, bytes=1))
-    story.record(Pruned(what="calls", before=2, bytes=1))
     assert verify(story.home) == []
     assert prune(story) == []
     assert logs(story.home) == [0, 3, 4]
+    story.record(Pruned(what="calls", before=2, bytes=1))
+    assert verify(story.home) == []
+    assert prune(story) == []
     assert texts(story)[:2] == [(1, "request"), (2, "request")]
     assert verify(story.home) == []
+
+
+def test_a_start_looks_at_nothing_while_all_fits(story: Story) -> None:
+    """Neither at the journal nor at the files: the state says how much there may be."""
+    state, journal = story.state, story.home / "audit.jsonl"
+    printed = [path.stat().st_size for path in sorted((story.home / "runs").glob("*/run.log"))]
+    assert sum(printed[1:-1]) <= state.log_bytes < 5000 * len(printed)
+    assert state.call_bytes == sum(size for _, _, size in sizes(story))
+    journal.rename(journal.with_suffix(".away"))
+    fits = StorageConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes)
+    Storage(story.home, fits).prune(state, story.record)
+    too_much = StorageConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes - 1)
+    with pytest.raises(InfrastructureError, match="tidied up"):
+        Storage(story.home, too_much).prune(state, story.record)
+
+
+def test_once_a_process_went_on_nothing_is_removed_again(story: Story) -> None:
+    story.record(Pruned(what="logs", before=3, bytes=1))
+    story.propose(BASELINE + "A = 5\n")
+    assert prune(story) == []
+    assert logs(story.home) == [0, 1, 2, 3, 4]
 
 
 def test_what_comes_later_is_counted_too(story: Story) -> None:

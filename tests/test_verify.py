@@ -344,11 +344,20 @@ def text_of_a_call(home: Path, **missing: str) -> None:
             purpose="propose",
             model="m",
             request_sha256=names["request"],
+            request_bytes=len(texts["request"]),
             reserved_usd=1,
         )
     )
     story.record(
-        ApiAnswered(call=0, reply_sha256=names["reply"], stop_reason="", usage=Usage(), seconds=1, cost_usd=1)
+        ApiAnswered(
+            call=0,
+            reply_sha256=names["reply"],
+            reply_bytes=len(texts["reply"]),
+            stop_reason="",
+            usage=Usage(),
+            seconds=1,
+            cost_usd=1,
+        )
     )
 
 

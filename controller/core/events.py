@@ -227,6 +227,7 @@ class ApiRequested(Value):
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     request_sha256: str
     """Blob: the body as sent, without the key."""
+    request_bytes: int
     reserved_usd: float
     """The most it can cost."""
 
@@ -236,6 +237,7 @@ class ApiAnswered(Value):
     call: int
     reply_sha256: str
     """Blob: the message as received."""
+    reply_bytes: int
     stop_reason: str
     usage: Usage
     seconds: float

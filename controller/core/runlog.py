@@ -110,6 +110,10 @@ def excerpt(text: str, limit: int = 4000) -> str:
     return clean_text(text[start:] if start is not None else text[-limit:], limit)
 
 
+MAX_SUMMARY_BYTES = 4096
+"""More than the section that `summary` makes ever takes."""
+
+
 def summary(
     outcome: RunOutcome,
     judgement: Score | Refusal | None,

@@ -47,6 +47,7 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.notebook import Notebook
+from controller.core.runlog import MAX_SUMMARY_BYTES
 from controller.core.spending import Spending
 
 
@@ -106,6 +107,12 @@ class ResearchState:
     """Experiments with a lower number that were not kept have lost their run.log."""
     calls_pruned: int = 0
     """Calls with a lower number have lost their texts."""
+    log_bytes: int = 0
+    """What the run.log of experiments that were not kept take up, at most."""
+    call_bytes: int = 0
+    """What the texts of calls take up, at most."""
+    removing: Pruned | None = None
+    """What may be on record as removed and be there still; None once a process has gone on after it."""
     baseline_bpb: float | None = None
     """The first score there is, from which improvement is counted."""
     session: SessionStarted | None = None
@@ -201,13 +208,15 @@ def apply(state: ResearchState, record: Record) -> None:
                 state.prepared = None
         case Proposed():
             _propose(state, event, record.time)
-        case Pruned(what="logs"):
-            state.logs_pruned = event.before
-        case Pruned(what="calls"):
-            state.calls_pruned = event.before
+        case Pruned():
+            _prune(state, event)
         case ApiRequested():
             state.spending.request(event, record.time)
-        case ApiAnswered() | ApiFailed():
+            state.call_bytes += event.request_bytes
+        case ApiAnswered():
+            state.spending.end(event)
+            state.call_bytes += event.reply_bytes
+        case ApiFailed():
             state.spending.end(event)
         case Rehearsed():
             state.rehearsed = event
@@ -227,6 +236,16 @@ def apply(state: ResearchState, record: Record) -> None:
             number = getattr(event, "experiment", None)
             if number is not None:
                 _advance(state, record)
+
+
+def _prune(state: ResearchState, event: Pruned) -> None:
+    state.removing = event
+    if event.what == "logs":
+        state.logs_pruned = event.before
+        state.log_bytes -= event.bytes
+    else:
+        state.calls_pruned = event.before
+        state.call_bytes -= event.bytes
 
 
 def _wait(state: ResearchState, event: SlotDisturbed | SlotCalm) -> None:
@@ -259,6 +278,7 @@ def _propose(state: ResearchState, event: Proposed, time: str) -> None:
         raise ImpossibleHistory(
             f"experiment {event.experiment} was proposed while {state.next_number} was due"
         )
+    state.removing = None
     state.refused_in_a_row = state.agent_errors_in_a_row = 0
     state.tried.setdefault(event.parent, set()).add(event.digest)
     if event.prepared_for is not None:
@@ -336,6 +356,8 @@ def _count(state: ResearchState, finished: Experiment) -> None:
         state.verdicts[finished.verdict] += 1
     if finished.verdict is Verdict.KEEP:
         state.kept.add(finished.number)
+    elif finished.outcome is not None:
+        state.log_bytes += finished.outcome.log_bytes + MAX_SUMMARY_BYTES
     if finished.cause is not None:
         state.causes[finished.cause] += 1
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:

@@ -88,11 +88,13 @@ def _proposal(number: int, parent: str) -> Iterator[AnyEvent]:
         model="a-model-of-language-1",
         parameters={"max_tokens": 16000, "effort": "medium"},
         request_sha256=_name("request", number),
+        request_bytes=95_000,
         reserved_usd=0.35,
     )
     yield ApiAnswered(
         call=number,
         reply_sha256=_name("reply", number),
+        reply_bytes=6_000,
         stop_reason="tool_use",
         usage=Usage(input_tokens=900, cache_read_tokens=21000, cache_write_tokens=350, output_tokens=1800),
         seconds=41.5,

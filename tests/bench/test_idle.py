@@ -39,7 +39,9 @@ def trained(number: int, begin: float, end: float, life: float) -> list[Record]:
 
 
 def answered(second: float) -> Record:
-    event = ApiAnswered(call=0, reply_sha256=NAME, stop_reason="", usage=Usage(), seconds=0.0, cost_usd=0.0)
+    event = ApiAnswered(
+        call=0, reply_sha256=NAME, reply_bytes=0, stop_reason="", usage=Usage(), seconds=0.0, cost_usd=0.0
+    )
     return record(second, event)
 
 

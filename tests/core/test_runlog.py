@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core.model import Cause, Claim, Decision, Refusal, RunOutcome, Score, Verdict
-from controller.core.runlog import claim, crash_cause, excerpt, summary
+from controller.core.runlog import MAX_SUMMARY_BYTES, claim, crash_cause, excerpt, summary
 
 UPSTREAM_SUMMARY = """\rstep 00952 (100.0%) | loss: 2.91 | epoch: 1 | remaining: 0s    \n---
 val_bpb:          0.997900
@@ -232,3 +232,10 @@ def test_the_last_val_bpb_of_the_log_is_the_judges(tmp_path: Path, printed: str)
 def test_without_a_score_the_last_val_bpb_is_no_number(tmp_path: Path, judgement: Refusal | None) -> None:
     outcome = OUTCOME.model_copy(update={"detail": "a\nval_bpb: 0.1"})
     assert grep(tmp_path, "val_bpb: 0.1\n" + summary(outcome, judgement, CRASH)) == "val_bpb:          none\n"
+
+
+def test_the_section_is_as_short_as_the_limits_on_storage_reckon() -> None:
+    longest = "\N{GRINNING FACE}" * 10_000
+    outcome = OUTCOME.model_copy(update={"detail": longest, "seconds": 1e300})
+    decision = CRASH.model_copy(update={"rule": longest})
+    assert 1000 < len(summary(outcome, None, decision, frontier_bpb=1e300).encode()) <= MAX_SUMMARY_BYTES

@@ -22,6 +22,7 @@ def requested(
         purpose=purpose,
         model="m",
         request_sha256="",
+        request_bytes=0,
         reserved_usd=usd,
     )
 
@@ -30,6 +31,7 @@ def answered(call: int, usd: float, usage: Usage | None = None) -> ApiAnswered:
     return ApiAnswered(
         call=call,
         reply_sha256="",
+        reply_bytes=0,
         stop_reason="tool_use",
         usage=usage or Usage(),
         seconds=1.0,

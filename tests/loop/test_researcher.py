@@ -383,7 +383,13 @@ def test_a_call_of_a_dead_controller_is_ended_by_the_next(tmp_path: Path, effort
     loop = effort.loop()
     loop.record(
         ApiRequested(
-            call=0, for_experiment=1, purpose="propose", model="m", request_sha256="0" * 64, reserved_usd=0.5
+            call=0,
+            for_experiment=1,
+            purpose="propose",
+            model="m",
+            request_sha256="0" * 64,
+            request_bytes=0,
+            reserved_usd=0.5,
         )
     )
     effort.restart()
