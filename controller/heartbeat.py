@@ -20,6 +20,8 @@ from controller.pause import line
 from controller.ports import Clock
 
 NAME = "heartbeat"
+ENDED = "ended: "
+"""What the last sign of a process that could still say why it ends begins with."""
 _BYTES = 512
 #: The engine's time limits, git, fsync, a look at the data's hashes: longer than any of them should take.
 _USUAL_SECONDS = 300.0

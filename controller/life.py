@@ -16,7 +16,7 @@ class Life:
 
     running: bool
     doing: str | None
-    """What its last sign of life says; None: it works on something else than an effort, or is not there."""
+    """What its last sign of life says, or said while it was there; None: it never worked on an effort."""
     silent_seconds: float
     """For how long a sign of life has been due."""
 
@@ -26,7 +26,7 @@ class Life:
     def sentence(self, home: Path) -> str:
         """The same for people."""
         if not self.running:
-            return f"No controller is at work in {home}."
+            return f"No controller is at work in {home}{self._last_words()}."
         if self.doing is None:
             return f"A controller is at work in {home}."
         if self.silent_seconds > 0:
@@ -36,12 +36,19 @@ class Life:
             )
         return f"A controller is at work in {home}: {self.doing}."
 
+    def _last_words(self) -> str:
+        if self.doing is None:
+            return ""
+        if self.doing.startswith(heartbeat.ENDED):
+            return f"; the last one {self.doing.rstrip('.')}"
+        return f"; the last sign of life of one was: {self.doing}"
+
 
 def look(home: Path, clock: Clock) -> Life:
     """Asks nobody and waits for nothing."""
-    if not home_in_use(home):
-        return Life(running=False, doing=None, silent_seconds=0.0)
     sign, owner = heartbeat.read(home), home_owner(home)
+    if not home_in_use(home):
+        return Life(running=False, doing=sign.doing if sign else None, silent_seconds=0.0)
     if sign is None or owner not in (None, sign.process):
         return Life(running=True, doing=None, silent_seconds=0.0)
     return Life(running=True, doing=sign.doing, silent_seconds=max(0.0, clock.monotonic() - sign.due))

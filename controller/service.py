@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import structlog
 
-from controller import channels, choose, effort, patience
+from controller import channels, choose, effort, heartbeat, patience
 from controller.clock import SystemClock
-from controller.core.model import NotReady, UserError, VerificationFailed
+from controller.core.model import GloveboxError, NotReady, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
 from controller.heartbeat import Heartbeat
 from controller.notify import Notifier
@@ -45,7 +45,13 @@ def run(config: Settings, stop: threading.Event) -> str:
 
     with contextlib.ExitStack() as ears:
         told = [ears.enter_context(channel) for channel in _channels(config)]
-        return patience.persist(start, config.patience, SystemClock(), stop, wait)
+        try:
+            reason = patience.persist(start, config.patience, SystemClock(), stop, wait)
+        except GloveboxError as error:
+            life.show(f"{heartbeat.ENDED}{clean_line(str(error))}")
+            raise
+        life.show(f"{heartbeat.ENDED}{reason}")
+        return reason
 
 
 @contextlib.contextmanager
