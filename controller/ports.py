@@ -1,4 +1,4 @@
-"""What the loop needs from the world, as Protocols.
+"""What the loop needs from the world, as Protocols. All on one page: it is what an adapter has to be.
 
 Adapters implement these; tests use the real ones. The few fakes that exist live in `tests/fakes.py`
 and pass the same contract tests as the real adapter.

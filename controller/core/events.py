@@ -1,4 +1,4 @@
-"""Every fact the journal can hold, one class each.
+"""Every fact the journal can hold, one class each. All on one page: it is what an auditor reads first.
 
 A fact is written before the action that depends on it and after the action that establishes it.
 The life of one experiment in the order of its events:
