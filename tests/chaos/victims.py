@@ -86,6 +86,11 @@ class Engine:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        data = str(
+            self._folder / "data"
+        )  # each engine mounts it on itself, and one that is killed leaves that
+        while subprocess.run(["mountpoint", "--quiet", data], check=False).returncode == 0:
+            subprocess.run(["umount", data], check=True)
 
     def _start(self) -> subprocess.Popen[bytes]:
         own = {"data-root": "data", "exec-root": "exec", "pidfile": "pid"}
