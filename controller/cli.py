@@ -209,7 +209,8 @@ def status(home: Home = None, as_json: Json = False) -> None:
         _show(views.status(state, today))
         print(clean_line(seen.sentence(config.home), _SENTENCE))
         if pausing:
-            print("A pause is asked for; it begins when nothing runs.")
+            then = "it begins when nothing runs" if seen.running else "the next controller will wait"
+            print(f"A pause is asked for; {then}.")
 
 
 @app.command("log")

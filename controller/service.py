@@ -11,7 +11,7 @@ import structlog
 
 from controller import channels, choose, effort, heartbeat, patience
 from controller.clock import SystemClock
-from controller.core.model import GloveboxError, NotReady, UserError, VerificationFailed
+from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
 from controller.heartbeat import Heartbeat
 from controller.notify import Notifier
@@ -47,6 +47,9 @@ def run(config: Settings, stop: threading.Event) -> str:
         told = [ears.enter_context(channel) for channel in _channels(config)]
         try:
             reason = patience.persist(start, config.patience, SystemClock(), stop, wait)
+        except Interrupted as error:
+            life.show(f"{heartbeat.ENDED}stopped by a person")
+            raise Interrupted("Stopped by a person; the same command goes on from here.") from error
         except GloveboxError as error:
             life.show(f"{heartbeat.ENDED}{clean_line(str(error))}")
             raise

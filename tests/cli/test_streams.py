@@ -66,6 +66,18 @@ def test_a_terminal_that_is_closed_stops_what_was_not_to_outlive_it(
     assert process.returncode == 0
 
 
+def test_ctrl_c_while_it_is_still_being_loaded_leaves_no_traceback(glovebox: Glovebox) -> None:
+    (glovebox.folder / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        glovebox.command("version"),
+        env=glovebox.env(PYTHONPATH=f"{glovebox.folder}:{PROJECT}"),
+        cwd=glovebox.folder,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
 def test_who_is_to_stay_says_what_a_person_has_to_do_and_waits(glovebox: Glovebox) -> None:
     begin(glovebox.home)
     process = glovebox.start("run", "--tag", "other", "--agent", "tuner", "--stay")
