@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
+import stat
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from controller.core.sandbox_config import SandboxConfig
 from controller.seccomp import PROFILE, sealed
@@ -55,3 +60,69 @@ def test_what_the_page_says_is_denied() -> None:
 
 def test_every_container_is_told_the_whole_profile() -> None:
     assert json.loads(sealed(SandboxConfig()).seccomp) == RULES
+
+
+def allowed(name: str, *arguments: int) -> bool:
+    """Is a call let in? Any rule does it of which every comparison holds, seccomp_rule_add(3)."""
+
+    def holds(arg: dict[str, Any]) -> bool:
+        value = arguments[arg["index"]]
+        if arg["op"] == "SCMP_CMP_MASKED_EQ":
+            return bool(value & arg["value"] == arg["valueTwo"])
+        assert arg["op"] == "SCMP_CMP_EQ"
+        return bool(value == arg["value"])
+
+    rules = [rule for rule in ALLOWING if name in rule["names"]]
+    return any(all(map(holds, rule.get("args", []))) for rule in rules)
+
+
+STREAM, DGRAM, RAW = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
+INET, INET6, NETLINK = socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK
+NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_KOBJECT_UEVENT = 0, 12, 15
+SETTLED = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
+A_THREAD = 0x003D0F00
+"""The flags of pthread_create."""
+KINDS = (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFREG, stat.S_IFSOCK)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        *((("socket", family, kind, 0), True) for family in (INET, INET6) for kind in (STREAM, DGRAM)),
+        *((("socket", family, STREAM | SETTLED, socket.IPPROTO_TCP), True) for family in (INET, INET6)),
+        *((("socket", family, DGRAM | SETTLED, socket.IPPROTO_UDP), True) for family in (INET, INET6)),
+        *((("socket", family, RAW, 0), False) for family in (INET, INET6)),
+        *(
+            (("socket", family, kind, number), False)
+            for family in (INET, INET6)
+            for kind in (STREAM, DGRAM)
+            for number in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6, socket.IPPROTO_SCTP, 262)
+        ),
+        (("socket", socket.AF_UNIX, RAW, 0), True),
+        (("socket", NETLINK, RAW | SETTLED, NETLINK_ROUTE), True),
+        *(
+            (("socket", NETLINK, RAW, number), False)
+            for number in (NETLINK_NETFILTER, NETLINK_KOBJECT_UEVENT)
+        ),
+        *(
+            (("socket", family, kind, 0), False)
+            for family in (17, 38, 40, 0, 31, 44)
+            for kind in (STREAM, DGRAM, RAW)
+        ),
+        (("socketpair", socket.AF_UNIX, STREAM, 0), True),
+        (("socketpair", INET, STREAM, 0), False),
+        (("clone", signal.SIGCHLD), True),
+        (("clone", A_THREAD), True),
+        *((("clone", signal.SIGCHLD | flag), False) for flag in NAMESPACES),
+        *((("mknod", 0, kind | 0o600), kind == stat.S_IFIFO) for kind in KINDS),
+        *((("mknodat", 0, 0, kind | 0o600), kind == stat.S_IFIFO) for kind in KINDS),
+        (("personality", 0), True),
+        (("personality", 0xFFFFFFFF), True),
+        (("personality", 0x0040000), False),
+    ],
+)
+def test_which_arguments_are_let_in(call: tuple[Any, ...], expected: bool) -> None:
+    """Packets, raw and ICMP sockets, AF_ALG, AF_VSOCK, XDP, namespaces, devices, fixed addresses: denied."""
+    assert allowed(*call) == expected
