@@ -120,22 +120,26 @@ def test_lines_cannot_be_moved_dropped_or_doubled(journal: Journal, tmp_path: Pa
         Journal(tmp_path, TickingClock())
 
 
-def test_a_forged_line_with_a_good_hash_must_hold_an_event(journal: Journal, tmp_path: Path) -> None:
-    content: dict[str, object] = {
-        "data": {},
-        "event": "coup",
-        "experiment": None,
-        "prev": journal.head,
-        "seq": 3,
-        "time": "t",
-    }
+@pytest.mark.parametrize(
+    ("forged", "complaint"),
+    [
+        ({"event": "coup", "data": {}}, "line 4 holds no event"),
+        ({"event": "session_stopped", "data": {}}, "line 4 holds no event"),
+        ({"event": "committed", "data": {"experiment": 7, "commit": "c"}}, "line 4 contradicts itself"),
+        ({"event": "session_stopped", "data": {"reason": "x"}, "experiment": 7}, "line 4 contradicts itself"),
+    ],
+)
+def test_a_forged_line_with_a_good_hash_must_hold_an_event(
+    journal: Journal, tmp_path: Path, forged: dict[str, object], complaint: str
+) -> None:
+    content = {"experiment": None, "prev": journal.head, "seq": 3, "time": "t", **forged}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
     line = json.dumps(
         content | {"hash": sha256(journal.head.encode() + canonical)}, sort_keys=True, separators=(",", ":")
     )
     with (tmp_path / NAME).open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(VerificationFailed, match="line 4 holds no event"):
+    with pytest.raises(VerificationFailed, match=complaint):
         list(read_records(tmp_path))
 
 

@@ -22,6 +22,7 @@ from controller.core.events import (
     Committed,
     Decided,
     Prepared,
+    ProposalRefused,
     Rehearsed,
     SessionStarted,
 )
@@ -135,6 +136,13 @@ def forged_snapshot(home: Path, **facts: JsonValue) -> None:
     (home / SNAPSHOT).write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 
+def linked(home: Path) -> None:
+    """The text that ran, but elsewhere: what stands there tomorrow is anybody's word."""
+    path = home / "runs/000004/train.py"
+    path.rename(home / "elsewhere.py")
+    path.symlink_to(home / "elsewhere.py")
+
+
 TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (lambda home: (home / "audit.jsonl").unlink(), "audit.jsonl is missing"),
     (lambda home: edit(home / "audit.jsonl", '"val_bpb":2.0', '"val_bpb":1.0'), "audit.jsonl line 7 "),
@@ -148,6 +156,7 @@ TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (lambda home: flip(home / "runs/000001/train.py"), "runs/000001/train.py is not what"),
     (lambda home: flip(home / "runs/000001/change.diff"), "runs/000001/change.diff is not what"),
     (lambda home: (home / "runs/000003/train.py").unlink(), "runs/000003/train.py is missing"),
+    (linked, "runs/000004/train.py is missing"),
     (lambda home: flip(home / "runs/000002/run.log", 3), "runs/000002/run.log is not what"),
     (lambda home: edit(home / "runs/000004/run.log", "1.500000", "1.400000"), "runs/000004/run.log is not"),
     (lambda home: edit(home / "runs/000001/experiment.json", "2.5", "1.2"), "runs/000001/experiment.json is"),
@@ -197,7 +206,7 @@ def test_calls_that_came_to_an_end_and_calls_that_did_not_pass(home: Path) -> No
     assert verify(home) == []
 
 
-@pytest.mark.parametrize("content", [b"request 0", b"reply 0", b"rehearsed", b"prepared"])
+@pytest.mark.parametrize("content", [b"request 0", b"reply 0", b"rehearsed", b"prepared", b"refused"])
 def test_a_blob_of_the_agents_that_is_gone_is_named(home: Path, content: bytes) -> None:
     story = Story(home)
     story.ask(0.5)
@@ -207,6 +216,8 @@ def test_a_blob_of_the_agents_that_is_gone_is_named(home: Path, content: bytes) 
     story.record(
         Prepared(for_experiment=5, agent="a", parent="p", description="", hypothesis="", train_sha256=text)
     )
+    text = story.journal.put_blob(b"refused")
+    story.record(ProposalRefused(agent="a", description="", cause="no-op", detail="", train_sha256=text))
     assert verify(home) == []
     name = sha256(content)
     (home / "blobs" / name[:2] / name).unlink()
@@ -259,6 +270,16 @@ def test_a_verdict_that_does_not_follow_is_found(home: Path) -> None:
     problems = verify(home)
     assert any("was measured against 2.0, not the frontier" in problem for problem in problems)
     assert any("was decided keep; by the rules it is discard" in problem for problem in problems)
+
+
+def test_another_base_is_named_before_anything_was_kept(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.begin()
+    assert verify(tmp_path) == []
+    (tmp_path / "repo" / "program.md").write_text("Try other things.\n")
+    git(tmp_path, "commit", "--quiet", "--all", "--amend", "-m", "Begin test")
+    [problem] = verify(tmp_path)
+    assert "repo: the branch begins with" in problem
 
 
 FORGERIES: list[tuple[dict[str, str], dict[str, str], str]] = [
