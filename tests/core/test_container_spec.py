@@ -77,6 +77,24 @@ def test_every_container_is_sealed(spec: ContainerSpec) -> None:
 
 
 @EVERY
+def test_every_limit_is_the_one_that_was_set(spec: ContainerSpec) -> None:
+    host, limits = spec.to_engine()["HostConfig"], spec.limits
+    assert (host["Memory"], host["MemorySwap"]) == (limits.memory, limits.memory)
+    assert (host["PidsLimit"], host["ShmSize"]) == (limits.pids, limits.shm_bytes)
+    assert host["Tmpfs"]["/tmp"].split(",")[-1] == f"size={limits.tmp_bytes}"
+    ulimits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
+    assert ulimits == {
+        "core": (0, 0),
+        "fsize": (limits.file_size_bytes,) * 2,
+        "nofile": (limits.open_files,) * 2,
+    }
+    kept = host["LogConfig"]["Config"]
+    assert 0 < int(kept["max-size"]) * int(kept["max-file"]) <= spec.log_bytes
+    binds = [mount for mount in host["Mounts"] if mount["Type"] == "bind"]
+    assert all(mount["BindOptions"]["Propagation"] == "rprivate" for mount in binds)
+
+
+@EVERY
 def test_every_container_has_a_second_hand(spec: ContainerSpec) -> None:
     command = spec.to_engine()["Cmd"]
     assert float(command[command.index("--limit") + 1]) == spec.life_seconds > 0
