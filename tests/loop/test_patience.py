@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from controller.ports import Attempt, Context, Wish
 from controller.snapshot import standing
 from controller.verify import verify
 from tests.efforts import PROVENANCE
-from tests.fakes import Calm, FakeJudge, FakeTrainer, HandClock, Hasty, train_py
+from tests.fakes import Calm, FakeJudge, FakeTrainer, HandClock, Hasty, Silent, train_py
 from tests.loop.effort import Effort, start
 
 CONFIG = PatienceConfig(first_seconds=10, max_seconds=900)
@@ -221,6 +222,35 @@ def test_nothing_begins_while_the_disk_is_short(effort: Effort) -> None:
         Paused(why="disk", reason="The disk is full."),
         Resumed(why="disk", seconds=5.0),
     ]
+
+
+class Watching(Silent):
+    """Hears what a sign of life is made of."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.trained: list[tuple[int, float, float]] = []
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        self.trained.append((experiment, elapsed, limit))
+
+    def alive(self) -> None:
+        self.rounds += 1
+
+
+def test_whoever_watches_hears_in_every_wait_and_of_every_training(effort: Effort) -> None:
+    watching = effort.world.observer = Watching()
+    surroundings, heard = effort.surroundings, [0]
+    surroundings.short = True
+
+    def meanwhile(wait: int) -> None:
+        surroundings.short = wait < 4
+        heard.append(watching.rounds)
+
+    during_waits(effort, meanwhile)
+    effort.loop().run()
+    assert len(heard) == 6 and all(before < after for before, after in pairwise(heard))
+    assert watching.trained == [(0, 0.0, 20.0), (1, 0.0, 20.0), (2, 0.0, 20.0)]
 
 
 def test_a_run_under_which_the_disk_fills_is_stopped_and_repeated(effort: Effort) -> None:
