@@ -1,0 +1,77 @@
+"""What the real command does about trouble that is not an experiment's: it waits, says so, and goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from controller import heartbeat
+from controller.home import read_standing
+from tests.cli.conftest import Glovebox, remove_leftovers
+from tests.sandbox.conftest import engine as client_of_engine
+
+pytestmark = pytest.mark.engine
+
+ROOM, NEEDED = 64 * 2**40, 16 * 2**40
+"""Bytes that the home claims to have, and that a run is said to need."""
+
+
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system that says it has more room than the engine's disk."""
+    folder = tmp_path / "roomy"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def until(process: subprocess.Popen[str], done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not done():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_start_that_failed_is_made_again_and_the_engines_disk_is_waited_for(
+    roomy: Path, prepared: Path
+) -> None:
+    with closing(client_of_engine()) as client:
+        root = client.info()["DockerRootDir"]
+    if not os.path.isdir(root) or shutil.disk_usage(root).free >= NEEDED:
+        pytest.skip("the engine's disk is elsewhere, or larger than any")
+    settings = {"GLOVEBOX_MIN_FREE_BYTES": str(NEEDED), "GLOVEBOX_PATIENCE__FIRST_SECONDS": "0.2"}
+    command = Glovebox(roomy / "home", roomy, settings)
+    shutil.copytree(prepared / "data", command.home / "data")
+    (command.home / "harness").write_text("in the way")
+
+    def doing() -> str:
+        sign = heartbeat.read(command.home)
+        return sign.doing if sign else ""
+
+    process = command.start("run", "--device", "cpu", "--agent", "tuner")
+    try:
+        until(process, lambda: doing().startswith("waiting to start again"))
+        assert "harness" in doing() and command("health").status == 0
+        (command.home / "harness").unlink()
+        until(process, lambda: doing().startswith("waiting for room on the disk"))
+        pause = read_standing(command.home)[0].pause
+        assert pause is not None and pause.event.why == "disk" and f"{root} has" in pause.event.reason
+        os.kill(process.pid, signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and "Traceback" not in said, said
+    finally:
+        process.kill()
+        process.communicate()
+        remove_leftovers(command.home)
