@@ -5,15 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from controller.attendance import AbsenceConfig
 from controller.core.edits import rebase
-from controller.core.events import Record
+from controller.core.events import AnyEvent, Record
 from controller.core.experiment import Experiment
-from controller.core.model import Edit, Interrupted, Proposal, RehearsalResult, RunOutcome, Usage
+from controller.core.model import (
+    AgentExhausted,
+    Edit,
+    Interrupted,
+    Proposal,
+    RehearsalResult,
+    RunOutcome,
+    Usage,
+)
 from controller.core.state import ResearchState
+from controller.journal import read_records
 from controller.ports import Attempt, Context, Request
 from tests.fakes import FakeTrainer, Silent
+from tests.loop.effort import Effort, start
 
 PRICE = 0.25
 """Dollars of each call."""
@@ -22,6 +34,8 @@ FIRST_LINE = '"""A train.py the fakes understand."""\n'
 Step = Callable[[Context], Proposal]
 PATIENCE = 20.0
 """Seconds after which a test that waits for something that never happens fails."""
+
+QUICK = AbsenceConfig(retry_seconds=0.01, max_retry_seconds=0.02)
 
 
 def insert(width: float, note: str = "", description: str = "an idea") -> Step:
@@ -155,3 +169,37 @@ class PatientTrainer(FakeTrainer):
         outcome = super().train(attempt, stop, tick)
         self._during(int(attempt.experiment))
         return outcome
+
+
+class Quick(Slow):
+    """An understudy: it proposes at once, for nothing."""
+
+    def __init__(self, *steps: Step) -> None:
+        super().__init__([*steps], name="quick", prepares_ahead=False)
+
+    def propose(self, context: Context) -> Proposal:
+        if not self.steps:
+            raise AgentExhausted("the understudy has nothing more")
+        return self.steps.pop(0)(context)
+
+
+def exhausted() -> Step:
+    return fails(AgentExhausted("no more ideas"))
+
+
+def begin(efforts: list[Effort], home: Path, agent: Slow, during: Callable[[ResearchState], bool]) -> Watch:
+    """An effort in which every training lasts until `during` is true of the state."""
+    effort = start(efforts, home, agent)
+    watch = Watch()
+    effort.train_with(PatientTrainer(lambda number: watch.until(during)))
+    effort.world.observer = watch
+    effort.world.absence = QUICK
+    return watch
+
+
+def prepared(state: ResearchState) -> bool:
+    return state.prepared is not None
+
+
+def events(home: Path, *kinds: type[AnyEvent]) -> list[AnyEvent]:
+    return [record.data for record in read_records(home) if isinstance(record.data, kinds)]
