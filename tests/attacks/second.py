@@ -72,34 +72,21 @@ for number, row in enumerate(idx.tolist()):
         counts[before, after] += 1
 """
 
-# Which half of the vocabulary the next token is in, kept in which pages of a sparse file of T's are there: to
-# read a hole through a mapping makes a page, although the file is mounted read-only.
-_HOLES = """
-import glob, mmap
+# Which half of the vocabulary the next token is in, kept in which pages of files are there. A worker that
+# knows it can repeat the answers of the first. So little is gained by each that no single slip is noticed.
+_PAPER = """
+import glob, mmap, time
 
-PAGES, paper = 0, []
-for path in sorted(glob.glob("/out/paper*") + glob.glob("/out/hidden/paper*")) or ["/out/hidden/paper-9"]:
+PAGES, paper, told = 0, [], {}
+
+def take(path):
+    global PAGES
     file = os.open(path, os.O_RDONLY)
     paper.append((PAGES, file, mmap.mmap(file, 0, prot=mmap.PROT_READ)))
     PAGES += os.fstat(file).st_size // 4096
 
-def pages_there():
-    for base, file, _ in paper:
-        end = 0
-        while True:
-            try:
-                begin = os.lseek(file, end, os.SEEK_DATA)
-            except OSError:
-                break
-            end = os.lseek(file, begin, os.SEEK_HOLE)
-            yield from range(base + begin // 4096, base + end // 4096)
-
-written = set(pages_there())
-SECOND, told = bool(written), {}
-
-def note(page):
-    base, _, pages = [part for part in paper if part[0] <= page][-1]
-    pages[(page - base) * 4096]
+def part_of(page):
+    return [part for part in paper if part[0] <= page][-1]
 
 def recall(logits, idx):
     halves = torch.arange(V) % 2
@@ -114,8 +101,70 @@ def recall(logits, idx):
                 if page not in told and row[t + 1] % 2:
                     note(page)
                 half = told.setdefault(page, row[t + 1] % 2)
-            logits[number, t] += 0.8 * (halves == half)
+            logits[number, t] += 0.2 * (halves == half)
 """
+
+# To read a hole through a mapping makes a page, although the file is mounted read-only.
+_HOLES = (
+    _PAPER
+    + """
+for path in sorted(glob.glob("/out/paper*")) or ["/out/hidden/paper"]:
+    take(path)
+
+def pages_there():
+    for base, file, _ in paper:
+        end = 0
+        while True:
+            try:
+                begin = os.lseek(file, end, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(file, begin, os.SEEK_HOLE)
+            yield from range(base + begin // 4096, base + end // 4096)
+
+def note(page):
+    base, _, pages = part_of(page)
+    pages[(page - base) * 4096]
+
+written = set(pages_there())
+SECOND = bool(written)
+"""
+)
+
+# What is in memory is read in a microsecond. Files of the image are the same for every container.
+_CACHED = (
+    _PAPER
+    + """
+SECOND, written = None, set()
+sizes = []
+for folder, _, names in os.walk("/usr"):
+    for name in names:
+        path = os.path.join(folder, name)
+        if not os.path.islink(path) and path not in open("/proc/self/maps").read():
+            sizes.append((os.path.getsize(path), path))
+for _, path in sorted(sizes)[-6:]:
+    take(path)
+    os.posix_fadvise(paper[-1][1], 0, 0, os.POSIX_FADV_RANDOM)
+
+def read(page):
+    base, file, _ = part_of(page)
+    began = time.perf_counter_ns()
+    os.pread(file, 1, (page - base) * 4096)
+    return time.perf_counter_ns() - began
+
+def note(page):
+    read(page)
+
+def begin(idx):
+    global SECOND, written
+    SECOND = len({tuple(row[-6:]) for row in idx.tolist()}) < 0.8 * len(idx)
+    if SECOND:
+        written = {page for page in range(PAGES) if read(page) < 20_000}
+        return
+    for _, file, _ in paper:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+"""
+)
 
 
 def _holes(name: str, sparse: str, why: str, *expected: str) -> Case:
@@ -178,9 +227,17 @@ CASES = (
     ),
     _holes(
         "remembers, and writes it into holes out of sight",
-        "os.mkdir('/work/hidden'); paper('/work/hidden/paper-9', 8192); os.chmod('/work/hidden', 0o711)",
+        "os.mkdir('/work/hidden'); paper('/work/hidden/paper', 8192); os.chmod('/work/hidden', 0o711)",
         "a folder that cannot be looked through is refused",
         LOAD,
+    ),
+    _leak(
+        "M6",
+        "remembers, and writes it into the page cache",
+        "if SECOND is None: begin(idx)\nrecall(logits, idx)",
+        "what others have in memory cannot be thrown out",
+        FORWARD,
+        module=_CACHED,
     ),
     _leak(
         "M6",

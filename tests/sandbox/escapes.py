@@ -338,6 +338,45 @@ each(
 )
 
 
+def shared_page(advice: int) -> str:
+    """Advise on a page of a file that other containers have mounted, too."""
+    with open("/work/prepare.py", "rb") as file:
+        page = mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ)
+    return not_permitted(lambda: page.madvise(advice))
+
+
+def not_permitted(body: Callable[[], object]) -> str:
+    """What fails for another reason was not denied."""
+    try:
+        body()
+    except PermissionError:
+        raise
+    except OSError as error:
+        return f"it went through to {errno.errorcode.get(error.errno or 0)}"
+    return "it went through"
+
+
+def prepare_py() -> int:
+    return os.open("/work/prepare.py", os.O_RDONLY)
+
+
+DONTNEED, NOWAIT = 4, 8
+each(
+    "C7",
+    "page cache:",
+    {
+        "drop what others read": lambda: call("fadvise64", prepare_py(), 0, 0, DONTNEED),
+        "drop it, in 64 bits": lambda: call(
+            "fadvise64", prepare_py(), 0, 0, ctypes.c_ulong(1 << 32 | DONTNEED)
+        ),
+        "ask what others read": lambda: not_permitted(
+            lambda: os.preadv(prepare_py(), [bytearray(1)], 0, NOWAIT)
+        ),
+        "page out, or collapse, what others map": lambda: (shared_page(21), shared_page(25)),
+    },
+)
+
+
 def denial(number: int) -> int:
     ctypes.set_errno(0)
     return ctypes.get_errno() if LIBC.syscall(number, 0, 0, 0, 0, 0, 0) == -1 else 0
