@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -309,6 +310,8 @@ def test_the_environment_of_a_person_is_not_heard(
         f"[gpg]\n program = {theirs}/hooks/post-index-change\n[log]\n showSignature = true\n"
         "[user]\n name = Person\n email = p@example.org\n[i18n]\n commitEncoding = ISO-8859-1\n"
     )
+    (theirs / "git").mkdir()
+    shutil.copy(theirs / ".gitconfig", theirs / "git" / "config")  # where XDG_CONFIG_HOME leads
     hook = {"KEY_0": "core.hooksPath", "VALUE_0": str(theirs / "hooks"), "COUNT": "1"}
     for name, value in {
         "HOME": str(theirs),

@@ -27,11 +27,13 @@ from controller.core.model import (
 )
 from controller.core.state import fold
 from controller.journal import Journal, read_records
+from controller.loop import Loop
 from controller.patience import Backoff, PatienceConfig, persist
 from controller.pause import HomeSurroundings
 from controller.ports import Attempt, Context, Wish
 from controller.snapshot import standing
 from controller.verify import verify
+from controller.world import Limits
 from tests.efforts import PROVENANCE
 from tests.fakes import Calm, FakeJudge, FakeTrainer, HandClock, Hasty, Silent, train_py
 from tests.loop.effort import Effort, start
@@ -168,6 +170,15 @@ def test_hours_are_those_of_all_sessions_by_the_clock_that_never_steps(tmp_path:
     journal.close()
 
 
+@pytest.mark.parametrize(("hours", "reason"), [(1.0, "limit of 1 hours reached"), (1.5, None)])
+def test_a_new_session_counts_on_from_the_hours_of_those_before(
+    effort: Effort, hours: float, reason: str | None
+) -> None:
+    state = effort.loop().state
+    state.earlier_seconds = 3600.0
+    assert Loop(effort.world, state, Limits(hours=hours), 20.0).reason_to_stop() == reason
+
+
 def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effort: Effort) -> None:
     surroundings = HomeSurroundings(effort.home, min_free_bytes=0)
     effort.world.surroundings = surroundings
@@ -258,6 +269,7 @@ def test_a_run_under_which_the_disk_fills_is_stopped_and_repeated(effort: Effort
         """The disk fills when the first experiment runs."""
 
         def shortage(self, share: float = 1.0) -> str | None:
+            assert share in (1.0, 0.25), "a run that goes on may take up most of the room"
             self.short = self.short or (share < 1 and not waits)
             return super().shortage(share)
 
