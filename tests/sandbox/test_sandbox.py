@@ -207,6 +207,22 @@ def test_an_image_that_is_replaced_under_us_is_noticed(bench: Bench) -> None:
         client.close()
 
 
+def test_a_container_that_is_made_differently_is_not_started(bench: Bench) -> None:
+    """Here because of its image, which declares a volume that nobody asked for."""
+    client, tag = docker.APIClient(), f"glovebox-volume-{os.getpid()}"
+    made = client.create_container(bench.config.image, ["true"])
+    try:
+        client.commit(made, repository=tag, changes="VOLUME /more")
+        spec = replace(command(bench, "true"), image=f"{tag}:latest")
+        with pytest.raises(InfrastructureError, match="differently: mounts"):
+            bench.sandbox.start(spec)
+        assert bench.sandbox.leftovers() == ([], [])
+    finally:
+        client.remove_container(made)
+        client.remove_image(f"{tag}:latest", force=True)
+        client.close()
+
+
 def _empty_tar() -> bytes:
     return bytes(10240)
 
