@@ -104,15 +104,6 @@ class Journal:
         reach(f"after-{event.event}")
         return record
 
-    @property
-    def head(self) -> str:
-        """Hash of the last line."""
-        return self._end.head
-
-    def records(self) -> Iterator[Record]:
-        """Everything so far, oldest first. Raises VerificationFailed at a broken link."""
-        return read_records(self._home)
-
     def put_blob(self, content: bytes) -> str:
         """Store `content` durably under its sha256 and return that. Raises InfrastructureError."""
         name = sha256(content)

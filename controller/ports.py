@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -47,9 +47,6 @@ class Journal(Protocol):
 
     def append(self, event: AnyEvent) -> Record:
         """Write one event durably (fsync) and return it with its place in the chain."""
-
-    def records(self) -> Iterator[Record]:
-        """Replay everything from the beginning. Raises VerificationFailed at a broken link."""
 
     def put_blob(self, content: bytes) -> str:
         """Store content durably under its sha256 and return that."""

@@ -37,7 +37,7 @@ from controller.event_log import EventLog
 from controller.pause import line as pause_line
 from controller.ports import Clock, Observer
 from controller.views import verdict_text
-from controller.views_json import baseline_bpb, description, effect
+from controller.views_json import description, effect
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -191,7 +191,7 @@ class Terminal:
 def _standing(state: ResearchState) -> Text:
     """Best so far, baseline, counts."""
     line = Text(no_wrap=True, overflow="ellipsis")
-    frontier, baseline = state.frontier, baseline_bpb(state)
+    frontier, baseline = state.frontier, state.baseline_bpb
     if frontier and frontier.val_bpb is not None:
         line.append(f"best {frontier.val_bpb:.6f}", style="bold green")
         line.append(f" (experiment {frontier.experiment})  ")

@@ -60,7 +60,7 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
     """The account as Markdown."""
     sections = [
         _summary(records, state),
-        _picture(state),
+        _picture(),
         _kept(state),
         _holdout(state),
         _near_misses(state),
@@ -104,7 +104,7 @@ def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
         yield "Each score is one run; how much of a small difference is chance was not measured."
 
 
-def _picture(state: ResearchState) -> Iterator[str]:
+def _picture() -> Iterator[str]:
     yield f"![Every experiment, and the best score so far as a staircase]({PICTURE})"
 
 

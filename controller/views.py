@@ -18,7 +18,7 @@ from controller.core.experiment import Experiment
 from controller.core.model import Verdict
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
-from controller.views_json import TEXT_LIMIT, Exhibit, baseline_bpb, description, effect, marks, refusal
+from controller.views_json import TEXT_LIMIT, Exhibit, description, effect, marks, refusal
 
 STYLES = {
     Verdict.KEEP: "bold green",
@@ -100,7 +100,7 @@ def diff_text(diff: str) -> Text:
 
 def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
     yield "effort", Text(f"autoresearch/{clean_line(state.tag)}" if state.tag else "not started")
-    frontier, baseline = state.frontier, baseline_bpb(state)
+    frontier, baseline = state.frontier, state.baseline_bpb
     if frontier and frontier.val_bpb is not None and baseline is not None:
         best = Text(f"val_bpb {frontier.val_bpb:.6f}", style="bold green")
         where = f"  experiment {frontier.experiment}, commit {clean_line(frontier.commit)[:_COMMIT]}"

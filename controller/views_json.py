@@ -35,7 +35,7 @@ def status(state: ResearchState, today: str) -> Json:
     `today` is the UTC day whose spending is shown, `2026-11-21`.
     """
     frontier, session = state.frontier, state.session
-    baseline = baseline_bpb(state)
+    baseline = state.baseline_bpb
     best = frontier.val_bpb if frontier else None
     return _plain(
         {
@@ -117,11 +117,6 @@ def show(shown: Exhibit) -> Json:
         }
         | ({"audit": audit.as_json(shown.records)} if shown.audited else {})
     )
-
-
-def baseline_bpb(state: ResearchState) -> float | None:
-    """The first score there is, from which improvement is counted."""
-    return state.baseline_bpb
 
 
 def effect(experiment: Experiment) -> float | None:

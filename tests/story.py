@@ -25,7 +25,7 @@ from controller.core.experiment import Experiment
 from controller.core.model import Cause, Claim, Provenance, Refusal, RunOutcome, Score, Usage, Verdict
 from controller.core.policy import digest
 from controller.core.state import ResearchState, apply
-from controller.journal import Journal, sha256
+from controller.journal import Journal, read_records, sha256
 from controller.ledger import Ledger
 from controller.repository import GitRepository
 from controller.runs import Runs
@@ -60,7 +60,7 @@ class Story:
         self.runs = Runs(home)
         self.ledger = Ledger(home)
         self.state = ResearchState()
-        for record in self.journal.records():
+        for record in read_records(home):
             apply(self.state, record)
         if self.state.tag is not None:
             self.repository = GitRepository(home / "repo", self.state.tag)

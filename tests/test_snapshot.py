@@ -71,11 +71,11 @@ def test_a_start_goes_on_behind_it(home: Path) -> None:
     state, archive = standing(home)
     journal = Journal(home, TickingClock(), archive.position)
     journal.append(ProposalRefused(agent="a", description="", cause="c", detail="", train_sha256="0" * 64))
-    journal.append(SessionStarted(agent="tuner", budget_seconds=300, provenance=PROVENANCE))
+    last = journal.append(SessionStarted(agent="tuner", budget_seconds=300, provenance=PROVENANCE))
     state, archive = standing(home)
     assert archive.stored == LONG
     assert state == fold(read_records(home))
-    assert (state.head, state.seq) == (journal.head, archive.position.seq)
+    assert (state.head, state.seq) == (last.hash, archive.position.seq)
 
 
 def test_no_memory_grows_with_the_experiments(home: Path) -> None:

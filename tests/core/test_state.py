@@ -26,6 +26,7 @@ from controller.core.events import (
 from controller.core.experiment import Phase
 from controller.core.model import Cause, Decision, ImpossibleHistory, Refusal, Score, Verdict
 from controller.core.state import ResearchState, apply, fold
+from controller.journal import read_records
 from tests.story import BASELINE, PROVENANCE, Story, tell
 
 
@@ -60,7 +61,7 @@ def proposed(number: int) -> Proposed:
 
 
 def test_a_replay_gives_the_state_that_was_lived(story: Story) -> None:
-    assert fold(story.journal.records()) == story.state
+    assert fold(read_records(story.home)) == story.state
 
 
 def test_the_frontier_is_the_best_kept_experiment(story: Story) -> None:
@@ -85,7 +86,7 @@ def test_what_an_experiment_is_told_by(story: Story) -> None:
 def test_every_prefix_stands_somewhere_definite(story: Story) -> None:
     """Killed after any line, a start knows which experiment is open and how far it has come."""
     state, phases = ResearchState(), []
-    for line in story.journal.records():
+    for line in read_records(story.home):
         apply(state, line)
         phases.append(state.open.phase if state.open else None)
         assert state.next_number == len(state.finished) + (state.open is not None)

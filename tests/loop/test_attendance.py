@@ -13,7 +13,7 @@ from controller.attendance import MAX_ERRORS, AbsenceConfig, Attendance
 from controller.chronicle import Chronicle
 from controller.core.model import AgentAway, AgentError, UserError
 from controller.core.state import fold
-from controller.journal import Journal
+from controller.journal import Journal, read_records
 from tests.fakes import HandClock, Silent
 
 CONFIG = AbsenceConfig(retry_seconds=60, max_retry_seconds=3600, understudy_after_seconds=600)
@@ -26,7 +26,7 @@ class Life:
         self.clock = clock
         self.home = home
         self.journal = Journal(home, clock)
-        self.chronicle = Chronicle(self.journal, fold(self.journal.records()), Silent())
+        self.chronicle = Chronicle(self.journal, fold(read_records(home)), Silent())
         self.attendance = Attendance("claude", self.chronicle, clock, CONFIG)
 
     def again(self) -> Life:

@@ -14,6 +14,7 @@ from controller.core.model import AgentAway, AgentExhausted, Interrupted, Usage
 from controller.core.policy import digest
 from controller.core.state import fold
 from controller.desk import Budget, JournalDesk
+from controller.journal import read_records
 from controller.ports import Desk, Request
 from tests.fakes import FakeDesk, Silent
 from tests.story import BASELINE, Story
@@ -130,12 +131,12 @@ def test_both_ends_of_a_call_are_on_record(story: Story) -> None:
     desk = journal_desk(story, Budget())
     answer(desk, desk.sending(asking(1.0)), 0.5)
     fail(desk, desk.sending(asking(2.0)), 2.0)
-    state = fold(story.journal.records())
+    state = fold(read_records(story.home))
     assert state == story.state
     assert (state.spending.of(1).usd, state.spending.of(1).calls, state.spending.open) == (2.5, 2, {})
     request, reply = [
         getattr(record.data, "request_sha256", None) or getattr(record.data, "reply_sha256", None)
-        for record in story.journal.records()
+        for record in read_records(story.home)
         if record.data.event in ("api_requested", "api_answered")
     ][:2]
     assert request is not None and story.journal.get_blob(request) == b'{"messages": []}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,9 +123,6 @@ class DyingJournal:
         if self._left == 0:
             self._dying()
         return record
-
-    def records(self) -> Iterator[Record]:
-        return self._journal.records()
 
     def put_blob(self, content: bytes) -> str:
         self.require_life()

@@ -162,11 +162,11 @@ def test_hours_are_those_of_all_sessions_by_the_clock_that_never_steps(tmp_path:
         clock.sleep(1800)  # nobody is at work
         clock.wall += dt.timedelta(seconds=step)
     journal.append(SessionStarted(agent="a", budget_seconds=1, provenance=PROVENANCE))
-    state = fold(journal.records())
+    state = fold(read_records(tmp_path))
     assert state.worked_seconds == state.earlier_seconds == 3600
     clock.wall -= dt.timedelta(hours=1)
     journal.append(SessionStopped(reason="a person"))
-    assert fold(journal.records()).worked_seconds == 3600
+    assert fold(read_records(tmp_path)).worked_seconds == 3600
     journal.close()
 
 
