@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -78,9 +79,7 @@ def _read_manifest(home: Path, part: Path, kind: type[Manifest]) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise NotReady(
-            f"There is no prepared data in {folder(home)}: run `glovebox prepare --home {home}` first."
-        ) from None
+        raise NotReady(f"There is no prepared data in {folder(home)}: run {_command(home)} first.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The data's manifest {path} cannot be read: {error}.") from error
     try:
@@ -97,7 +96,11 @@ def _require_files(home: Path, part: Path, files: Mapping[str, FileFacts]) -> No
 
 
 def _again(home: Path) -> str:
-    return f"Remove {folder(home)} and run `glovebox prepare --home {home}` again."
+    return f"Remove {folder(home)} and run {_command(home)} again."
+
+
+def _command(home: Path) -> str:
+    return f"`glovebox prepare --home {shlex.quote(str(home))}`"
 
 
 def row_tokens(prepared: Path) -> int:

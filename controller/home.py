@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from controller import recovery
@@ -26,7 +27,8 @@ def require_effort(home: Path) -> None:
     except OSError as error:
         raise _unreadable(home, error) from error
     if not begun:
-        raise UserError(f"No effort was started in {home} yet: `glovebox run --home {home}` starts one.")
+        command = f"glovebox run --home {shlex.quote(str(home))}"
+        raise UserError(f"No effort was started in {home} yet: `{command}` starts one.")
 
 
 def read_state(home: Path) -> tuple[list[Record], ResearchState]:

@@ -7,6 +7,7 @@ in the home or in the current folder, defaults.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -190,7 +191,11 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         raise UserError(_sentence(error)) from error
     except SettingsError as error:
-        raise UserError(f"A setting cannot be read: {clean_line(str(error))}.") from error
+        field = re.search(r'field "(\w+)"', str(error))
+        raise UserError(
+            f"The setting {field[1] if field else 'that was given'} cannot be read: in the environment "
+            'and in .env, lists and tables are JSON, ["a", "b"] for instance.'
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The file .env cannot be read: {clean_line(str(error))}.") from error
     return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
@@ -201,6 +206,5 @@ def _sentence(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"There is no setting {clean_line(name)}; docs/settings.md lists those there are."
-    return (
-        f"The setting {name} is wrong: {clean_line(first['msg'])}; see docs/settings.md for what it may be."
-    )
+    what = clean_line(first["msg"]).removeprefix("Value error, ")
+    return f"The setting {name} is wrong: {what}; see docs/settings.md for what it may be."

@@ -83,7 +83,8 @@ def test_an_unusable_settings_file(glovebox: Glovebox, content: bytes, words: li
 
 def test_a_setting_in_the_environment_that_cannot_be(glovebox: Glovebox) -> None:
     glovebox("run", GLOVEBOX_BUDGET__WALL_SECONDS="-1").refused(2, "budget.wall_seconds")
-    glovebox("run", GLOVEBOX_SANDBOX="no json").refused(2, "sandbox")
+    glovebox("run", GLOVEBOX_SANDBOX="no json").refused(2, "sandbox", "JSON")
+    glovebox("run", GLOVEBOX_NOTIFY__ON="keep").refused(2, "notify", "JSON")
 
 
 @pytest.mark.parametrize(
