@@ -125,6 +125,48 @@ def lost_end(home: Path) -> None:
     (home / "results.tsv").write_bytes(b"".join(rows[:2]))
 
 
+def commits(home: Path) -> list[str]:
+    """The branch, its base first."""
+    return read(home, "rev-list", "--reverse", "autoresearch/test").split()
+
+
+def read(home: Path, *arguments: str, told: str | None = None) -> str:
+    line = ["git", "-c", "user.name=p", "-c", "user.email=p@example.org", *arguments]
+    done = subprocess.run(line, cwd=home / "repo", input=told, check=True, capture_output=True, text=True)
+    return done.stdout.rstrip("\n")
+
+
+def committed_again(home: Path, *made: tuple[str, list[str]]) -> None:
+    """The branch as these commits: the tree and message of an old one each, on these parents, "" the last."""
+    new = ""
+    for old, parents in made:
+        tree, message = (
+            read(home, "rev-parse", f"{old}^{{tree}}"),
+            read(home, "log", "-1", "--format=%B", old),
+        )
+        above = [word for parent in parents for word in ("-p", parent or new)]
+        new = read(home, "commit-tree", tree, *above, told=message)
+    git(home, "update-ref", "refs/heads/autoresearch/test", new)
+
+
+def other_order(home: Path) -> None:
+    base, first, second = commits(home)
+    committed_again(home, (second, [base]), (first, [""]))
+
+
+def foreign_parent(home: Path) -> None:
+    _, first, second = commits(home)
+    git(home, "commit", "--quiet", "--allow-empty", "-m", "foreign")
+    committed_again(home, (second, [first, read(home, "rev-parse", "HEAD")]))
+
+
+def swapped_blobs(home: Path) -> None:
+    one, other = blob_of(home, 1), blob_of(home, 4)
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
 def forged_snapshot(home: Path, **facts: JsonValue) -> None:
     """One that is whole and of this journal, and tells something else of it."""
     state, archive = standing(home)
@@ -168,6 +210,9 @@ TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (damaged_object, "git fsck failed"),
     (lost_end, "2 commits after its base, the journal 1"),
     (lambda home: shutil.rmtree(home / "repo"), "repo: "),
+    (swapped_blobs, "is not what its name says"),
+    (other_order, "stands where the journal has"),
+    (foreign_parent, "commits after its base, the journal 2"),
     (lambda home: forged_snapshot(home, head="f" * 64), "snapshot.json tells another story"),
     (lambda home: forged_snapshot(home, kept=[]), "snapshot.json tells another story"),
 ]  # fmt: skip
