@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -120,16 +121,23 @@ def test_the_key_is_nowhere_but_in_the_process_that_needs_it(
     command, run = make_effort(tmp_path, with_data, train_py(), [])
     run[run.index("--agent") + 1] = "claude"
     run[run.index("--experiments") + 1] = "2"
-    onlooker = Onlooker(command.home)
+    onlooker, children = Onlooker(command.home), tmp_path / "children"
+    children.mkdir()
+    (children / "git").write_text(f'#!/bin/sh\nenv >> {children}/seen\nexec {shutil.which("git")} "$@"\n')
+    (children / "git").chmod(0o755)
+    path = f"{children}:{os.environ['PATH']}"
     try:
         with MessagesServer(onlooker) as server:
-            said = command(*run, ANTHROPIC_API_KEY=KEY, GLOVEBOX_CLAUDE__BASE_URL=server.url, timeout=240)
+            theirs = {"ANTHROPIC_API_KEY": KEY, "GLOVEBOX_CLAUDE__BASE_URL": server.url, "PATH": path}
+            said = command(*run, **theirs, timeout=240)
             assert server.received[0].headers["x-api-key"] == KEY
     finally:
         remove_leftovers(command.home)
     assert said.status == 2 and "ANTHROPIC_API_KEY" in said.err, said
     assert "trainer" in onlooker.seen[-1]
     assert KEY not in said.out + said.err + "".join(onlooker.seen)
+    inherited = (children / "seen").read_text()
+    assert "GLOVEBOX_CLAUDE__BASE_URL=" in inherited and KEY not in inherited, "a child got it"
     files = [path for path in command.home.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(files) > 10
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
