@@ -9,7 +9,7 @@ import pytest
 
 from controller import report
 from controller.agents.replay import Replay
-from controller.core.events import ApiAnswered, ApiRequested, Pruned
+from controller.core.events import AnyEvent, ApiAnswered, ApiRequested, Pruned, Record
 from controller.core.model import InfrastructureError, Usage
 from controller.journal import blob_path, read_records
 from controller.storage import Storage, StorageConfig
@@ -191,6 +191,18 @@ def test_once_a_process_went_on_nothing_is_removed_again(story: Story) -> None:
     story.propose(BASELINE + "A = 5\n")
     assert prune(story) == []
     assert logs(story.home) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("limits", [{"log_bytes": 0}, {"call_bytes": 0}], ids=["logs", "calls"])
+def test_what_cannot_be_recorded_is_not_removed(story: Story, limits: dict[str, int]) -> None:
+    def full(event: AnyEvent) -> Record:
+        raise InfrastructureError("The journal cannot be written: No space left on device.")
+
+    before = logs(story.home), texts(story)
+    with pytest.raises(InfrastructureError):
+        Storage(story.home, StorageConfig(**limits)).prune(story.state, full)
+    assert (logs(story.home), texts(story)) == before
+    assert verify(story.home) == []
 
 
 def test_what_comes_later_is_counted_too(story: Story) -> None:
