@@ -145,7 +145,7 @@ status() {
         *) state="the service is not running; start it with: make up" ;;
     esac
     if [ -s "$GLOVEBOX_HOME/audit.jsonl" ]; then
-        docker compose run --rm --no-deps -T operator status </dev/null || true
+        docker compose --progress quiet run --rm --no-deps -T operator status </dev/null || true
     fi
     stop "$state"
 }
