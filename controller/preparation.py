@@ -11,6 +11,7 @@ from typing import get_args
 
 from controller import data, machine
 from controller.core.containers import PREPARE_CORPUS, PREPARE_HOME, preparer
+from controller.core.engine_info import owner_inside
 from controller.core.model import InfrastructureError, UserError
 from controller.core.place import Place
 from controller.harness_files import HarnessFiles
@@ -50,15 +51,13 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
     engine = sandbox.describe()
     harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
     home = config.home.stat()
-    # Root in a container of a rootless engine is the one who runs it, and everybody else is nobody.
-    owner = (0, 0) if engine["users"] == "rootless" else (home.st_uid, home.st_gid)
     network = request.corpus == "climbmix"
     spec = preparer(
         sealed(config.sandbox),
         Place(config.home.resolve(), "prepare"),
         arguments=_arguments(request, scale, corpus),
         limit_seconds=LIMIT_SECONDS,
-        owner=owner,
+        owner=owner_inside(engine["users"], home.st_uid, home.st_gid),
         harness=harness.folder,
         corpus=corpus,
         network=network,

@@ -49,6 +49,15 @@ def user_ids(info: Mapping[str, Any]) -> Literal["rootless", "mapped", "shared"]
     return "mapped" if "userns" in options else "shared"
 
 
+def owner_inside(users: str, uid: int, gid: int) -> tuple[int, int]:
+    """Who owns, in a container outside of any mapping, what `uid` and `gid` own on the host.
+
+    `users` is what `user_ids` says. Root in a container of a rootless engine is the one who runs it, and the
+    owner of a home that such an engine can write to is no other.
+    """
+    return (0, 0) if users == "rootless" else (uid, gid)
+
+
 def confinement(info: Mapping[str, Any]) -> str:
     """The kernel's access control that the engine's containers are under, besides its system call filter."""
     found = security_options(info) & {"apparmor", "selinux"}

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from controller.core.engine_info import IdMap, confinement, id_map, security_options, unfit, user_ids
+from controller.core.engine_info import (
+    IdMap,
+    confinement,
+    id_map,
+    owner_inside,
+    security_options,
+    unfit,
+    user_ids,
+)
 
 #: As Docker 26.1 told them: root's engine on cgroup v1, the same with --userns-remap (AppArmor added), and a
 #: rootless one where cgroup v2 is missing.
@@ -25,6 +33,12 @@ ROOTLESS: dict[str, Any] = {
     "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
     "DockerRootDir": "/home/user/.local/share/docker",
     **dict.fromkeys(ALL_LIMITS, False),
+}
+#: The same of Debian 13, whose systemd delegates cpu, memory and pids to users.
+DELEGATED: dict[str, Any] = {
+    "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"],
+    "DockerRootDir": "/home/user/.local/share/docker",
+    **ALL_LIMITS,
 }
 
 
@@ -63,6 +77,15 @@ def test_who_one_would_be_outside_and_what_else_confines(
 
 
 @pytest.mark.parametrize(
+    ("info", "expected"), [(PLAIN, (1000, 100)), (MAPPED, (1000, 100)), (ROOTLESS, (0, 0))]
+)
+def test_the_owner_of_a_home_as_the_preparation_sees_it(
+    info: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    assert owner_inside(user_ids(info), 1000, 100) == expected
+
+
+@pytest.mark.parametrize(
     ("info", "words"),
     [
         ({**MAPPED, "SwapLimit": False}, ["swapaccount=1"]),
@@ -72,7 +95,7 @@ def test_who_one_would_be_outside_and_what_else_confines(
         ({**PLAIN, "MemoryLimit": False, "SwapLimit": False}, ["cannot limit memory and swap;"]),
         ({key: value for key, value in PLAIN.items() if key != "PidsLimit"}, ["cannot limit processes;"]),
         (ROOTLESS, ["memory, swap, processes, CPU time and shares of the CPU:", "rootless", "delegated"]),
-        ({**ROOTLESS, **ALL_LIMITS, "CpuCfsQuota": False}, ["cannot limit CPU time:", "delegated"]),
+        ({**DELEGATED, "CpuCfsQuota": False}, ["cannot limit CPU time:", "delegated"]),
     ],
 )
 def test_an_engine_that_is_unfit_is_told_why(info: dict[str, Any], words: list[str]) -> None:
@@ -81,6 +104,6 @@ def test_an_engine_that_is_unfit_is_told_why(info: dict[str, Any], words: list[s
     assert said.endswith(".")
 
 
-@pytest.mark.parametrize("info", [PLAIN, MAPPED, {**ROOTLESS, **ALL_LIMITS}])
+@pytest.mark.parametrize("info", [PLAIN, MAPPED, DELEGATED])
 def test_an_engine_that_can_limit_everything_is_fit(info: dict[str, Any]) -> None:
     assert unfit(info) is None
