@@ -19,7 +19,7 @@ from controller.core.container_spec import ContainerSpec
 from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
 from controller.core.model import Cause, InfrastructureError, Refusal, Score
-from controller.core.place import Place
+from controller.core.place import REHEARSAL_PLACE, Place
 from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
 from controller.core.untrusted import clean_line
@@ -63,10 +63,18 @@ class ContainerJudge:
         containers: SealedConfig,
         home: Path,
         files: Files,
+        alone: threading.Lock | None = None,
     ) -> None:
+        """`alone` is held while a checkpoint is scored.
+
+        With a rehearsal it is shared: code of an agent that runs beside both workers could carry what the
+        first one knows to the second, and to whoever reads what a rehearsal reports. A lock on a file that
+        all of them mount is enough for that.
+        """
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files
+        self._alone = alone or threading.Lock()
 
     def specs(self, attempt: Attempt, seed: int) -> list[ContainerSpec]:
         place, files, config = self._place(attempt), self._files, self._containers
@@ -81,11 +89,19 @@ class ContainerJudge:
     def score(
         self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
     ) -> Score | Refusal:
+        with self._alone:
+            return self._score(attempt, seed, contends, stop)
+
+    def _score(
+        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+    ) -> Score | Refusal:
         place = self._place(attempt)
         workspace.require(self._sandbox, place)
         first, second, judge = self.specs(attempt, seed)
         seconds = templates.exchange_seconds(self._containers, self._config)
-        self._remove(place)  # what a controller that died left behind
+        # What a controller that died left behind.
+        self._sandbox.remove(containers=[Place(self._home, REHEARSAL_PLACE).name(Domain.REHEARSAL)])
+        self._remove(place)
         try:
             for names in volumes.EXCHANGES:
                 for volume in volumes.exchange(self._containers, place, names, seconds):

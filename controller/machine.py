@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ class Machine:
         clock, slot = SystemClock(), None
         if config.noise.enabled:
             slot = HostSlot(sandbox, clock, config=config.noise, containers=device.sandbox, home=config.home)
+        alone = threading.Lock()
         return cls(
             sandbox=sandbox,
             trainer=ContainerTrainer(
@@ -101,6 +103,7 @@ class Machine:
                 containers=device.sandbox,
                 home=config.home,
                 files=files,
+                alone=alone,
             ),
             rehearsal=ContainerRehearsal(
                 sandbox,
@@ -109,6 +112,7 @@ class Machine:
                 containers=device.sandbox,
                 home=config.home,
                 files=files,
+                alone=alone,
             ),
             slot=slot,
             harness=harness,

@@ -55,15 +55,17 @@ class ContainerRehearsal:
         containers: SealedConfig,
         home: Path,
         files: Files,
+        alone: threading.Lock | None = None,
     ) -> None:
+        """`alone` is held while a text is rehearsed; see ContainerJudge."""
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files
         self._train = self._home / "rehearsal" / "train.py"
-        self._one_at_a_time = threading.Lock()
+        self._alone = alone or threading.Lock()
 
     def rehearse(self, train_py: str, stop: threading.Event) -> RehearsalResult:
-        with self._one_at_a_time:
+        with self._alone:
             began = self._clock.monotonic()
             try:
                 report = self._run(train_py, stop)
