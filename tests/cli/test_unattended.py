@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -52,6 +53,7 @@ def test_a_start_that_failed_is_made_again_and_the_engines_disk_is_waited_for(
     if not os.path.isdir(root) or shutil.disk_usage(root).free >= NEEDED:
         pytest.skip("the engine's disk is elsewhere, or larger than any")
     settings = {"GLOVEBOX_MIN_FREE_BYTES": str(NEEDED), "GLOVEBOX_PATIENCE__FIRST_SECONDS": "0.2"}
+    settings["GLOVEBOX_NOTIFY__COMMAND"] = f"tee --append {roomy / 'heard'}"
     command = Glovebox(roomy / "home", roomy, settings)
     shutil.copytree(prepared / "data", command.home / "data")
     (command.home / "harness").write_text("in the way")
@@ -71,6 +73,11 @@ def test_a_start_that_failed_is_made_again_and_the_engines_disk_is_waited_for(
         os.kill(process.pid, signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 0 and "Traceback" not in said, said
+        heard = [json.loads(line) for line in (roomy / "heard").read_text().splitlines()]
+        assert [(told["event"], root in told["reason"]) for told in heard] == [
+            ("stall", True),
+            ("stop", False),
+        ]
     finally:
         process.kill()
         process.communicate()
