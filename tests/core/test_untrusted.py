@@ -68,6 +68,8 @@ def test_a_cell_reads_back_as_one_cell_and_no_formula(text: str) -> None:
         ("user\u202etxt.exe", "usertxt.exe"),
         ("pass\u200bword", "password"),
         ("smug\U000e0041gled", "smuggled"),
+        ("fil\u3164\uffa0\u115f\u1160\u2800lers", "fillers"),
+        ("mar\ufe0f\ufe00\u034f\u180b\u17b5ks", "marks"),
         ("a\tb\r\nc  d", "a b c d"),
         ("lone \ud800 surrogate", "lone � surrogate"),
         ("naïve ✓ 日本", "naïve ✓ 日本"),
