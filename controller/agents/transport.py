@@ -38,11 +38,19 @@ class Transport:
     """One endpoint and one key."""
 
     def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
-        """Raises UserError if the key can be none."""
+        """Raises UserError if the key can be none, or if the environment names a proxy that can be none."""
         self._config = config
         self._key = _checked(key)
         self._clock = clock
         self._tls = httpx2.create_ssl_context()  # reading the certificates takes longer than all the rest
+        try:
+            self._client()
+        except (httpx2.InvalidURL, ImportError, ValueError):
+            # No `from`: the error quotes the address, in which a password may be.
+            raise UserError(
+                "A proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used: "
+                "write it as http://host:port, and what is no letter or digit in a name or password as %XX."
+            ) from None
 
     def send(self, body: bytes, reply: Reply, stop: threading.Event) -> Broken | None:
         """Fill `reply`; what went wrong, if something did. Ends soon after `stop` is set."""
