@@ -23,8 +23,8 @@ WAYS = {
     "killed": (signal.SIGKILL, 3.0),
     "hung": (signal.SIGSTOP, 50.0),  # longer than any request of ours waits
 }
-_PHASE_SECONDS = 120.0
-_ON_SECONDS = 240.0
+_PHASE_SECONDS = 240.0
+_ON_SECONDS = 900.0
 _POLL_SECONDS = 0.05
 
 
