@@ -17,7 +17,7 @@ from controller.core.untrusted import clean_line, clean_text, clip, fence, tsv_c
 # Surrogates included: text decoded with surrogateescape, or written by an LLM as \ud800, holds them.
 ANY = st.text(st.characters(exclude_categories=()), max_size=300)
 ESCAPES = ["\x1b[31m", "\x1b]52;c;aGk=\x07", "\x9b2J", "\x1b", "[", "]"]
-PIECES = [*ESCAPES, "\r", "\n", "\t", "\u202e", "\u200b", "`", "a"]
+PIECES = [*ESCAPES, "\r", "\n", "\t", "\u202e", "\u200b", "`", "```", "`````", "a"]
 HOSTILE = st.lists(st.one_of(st.sampled_from(PIECES), ANY), max_size=30).map("".join)
 
 
