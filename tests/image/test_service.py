@@ -175,6 +175,13 @@ def test_who_has_what(project: Path) -> None:
     for name, service in parts.items():
         assert KEY not in json.dumps(service), name
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert not service.get("privileged") and service["restart"] == (
+            "no" if name == "operator" else "unless-stopped"
+        ), name
+        sources = [mount["source"] for mount in service.get("volumes", ())]
+        reaches = any(f"{SOCKET}/".startswith(f"{source}/") for source in sources)
+        assert reaches == (name in ("runner", "reaper", "operator")), name
+        assert name in ("controller", "operator") or home not in sources, name
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
