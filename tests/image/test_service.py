@@ -172,6 +172,8 @@ def test_who_has_what(project: Path) -> None:
         assert holds("controller", f"{home}/{part}") == [True], part
     assert holds("runner", home) == [True, False]
     assert not holds("reaper", home)
+    assert parts["reaper"]["entrypoint"] == ["python", "-m", "controller.reaper", "/tmp/alive"]
+    assert parts["controller"]["healthcheck"]["test"] == ["CMD", "python", "-m", "controller", "health"]
     for name, service in parts.items():
         assert KEY not in json.dumps(service), name
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
