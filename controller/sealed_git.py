@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -95,26 +95,35 @@ class SealedGit:
 
         Raises InfrastructureError if git ends with a status that is not among those, or cannot be run.
         """
+        import git  # needs git itself, and is slow to load
+
+        # GitPython can only add variables for its children.
+        unset = (f"--unset={name}" for name in os.environ if name.startswith("GIT_"))
         try:
             with self._view(references) as folder:
-                done = subprocess.run(
-                    ["git", *arguments],
-                    stdin=stdin or subprocess.DEVNULL,
-                    capture_output=True,
-                    check=False,
-                    cwd=folder,
-                    env=self._environment(folder, index or self._theirs / "index"),
+                code, output, errors = git.Git(folder).execute(
+                    [
+                        "env",
+                        *unset,
+                        *self._environment(folder, index or self._theirs / "index"),
+                        "git",
+                        *arguments,
+                    ],
+                    istream=stdin or subprocess.DEVNULL,
+                    with_extended_output=True,
+                    with_exceptions=False,
+                    stdout_as_string=False,
+                    strip_newline_in_stdout=False,
                 )
-        except OSError as error:
+        except (OSError, git.GitCommandNotFound) as error:
             raise InfrastructureError(
-                f"git {arguments[0]} cannot be run in {self._path}: {error.strerror}."
+                f"git {arguments[0]} cannot be run in {self._path}: {error}."
             ) from error
-        if done.returncode not in status:
-            said = clean_line(done.stderr.decode("utf-8", "replace"))
+        if code not in status:
             raise InfrastructureError(
-                f"git {arguments[0]} failed in {self._path} with status {done.returncode}: {said}"
+                f"git {arguments[0]} failed in {self._path} with status {code}: {clean_line(errors)}"
             )
-        return done.stdout
+        return output
 
     @contextmanager
     def _view(self, references: bool) -> Iterator[str]:
@@ -131,9 +140,8 @@ class SealedGit:
                 (view / "refs").mkdir()
             yield folder
 
-    def _environment(self, folder: str, index: Path) -> Mapping[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        return kept | {
+    def _environment(self, folder: str, index: Path) -> list[str]:
+        ours = {
             **_IDENTITY,
             "GIT_DIR": folder,
             "GIT_WORK_TREE": str(self._path),
@@ -145,5 +153,5 @@ class SealedGit:
             "GIT_TERMINAL_PROMPT": "0",
             "HOME": folder,  # where a ~/.gitconfig would be, and below
             "XDG_CONFIG_HOME": folder,
-            "LC_ALL": "C",
         }
+        return [f"{name}={value}" for name, value in ours.items()]
