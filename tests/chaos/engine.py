@@ -44,8 +44,9 @@ class Life:
 
     name: str
     domain: str
+    created: float
     deadline: float
-    """What its label says; its life begins a little later than that was written."""
+    """What its label says, which was written when it was made; its life begins when it is started."""
     started: float | None = None
     died: float | None = None
     gone: bool = False
@@ -96,7 +97,7 @@ class Watchman:
         labels, at = event["Actor"]["Attributes"], event["timeNano"] / 1e9
         if event["Action"] == "create":
             name, domain = labels["name"], labels[LABEL_DOMAIN]
-            self._lives[event["Actor"]["ID"]] = Life(name, domain, float(labels[LABEL_DEADLINE]))
+            self._lives[event["Actor"]["ID"]] = Life(name, domain, at, float(labels[LABEL_DEADLINE]))
         life = self._lives.get(event["Actor"]["ID"])
         match event["Action"]:
             case "start" if life:
@@ -149,7 +150,7 @@ class Watchman:
         for life in self.lives():
             if life.started is not None:
                 end = life.died or now
-                due = life.deadline
+                due = life.deadline + life.started - life.created  # as the reaper reckons
                 if life.domain == Domain.TRAINER:
                     due = life.started + self._budget_seconds
                 if (late := end - due - GRACE_SECONDS) > 0:
