@@ -50,6 +50,8 @@ def test_a_controller_and_the_runner_it_works_through_are_killed(tmp_path: Path,
         assert effort.wrong() == []
         effort.runner.kill()
         torment_runner(effort, OF_THE_RUNNER, tally, "short", more=0)
+        reasons = set(effort.story().reasons)
     assert tally.violations == []
     assert tally.at_place.total() == len(OF_THE_RUNNER), "every place was reached"
-    assert tally.voided == 0, "a start without an answer was found again, twice"
+    # The controller is killed at the end, wherever it is. A start without an answer was found again, twice.
+    assert reasons <= {"the controller stopped while the judge was at work"}

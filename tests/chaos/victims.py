@@ -94,7 +94,9 @@ class Engine:
 
     def _start(self) -> subprocess.Popen[bytes]:
         own = {"data-root": "data", "exec-root": "exec", "pidfile": "pid"}
-        command = ["dockerd", "--config-file", os.devnull, "--host", self.host, "--bridge", "none"]
+        # Without a bridge an engine removes docker0, so in our network that of the usual engine.
+        command = ["unshare", "--net", "dockerd", "--bridge", "none"]
+        command += ["--config-file", os.devnull, "--host", self.host]
         command += ["--iptables=false", "--ip6tables=false"]
         command += [word for key, name in own.items() for word in (f"--{key}", str(self._folder / name))]
         with (self._folder / "engine.log").open("ab") as log:

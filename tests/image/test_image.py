@@ -130,7 +130,8 @@ def test_says_what_it_was_built_from_and_carries_no_configuration_of_the_builder
     assert not [line for line in config["Env"] if line.startswith(("PIP_", "SSL_", "HTTP", "http"))]
     search = "cat /etc/pip.conf /opt/venv/pip.conf /run/secrets/*; ls -A /wheels"
     found = docker(
-        "run", "--rm", "--label", LABEL, "--entrypoint", "sh", image, "-c", f"({search}) 2>/dev/null; true"
+        *("run", "--rm", "--label", LABEL, "--network", "none", "--entrypoint", "sh", image),
+        *("-c", f"({search}) 2>/dev/null; true"),
     )
     assert found == ""
 
