@@ -214,8 +214,9 @@ CASES = (
         "answers before it is asked",
         _AHEAD,
         PROTOCOL,
+        WRONG_SHAPE,
         FORWARD,
-        why="out of turn: the judge sees it, or the worker is lost when the judge goes on without it",
+        why="out of turn: the judge sees that or a wrong shape, or goes on and the worker is lost",
     ),
     _answers("rewrites an answer that was taken", _REWRITE, NO_GAIN, why=_COPIED),
     _answers(
