@@ -1,7 +1,7 @@
 """Section 5 (container runtime) of the CIS Docker Benchmark 1.6, over what the engine says of containers.
 
-`python -m tests.sandbox.cis` runs an experiment and prints the table. What an entry is called here is our
-own short wording; the number is the benchmark's.
+`PYTHONPATH=harness python -m tests.sandbox.cis` runs an experiment and prints the table. What an entry is
+called here is our own short wording; the number is the benchmark's.
 """
 
 from __future__ import annotations

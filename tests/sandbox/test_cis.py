@@ -1,4 +1,4 @@
-"""Section 5 of the CIS Docker Benchmark on live containers; `python -m tests.sandbox.cis` prints it."""
+"""Section 5 of the CIS Docker Benchmark on live containers; `tests.sandbox.cis` prints it."""
 
 from __future__ import annotations
 
