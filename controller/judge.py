@@ -76,7 +76,7 @@ class ContainerJudge:
         self._home, self._files = home.resolve(), files
         self._alone = alone or threading.Lock()
 
-    def specs(self, attempt: Attempt, seed: int) -> list[ContainerSpec]:
+    def specs(self, attempt: Attempt, seed: int, scoring: int | None = None) -> list[ContainerSpec]:
         place, files, config = self._place(attempt), self._files, self._containers
         train = attempt.train_path.resolve()
         workers = [
@@ -84,20 +84,32 @@ class ContainerJudge:
             for names in volumes.EXCHANGES
         ]
         rows = data.row_tokens(files.data)
-        return [*workers, templates.judge(config, place, files, self._config, seed=seed, row_tokens=rows)]
+        judge = templates.judge(
+            config, place, files, self._config, seed=seed, scoring=scoring, row_tokens=rows
+        )
+        return [*workers, judge]
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        scoring: int | None = None,
     ) -> Score | Refusal:
         with self._alone:
-            return self._score(attempt, seed, contends, stop)
+            return self._score(attempt, self.specs(attempt, seed, scoring), contends, stop)
 
     def _score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        specs: list[ContainerSpec],
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
     ) -> Score | Refusal:
         place = self._place(attempt)
         workspace.require(self._sandbox, place)
-        first, second, judge = self.specs(attempt, seed)
+        first, second, judge = specs
         seconds = templates.exchange_seconds(self._containers, self._config)
         # What a controller that died left behind.
         self._sandbox.remove(containers=[Place(self._home, REHEARSAL_PLACE).name(Domain.REHEARSAL)])

@@ -32,6 +32,7 @@ from controller.core.events import (
     Voided,
 )
 from controller.core.experiment import Experiment, Phase
+from controller.core.exposure import exposed
 from controller.core.model import (
     AgentExhausted,
     Disturbance,
@@ -225,13 +226,19 @@ class Loop:
             self._decide(experiment)
             return
         attempt = self._attempt(experiment, experiment.attempt)
-        seed = secrets.randbits(63)
-        specs = {spec.name: spec.digest() for spec in self._world.judge.specs(attempt, seed)}
+        seed, scoring = secrets.randbits(63), self.state.scorings
+        specs = {spec.name: spec.digest() for spec in self._world.judge.specs(attempt, seed, scoring)}
         self.record(
-            ScoringStarted(experiment=experiment.number, attempt=attempt.number, seed=seed, specs=specs)
+            ScoringStarted(
+                experiment=experiment.number,
+                attempt=attempt.number,
+                seed=seed,
+                scoring=scoring,
+                specs=specs,
+            )
         )
         judgement = self._world.judge.score(
-            attempt, seed, lambda score: self._contends(experiment, score), self._world.stop
+            attempt, seed, lambda score: self._contends(experiment, score), self._world.stop, scoring
         )
         self._world.check_inputs()
         if (found := self._calm.excuse(experiment, judgement)) is not None:
@@ -248,7 +255,7 @@ class Loop:
 
     def _contends(self, experiment: Experiment, score: Score) -> bool:
         """Is a first score good enough to be confirmed? Then what comes next may be made ready for it."""
-        if contends(self._frontier, score):
+        if contends(self._frontier, score) and exposed(self.state.lineage, score) is None:
             self._researcher.foresee(experiment)
             return True
         return False
@@ -257,7 +264,7 @@ class Loop:
 
     def _weigh(self, experiment: Experiment) -> None:
         """Decide, unless something about the score has to go on record first."""
-        odd = oddity(experiment, self._frontier, self._world.bounds)
+        odd = oddity(experiment, self._frontier, self._world.bounds, self.state.lineage)
         if odd is None:
             self._decide(experiment)
         else:
@@ -266,7 +273,9 @@ class Loop:
     def _decide(self, experiment: Experiment) -> None:
         frontier = self._frontier
         quarantined = experiment.quarantine.score if experiment.quarantine else None
-        decision = decide(frontier, _known(experiment.outcome), experiment.judgement, quarantined)
+        decision = decide(
+            frontier, _known(experiment.outcome), experiment.judgement, quarantined, self.state.lineage
+        )
         self.record(Decided(experiment=experiment.number, decision=decision, frontier_bpb=frontier.val_bpb))
         if self.state.open is None:
             self._world.repository.reset()

@@ -321,13 +321,21 @@ class Trainer(Protocol):
 class Judge(Protocol):
     """Runs W and J for the checkpoint T left in its workspace."""
 
-    def specs(self, attempt: Attempt, seed: int) -> Sequence[ContainerSpec]:
+    def specs(self, attempt: Attempt, seed: int, scoring: int | None = None) -> Sequence[ContainerSpec]:
         """Every container that `score` may start. Raises InfrastructureError."""
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        scoring: int | None = None,
     ) -> Score | Refusal:
         """A score for which `contends` is true comes back confirmed, or as a refusal; others unconfirmed.
+
+        `scoring` numbers the scorings of an effort from 0, so that each gets rows that none before it got;
+        None: it is of no effort, as a try, and gets rows that are set aside for those.
 
         Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind.
         """

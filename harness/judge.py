@@ -3,7 +3,7 @@
 `python judge.py CONFIG` (one JSON object, see `Config`) prints a line of JSON on stdout when it has a score:
 
     {"status": "scored", "val_bpb": ..., "holdout_bpb": ..., "bytes": ..., "tokens": ...,
-     "holdout_bytes": ..., "seconds": ..., "probes": {...}}
+     "holdout_bytes": ..., "fresh": {...}, "seconds": ..., "probes": {...}}
 
 This score is provisional. Who needs no proof of it may end the judge here; otherwise a second, fresh worker
 on the second pair of folders is asked to confirm it, and another line follows:
@@ -16,15 +16,15 @@ At either point the last line may be a refusal instead:
 
 The exit status is 0 for all of these; `seconds` is all of the judge's wall clock so far, the start of the
 worker included. Any other exit is our bug or a broken data folder. Only inputs ever leave this process, in an
-order drawn from the seed with validation rows, hold-out rows and probes mixed (plan.py, probes.py); `probes`
-in a result says how many there were, how well they agreed and what that promises. Whatever comes back is
+order drawn from the seed with scored rows, fresh rows and probes mixed (plan.py, probes.py); `probes`
+in a result says how many there were, how well they agreed and what that promises, `fresh` whether the model
+does worse on rows that no worker was given before, which are the hold-out (fresh.py). Whatever comes back is
 hostile: each byte is copied once into memory of our own and judged there.
 
 NumPy only: on the CPUs this runs on it is as fast as torch at this arithmetic, and starts two seconds sooner
 while the worker is busy starting on the same cores.
 """
 
-import itertools
 import json
 import math
 import sys
@@ -34,16 +34,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fresh
 import numpy as np
 from exchange import DTYPES, SLOTS, Closed, ExchangeError, Header, SlotReader, SlotWriter, usable_cpus
 from numpy.typing import NDArray
 
 import probes
 from plan import Batch, Confirmation, Plan, Question, Role, make_confirmation, make_plan
-from prepare import pack_rows, read_documents
 from probes import Nats, Tokens
 
-PACKING_BUFFER = 1000  # documents the packer chooses from; upstream's loader uses the same number
 LEAST_WINDOW, WINDOW_SHARE = 64, 8  # columns wanted before a cut: 64 or an eighth of the row, if that is more
 # Nats per vocabulary entry. Below it they come from logits 16 and more under the largest, and a float32
 # difference of that size is off by up to a millionth; so is its exp, relatively.
@@ -79,9 +78,11 @@ class Config:
     batch_rows: int | None
     """Rows per batch; every batch has exactly this many. None: as many as make BATCH_TOKENS tokens."""
     score_tokens: int | None
-    """Validation tokens to score, rounded up to whole rows; None: what the manifest says."""
+    """Tokens to score, rounded up to whole rows; None: what the manifest says."""
     holdout_score_tokens: int | None
-    """The same for hold-out tokens."""
+    """The most fresh tokens to ask for beside them; None: what the manifest says."""
+    scoring: int | None
+    """Number of this scoring within its effort, which decides on the fresh rows; None: it is of no effort."""
     seed: int
     """Draws the order of the rows; unknown to the worker."""
     first_batch_seconds: float
@@ -104,21 +105,6 @@ class Config:
         paths = ("data", "requests", "replies", "second_requests", "second_replies")
         fields |= {name: Path(fields[name]) for name in paths}
         return cls(**fields)
-
-
-def read_rows(data: Path, split: str, tokens: int, manifest: dict[str, Any]) -> NDArray[np.int64]:
-    """The first rows of a split that hold `tokens` predictions: int64 [ceil(tokens / T), T + 1].
-
-    Fewer if the split ends before. The same shards give the same rows, always. Raises ValueError if there are
-    none.
-    """
-    length = int(manifest["max_seq_len"])
-    documents = read_documents(data / split, int(manifest["bos_token_id"]))
-    packed = pack_rows(documents, length + 1, PACKING_BUFFER)
-    rows = list(itertools.islice(packed, math.ceil(tokens / length)))
-    if not rows:
-        raise ValueError(f"no rows to score in {split}")
-    return np.stack(rows).astype(np.int64)
 
 
 def token_nats(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Nats:
@@ -324,23 +310,28 @@ class Scored:
     vocab: int
 
 
+def draw_rows(config: Config, manifest: dict[str, Any]) -> fresh.Rows:
+    """The rows that this scoring asks about. Raises ValueError if there is too little text."""
+    wanted, most_fresh = config.score_tokens, config.holdout_score_tokens
+    return fresh.draw(
+        config.data,
+        manifest,
+        score_tokens=manifest["score_tokens"] if wanted is None else wanted,
+        most_fresh_tokens=manifest["holdout_score_tokens"] if most_fresh is None else most_fresh,
+        scoring=config.scoring,
+    )
+
+
 def score(config: Config) -> Scored:
     """Score one worker. Raises Refused, ExchangeError; ValueError or OSError if our own data is broken."""
     started = time.monotonic()
     manifest = json.loads((config.data / "manifest.json").read_text())
     token_bytes = np.load(config.data / "token_bytes.npy", allow_pickle=False).astype(np.int64)
-    wanted = manifest["score_tokens"] if config.score_tokens is None else config.score_tokens
-    holdout_wanted = config.holdout_score_tokens
-    if holdout_wanted is None:
-        holdout_wanted = manifest["holdout_score_tokens"]
-    validation = read_rows(config.data, "val", wanted, manifest)
-    holdout = read_rows(config.data, "holdout", holdout_wanted, manifest)
-    rows = np.concatenate([validation, holdout])
+    drawn = draw_rows(config, manifest)
+    rows = np.concatenate([drawn.scored, drawn.fresh])
     batch_rows = config.batch_rows or max(1, BATCH_TOKENS // int(manifest["max_seq_len"]))
-    length = rows.shape[1] - 1
-    plan = make_plan(
-        validation, holdout, batch_rows, config.seed, affordable_twins(config, len(rows), length)
-    )
+    twins = affordable_twins(config, len(rows), rows.shape[1] - 1)
+    plan = make_plan(drawn.scored, drawn.fresh, batch_rows, config.seed, twins)
     vocab = int(manifest["vocab_size"])
     nats = np.concatenate(collect(config, (config.requests, config.replies), plan.batches(batch_rows), vocab))
     compared = compare_probes(plan, nats)
@@ -352,10 +343,11 @@ def score(config: Config) -> Scored:
         "bytes": sums[Role.VALIDATION].bytes,
         "tokens": sums[Role.VALIDATION].tokens,
         "holdout_bytes": sums[Role.HOLDOUT].bytes,
+        "fresh": fresh.result(drawn, nats[plan.places], token_bytes, config.seed),
         "seconds": round(time.monotonic() - started, 3),
         "probes": {
             **{role.name.lower(): comparison.summary() for role, comparison in compared.items()},
-            "promise": promise(config, compared[Role.TWIN].rows, length // 2, length),
+            "promise": promise(config, compared[Role.TWIN].rows, (rows.shape[1] - 1) // 2, rows.shape[1] - 1),
         },
     }
     tolerance = compared[Role.REPEAT].tolerance()

@@ -196,7 +196,7 @@ class Story:
         self._number += 1
 
     def _judge(self, result: float | Cause, holdout: float | None) -> None:
-        self.tell(ScoringStarted(experiment=self._number, attempt=1, seed=1, specs={}))
+        self.tell(ScoringStarted(experiment=self._number, attempt=1, seed=1, scoring=self._number, specs={}))
         score = refusal = None
         if isinstance(result, Cause):
             refusal = Refusal(cause=result, detail="it cheated")

@@ -225,11 +225,16 @@ class FakeJudge:
     trainer: FakeTrainer
     scored: list[tuple[str, int]] = field(default_factory=list)
 
-    def specs(self, attempt: Attempt, seed: int) -> list[ContainerSpec]:
+    def specs(self, attempt: Attempt, seed: int, scoring: int | None = None) -> list[ContainerSpec]:
         return [replace(self.trainer.spec(attempt), name="fake-judge", domain=Domain.JUDGE)]
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        scoring: int | None = None,
     ) -> Score | Refusal:
         if stop.is_set():
             raise Interrupted("asked to stop")

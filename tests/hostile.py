@@ -154,7 +154,7 @@ def _train_again(story: Story) -> None:
     finished = next(r.data for r in story.records if r.data.event == "training_finished")
     story.tell(finished.model_copy(update={"experiment": 5, "attempt": 2}))
     score = Score(val_bpb=0.5, bytes=1000, tokens=300, probes={"twins": 5, "note": "x"})
-    story.tell(ScoringStarted(experiment=5, attempt=2, seed=1, specs={"w": "0" * 64}))
+    story.tell(ScoringStarted(experiment=5, attempt=2, seed=1, scoring=5, specs={"w": "0" * 64}))
     story.tell(ScoringFinished(experiment=5, attempt=2, score=score))
     story.tell(ClaimMismatch(experiment=5, attempt=2, claim=9.0, score=0.5, bound=0.1))
     story.tell(Quarantined(experiment=5, attempt=2, reason="too good", score=score))

@@ -142,7 +142,9 @@ class Story:
         self.record(TrainingFinished(experiment=number, attempt=1, outcome=outcome))
 
     def judge(self, number: int, judgement: float | Refusal) -> None:
-        self.record(ScoringStarted(experiment=number, attempt=1, seed=2**62 + 1, specs={"j": "6"}))
+        self.record(
+            ScoringStarted(experiment=number, attempt=1, seed=2**62 + 1, scoring=number, specs={"j": "6"})
+        )
         refusal = judgement if isinstance(judgement, Refusal) else None
         score, frontier = None, self.state.frontier
         assert frontier is not None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from controller.core.events import ClaimMismatch, Quarantined
 from controller.core.experiment import Experiment
+from controller.core.exposure import exposed
 from controller.core.model import (
     REJECT_CAUSES,
     Cause,
     Decision,
+    Fresh,
     Frontier,
     Refusal,
     RunOutcome,
@@ -65,7 +68,9 @@ def claim_bound(claim: float | None, score: Score, bounds: Bounds) -> float | No
     return bound
 
 
-def oddity(experiment: Experiment, frontier: Frontier, bounds: Bounds) -> ClaimMismatch | Quarantined | None:
+def oddity(
+    experiment: Experiment, frontier: Frontier, bounds: Bounds, lineage: Sequence[Fresh] = ()
+) -> ClaimMismatch | Quarantined | None:
     """What about a judged experiment has to go on record before it is decided, each at most once."""
     number, attempt, score = experiment.number, experiment.attempt, experiment.score
     if score is None:
@@ -77,7 +82,7 @@ def oddity(experiment: Experiment, frontier: Frontier, bounds: Bounds) -> ClaimM
             experiment=number, attempt=attempt, claim=claim, score=score.val_bpb, bound=bound
         )
     reason = suspicion(frontier, score, bounds)
-    if reason is not None and experiment.quarantine is None:
+    if reason is not None and experiment.quarantine is None and exposed(lineage, score) is None:
         return Quarantined(experiment=number, attempt=attempt, reason=reason, score=score)
     return None
 
@@ -87,11 +92,13 @@ def decide(
     outcome: RunOutcome,
     judgement: Score | Refusal | None,
     quarantined: Score | None = None,
+    lineage: Sequence[Fresh] = (),
 ) -> Decision:
     """Apply R7 and R9 to one finished experiment.
 
     `judgement` is None exactly when the run itself crashed and there was nothing to score. `quarantined` is
-    an earlier score of the same checkpoint that was hard to believe. The claim inside `outcome` is never
+    an earlier score of the same checkpoint that was hard to believe. `lineage` is what the kept experiments
+    showed on fresh rows, the first one first. The claim inside `outcome` is never
     read. Raises ValueError if a score would be kept that nobody confirmed: the judge was not asked to, and
     that is our bug.
     """
@@ -101,6 +108,8 @@ def decide(
         raise ValueError("a run without a cause must have been judged")
     if isinstance(judgement, Refusal):
         return _refused(judgement, outcome)
+    if (reason := exposed(lineage, judgement)) is not None:
+        return Decision(verdict=Verdict.REJECT, cause=Cause.EXPOSED, rule=reason)
     if quarantined is not None and not _agree(quarantined, judgement):
         return Decision(
             verdict=Verdict.REJECT,

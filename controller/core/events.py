@@ -124,6 +124,8 @@ class ScoringStarted(Value):
     experiment: int
     attempt: int
     seed: int
+    scoring: int
+    """Numbers the scorings of the effort from 0, and so says which fresh rows its workers were given."""
     specs: dict[str, str]
     """Digest of each container's spec, by its name."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
 
-from controller.core.model import Cause, InfrastructureError, Refusal, Score
+from controller.core.model import Cause, Fresh, InfrastructureError, Refusal, Score
 from controller.core.untrusted import clean_line
 
 _WORKER_FAILED = "worker-failed"
@@ -22,6 +22,7 @@ class _Scored(BaseModel):
     bytes: int = Field(gt=0)
     tokens: int = Field(gt=0)
     holdout_bytes: int = Field(ge=0)
+    fresh: Fresh
     seconds: FiniteFloat
     probes: dict[str, JsonValue]
 

@@ -15,9 +15,9 @@ class JudgeConfig(BaseModel):
     batch_tokens: int = Field(default=16384, gt=0)
     """Tokens the worker sees at once, in whole rows. Each is answered with 4 bytes per vocabulary entry."""
     score_tokens: int | None = Field(default=None, gt=0)
-    """Validation tokens to score; none: what the data's manifest says."""
+    """Tokens to score, the same in every scoring; none: what the data's manifest says."""
     holdout_score_tokens: int | None = Field(default=None, gt=0)
-    """Hold-out tokens to score; none: what the data's manifest says."""
+    """The most fresh tokens, those of the hold-out, to ask for beside them; none: what the manifest says."""
     first_batch_seconds: float = Field(default=120.0, gt=0)
     """For a worker to start, build the model, load the checkpoint and answer the first batch."""
     batch_seconds: float = Field(default=60.0, gt=0)

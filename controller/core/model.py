@@ -121,6 +121,7 @@ class Cause(StrEnum):
     WRONG_DTYPE = "wrong-dtype"
     PROTOCOL = "protocol"
     IMPLAUSIBLE = "implausible"
+    EXPOSED = "exposed"
     POLICY = "policy"
 
 
@@ -134,6 +135,7 @@ REJECT_CAUSES = frozenset(
         Cause.WRONG_DTYPE,
         Cause.PROTOCOL,
         Cause.IMPLAUSIBLE,
+        Cause.EXPOSED,
         Cause.POLICY,
     }
 )
@@ -308,14 +310,35 @@ class RunOutcome(Value):
     """None if the machine was not watched."""
 
 
+class Fresh(Value):
+    """How a model does on rows that no worker was given before: see harness/fresh.py. Bits per byte."""
+
+    rows: int
+    left: int
+    """Rows of the reserve that no worker has been given yet."""
+    asked_before: bool = False
+    """The reserve is used up: these rows were asked in an earlier scoring."""
+    gap: FiniteFloat
+    """How much worse it does on them than on the scored ones, difficulty aside."""
+    fresh_error: FiniteFloat
+    """Standard error of the gap by the choice of the fresh rows."""
+    scored_error: FiniteFloat
+    """The same by the choice of the scored rows; this one all scorings of an effort have in common."""
+    p_value: FiniteFloat
+    """Of such a gap or a larger one, for a model that knows neither."""
+
+
 class Score(Value):
     """What the judge measured. Bits per byte; lower is better."""
 
     val_bpb: float
     holdout_bpb: float | None = None
+    """On fresh rows."""
     bytes: int
     tokens: int
     holdout_bytes: int = 0
+    fresh: Fresh | None = None
+    """None only where no judge of ours measured it."""
     confirmed: bool = False
     """A second, fresh worker bore it out. Only a confirmed score may be kept."""
     seconds: float = 0.0

@@ -66,6 +66,8 @@ class Order(_Said):
     item: Item
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Of the judge's probes; the judge has one, nothing else does."""
+    scoring: Annotated[int, Field(ge=0, le=999_999_999)] | None = None
+    """Number of the judge's scoring within the effort; None: it belongs to none."""
 
 
 class Start(_Said):

@@ -52,9 +52,11 @@ class Place:
         """Name of a container or volume of this attempt."""
         return f"{self.experiment_prefix}{self.attempt}-{what}"
 
-    def order(self, item: Item, seed: int | None = None) -> Order:
+    def order(self, item: Item, seed: int | None = None, scoring: int | None = None) -> Order:
         """How a runner is asked for a container or volume of this attempt. It does the checking."""
-        return Order.model_construct(experiment=self.experiment, attempt=self.attempt, item=item, seed=seed)
+        return Order.model_construct(
+            experiment=self.experiment, attempt=self.attempt, item=item, seed=seed, scoring=scoring
+        )
 
     def labels(self, domain: Domain) -> dict[str, str]:
         return {LABEL_HOME: self.home_id, LABEL_EXPERIMENT: self.experiment, LABEL_DOMAIN: domain.value}

@@ -29,6 +29,7 @@ from controller.core.events import (
     Rehearsed,
     RepairGivenUp,
     Resumed,
+    ScoringStarted,
     SessionStarted,
     SessionStopped,
     SlotCalm,
@@ -42,6 +43,7 @@ from controller.core.growing import Beginning, Growing
 from controller.core.model import (
     Cause,
     Disturbance,
+    Fresh,
     Frontier,
     ImpossibleHistory,
     Verdict,
@@ -141,6 +143,10 @@ class ResearchState:
     """Set while a disturbed experiment waits to be repeated."""
     disturbed_in_a_row: int = 0
     """Runs that were void for a disturbance of which no trace was left without them."""
+    scorings: int = 0
+    """How many were begun; each was given fresh rows that are fresh no more."""
+    lineage: list[Fresh] = field(default_factory=list)
+    """What the kept experiments showed on fresh rows, the first one first."""
     spending: Spending = field(default_factory=Spending)
     notebook: Notebook = field(default_factory=Notebook)
     """What an agent is reminded of."""
@@ -336,13 +342,15 @@ def _advance(state: ResearchState, record: Record) -> None:
 
 
 def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
-    """What an attempt says about noise."""
+    """What an attempt says about noise, and that rows were given away."""
     match event:
         case Voided(cause="disturbed", evidence=Disturbance() as evidence):
             state.disturbed_in_a_row += 1
             state.noise = Noise(evidence, since=time)
         case TrainingStarted():
             state.noise = None  # somebody no longer wants it waited for
+        case ScoringStarted():
+            state.scorings = max(state.scorings, event.scoring + 1)
         case TrainingFinished(outcome=outcome):
             if outcome.conditions is None or not outcome.conditions.disturbances:
                 state.disturbed_in_a_row = 0
@@ -356,6 +364,8 @@ def _count(state: ResearchState, finished: Experiment) -> None:
         state.verdicts[finished.verdict] += 1
     if finished.verdict is Verdict.KEEP:
         state.kept.add(finished.number)
+        if finished.score is not None and finished.score.fresh is not None:
+            state.lineage.append(finished.score.fresh)
     elif finished.outcome is not None:
         state.log_bytes += finished.outcome.log_bytes + MAX_SUMMARY_BYTES
     if finished.cause is not None:

@@ -82,7 +82,14 @@ def worker(
 
 
 def judge(
-    config: SealedConfig, place: Place, files: Files, judging: JudgeConfig, *, seed: int, row_tokens: int
+    config: SealedConfig,
+    place: Place,
+    files: Files,
+    judging: JudgeConfig,
+    *,
+    seed: int,
+    scoring: int | None,
+    row_tokens: int,
 ) -> ContainerSpec:
     """J. `row_tokens`: tokens in a row of the prepared data."""
     argument: dict[str, Any] = {
@@ -92,6 +99,7 @@ def judge(
         "second_requests": f"/{SECOND.requests}",
         "second_replies": f"/{SECOND.replies}",
         "seed": seed,
+        "scoring": scoring,
         "batch_rows": max(judging.batch_tokens // row_tokens, 1),
         **judging.model_dump(exclude={"batch_tokens", *Bounds._fields}),
     }
@@ -103,7 +111,7 @@ def judge(
         harness=files.harness,
         data=files.data / "judge",
     )
-    return replace(spec, order=place.order(Item.JUDGE, seed))
+    return replace(spec, order=place.order(Item.JUDGE, seed, scoring))
 
 
 def exchange_seconds(config: SealedConfig, judging: JudgeConfig) -> float:
@@ -176,8 +184,15 @@ class Templates:
                 names = FIRST if order.item is Item.WORKER else SECOND
                 return worker(config, place, self.files, self.judging, names, train=given)
             case Item.JUDGE if order.seed is not None:
-                rows = row_tokens()
-                return judge(config, place, self.files, self.judging, seed=order.seed, row_tokens=rows)
+                return judge(
+                    config,
+                    place,
+                    self.files,
+                    self.judging,
+                    seed=order.seed,
+                    scoring=order.scoring,
+                    row_tokens=row_tokens(),
+                )
             case Item.REHEARSAL:
                 return rehearsal(config, place, self.files, train=given, limit_seconds=self.rehearsal_seconds)
             case Item.TELEMETRY:
@@ -190,8 +205,8 @@ class Templates:
             raise ValueError("a rehearsal is of no experiment, and nothing else is of a rehearsal")
         if order.experiment == SLOT_PLACE and order.item is not Item.TELEMETRY:
             raise ValueError("a slot without an experiment is only looked at")
-        if order.seed is not None and order.item is not Item.JUDGE:
-            raise ValueError("only the judge has a seed")
+        if order.item is not Item.JUDGE and (order.seed, order.scoring) != (None, None):
+            raise ValueError("only the judge has a seed, or the number of a scoring")
         if (order.item in VOLUMES) and order.experiment == REHEARSAL_PLACE:
             raise ValueError("a rehearsal has no volume")
         return Place(self.home, order.experiment, order.attempt)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dataset
+import fresh
 import numpy as np
 from corpus import open_corpus
 
@@ -237,10 +238,9 @@ class Arena:
 
 def validation_rows(data: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The rows that the judge scores, int64 [rows, T + 1]."""
-    from judge import read_rows
-
     manifest = json.loads((data / "judge" / "manifest.json").read_bytes())
-    return read_rows(data / "judge", "val", manifest["score_tokens"], manifest)
+    numbers = {"score_tokens": manifest["score_tokens"], "most_fresh_tokens": 1}
+    return fresh.draw(data / "judge", manifest, **numbers, scoring=None).scored
 
 
 def _prepare(home: Path) -> None:

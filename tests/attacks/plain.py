@@ -13,12 +13,12 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
+import fresh
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
 import prepare
-from judge import read_rows
 
 
 class _Training(BaseException):
@@ -43,11 +43,13 @@ def build(train: Path) -> torch.nn.Module:
 
 
 def bits_per_byte(model: torch.nn.Module, data: Path) -> float:
-    """Over the validation rows that the judge scores."""
+    """Over the rows that the judge scores."""
     manifest = json.loads((data / "judge" / "manifest.json").read_bytes())
+    numbers = {"score_tokens": manifest["score_tokens"], "most_fresh_tokens": 1}
+    rows = fresh.draw(data / "judge", manifest, **numbers, scoring=None).scored
     sizes = torch.from_numpy(np.load(data / "judge" / "token_bytes.npy").astype(np.int64))
     nats, size = 0.0, 0
-    for row in torch.from_numpy(read_rows(data / "judge", "val", manifest["score_tokens"], manifest)):
+    for row in torch.from_numpy(rows):
         with torch.no_grad():
             output = model(row[None, :-1])
         logits = output[0] if isinstance(output, tuple) else output

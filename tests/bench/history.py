@@ -156,6 +156,7 @@ def _run(number: int, score: float) -> Iterator[AnyEvent]:
         experiment=number,
         attempt=1,
         seed=2**62 + number,
+        scoring=number,
         specs={"worker": _name("spec", 1), "judge": _name("spec", 2)},
     )
     yield ScoringFinished(

@@ -130,6 +130,7 @@ def test_domains_do_not_share_a_user() -> None:
             ["/requests", "/requests-2"],
             [
                 "/glovebox/exchange.py",
+                "/glovebox/fresh.py",
                 "/glovebox/judge.py",
                 "/glovebox/plan.py",
                 "/glovebox/prepare.py",

@@ -1,4 +1,4 @@
-"""A home in which a claim and its score must be the same number: the judge holds dev text for validation."""
+"""A home in which a claim and its score must be the same number: the dev split is what the judge scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fresh
+import numpy as np
 import pytest
 
 from controller import settings, trial
@@ -27,7 +29,7 @@ DEV_TOKENS = 8192
 
 @pytest.fixture(scope="session")
 def dev_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home whose judge scores the rows `evaluate_bpb` looks at, and its validation text as the hold-out."""
+    """A home in which the rows that the judge scores are those that `evaluate_bpb` looks at."""
     folder = tmp_path_factory.mktemp("dropin")
     home = folder / "home"
     try:
@@ -37,16 +39,29 @@ def dev_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     said = Glovebox(home, folder)("prepare", "--corpus", "stdlib", "--scale", "cpu", timeout=240)
     assert said.status == 0, said
     judge, public = home / "data" / "judge", home / "data" / "public"
-    shutil.rmtree(judge / "holdout")
-    (judge / "val").rename(judge / "holdout")
-    shutil.copytree(public / "dev", judge / "val")
     told, facts = _manifest(public), _manifest(judge)
     common = {key: value for key, value in facts.items() if key not in ("files", "public_fingerprint")}
-    common["holdout_score_tokens"] = common["score_tokens"]
     common["score_tokens"] = told["constants"]["eval_tokens"] = DEV_TOKENS
+    for split in ("val", "holdout"):
+        _cut(judge / split, common["bos_token_id"], common["max_seq_len"])
+    numbers = {"score_tokens": DEV_TOKENS, "most_fresh_tokens": common["holdout_score_tokens"]}
+    scored = fresh.draw(judge, common, **numbers, scoring=None).scored
+    shutil.rmtree(public / "dev")
+    (public / "dev").mkdir()
+    scored.astype("<u2").tofile(public / "dev" / "00000.bin")
     seal(home / "data", common, told)
     yield home
     remove_leftovers(home)
+
+
+def _cut(folder: Path, bos_token_id: int, length: int) -> None:
+    """Make each document of a split as long as a row, so that any packer makes the same rows of them."""
+    tokens = np.concatenate([np.fromfile(path, "<u2") for path in sorted(folder.glob("*.bin"))])
+    text = tokens[tokens != bos_token_id]
+    rows = text[: len(text) // length * length].reshape(-1, length)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    np.insert(rows, 0, bos_token_id, axis=1).astype("<u2").tofile(folder / "00000.bin")
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def test_a_real_version_is_scored_as_it_claims(name: str, try_it: Try) -> None:
     assert claim is not None and "no time for more" not in log, f"too slow a machine; see {trial.folder}"
     print(
         f"{name} | claim {claim:.6f} | same rows {score.val_bpb:.6f} | off by {claim - score.val_bpb:+.6f}"
-        f" | validation {score.holdout_bpb:.6f} | steps {trial.outcome.claim.num_steps:.0f}"
+        f" | fresh rows {score.holdout_bpb:.6f} | steps {trial.outcome.claim.num_steps:.0f}"
         f" | {trial.outcome.seconds:.1f} s, scored in {score.seconds:.1f} s"
     )
     assert claim == pytest.approx(score.val_bpb, abs=AGREE_BPB)
-    assert score.holdout_bpb == pytest.approx(score.val_bpb, rel=0.1), "validation is other text of the kind"
+    assert score.fresh is not None and score.fresh.p_value > 1e-4, "fresh rows are text of the same kind"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fresh
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from judge import read_rows
 from prepare import BOS_TOKEN
 
 HARNESS = Path(__file__).parents[2] / "harness"
@@ -150,6 +150,7 @@ class Scoring:
             "batch_rows": 4,
             "score_tokens": None,
             "holdout_score_tokens": None,
+            "scoring": 0,
             "seed": 11,
             "first_batch_seconds": 60.0,
             "batch_seconds": 30.0,
@@ -273,12 +274,23 @@ def reference_nats(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> l
     return nats
 
 
-def reference_bpb(model: torch.nn.Module, data: Path, split: str, rows: int) -> float:
-    """Bits per byte of the first rows of a split, row by row and in float64."""
+def rows_of(data: Path, scoring: int | None = 0, score_tokens: int | None = None) -> fresh.Rows:
+    """What the judge asks in a scoring with the manifest's numbers of tokens."""
     facts = json.loads((data / "judge/manifest.json").read_text())
+    return fresh.draw(
+        data / "judge",
+        facts,
+        score_tokens=score_tokens or facts["score_tokens"],
+        most_fresh_tokens=facts["holdout_score_tokens"],
+        scoring=scoring,
+    )
+
+
+def reference_bpb(model: torch.nn.Module, data: Path, rows: NDArray[np.int64]) -> float:
+    """Bits per byte of rows [R, T + 1], row by row and in float64."""
     token_bytes = np.load(data / "judge/token_bytes.npy").tolist()
     nats, size = 0.0, 0
-    for row in read_rows(data / "judge", split, rows * LENGTH, facts):
+    for row in rows:
         with torch.no_grad():
             logits = model(torch.from_numpy(row[None, :-1]))[0].double()
         losses = -torch.log_softmax(logits, -1)[torch.arange(LENGTH), torch.from_numpy(row[1:])]

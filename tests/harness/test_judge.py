@@ -12,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from judge import account, read_rows, token_nats, widen
+from judge import account, token_nats, widen
 from plan import Role, make_plan
-from tests.harness.scoring import BOS, LENGTH, VOCAB, Scoring, make_data, reference_nats
-
-FACTS = {"max_seq_len": LENGTH, "bos_token_id": BOS}
+from tests.harness.scoring import LENGTH, VOCAB, Scoring, make_data, reference_nats, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +28,6 @@ def scoring(data: Path, tmp_path: Path) -> Scoring:
 
 
 # --- the plan ------------------------------------------------------------------
-
-
-def test_rows_are_deterministic_full_and_start_a_document(data: Path) -> None:
-    rows = read_rows(data / "judge", "val", 3 * LENGTH + 1, FACTS)
-    assert rows.shape == (4, LENGTH + 1)
-    assert (rows[:, 0] == BOS).all()
-    assert (rows == read_rows(data / "judge", "val", 3 * LENGTH + 1, FACTS)).all()
-    more = read_rows(data / "judge", "val", 10 * LENGTH, FACTS)
-    assert (more[:4] == rows).all()
-
-
-def test_short_split_gives_what_it_has_and_an_empty_one_fails(data: Path, tmp_path: Path) -> None:
-    assert 10 < len(read_rows(data / "judge", "holdout", 10**9, FACTS)) < 1000
-    with pytest.raises(ValueError, match="no rows"):
-        read_rows(tmp_path, "val", 1, FACTS)
 
 
 def _rows(count: int, first: int) -> NDArray[np.int64]:
@@ -253,8 +236,8 @@ Path(sys.argv[2], "sent").write_text(json.dumps(sent))
 """
     assert hostile(scoring, code)["status"] == "scored"
     sent = json.loads((scoring.replies / "sent").read_text())
-    expected = [read_rows(scoring.data / "judge", split, 1, FACTS)[0, :-1] for split in ("val", "holdout")]
-    rows = [row.tolist() for row in expected]
+    drawn = rows_of(scoring.data, score_tokens=1)
+    rows = [drawn.scored[0, :-1].tolist(), drawn.fresh[0, :-1].tolist()]
     assert all(row in sent for row in rows)
     twins = [one[:cut] + two[cut:] for one, two in (rows, rows[::-1]) for cut in range(LENGTH)]
     assert all(row in twins for row in sent)

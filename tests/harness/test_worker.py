@@ -23,6 +23,7 @@ from tests.harness.scoring import (
     Scoring,
     make_data,
     reference_bpb,
+    rows_of,
     tiny_model,
 )
 
@@ -53,10 +54,9 @@ def _own_process_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_score_is_that_of_a_plain_evaluation(scoring: Scoring) -> None:
     result, status, errors = scoring.run()
-    assert result["val_bpb"] == pytest.approx(reference_bpb(tiny_model(), scoring.data, "val", 40), rel=1e-6)
-    assert result["holdout_bpb"] == pytest.approx(
-        reference_bpb(tiny_model(), scoring.data, "holdout", 10), rel=1e-6
-    )
+    drawn = rows_of(scoring.data)
+    for name, rows in (("val_bpb", drawn.scored), ("holdout_bpb", drawn.fresh)):
+        assert result[name] == pytest.approx(reference_bpb(tiny_model(), scoring.data, rows), rel=1e-6)
     assert (status, errors.splitlines()[-1]) == (0, "worker: done")
 
 
@@ -68,7 +68,8 @@ def test_flat_script_trains_and_is_scored_unedited(scoring: Scoring) -> None:
     model = tiny_model()
     model.load_state_dict(worker.parse_checkpoint(scoring.checkpoint.read_bytes()))
     assert status == 0
-    assert result["val_bpb"] == pytest.approx(reference_bpb(model, scoring.data, "val", 40), rel=1e-6)
+    scored = rows_of(scoring.data).scored
+    assert result["val_bpb"] == pytest.approx(reference_bpb(model, scoring.data, scored), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,8 @@ def test_logits_with_a_loss_beside_them_are_scored(scoring: Scoring) -> None:
     scoring.judge["batch_rows"] = None
     result, _, errors = scoring.run()
     assert result["status"] == "scored", errors
-    assert result["val_bpb"] == pytest.approx(reference_bpb(tiny_model(), scoring.data, "val", 40), rel=1e-6)
+    scored = rows_of(scoring.data).scored
+    assert result["val_bpb"] == pytest.approx(reference_bpb(tiny_model(), scoring.data, scored), rel=1e-6)
 
 
 def test_bfloat16_logits_are_scored_as_they_are(scoring: Scoring) -> None:
@@ -106,7 +108,8 @@ def test_bfloat16_logits_are_scored_as_they_are(scoring: Scoring) -> None:
     result, _, _ = scoring.run()
     model = tiny_model()
     model.register_forward_hook(lambda _module, _inputs, logits: logits.bfloat16())
-    assert result["val_bpb"] == pytest.approx(reference_bpb(model, scoring.data, "val", 40), rel=1e-6)
+    scored = rows_of(scoring.data).scored
+    assert result["val_bpb"] == pytest.approx(reference_bpb(model, scoring.data, scored), rel=1e-6)
 
 
 def test_missing_checkpoint_ends_both_sides_at_once(scoring: Scoring) -> None:

@@ -177,12 +177,17 @@ class Failing(FakeJudge):
     """Fails the first time."""
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        scoring: int | None = None,
     ) -> Score | Refusal:
         if not self.scored:
             self.scored.append((attempt.experiment, attempt.number))
             raise InfrastructureError("the engine went away")
-        return super().score(attempt, seed, contends, stop)
+        return super().score(attempt, seed, contends, stop, scoring)
 
 
 class Clinging(FakeTrainer):

@@ -65,12 +65,17 @@ class Ill(FakeJudge):
         self.faults = faults
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        scoring: int | None = None,
     ) -> Score | Refusal:
         if self.faults > 0:
             self.faults -= 1
             raise FAULT
-        return super().score(attempt, seed, contends, stop)
+        return super().score(attempt, seed, contends, stop, scoring)
 
 
 @pytest.fixture

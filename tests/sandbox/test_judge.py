@@ -18,7 +18,15 @@ from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.judge import ContainerJudge
 from controller.ports import Attempt
 from controller.seccomp import sealed
-from tests.harness.scoring import IMPORTABLE, MODEL, REMEMBERING, make_data, reference_bpb, tiny_model
+from tests.harness.scoring import (
+    IMPORTABLE,
+    MODEL,
+    REMEMBERING,
+    make_data,
+    reference_bpb,
+    rows_of,
+    tiny_model,
+)
 from tests.sandbox.conftest import Bench, open_bench
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -79,9 +87,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
 def test_an_honest_model_gets_its_score_and_nothing_is_left(trained: Trained) -> None:
     result = trained.score(IMPORTABLE)
     assert isinstance(result, Score)
-    assert result.val_bpb == pytest.approx(
-        reference_bpb(tiny_model(), trained.bench.home / "data", "val", 40)
-    )
+    data = trained.bench.home / "data"
+    assert result.val_bpb == pytest.approx(reference_bpb(tiny_model(), data, rows_of(data).scored))
     assert result.bytes > result.tokens > 1000
     place = Place(trained.bench.home, "0")
     containers, volumes = trained.bench.sandbox.leftovers()

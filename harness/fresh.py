@@ -1,0 +1,192 @@
+"""Which rows are scored, which no worker was ever given before, and whether a model does worse on those.
+
+The judge's text is packed into rows and shuffled, the same way every time. The first rows are *scored*: the
+same ones in every scoring, so that scores compare. The others are the *reserve*: each scoring of an effort
+takes the next few of them, its *fresh* rows. They are the hold-out, and they are a tripwire: a worker has to
+see the rows that are scored, but whatever a later run may learn of what a worker saw, it has not seen fresh
+rows. Scored and fresh rows are both random samples of one text, so a model that has seen neither does equally
+well on both, whatever it is; one that knows scored rows does better on those.
+
+A reserve is finite. The first scoring, at which nobody can know anything, takes many rows, every later one a
+share of what is left. When all have been asked, they come again, first ones first, and the result says so.
+"""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prepare import pack_rows, read_documents
+
+Tokens = NDArray[np.int64]
+Numbers = NDArray[np.floating[Any]]
+
+PACKING_BUFFER = 1000  # documents the packer chooses from; upstream's loader uses the same number
+POOL_TOKENS = 1 << 25  # of each split, at most: packing them takes a fraction of a second
+ENOUGH = 16  # a validation split so many times larger than what is scored needs no text of the hold-out split
+ORDER_SEED = 20_261_127
+
+LEAST_ROWS = 16  # fresh rows in a scoring, unless there is room for fewer
+FIRST_SHARE, SHARE = 16, 256  # the first scoring takes a 16th of the reserve, others a 256th of what is left
+
+# A frontier is chosen by its score on the scored rows, so it is a little better on those by selection alone.
+# Two hundred experiments come to less than a hundredth of the score.
+SLACK = 0.01
+# A p-value is found by drawing. It is settled sooner if many drawings are as extreme as what was seen.
+DRAWINGS, CHUNK, SETTLED = 40_000, 1000, 20
+
+
+class Rows(NamedTuple):
+    """What one scoring asks about, before any probe is made of it."""
+
+    scored: Tokens
+    """[R, T + 1] tokens."""
+    fresh: Tokens
+    """[K, T + 1] tokens."""
+    left: int
+    """How many rows of the reserve have not been asked after this scoring."""
+    asked_before: bool
+    """The reserve is used up: some of `fresh` were asked in an earlier scoring."""
+
+
+def draw(
+    data: Path, manifest: dict[str, Any], *, score_tokens: int, most_fresh_tokens: int, scoring: int | None
+) -> Rows:
+    """The rows of scoring number `scoring` of an effort, counted from 0.
+
+    None: a scoring outside of any effort. It gets rows that are set aside for these and are asked each time.
+    `score_tokens` are rounded up to whole rows; at least a quarter of all text is kept in reserve. Raises
+    ValueError if there is not enough text for that.
+    """
+    length = int(manifest["max_seq_len"])
+    wanted = math.ceil(score_tokens / length)
+    pool = read_pool(data, length, int(manifest["bos_token_id"]), wanted)
+    count = min(wanted, len(pool) - len(pool) // 4)
+    if count == len(pool):
+        raise ValueError("there are too few rows to keep any in reserve")
+    scored, reserve = pool[:count], pool[count:]
+    aside = min(LEAST_ROWS, len(reserve) // 4)
+    most = max(1, most_fresh_tokens // length)
+    if scoring is None:
+        return Rows(scored, reserve[-max(1, aside) :], len(reserve) - aside, asked_before=True)
+    size = len(reserve) - aside
+    first, number = schedule(size, most, scoring)
+    places = np.arange(first, first + number) % size
+    return Rows(scored, reserve[places], max(0, size - first - number), asked_before=first + number > size)
+
+
+def read_pool(data: Path, length: int, bos_token_id: int, wanted: int) -> Tokens:
+    """All rows there are to choose from, int64 [N, length + 1], in an order of no meaning.
+
+    Of the validation split, and of the hold-out split too if the first one is small. Raises ValueError if
+    there is not a single row.
+    """
+    rows: list[NDArray[np.int32]] = []
+    for split in ("val", "holdout"):
+        if len(rows) >= ENOUGH * wanted:
+            break
+        packed = pack_rows(read_documents(data / split, bos_token_id), length + 1, PACKING_BUFFER)
+        rows += [row.astype(np.int32) for row in itertools.islice(packed, POOL_TOKENS // length)]
+    if not rows:
+        raise ValueError("no rows to score")
+    pool = np.stack(rows)
+    return pool[np.random.default_rng(ORDER_SEED).permutation(len(pool))].astype(np.int64)
+
+
+def schedule(size: int, most: int, scoring: int) -> tuple[int, int]:
+    """First row and number of rows that a scoring takes, from a reserve of `size` rows that goes round.
+
+    No more than `most` at a time, and never more than there are.
+    """
+    least, first = min(LEAST_ROWS, most, size), 0
+    for number in itertools.count():
+        share = max(0, size - first) // (SHARE if number else FIRST_SHARE)
+        count = min(max(least, min(share, most)), size)
+        if number == scoring:
+            return first, count
+        first += count
+    raise AssertionError
+
+
+# --- scored against fresh ---------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """How much worse a model does on fresh rows than on scored ones of equal difficulty."""
+
+    gap: float
+    """Bits per byte; positive: worse on the fresh ones."""
+    fresh_error: float
+    """Standard error of the gap that comes from the choice of fresh rows, bits per byte."""
+    scored_error: float
+    """The same from the choice of the scored rows, which is one and the same in all scorings."""
+    p_value: float
+    """Probability of such a gap, or a larger one, for a model that knows neither. At least 1 / 40,001."""
+
+
+def compare(nats: Numbers, sizes: Tokens, costs: Numbers, fresh: NDArray[np.bool_], seed: int) -> Comparison:
+    """Compare rows by what a model needs beyond what their length and their tokens let expect.
+
+    nats, sizes, costs, fresh: [N], one number for each row: the model's nats over the tokens that stand for
+    text, the bytes these stand for, their nats under the unigram distribution of the text, and which rows are
+    fresh. Rows differ much in difficulty; a least-squares fit of the nats by bytes and costs, over all rows
+    together, takes most of that away (at the CPU scale the standard deviation falls from 0.6 to 0.27 bits per
+    byte), and treats all rows alike.
+
+    The p-value is that of a permutation test: if neither kind of row is known, every choice of K rows out of
+    all of them is as likely to be the fresh ones, so it is exact, whatever the model and the text. It allows
+    for SLACK. It is found by drawing, and settled early where it is large, as Besag and Clifford do in
+    "Sequential Monte Carlo p-values", Biometrika 78 (1991).
+    """
+    design = np.stack([np.ones(len(nats)), sizes.astype(np.float64), costs], axis=1)
+    weights = np.linalg.lstsq(design, nats, rcond=None)[0]
+    excess = (nats - design @ weights) / (math.log(2) * sizes.mean())
+    ours, others = excess[fresh], excess[~fresh]
+    spread = math.sqrt((_squares(ours) + _squares(others)) / max(1, len(excess) - 2))
+    slack = SLACK * float(nats.sum()) / (math.log(2) * float(sizes.sum()))
+    return Comparison(
+        gap=float(ours.mean() - others.mean()),
+        fresh_error=spread / math.sqrt(len(ours)),
+        scored_error=spread / math.sqrt(len(others)),
+        p_value=_permuted(np.where(fresh, excess - slack, excess), fresh, seed),
+    )
+
+
+def result(rows: Rows, nats: Numbers, token_bytes: Tokens, seed: int) -> dict[str, Any]:
+    """For the judge's line: a model's nats [R + K, T], those of the scored rows first, compared.
+
+    token_bytes: [vocab] bytes that each token stands for.
+    """
+    targets = np.concatenate([rows.scored, rows.fresh])[:, 1:]
+    counted = token_bytes[targets] > 0
+    shares = np.bincount(targets[counted], minlength=len(token_bytes)) / max(1, counted.sum())
+    surprise = -np.log(np.where(shares > 0, shares, 1.0))
+    found = compare(
+        np.where(counted, nats, 0.0).sum(axis=1),
+        token_bytes[targets].sum(axis=1),
+        np.where(counted, surprise[targets], 0.0).sum(axis=1),
+        np.arange(len(targets)) >= len(rows.scored),
+        seed,
+    )
+    numbers = {name: round(value, 6) for name, value in found._asdict().items()}
+    return {"rows": len(rows.fresh), "left": rows.left, "asked_before": rows.asked_before} | numbers
+
+
+def _squares(numbers: Numbers) -> float:
+    """Sum of squares around the mean."""
+    return float(((numbers - numbers.mean()) ** 2).sum())
+
+
+def _permuted(excess: Numbers, fresh: NDArray[np.bool_], seed: int) -> float:
+    """How often K numbers drawn out of all have a mean as large as that of the fresh ones has."""
+    random = np.random.default_rng([seed, 3])
+    count, seen = int(fresh.sum()), float(excess[fresh].sum())
+    extreme = drawn = 0
+    while drawn < DRAWINGS and extreme < SETTLED:
+        chosen = np.argpartition(random.random((CHUNK, len(excess))), count - 1, axis=1)[:, :count]
+        extreme += int((excess[chosen].sum(axis=1) >= seen - 1e-12).sum())
+        drawn += CHUNK
+    return (extreme + 1) / (drawn + 1)

@@ -1,0 +1,145 @@
+"""Which rows are scored and which are fresh, and what their comparison finds."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import fresh
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.harness.scoring import LENGTH, make_data, rows_of
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def as_set(rows: NDArray[np.int64]) -> set[bytes]:
+    return {row.tobytes() for row in rows}
+
+
+# --- which rows ------------------------------------------------------------------
+
+
+def test_scored_rows_are_the_same_in_every_scoring(data: Path) -> None:
+    first = rows_of(data).scored
+    assert first.shape == (40, LENGTH + 1)
+    for scoring in (1, 7, 500, None):
+        assert (rows_of(data, scoring).scored == first).all()
+
+
+def test_no_row_is_fresh_twice_until_all_were(data: Path) -> None:
+    given_before = as_set(rows_of(data).scored)
+    for scoring in range(50):
+        rows = rows_of(data, scoring)
+        now = as_set(rows.fresh)
+        assert len(now) == len(rows.fresh)
+        if rows.asked_before:
+            assert now & given_before and rows.left == 0
+            break
+        assert not now & given_before
+        given_before |= now
+    else:
+        pytest.fail("so small a reserve lasts for ever")
+
+
+def test_a_try_gets_the_same_rows_each_time_and_no_effort_gets_them(data: Path) -> None:
+    tries = as_set(rows_of(data, None).fresh)
+    assert tries == as_set(rows_of(data, None).fresh)
+    for scoring in range(30):
+        assert not tries & as_set(rows_of(data, scoring).fresh)
+
+
+def test_a_quarter_of_the_text_is_kept_in_reserve(data: Path) -> None:
+    rows = rows_of(data, score_tokens=10**6)
+    pool = fresh.read_pool(data / "judge", LENGTH, 256, 10**6)
+    assert len(rows.scored) == len(pool) - len(pool) // 4
+
+
+def test_no_text_is_an_error(data: Path, tmp_path: Path) -> None:
+    facts = json.loads((data / "judge/manifest.json").read_text())
+    with pytest.raises(ValueError, match="no rows"):
+        fresh.draw(tmp_path, facts, score_tokens=1, most_fresh_tokens=1, scoring=0)
+
+
+def test_a_large_validation_split_is_enough_by_itself(data: Path) -> None:
+    small, large = (fresh.read_pool(data / "judge", LENGTH, 256, wanted) for wanted in (1, 10**6))
+    assert as_set(small) < as_set(large)
+
+
+@given(size=st.integers(1, 5000), most=st.integers(1, 300), scoring=st.integers(0, 300))
+def test_schedule_goes_on_where_it_was_and_stays_within_its_bounds(
+    size: int, most: int, scoring: int
+) -> None:
+    first, count = fresh.schedule(size, most, scoring)
+    assert 1 <= count <= min(most, size)
+    assert fresh.schedule(size, most, scoring + 1)[0] == first + count
+
+
+def test_a_reserve_of_the_cpu_scale_lasts_hundreds_of_scorings() -> None:
+    """6973 rows: what the embedded corpus has beside 256 that are scored, at most 128 at a time."""
+    assert fresh.schedule(6957, 128, 0) == (0, 128)
+    first, count = fresh.schedule(6957, 128, 300)
+    assert count == fresh.LEAST_ROWS and first + count < 6957
+
+
+# --- the comparison --------------------------------------------------------------
+
+SCORED, FRESH = 256, 24
+
+
+def rows_like_text(random: np.random.Generator, number: int) -> tuple[NDArray[Any], ...]:
+    """Nats, bytes and unigram cost of rows that differ much, with a heavy tail."""
+    sizes = np.maximum(50, random.normal(600, 190, number)).astype(np.int64)
+    costs = sizes * 3.0 * np.exp(0.1 * random.standard_normal(number))
+    nats = 0.5 * costs * np.exp(0.15 * random.standard_t(4, number))
+    return nats, sizes, costs
+
+
+def compared(random: np.random.Generator, known: float) -> fresh.Comparison:
+    """Of a model that knows so large a share of each scored row."""
+    nats, sizes, costs = rows_like_text(random, SCORED + FRESH)
+    is_fresh = np.arange(SCORED + FRESH) >= SCORED
+    nats = np.where(is_fresh, nats, nats * (1 - known))
+    return fresh.compare(nats, sizes.astype(np.int64), costs, is_fresh, seed=int(random.integers(2**60)))
+
+
+def test_p_values_of_the_honest_are_uniform() -> None:
+    random = np.random.default_rng(0)
+    values = np.sort([compared(random, 0.0).p_value for _ in range(300)])
+    # Kolmogorov and Smirnov's distance, one-sided: too many small p-values would be false alarms.
+    assert (np.arange(1, 301) / 300 - values).max() < 1.63 / math.sqrt(300)
+
+
+def test_who_knows_the_scored_rows_does_worse_on_fresh_ones() -> None:
+    random = np.random.default_rng(1)
+    found = [compared(random, known=0.4) for _ in range(5)]
+    assert all(comparison.p_value < 5e-5 for comparison in found)
+    assert all(comparison.gap > 4 * comparison.fresh_error for comparison in found)
+
+
+def test_the_errors_are_those_of_the_gap() -> None:
+    random = np.random.default_rng(2)
+    found = [compared(random, 0.0) for _ in range(400)]
+    told = np.mean([c.fresh_error**2 + c.scored_error**2 for c in found])
+    assert np.var([c.gap for c in found]) == pytest.approx(told, rel=0.25)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    nats=st.lists(st.floats(0, 1e38), min_size=4, max_size=40),
+    count=st.integers(1, 3),
+    seed=st.integers(0, 2**62),
+)
+def test_whatever_a_worker_says_the_result_is_a_number(nats: list[float], count: int, seed: int) -> None:
+    number = len(nats)
+    sizes, costs = np.arange(1, number + 1), np.arange(number) * 2.0
+    found = fresh.compare(np.array(nats), sizes, costs, np.arange(number) >= number - count, seed)
+    assert all(math.isfinite(value) for value in found)
+    assert 0 < found.p_value <= 1
