@@ -32,7 +32,7 @@ from controller.core.events import (
 from controller.core.untrusted import clean_line, clean_text
 from controller.costs import moment, tokens
 
-HOLDOUT = {"holdout_bpb", "holdout_bytes"}
+HOLDOUT = {"holdout_bpb", "holdout_bytes", "fresh"}
 """Fields of a score that nobody may choose by, and that no account of one experiment names."""
 
 _BLOBS = {"train_sha256", "diff_sha256"}

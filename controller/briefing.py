@@ -96,4 +96,4 @@ def without_holdout(experiment: Experiment) -> Experiment:
 
 
 def _blinded(score: Score) -> Score:
-    return score.model_copy(update={"holdout_bpb": None, "holdout_bytes": 0})
+    return score.model_copy(update={"holdout_bpb": None, "holdout_bytes": 0, "fresh": None})

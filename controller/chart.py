@@ -51,15 +51,17 @@ def draw(state: ResearchState, path: Path) -> None:
         figure.savefig(path, metadata={"Software": None})
 
 
-def draw_holdout(kept: Sequence[tuple[int, float, float]], last: int, path: Path) -> None:
+def draw_holdout(kept: Sequence[tuple[int, float, float, float]], last: int, path: Path) -> None:
     """Write the picture of overfitting as a PNG file: what both scores gained since the first keep.
 
-    `kept`: number, val_bpb and holdout_bpb of each kept experiment, oldest first, at least one; `last`: the
-    number of the last experiment. While the two lines fall together the gains are real; a validation line
-    that runs away from the other one fits the validation text.
+    `kept`: number, val_bpb, the same on fresh rows and its standard error, of each kept experiment, oldest
+    first, at least one; `last`: the number of the last experiment. While the two lines fall together the
+    gains are real; a validation line that leaves the other one's error bars fits the scored rows.
     """
     figure, axes = _page(_SMALL_INCHES)
-    numbers = [*(number for number, _, _ in kept), max(last, kept[-1][0])]
+    numbers = [*(number for number, *_ in kept), max(last, kept[-1][0])]
+    gained = [row[2] - kept[0][2] for row in kept]
+    axes.errorbar(numbers[:-1], gained, [row[3] for row in kept], fmt="none", ecolor=_REJECT, alpha=0.5)
     for column, label, color in ((1, "validation", _KEEP), (2, "hold-out", _REJECT)):
         gains = [row[column] - kept[0][column] for row in kept]
         axes.step(numbers, [*gains, gains[-1]], where="post", color=color, linewidth=1.8, label=label)

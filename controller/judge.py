@@ -18,7 +18,7 @@ from controller.core import judge_answer, templates, volumes
 from controller.core.container_spec import ContainerSpec
 from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
-from controller.core.model import Cause, InfrastructureError, Refusal, Score
+from controller.core.model import Cause, Draw, InfrastructureError, Refusal, Score
 from controller.core.place import REHEARSAL_PLACE, Place
 from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
@@ -76,7 +76,7 @@ class ContainerJudge:
         self._home, self._files = home.resolve(), files
         self._alone = alone or threading.Lock()
 
-    def specs(self, attempt: Attempt, seed: int, scoring: int | None = None) -> list[ContainerSpec]:
+    def specs(self, attempt: Attempt, seed: int, draw: Draw | None = None) -> list[ContainerSpec]:
         place, files, config = self._place(attempt), self._files, self._containers
         train = attempt.train_path.resolve()
         workers = [
@@ -84,9 +84,7 @@ class ContainerJudge:
             for names in volumes.EXCHANGES
         ]
         rows = data.row_tokens(files.data)
-        judge = templates.judge(
-            config, place, files, self._config, seed=seed, scoring=scoring, row_tokens=rows
-        )
+        judge = templates.judge(config, place, files, self._config, seed=seed, draw=draw, row_tokens=rows)
         return [*workers, judge]
 
     def score(
@@ -95,10 +93,10 @@ class ContainerJudge:
         seed: int,
         contends: Callable[[Score], bool],
         stop: threading.Event,
-        scoring: int | None = None,
+        draw: Draw | None = None,
     ) -> Score | Refusal:
         with self._alone:
-            return self._score(attempt, self.specs(attempt, seed, scoring), contends, stop)
+            return self._score(attempt, self.specs(attempt, seed, draw), contends, stop)
 
     def _score(
         self,

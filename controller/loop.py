@@ -226,19 +226,19 @@ class Loop:
             self._decide(experiment)
             return
         attempt = self._attempt(experiment, experiment.attempt)
-        seed, scoring = secrets.randbits(63), self.state.scorings
-        specs = {spec.name: spec.digest() for spec in self._world.judge.specs(attempt, seed, scoring)}
+        seed, draw = secrets.randbits(63), self.state.draw
+        specs = {spec.name: spec.digest() for spec in self._world.judge.specs(attempt, seed, draw)}
         self.record(
             ScoringStarted(
                 experiment=experiment.number,
                 attempt=attempt.number,
                 seed=seed,
-                scoring=scoring,
+                draw=draw,
                 specs=specs,
             )
         )
         judgement = self._world.judge.score(
-            attempt, seed, lambda score: self._contends(experiment, score), self._world.stop, scoring
+            attempt, seed, lambda score: self._contends(experiment, score), self._world.stop, draw
         )
         self._world.check_inputs()
         if (found := self._calm.excuse(experiment, judgement)) is not None:

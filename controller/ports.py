@@ -21,6 +21,7 @@ from controller.core.experiment import Experiment
 from controller.core.model import (
     Conditions,
     Disturbance,
+    Draw,
     Frontier,
     Proposal,
     Refusal,
@@ -321,7 +322,7 @@ class Trainer(Protocol):
 class Judge(Protocol):
     """Runs W and J for the checkpoint T left in its workspace."""
 
-    def specs(self, attempt: Attempt, seed: int, scoring: int | None = None) -> Sequence[ContainerSpec]:
+    def specs(self, attempt: Attempt, seed: int, draw: Draw | None = None) -> Sequence[ContainerSpec]:
         """Every container that `score` may start. Raises InfrastructureError."""
 
     def score(
@@ -330,12 +331,12 @@ class Judge(Protocol):
         seed: int,
         contends: Callable[[Score], bool],
         stop: threading.Event,
-        scoring: int | None = None,
+        draw: Draw | None = None,
     ) -> Score | Refusal:
         """A score for which `contends` is true comes back confirmed, or as a refusal; others unconfirmed.
 
-        `scoring` numbers the scorings of an effort from 0, so that each gets rows that none before it got;
-        None: it is of no effort, as a try, and gets rows that are set aside for those.
+        `draw` gives it rows that no other scoring of its effort got; None: it is of no effort, as a try, and
+        gets rows that are set aside for those.
 
         Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind.
         """

@@ -124,30 +124,34 @@ def _kept(state: ResearchState) -> Iterator[str]:
         )
 
 
-def _both_scores(state: ResearchState) -> list[tuple[int, float, float]]:
-    """Number, val_bpb and holdout_bpb of every kept experiment."""
+def _both_scores(state: ResearchState) -> list[tuple[int, float, float, float]]:
+    """Number, val_bpb, the same on fresh rows, and the standard error of that, of every kept experiment."""
     return [
-        (experiment.number, experiment.score.val_bpb, experiment.score.holdout_bpb)
+        (experiment.number, score.val_bpb, score.on_fresh_rows, score.fresh.fresh_error)
         for experiment in _verdicts(state, Verdict.KEEP)
-        if experiment.score and experiment.score.holdout_bpb is not None
+        if (score := experiment.score) and score.fresh and score.on_fresh_rows is not None
     ]
 
 
 def _holdout(state: ResearchState) -> Iterator[str]:
-    """Validation against hold-out: a gap that opens means the effort fits the validation set."""
+    """Scored rows against fresh ones: a gap that opens means the effort fits the scored rows."""
     rows = _both_scores(state)
     if not rows:
         return
     yield "## Validation and hold-out"
     yield ""
-    yield "Nothing is ever chosen by the hold-out score. A gap that widens means fitting the validation set."
+    yield (
+        "The hold-out are rows that no worker was given before, other ones in each scoring; the figure is "
+        "what the score would be on them if they were as difficult as the scored rows. Nothing is chosen by "
+        "it. A gap that widens by more than its error means fitting the scored rows."
+    )
     yield ""
     yield f"![What validation and hold-out score gained since the first keep]({OVERFITTING})"
     yield ""
-    yield "| # | val_bpb | holdout_bpb | gap |"
-    yield "|--:|--:|--:|--:|"
-    for number, validation, holdout in rows:
-        yield f"| {number} | {validation:.6f} | {holdout:.6f} | {holdout - validation:+.6f} |"
+    yield "| # | val_bpb | on fresh rows | gap | standard error |"
+    yield "|--:|--:|--:|--:|--:|"
+    for number, validation, holdout, error in rows:
+        yield f"| {number} | {validation:.6f} | {holdout:.4f} | {holdout - validation:+.4f} | {error:.4f} |"
 
 
 def _near_misses(state: ResearchState) -> Iterator[str]:

@@ -125,7 +125,7 @@ def describe(experiment: Experiment) -> bytes:
         "container": experiment.container,
         "budget_seconds": experiment.budget_seconds,
         "outcome": experiment.outcome,
-        "score": score.model_dump(exclude={"holdout_bpb", "holdout_bytes"}) if score else None,
+        "score": score.model_dump(exclude={"holdout_bpb", "holdout_bytes", "fresh"}) if score else None,
         "quarantine": experiment.quarantine.reason if experiment.quarantine else None,
         "claim_mismatch": experiment.claim_mismatch,
         "refusal": judgement if isinstance(judgement, Refusal) else None,

@@ -15,7 +15,7 @@ from rich.text import Text
 from controller import audit, conditions, costs, pause
 from controller.core.events import Record
 from controller.core.experiment import Experiment
-from controller.core.model import Verdict
+from controller.core.model import Cause, Verdict
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.views_json import TEXT_LIMIT, Exhibit, description, effect, marks, refusal
@@ -29,6 +29,8 @@ STYLES = {
 
 _LAST = 5
 _COMMIT = 7
+_ADVICE = "something carries what workers see to later runs; `glovebox show N` has the figures"
+_USED_UP = "all were given to workers, so they are asked again; a larger corpus has more"
 
 
 def status(state: ResearchState, today: str) -> RenderableType:
@@ -111,6 +113,12 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
     yield "experiments", Text(f"{len(state.finished)}{_most(state, 'experiments')} finished: {counts}")
     if failed := state.causes.most_common():
         yield "causes", Text(", ".join(f"{count} {cause}" for cause, count in failed))
+    if exposed := state.causes[Cause.EXPOSED]:
+        found = f"{exposed} experiments knew rows that are scored, and were rejected: {_ADVICE}"
+        yield "EXPOSED", Text(found, style="bold white on red")
+    if state.fresh_left is not None:
+        left = f"{state.fresh_left} left that no worker was given" if state.fresh_left else _USED_UP
+        yield "fresh rows", Text(left)
     if state.finished and (last := state.finished[-1].finished_at) is not None:
         yield "latest", Text(f"finished at {costs.moment(last)}")
     if state.open:

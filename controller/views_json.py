@@ -16,7 +16,7 @@ from controller import audit, conditions, costs, pause
 from controller.core.disturbance import spoiling
 from controller.core.events import Record
 from controller.core.experiment import Experiment
-from controller.core.model import Verdict
+from controller.core.model import Cause, Verdict
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 
@@ -51,6 +51,8 @@ def status(state: ResearchState, today: str) -> Json:
             "causes": {str(cause): count for cause, count in state.causes.items()},
             "open": _row(state, state.open) if state.open else None,
             "last": [_row(state, experiment) for experiment in state.finished[-_LAST:]],
+            "exposed": state.causes[Cause.EXPOSED],
+            "fresh_rows_left": state.fresh_left,
             "agent": session.agent if session else None,
             "absence": costs.absence_json(state),
             "noise": conditions.noise_json(state),

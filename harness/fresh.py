@@ -7,8 +7,10 @@ see the rows that are scored, but whatever a later run may learn of what a worke
 rows. Scored and fresh rows are both random samples of one text, so a model that has seen neither does equally
 well on both, whatever it is; one that knows scored rows does better on those.
 
-A reserve is finite. The first scoring, at which nobody can know anything, takes many rows, every later one a
-share of what is left. When all have been asked, they come again, first ones first, and the result says so.
+A reserve is finite. Most scores are thrown away and need little proof: a quarter of the reserve is for first
+workers, a few rows each. The rest is for confirmations, in greater portions: if a share f of the scored rows
+is known, K fresh rows say so with an error of (1 - f) ** K at best. Whatever is asked at a time is a share of
+what is left. When all rows have been asked they come again, first ones first, and the result says so.
 """
 
 import itertools
@@ -29,8 +31,7 @@ POOL_TOKENS = 1 << 25  # of each split, at most: packing them takes a fraction o
 ENOUGH = 16  # a validation split so many times larger than what is scored needs no text of the hold-out split
 ORDER_SEED = 20_261_127
 
-LEAST_ROWS = 16  # fresh rows in a scoring, unless there is room for fewer
-FIRST_SHARE, SHARE = 16, 256  # the first scoring takes a 16th of the reserve, others a 256th of what is left
+SCORING_SHARE = 4  # a quarter of the reserve is for first workers
 
 # A frontier is chosen by its score on the scored rows, so it is a little better on those by selection alone.
 # Two hundred experiments come to less than a hundredth of the score.
@@ -39,23 +40,50 @@ SLACK = 0.01
 DRAWINGS, CHUNK, SETTLED = 40_000, 1000, 20
 
 
+class Portions(NamedTuple):
+    """In what portions a reserve is used."""
+
+    least: int
+    """Rows at a time, unless there is room for fewer."""
+    share: int
+    """The portion is one part in so many of what is left, if that is more."""
+
+
+SCORING, CONFIRMATION = Portions(8, 512), Portions(32, 64)
+
+
+class Portion(NamedTuple):
+    """The fresh rows of one worker."""
+
+    rows: Tokens
+    """[K, T + 1] tokens."""
+    left: int
+    """Rows of that part of the reserve that were not asked yet, these ones taken away."""
+    asked_before: bool
+    """That part of the reserve is used up: some of these rows were asked before."""
+
+
 class Rows(NamedTuple):
     """What one scoring asks about, before any probe is made of it."""
 
     scored: Tokens
     """[R, T + 1] tokens."""
-    fresh: Tokens
-    """[K, T + 1] tokens."""
-    left: int
-    """How many rows of the reserve have not been asked after this scoring."""
-    asked_before: bool
-    """The reserve is used up: some of `fresh` were asked in an earlier scoring."""
+    first: Portion
+    """Fresh rows for the first worker."""
+    second: Portion
+    """Fresh rows for the second worker, if there is one."""
 
 
 def draw(
-    data: Path, manifest: dict[str, Any], *, score_tokens: int, most_fresh_tokens: int, scoring: int | None
+    data: Path,
+    manifest: dict[str, Any],
+    *,
+    score_tokens: int,
+    most_fresh_tokens: int,
+    scoring: int | None,
+    confirmation: int | None,
 ) -> Rows:
-    """The rows of scoring number `scoring` of an effort, counted from 0.
+    """The rows of scoring number `scoring` of an effort and of confirmation `confirmation`, both from 0.
 
     None: a scoring outside of any effort. It gets rows that are set aside for these and are asked each time.
     `score_tokens` are rounded up to whole rows; at least a quarter of all text is kept in reserve. Raises
@@ -68,14 +96,22 @@ def draw(
     if count == len(pool):
         raise ValueError("there are too few rows to keep any in reserve")
     scored, reserve = pool[:count], pool[count:]
-    aside = min(LEAST_ROWS, len(reserve) // 4)
-    most = max(1, most_fresh_tokens // length)
-    if scoring is None:
-        return Rows(scored, reserve[-max(1, aside) :], len(reserve) - aside, asked_before=True)
+    cut, most = math.ceil(len(reserve) / SCORING_SHARE), max(1, most_fresh_tokens // length)
+    return Rows(
+        scored,
+        _portion(reserve[:cut], SCORING, most, scoring),
+        _portion(reserve[cut:] if cut < len(reserve) else reserve, CONFIRMATION, most, confirmation),
+    )
+
+
+def _portion(reserve: Tokens, portions: Portions, most: int, number: int | None) -> Portion:
+    aside = min(portions.least, len(reserve) // 4)
     size = len(reserve) - aside
-    first, number = schedule(size, most, scoring)
-    places = np.arange(first, first + number) % size
-    return Rows(scored, reserve[places], max(0, size - first - number), asked_before=first + number > size)
+    if number is None:
+        return Portion(reserve[-max(1, aside) :], size, asked_before=True)
+    first, count = schedule(portions, size, most, number)
+    places = np.arange(first, first + count) % size
+    return Portion(reserve[places], max(0, size - first - count), asked_before=first + count > size)
 
 
 def read_pool(data: Path, length: int, bos_token_id: int, wanted: int) -> Tokens:
@@ -96,19 +132,15 @@ def read_pool(data: Path, length: int, bos_token_id: int, wanted: int) -> Tokens
     return pool[np.random.default_rng(ORDER_SEED).permutation(len(pool))].astype(np.int64)
 
 
-def schedule(size: int, most: int, scoring: int) -> tuple[int, int]:
-    """First row and number of rows that a scoring takes, from a reserve of `size` rows that goes round.
+def schedule(portions: Portions, size: int, most: int, number: int) -> tuple[int, int]:
+    """First row and number of rows of portion `number`, counted from 0, of `size` rows that go round.
 
     No more than `most` at a time, and never more than there are.
     """
-    least, first = min(LEAST_ROWS, most, size), 0
-    for number in itertools.count():
-        share = max(0, size - first) // (SHARE if number else FIRST_SHARE)
-        count = min(max(least, min(share, most)), size)
-        if number == scoring:
-            return first, count
-        first += count
-    raise AssertionError
+    least, first = min(portions.least, most, size), 0
+    for _ in range(number):
+        first += max(least, min(max(0, size - first) // portions.share, most))
+    return first, max(least, min(max(0, size - first) // portions.share, most))
 
 
 # --- scored against fresh ---------------------------------------------------------
@@ -155,12 +187,14 @@ def compare(nats: Numbers, sizes: Tokens, costs: Numbers, fresh: NDArray[np.bool
     )
 
 
-def result(rows: Rows, nats: Numbers, token_bytes: Tokens, seed: int) -> dict[str, Any]:
-    """For the judge's line: a model's nats [R + K, T], those of the scored rows first, compared.
+def result(
+    rows: Tokens, scored: int, portions: list[Portion], nats: Numbers, token_bytes: Tokens, seed: int
+) -> dict[str, Any]:
+    """For the judge's line: how a model does on the first `scored` rows and on the others, of `portions`.
 
-    token_bytes: [vocab] bytes that each token stands for.
+    rows: [R, T + 1]; nats: [R, T]; token_bytes: [vocab] bytes that each token stands for.
     """
-    targets = np.concatenate([rows.scored, rows.fresh])[:, 1:]
+    targets = rows[:, 1:]
     counted = token_bytes[targets] > 0
     shares = np.bincount(targets[counted], minlength=len(token_bytes)) / max(1, counted.sum())
     surprise = -np.log(np.where(shares > 0, shares, 1.0))
@@ -168,11 +202,12 @@ def result(rows: Rows, nats: Numbers, token_bytes: Tokens, seed: int) -> dict[st
         np.where(counted, nats, 0.0).sum(axis=1),
         token_bytes[targets].sum(axis=1),
         np.where(counted, surprise[targets], 0.0).sum(axis=1),
-        np.arange(len(targets)) >= len(rows.scored),
+        np.arange(len(rows)) >= scored,
         seed,
     )
-    numbers = {name: round(value, 6) for name, value in found._asdict().items()}
-    return {"rows": len(rows.fresh), "left": rows.left, "asked_before": rows.asked_before} | numbers
+    numbers = {name: round(value, 6) for name, value in found._asdict().items()} | {"p_value": found.p_value}
+    asked_before = any(portion.asked_before for portion in portions)
+    return {"rows": len(rows) - scored, "left": portions[-1].left, "asked_before": asked_before} | numbers
 
 
 def _squares(numbers: Numbers) -> float:

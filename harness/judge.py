@@ -8,7 +8,8 @@
 This score is provisional. Who needs no proof of it may end the judge here; otherwise a second, fresh worker
 on the second pair of folders is asked to confirm it, and another line follows:
 
-    {"status": "confirmed", "seconds": ..., "probes": {...}}
+    {"status": "confirmed", "holdout_bpb": ..., "holdout_bytes": ..., "fresh": {...}, "seconds": ...,
+     "probes": {...}}
 
 At either point the last line may be a refusal instead:
 
@@ -83,6 +84,8 @@ class Config:
     """The most fresh tokens to ask for beside them; None: what the manifest says."""
     scoring: int | None
     """Number of this scoring within its effort, which decides on the fresh rows; None: it is of no effort."""
+    confirmation: int | None
+    """The same for the second worker's fresh rows, among the confirmations."""
     seed: int
     """Draws the order of the rows; unknown to the worker."""
     first_batch_seconds: float
@@ -141,7 +144,7 @@ def _nats(logits: NDArray[Any], targets: NDArray[np.int64]) -> Nats:
 
 
 class Account(NamedTuple):
-    """What the rows of one role come to."""
+    """What rows come to."""
 
     bits_per_byte: float
     """sum(nats) / (ln 2 * sum(bytes)) over the tokens that stand for at least one byte."""
@@ -149,15 +152,14 @@ class Account(NamedTuple):
     tokens: int
 
 
-def account(plan: Plan, nats: Nats, token_bytes: NDArray[np.int64], role: Role) -> Account:
-    """Sum up the rows of `role`; nats [rows, T], token_bytes [vocab]. ValueError if there is no byte."""
-    rows = plan.roles == role
-    sizes = token_bytes[plan.targets[rows]]
+def account(targets: Tokens, nats: Nats, token_bytes: NDArray[np.int64]) -> Account:
+    """Sum up rows: targets and nats [R, T], token_bytes [vocab]. ValueError if there is no byte."""
+    sizes = token_bytes[targets]
     counted = sizes > 0
     total = int(sizes[counted].sum())
     if total == 0:
-        raise ValueError(f"no target of the {role.name.lower()} rows stands for any byte")
-    return Account(float(nats[rows][counted].sum()) / (math.log(2) * total), total, int(counted.sum()))
+        raise ValueError("no target of the rows stands for any byte")
+    return Account(float(nats[counted].sum()) / (math.log(2) * total), total, int(counted.sum()))
 
 
 class Replies:
@@ -301,7 +303,7 @@ class Scored:
     line: dict[str, Any]
     """The provisional result."""
     rows: Tokens
-    """[R, T + 1] validation and hold-out tokens."""
+    """[R, T + 1] tokens that it was asked about: the scored rows, then its fresh ones."""
     nats: Nats
     """[R, T] of their true targets."""
     tolerance: probes.Tolerance
@@ -310,64 +312,94 @@ class Scored:
     vocab: int
 
 
-def draw_rows(config: Config, manifest: dict[str, Any]) -> fresh.Rows:
-    """The rows that this scoring asks about. Raises ValueError if there is too little text."""
-    wanted, most_fresh = config.score_tokens, config.holdout_score_tokens
-    return fresh.draw(
-        config.data,
-        manifest,
-        score_tokens=manifest["score_tokens"] if wanted is None else wanted,
-        most_fresh_tokens=manifest["holdout_score_tokens"] if most_fresh is None else most_fresh,
-        scoring=config.scoring,
-    )
+@dataclass(frozen=True)
+class Text:
+    """The judge's text, as far as this scoring asks about it."""
+
+    drawn: fresh.Rows
+    token_bytes: NDArray[np.int64]
+    """[vocab] bytes that each token stands for."""
+
+    @classmethod
+    def read(cls, config: Config) -> "Text":
+        """Raises ValueError or OSError if our own data is broken, or too little."""
+        manifest = json.loads((config.data / "manifest.json").read_text())
+        wanted, most_fresh = config.score_tokens, config.holdout_score_tokens
+        drawn = fresh.draw(
+            config.data,
+            manifest,
+            score_tokens=manifest["score_tokens"] if wanted is None else wanted,
+            most_fresh_tokens=manifest["holdout_score_tokens"] if most_fresh is None else most_fresh,
+            scoring=config.scoring,
+            confirmation=config.confirmation,
+        )
+        token_bytes = np.load(config.data / "token_bytes.npy", allow_pickle=False).astype(np.int64)
+        return cls(drawn, token_bytes)
 
 
-def score(config: Config) -> Scored:
-    """Score one worker. Raises Refused, ExchangeError; ValueError or OSError if our own data is broken."""
+def score(config: Config, text: Text) -> Scored:
+    """Score one worker. Raises Refused, ExchangeError; ValueError if our own data is broken."""
     started = time.monotonic()
-    manifest = json.loads((config.data / "manifest.json").read_text())
-    token_bytes = np.load(config.data / "token_bytes.npy", allow_pickle=False).astype(np.int64)
-    drawn = draw_rows(config, manifest)
-    rows = np.concatenate([drawn.scored, drawn.fresh])
-    batch_rows = config.batch_rows or max(1, BATCH_TOKENS // int(manifest["max_seq_len"]))
-    twins = affordable_twins(config, len(rows), rows.shape[1] - 1)
-    plan = make_plan(drawn.scored, drawn.fresh, batch_rows, config.seed, twins)
-    vocab = int(manifest["vocab_size"])
+    drawn, vocab = text.drawn, len(text.token_bytes)
+    rows = np.concatenate([drawn.scored, drawn.first.rows])
+    length = rows.shape[1] - 1
+    batch_rows = config.batch_rows or max(1, BATCH_TOKENS // length)
+    plan = make_plan(
+        drawn.scored, drawn.first.rows, batch_rows, config.seed, affordable_twins(config, len(rows), length)
+    )
     nats = np.concatenate(collect(config, (config.requests, config.replies), plan.batches(batch_rows), vocab))
     compared = compare_probes(plan, nats)
-    sums = {role: account(plan, nats, token_bytes, role) for role in (Role.VALIDATION, Role.HOLDOUT)}
+    nats = nats[plan.places]
+    count = len(drawn.scored)
+    scored = account(rows[:count, 1:], nats[:count], text.token_bytes)
     line = {
         "status": "scored",
-        "val_bpb": sums[Role.VALIDATION].bits_per_byte,
-        "holdout_bpb": sums[Role.HOLDOUT].bits_per_byte,
-        "bytes": sums[Role.VALIDATION].bytes,
-        "tokens": sums[Role.VALIDATION].tokens,
-        "holdout_bytes": sums[Role.HOLDOUT].bytes,
-        "fresh": fresh.result(drawn, nats[plan.places], token_bytes, config.seed),
+        "val_bpb": scored.bits_per_byte,
+        "bytes": scored.bytes,
+        "tokens": scored.tokens,
+        **holdout(text, rows, nats, [drawn.first], config.seed),
         "seconds": round(time.monotonic() - started, 3),
         "probes": {
             **{role.name.lower(): comparison.summary() for role, comparison in compared.items()},
-            "promise": promise(config, compared[Role.TWIN].rows, (rows.shape[1] - 1) // 2, rows.shape[1] - 1),
+            "promise": promise(config, compared[Role.TWIN].rows, length // 2, length),
         },
     }
     tolerance = compared[Role.REPEAT].tolerance()
-    return Scored(line, rows, nats[plan.places], tolerance, batch_rows, vocab)
+    return Scored(line, rows, nats, tolerance, batch_rows, vocab)
 
 
-def confirm(config: Config, scored: Scored) -> dict[str, Any]:
+def holdout(text: Text, rows: Tokens, nats: Nats, portions: list[fresh.Portion], seed: int) -> dict[str, Any]:
+    """What fresh rows say. `rows` and `nats` are those of the scored rows and then of all `portions`."""
+    count = len(text.drawn.scored)
+    found = account(rows[count:, 1:], nats[count:], text.token_bytes)
+    return {
+        "holdout_bpb": found.bits_per_byte,
+        "holdout_bytes": found.bytes,
+        "fresh": fresh.result(rows, count, portions, nats, text.token_bytes, seed),
+    }
+
+
+def confirm(config: Config, text: Text, scored: Scored) -> dict[str, Any]:
     """Ask a second worker about a score. Raises Refused, ExchangeError.
 
     Nothing it is sent depends on what the first worker answered.
     """
+    drawn = text.drawn
     length = scored.rows.shape[1] - 1
     window = min(length, max(LEAST_WINDOW, length // WINDOW_SHARE))
     twins = needed_twins(config, length)
-    asked = make_confirmation(scored.rows, scored.batch_rows, config.seed, twins, window)
+    asked = make_confirmation(scored.rows, drawn.second.rows, scored.batch_rows, config.seed, twins, window)
     batches = [question.batch for question in (*asked.controls, *asked.twins)]
-    answers = collect(config, (config.second_requests, config.second_replies), batches, scored.vocab)
+    answers = collect(
+        config, (config.second_requests, config.second_replies), [*asked.fresh, *batches], scored.vocab
+    )
+    told, answers = answers[: len(asked.fresh)], answers[len(asked.fresh) :]
     controls, compared = compare_confirmation(scored, asked, answers)
+    rows = np.concatenate([scored.rows, drawn.second.rows])
+    nats = np.concatenate([scored.nats, *told])[: len(rows)]
     return {
         "status": "confirmed",
+        **holdout(text, rows, nats, [drawn.first, drawn.second], config.seed),
         "probes": {
             "control": controls.summary(),
             "twin": compared.summary(),
@@ -405,9 +437,10 @@ def main() -> None:
     started = time.monotonic()
     try:
         config = Config.from_json(sys.argv[1])
-        scored = score(config)
+        text = Text.read(config)
+        scored = score(config, text)
         print(json.dumps(scored.line), flush=True)
-        result = confirm(config, scored) | {"seconds": round(time.monotonic() - started, 3)}
+        result = confirm(config, text, scored) | {"seconds": round(time.monotonic() - started, 3)}
     except Refused as refusal:
         result = {"status": "refused", "cause": refusal.cause, "detail": str(refusal)}
     except ExchangeError as error:

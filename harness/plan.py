@@ -16,8 +16,8 @@ That the second worker can tell that it is being probed, and where the cut is, d
 repeat is on record, and it can only repeat what follows from the tokens before the cut. The first worker can
 be told nothing either: it has ended, and its answers with it, before the second one starts.
 
-Decoys are also asked first, as they are. What the first worker answered there must be what a fresh process
-answers: otherwise it answered out of more than the row, by what it learned from others, say.
+Decoys are also asked, before the twins, as they are. What the first worker answered there must be what a
+fresh process answers: otherwise it answered out of more than the row, by what it learned from others, say.
 """
 
 import math
@@ -134,14 +134,18 @@ class Question(NamedTuple):
 
 
 class Confirmation(NamedTuple):
-    """Everything the second worker is asked, in sending order: the controls, then the twins."""
+    """Everything the second worker is asked, in sending order: fresh rows, the controls, then the twins."""
 
+    fresh: list[Batch]
+    """The fresh rows once each, every column wanted; the last batch is filled up with some of them again."""
     controls: list[Question]
     twins: list[Question]
 
 
-def make_confirmation(rows: Tokens, batch_rows: int, seed: int, twins: int, window: int) -> Confirmation:
-    """Decoys of the rows [R, T + 1] as they are, then `twins` twins, of every other row at least one.
+def make_confirmation(
+    rows: Tokens, fresh: Tokens, batch_rows: int, seed: int, twins: int, window: int
+) -> Confirmation:
+    """Fresh rows [., T + 1], decoys of the rows [R, T + 1], then `twins` twins, some of each other row.
 
     As many twins as there are rows at least, as many as there are different ones at most, in full batches.
     Each answer is wanted for `window` columns before the cuts of its batch.
@@ -163,6 +167,10 @@ def make_confirmation(rows: Tokens, batch_rows: int, seed: int, twins: int, wind
     # One cut in each of equal parts of the row, in rising order.
     cuts = 1 + np.floor((np.arange(len(order)) + random.random(len(order))) / len(order) * (length - 1))
     return Confirmation(
+        [
+            _whole(np.resize(fresh[i : i + batch_rows], (batch_rows, length + 1)))
+            for i in range(0, len(fresh), batch_rows)
+        ],
         controls,
         [
             _twins(rows, decoys, order[i : i + batch_rows], cuts[i : i + batch_rows], window, random)
@@ -193,10 +201,13 @@ def _cycles(origins: int, number: int, gap: int, random: np.random.Generator) ->
     return np.array(found[:number], np.int64)
 
 
+def _whole(rows: Tokens) -> Batch:
+    """Rows as they are, every column wanted."""
+    return Batch(rows[:, :-1].astype(np.int32), rows[:, 1:], 0, rows.shape[1] - 1)
+
+
 def _control(rows: Tokens, decoys: Tokens) -> Question:
-    whole = rows.shape[1] - 1
-    batch = Batch(rows[decoys, :-1].astype(np.int32), rows[decoys, 1:], 0, whole)
-    return Question(batch, decoys, np.full(len(decoys), whole))
+    return Question(_whole(rows[decoys]), decoys, np.full(len(decoys), rows.shape[1] - 1))
 
 
 def _twins(

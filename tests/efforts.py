@@ -30,6 +30,8 @@ from controller.core.model import (
     Cause,
     Claim,
     Decision,
+    Draw,
+    Fresh,
     Frontier,
     Provenance,
     Refusal,
@@ -52,6 +54,16 @@ PROVENANCE = Provenance(
     controller="0.1.0",
 )
 START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+
+
+def draw(number: int) -> Draw:
+    """That of an effort in which every scoring was confirmed."""
+    return Draw(scoring=number, confirmation=number)
+
+
+def fresh_rows(gap: float) -> Fresh:
+    """What a score says about fresh rows, an honest one if the gap is no larger than its errors."""
+    return Fresh(rows=24, left=6500, gap=gap, fresh_error=0.05, scored_error=0.02, p_value=0.4)
 
 
 class Story:
@@ -196,12 +208,21 @@ class Story:
         self._number += 1
 
     def _judge(self, result: float | Cause, holdout: float | None) -> None:
-        self.tell(ScoringStarted(experiment=self._number, attempt=1, seed=1, scoring=self._number, specs={}))
+        self.tell(
+            ScoringStarted(
+                experiment=self._number,
+                attempt=1,
+                seed=1,
+                draw=draw(self._number),
+                specs={},
+            )
+        )
         score = refusal = None
         if isinstance(result, Cause):
             refusal = Refusal(cause=result, detail="it cheated")
         else:
-            score = Score(val_bpb=result, holdout_bpb=holdout, bytes=1000, tokens=300, seconds=4)
+            fresh = None if holdout is None else fresh_rows(holdout - result)
+            score = Score(val_bpb=result, holdout_bpb=holdout, fresh=fresh, bytes=1000, tokens=300, seconds=4)
         self.tell(ScoringFinished(experiment=self._number, attempt=1, score=score, refusal=refusal))
 
     def _decide(self, result: float | Cause) -> None:

@@ -22,6 +22,8 @@ from controller.core.model import (
     CpuConditions,
     Disturbance,
     DisturbanceKind,
+    Draw,
+    Fresh,
     InfrastructureError,
     Interrupted,
     Refusal,
@@ -219,13 +221,13 @@ class FakeJudge:
     """Scores a run as the WIDTH in its train.py; a negative one is refused as non-causal.
 
     A note `unsteady` makes the second score of a run another one than the first; `slow` lets the worker of
-    the first attempt answer too late.
+    the first attempt answer too late; `knows` does far worse on fresh rows.
     """
 
     trainer: FakeTrainer
     scored: list[tuple[str, int]] = field(default_factory=list)
 
-    def specs(self, attempt: Attempt, seed: int, scoring: int | None = None) -> list[ContainerSpec]:
+    def specs(self, attempt: Attempt, seed: int, draw: Draw | None = None) -> list[ContainerSpec]:
         return [replace(self.trainer.spec(attempt), name="fake-judge", domain=Domain.JUDGE)]
 
     def score(
@@ -234,7 +236,7 @@ class FakeJudge:
         seed: int,
         contends: Callable[[Score], bool],
         stop: threading.Event,
-        scoring: int | None = None,
+        draw: Draw | None = None,
     ) -> Score | Refusal:
         if stop.is_set():
             raise Interrupted("asked to stop")
@@ -258,6 +260,14 @@ class FakeJudge:
             bytes=1000,
             tokens=400,
             holdout_bytes=500,
+            fresh=Fresh(
+                rows=24,
+                left=100,
+                gap=0.9 if "# knows" in text else 0.1234567,
+                fresh_error=0.1,
+                scored_error=0.02,
+                p_value=2.5e-5 if "# knows" in text else 0.3,
+            ),
             seconds=0.1,
         )
         return score.model_copy(update={"confirmed": contends(score)})

@@ -56,7 +56,7 @@ from controller.progress import Terminal
 from controller.repository import GitRepository
 from controller.runs import describe
 from controller.views_json import Exhibit
-from tests.efforts import Story
+from tests.efforts import Story, draw
 
 TEXTS: Mapping[str, str] = {
     "colours and cursor": "\x1b[31mred\x1b[2J\x1b[1;1H\x1b[8mhidden\x1b[0m",
@@ -154,7 +154,7 @@ def _train_again(story: Story) -> None:
     finished = next(r.data for r in story.records if r.data.event == "training_finished")
     story.tell(finished.model_copy(update={"experiment": 5, "attempt": 2}))
     score = Score(val_bpb=0.5, bytes=1000, tokens=300, probes={"twins": 5, "note": "x"})
-    story.tell(ScoringStarted(experiment=5, attempt=2, seed=1, scoring=5, specs={"w": "0" * 64}))
+    story.tell(ScoringStarted(experiment=5, attempt=2, seed=1, draw=draw(5), specs={"w": "0" * 64}))
     story.tell(ScoringFinished(experiment=5, attempt=2, score=score))
     story.tell(ClaimMismatch(experiment=5, attempt=2, claim=9.0, score=0.5, bound=0.1))
     story.tell(Quarantined(experiment=5, attempt=2, reason="too good", score=score))

@@ -29,6 +29,7 @@ from controller.journal import Journal, read_records, sha256
 from controller.ledger import Ledger
 from controller.repository import GitRepository
 from controller.runs import Runs
+from tests.efforts import draw, fresh_rows
 
 BASELINE = "DEPTH = 4\nmodel = DEPTH\n"
 PROVENANCE = Provenance(
@@ -143,13 +144,26 @@ class Story:
 
     def judge(self, number: int, judgement: float | Refusal) -> None:
         self.record(
-            ScoringStarted(experiment=number, attempt=1, seed=2**62 + 1, scoring=number, specs={"j": "6"})
+            ScoringStarted(
+                experiment=number,
+                attempt=1,
+                seed=2**62 + 1,
+                draw=draw(number),
+                specs={"j": "6"},
+            )
         )
         refusal = judgement if isinstance(judgement, Refusal) else None
         score, frontier = None, self.state.frontier
         assert frontier is not None
         if not isinstance(judgement, Refusal):
-            score = Score(val_bpb=judgement, holdout_bpb=7.654321, bytes=1000, tokens=300, holdout_bytes=987)
+            score = Score(
+                val_bpb=judgement,
+                holdout_bpb=7.654321,
+                fresh=fresh_rows(0.654321),
+                bytes=1000,
+                tokens=300,
+                holdout_bytes=987,
+            )
             score = score.model_copy(update={"confirmed": contends(frontier, score)})
         self.record(ScoringFinished(experiment=number, attempt=1, score=score, refusal=refusal))
 

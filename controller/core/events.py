@@ -24,6 +24,7 @@ from pydantic import Field, JsonValue
 from controller.core.model import (
     Decision,
     Disturbance,
+    Draw,
     Edit,
     Provenance,
     Refusal,
@@ -124,8 +125,8 @@ class ScoringStarted(Value):
     experiment: int
     attempt: int
     seed: int
-    scoring: int
-    """Numbers the scorings of the effort from 0, and so says which fresh rows its workers were given."""
+    draw: Draw
+    """Which fresh rows its workers are given."""
     specs: dict[str, str]
     """Digest of each container's spec, by its name."""
 

@@ -29,6 +29,8 @@ FALSE_ALARM = 1e-4
 SLACK = 0.01
 """Share of its score by which a lineage may be better on scored rows, for having been chosen by them."""
 
+_LOOK_ALARM = FALSE_ALARM / 4
+"""A run is looked at twice: after its first worker, and after the second."""
 _WALK_ALARM = _OFFSET_ALARM = FALSE_ALARM / 4
 
 
@@ -75,7 +77,7 @@ def exposed(ancestors: Sequence[Fresh], score: Score) -> str | None:
     fresh = score.fresh
     if fresh is None:
         return None
-    if fresh.p_value <= FALSE_ALARM / 2:
+    if fresh.p_value <= _LOOK_ALARM:
         return (
             f"it does worse on {fresh.rows} fresh rows than on those that are scored by {fresh.gap:.3f} bits"
             f" per byte, chance {fresh.p_value:.0e}: it knows rows that are scored"

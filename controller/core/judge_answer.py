@@ -31,6 +31,9 @@ class _Confirmed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: Literal["confirmed"]
+    holdout_bpb: FiniteFloat
+    holdout_bytes: int = Field(ge=0)
+    fresh: Fresh
     seconds: FiniteFloat
     probes: dict[str, JsonValue]
 
@@ -73,7 +76,8 @@ def confirmation(line: bytes, scored: Score) -> Score | Refusal | None:
     if isinstance(answer, _Refused):
         return _refusal(answer)
     probes = scored.probes | {"confirmation": answer.probes}
-    return scored.model_copy(update={"confirmed": True, "seconds": answer.seconds, "probes": probes})
+    told = dict(answer) | {"probes": probes, "confirmed": True}
+    return scored.model_copy(update={name: told[name] for name in told if name != "status"})
 
 
 def _read(kinds: TypeAdapter[_Answer], line: bytes) -> _Answer:

@@ -310,6 +310,15 @@ class RunOutcome(Value):
     """None if the machine was not watched."""
 
 
+class Draw(Value):
+    """Which rows a scoring is given that no worker of its effort was given before: see harness/fresh.py."""
+
+    scoring: int = Field(ge=0, le=999_999_999)
+    """Number of the scoring among those of the effort, from 0."""
+    confirmation: int = Field(ge=0, le=999_999_999)
+    """Number of its confirmation, should there be one, among those there have been."""
+
+
 class Fresh(Value):
     """How a model does on rows that no worker was given before: see harness/fresh.py. Bits per byte."""
 
@@ -340,10 +349,15 @@ class Score(Value):
     fresh: Fresh | None = None
     """None only where no judge of ours measured it."""
     confirmed: bool = False
-    """A second, fresh worker bore it out. Only a confirmed score may be kept."""
+    """A second worker bore it out. Only a confirmed score may be kept."""
     seconds: float = 0.0
     """Time the judge spent, start-up of the containers excluded."""
     probes: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def on_fresh_rows(self) -> float | None:
+        """What the score would be on fresh rows as difficult as the scored ones."""
+        return None if self.fresh is None else self.val_bpb + self.fresh.gap
 
 
 class Refusal(Value):

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from controller.core.model import Draw
 from controller.core.policy import MAX_BYTES
 from controller.core.untrusted import clean_line
 
@@ -66,8 +67,8 @@ class Order(_Said):
     item: Item
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Of the judge's probes; the judge has one, nothing else does."""
-    scoring: Annotated[int, Field(ge=0, le=999_999_999)] | None = None
-    """Number of the judge's scoring within the effort; None: it belongs to none."""
+    draw: Draw | None = None
+    """Of the judge's fresh rows; None: its scoring is of no effort."""
 
 
 class Start(_Said):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.core.domains import Domain
+from controller.core.model import Draw
 from controller.core.orders import Item, Order
 
 LABEL_HOME = "glovebox.home"
@@ -52,10 +53,10 @@ class Place:
         """Name of a container or volume of this attempt."""
         return f"{self.experiment_prefix}{self.attempt}-{what}"
 
-    def order(self, item: Item, seed: int | None = None, scoring: int | None = None) -> Order:
+    def order(self, item: Item, seed: int | None = None, draw: Draw | None = None) -> Order:
         """How a runner is asked for a container or volume of this attempt. It does the checking."""
         return Order.model_construct(
-            experiment=self.experiment, attempt=self.attempt, item=item, seed=seed, scoring=scoring
+            experiment=self.experiment, attempt=self.attempt, item=item, seed=seed, draw=draw
         )
 
     def labels(self, domain: Domain) -> dict[str, str]:

@@ -29,6 +29,7 @@ from controller.core.events import (
     Rehearsed,
     RepairGivenUp,
     Resumed,
+    ScoringFinished,
     ScoringStarted,
     SessionStarted,
     SessionStopped,
@@ -43,9 +44,11 @@ from controller.core.growing import Beginning, Growing
 from controller.core.model import (
     Cause,
     Disturbance,
+    Draw,
     Fresh,
     Frontier,
     ImpossibleHistory,
+    Score,
     Verdict,
 )
 from controller.core.notebook import Notebook
@@ -143,8 +146,10 @@ class ResearchState:
     """Set while a disturbed experiment waits to be repeated."""
     disturbed_in_a_row: int = 0
     """Runs that were void for a disturbance of which no trace was left without them."""
-    scorings: int = 0
-    """How many were begun; each was given fresh rows that are fresh no more."""
+    draw: Draw = field(default_factory=lambda: Draw(scoring=0, confirmation=0))
+    """Of the next scoring. Rows count as given to a worker unless it is known that they were not."""
+    fresh_left: int | None = None
+    """Rows that no worker has been given yet, as the latest finished score tells."""
     lineage: list[Fresh] = field(default_factory=list)
     """What the kept experiments showed on fresh rows, the first one first."""
     spending: Spending = field(default_factory=Spending)
@@ -350,7 +355,10 @@ def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
         case TrainingStarted():
             state.noise = None  # somebody no longer wants it waited for
         case ScoringStarted():
-            state.scorings = max(state.scorings, event.scoring + 1)
+            before = event.draw
+            state.draw = Draw(scoring=before.scoring + 1, confirmation=before.confirmation + 1)
+        case ScoringFinished(score=Score(confirmed=False)):
+            state.draw = state.draw.model_copy(update={"confirmation": state.draw.confirmation - 1})
         case TrainingFinished(outcome=outcome):
             if outcome.conditions is None or not outcome.conditions.disturbances:
                 state.disturbed_in_a_row = 0
@@ -368,6 +376,8 @@ def _count(state: ResearchState, finished: Experiment) -> None:
             state.lineage.append(finished.score.fresh)
     elif finished.outcome is not None:
         state.log_bytes += finished.outcome.log_bytes + MAX_SUMMARY_BYTES
+    if finished.score is not None and finished.score.fresh is not None:
+        state.fresh_left = finished.score.fresh.left
     if finished.cause is not None:
         state.causes[finished.cause] += 1
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:

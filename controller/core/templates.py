@@ -15,6 +15,7 @@ from controller.core import containers, volumes
 from controller.core.container_spec import ContainerSpec
 from controller.core.decision import Bounds
 from controller.core.judge_config import JudgeConfig
+from controller.core.model import Draw
 from controller.core.orders import VOLUMES, Item, Order
 from controller.core.place import REHEARSAL_PLACE, SLOT_PLACE, Place
 from controller.core.sandbox_config import SealedConfig
@@ -88,7 +89,7 @@ def judge(
     judging: JudgeConfig,
     *,
     seed: int,
-    scoring: int | None,
+    draw: Draw | None,
     row_tokens: int,
 ) -> ContainerSpec:
     """J. `row_tokens`: tokens in a row of the prepared data."""
@@ -99,7 +100,8 @@ def judge(
         "second_requests": f"/{SECOND.requests}",
         "second_replies": f"/{SECOND.replies}",
         "seed": seed,
-        "scoring": scoring,
+        "scoring": draw.scoring if draw else None,
+        "confirmation": draw.confirmation if draw else None,
         "batch_rows": max(judging.batch_tokens // row_tokens, 1),
         **judging.model_dump(exclude={"batch_tokens", *Bounds._fields}),
     }
@@ -111,7 +113,7 @@ def judge(
         harness=files.harness,
         data=files.data / "judge",
     )
-    return replace(spec, order=place.order(Item.JUDGE, seed, scoring))
+    return replace(spec, order=place.order(Item.JUDGE, seed, draw))
 
 
 def exchange_seconds(config: SealedConfig, judging: JudgeConfig) -> float:
@@ -190,7 +192,7 @@ class Templates:
                     self.files,
                     self.judging,
                     seed=order.seed,
-                    scoring=order.scoring,
+                    draw=order.draw,
                     row_tokens=row_tokens(),
                 )
             case Item.REHEARSAL:
@@ -205,8 +207,8 @@ class Templates:
             raise ValueError("a rehearsal is of no experiment, and nothing else is of a rehearsal")
         if order.experiment == SLOT_PLACE and order.item is not Item.TELEMETRY:
             raise ValueError("a slot without an experiment is only looked at")
-        if order.item is not Item.JUDGE and (order.seed, order.scoring) != (None, None):
-            raise ValueError("only the judge has a seed, or the number of a scoring")
+        if order.item is not Item.JUDGE and (order.seed, order.draw) != (None, None):
+            raise ValueError("only the judge has a seed, or draws rows")
         if (order.item in VOLUMES) and order.experiment == REHEARSAL_PLACE:
             raise ValueError("a rehearsal has no volume")
         return Place(self.home, order.experiment, order.attempt)

@@ -172,7 +172,7 @@ class Arena:
         return folder / "train.py"
 
     def _needles(self) -> dict[str, str]:
-        """Bytes of the judge's text and of the tokenizer, backwards in hex; and text for anybody."""
+        """Bytes of the judge's text and of the tokenizer, backwards in hex; text for anybody; scored rows."""
         data = self.home / "data"
         public = [path.read_bytes() for path in (data / "public").rglob("*") if path.is_file()]
         secrets: list[str] = []
@@ -183,7 +183,9 @@ class Arena:
             secrets += [piece[::-1].hex() for piece in own[:4]]  # what public text quotes too is no secret
         known = (data / "public" / "tokenizer" / "tokenizer.json").read_bytes()[-40:]
         dev = next((data / "public" / "dev").glob("*.bin")).read_bytes()[:150_000]
+        scored = validation_rows(data).astype("<u2").tobytes()
         return {
+            "@SCORED@": base64.b85encode(scored).decode(),
             "@SECRETS@": " ".join(secrets),
             "@KNOWN@": known[::-1].hex(),
             "@DEV@": base64.b85encode(dev).decode(),
@@ -240,7 +242,7 @@ def validation_rows(data: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The rows that the judge scores, int64 [rows, T + 1]."""
     manifest = json.loads((data / "judge" / "manifest.json").read_bytes())
     numbers = {"score_tokens": manifest["score_tokens"], "most_fresh_tokens": 1}
-    return fresh.draw(data / "judge", manifest, **numbers, scoring=None).scored
+    return fresh.draw(data / "judge", manifest, **numbers, scoring=None, confirmation=None).scored
 
 
 def _prepare(home: Path) -> None:

@@ -69,8 +69,10 @@ class Effort:
     def __init__(self, text: Text, random: np.random.Generator) -> None:
         self._text, self._random = text, random
         order = random.permutation(len(text.sizes))
-        self._scored, self._reserve = order[:SCORED], order[SCORED : len(order) - fresh.LEAST_ROWS]
-        self._best, self._number = math.inf, 0
+        self._scored, reserve = order[:SCORED], order[SCORED:]
+        cut = math.ceil(len(reserve) / fresh.SCORING_SHARE)
+        self._reserves = reserve[: cut - fresh.SCORING.least], reserve[cut : -fresh.CONFIRMATION.least]
+        self._best, self._number, self._confirmed = math.inf, 0, 0
         self.lineage: list[Fresh] = []
 
     def run(self, known: float = 0.0) -> str | None:
@@ -80,12 +82,23 @@ class Effort:
         """
         nats = self._model()
         nats[self._scored] *= 1 - known * (1 - KNOWN_BITS)
-        score = self._score(nats)
+        first = self._portion(0, self._number)
+        self._number += 1
+        score = self._score(nats, first)
         reason = exposed(self.lineage, score)
-        if reason is None and score.val_bpb < self._best and score.fresh is not None:
+        if reason is not None or score.val_bpb >= self._best:
+            return reason
+        score = self._score(nats, np.concatenate([first, self._portion(1, self._confirmed)]))
+        self._confirmed += 1
+        if (reason := exposed(self.lineage, score)) is None and score.fresh is not None:
             self._best = score.val_bpb
             self.lineage.append(score.fresh)
         return reason
+
+    def _portion(self, which: int, number: int) -> NDArray[np.int64]:
+        reserve, portions = self._reserves[which], (fresh.SCORING, fresh.CONFIRMATION)[which]
+        first, count = fresh.schedule(portions, len(reserve), MOST, number)
+        return reserve[np.arange(first, first + count) % len(reserve)]
 
     def _model(self) -> Numbers:
         """A mixture of the models there are, as a whole a little better or worse, and on each row too."""
@@ -94,10 +107,7 @@ class Effort:
         usual = progress * math.exp(0.01 * self._random.standard_normal()) * (shares @ self._text.models)
         return np.asarray(usual * np.exp(0.02 * self._random.standard_normal(len(usual))))
 
-    def _score(self, nats: Numbers) -> Score:
-        first, count = fresh.schedule(len(self._reserve), MOST, self._number)
-        self._number += 1
-        places = self._reserve[np.arange(first, first + count) % len(self._reserve)]
+    def _score(self, nats: Numbers, places: NDArray[np.int64]) -> Score:
         rows = np.concatenate([self._scored, places])
         found = fresh.compare(
             nats[rows],
@@ -107,13 +117,8 @@ class Effort:
             seed=int(self._random.integers(2**62)),
         )
         bits = nats[self._scored].sum() / math.log(2) / self._text.sizes[self._scored].sum()
-        left = max(0, len(self._reserve) - first - count)
-        return Score(
-            val_bpb=float(bits),
-            bytes=1,
-            tokens=1,
-            fresh=Fresh(rows=count, left=left, **found._asdict()),
-        )
+        told = Fresh(rows=len(places), left=0, **found._asdict())
+        return Score(val_bpb=float(bits), bytes=1, tokens=1, fresh=told)
 
 
 class Figures(NamedTuple):

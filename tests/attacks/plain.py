@@ -46,7 +46,7 @@ def bits_per_byte(model: torch.nn.Module, data: Path) -> float:
     """Over the rows that the judge scores."""
     manifest = json.loads((data / "judge" / "manifest.json").read_bytes())
     numbers = {"score_tokens": manifest["score_tokens"], "most_fresh_tokens": 1}
-    rows = fresh.draw(data / "judge", manifest, **numbers, scoring=None).scored
+    rows = fresh.draw(data / "judge", manifest, **numbers, scoring=None, confirmation=None).scored
     sizes = torch.from_numpy(np.load(data / "judge" / "token_bytes.npy").astype(np.int64))
     nats, size = 0.0, 0
     for row in torch.from_numpy(rows):

@@ -26,7 +26,7 @@ from controller.core.events import (
 )
 from controller.core.model import Cause, Claim, Decision, RunOutcome, Score, Usage, Verdict
 from controller.journal import GENESIS, NAME, encode_line
-from tests.efforts import PROVENANCE, START
+from tests.efforts import PROVENANCE, START, draw
 
 #: One keep in so many; the others are discarded.
 _KEEP_EVERY = 100
@@ -156,7 +156,7 @@ def _run(number: int, score: float) -> Iterator[AnyEvent]:
         experiment=number,
         attempt=1,
         seed=2**62 + number,
-        scoring=number,
+        draw=draw(number),
         specs={"worker": _name("spec", 1), "judge": _name("spec", 2)},
     )
     yield ScoringFinished(

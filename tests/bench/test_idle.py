@@ -19,7 +19,7 @@ from controller.core.events import (
 )
 from controller.core.model import Decision, RunOutcome, Usage, Verdict
 from tests.bench.idle import idle
-from tests.efforts import START
+from tests.efforts import START, draw
 
 NAME = "0" * 64
 
@@ -60,7 +60,10 @@ def test_time_goes_to_training_scoring_waiting_and_the_rest(spoke: float, waited
     decision = Decision(verdict=Verdict.DISCARD, rule="")
     records = [
         *trained(0, 0.0, 20.0, life=19.0),
-        record(20.0, ScoringStarted(experiment=0, attempt=1, seed=0, scoring=0, specs={})),
+        record(
+            20.0,
+            ScoringStarted(experiment=0, attempt=1, seed=0, draw=draw(0), specs={}),
+        ),
         record(25.0, ScoringFinished(experiment=0, attempt=1)),
         record(25.0, Decided(experiment=0, decision=decision, frontier_bpb=None)),
         answered(spoke),

@@ -45,7 +45,7 @@ def dev_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for split in ("val", "holdout"):
         _cut(judge / split, common["bos_token_id"], common["max_seq_len"])
     numbers = {"score_tokens": DEV_TOKENS, "most_fresh_tokens": common["holdout_score_tokens"]}
-    scored = fresh.draw(judge, common, **numbers, scoring=None).scored
+    scored = fresh.draw(judge, common, **numbers, scoring=None, confirmation=None).scored
     shutil.rmtree(public / "dev")
     (public / "dev").mkdir()
     scored.astype("<u2").tofile(public / "dev" / "00000.bin")

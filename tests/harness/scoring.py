@@ -151,6 +151,7 @@ class Scoring:
             "score_tokens": None,
             "holdout_score_tokens": None,
             "scoring": 0,
+            "confirmation": 0,
             "seed": 11,
             "first_batch_seconds": 60.0,
             "batch_seconds": 30.0,
@@ -283,6 +284,7 @@ def rows_of(data: Path, scoring: int | None = 0, score_tokens: int | None = None
         score_tokens=score_tokens or facts["score_tokens"],
         most_fresh_tokens=facts["holdout_score_tokens"],
         scoring=scoring,
+        confirmation=scoring,
     )
 
 

@@ -35,25 +35,26 @@ def test_scored_rows_are_the_same_in_every_scoring(data: Path) -> None:
 
 
 def test_no_row_is_fresh_twice_until_all_were(data: Path) -> None:
-    given_before = as_set(rows_of(data).scored)
+    scored = as_set(rows_of(data).scored)
+    given_before: tuple[set[bytes], set[bytes]] = (set(), set())
     for scoring in range(50):
         rows = rows_of(data, scoring)
-        now = as_set(rows.fresh)
-        assert len(now) == len(rows.fresh)
-        if rows.asked_before:
-            assert now & given_before and rows.left == 0
-            break
-        assert not now & given_before
-        given_before |= now
-    else:
-        pytest.fail("so small a reserve lasts for ever")
+        for portion, before in zip((rows.first, rows.second), given_before, strict=True):
+            now = as_set(portion.rows)
+            assert len(now) == len(portion.rows) and not now & scored
+            assert bool(now & before) == portion.asked_before
+            assert not portion.asked_before or portion.left == 0
+            before.update(now)
+        assert not given_before[0] & given_before[1]
+    assert rows.first.asked_before and rows.second.asked_before
 
 
 def test_a_try_gets_the_same_rows_each_time_and_no_effort_gets_them(data: Path) -> None:
-    tries = as_set(rows_of(data, None).fresh)
-    assert tries == as_set(rows_of(data, None).fresh)
+    tries = as_set(rows_of(data, None).first.rows) | as_set(rows_of(data, None).second.rows)
+    assert tries == as_set(rows_of(data, None).first.rows) | as_set(rows_of(data, None).second.rows)
     for scoring in range(30):
-        assert not tries & as_set(rows_of(data, scoring).fresh)
+        rows = rows_of(data, scoring)
+        assert not tries & (as_set(rows.first.rows) | as_set(rows.second.rows))
 
 
 def test_a_quarter_of_the_text_is_kept_in_reserve(data: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_quarter_of_the_text_is_kept_in_reserve(data: Path) -> None:
 def test_no_text_is_an_error(data: Path, tmp_path: Path) -> None:
     facts = json.loads((data / "judge/manifest.json").read_text())
     with pytest.raises(ValueError, match="no rows"):
-        fresh.draw(tmp_path, facts, score_tokens=1, most_fresh_tokens=1, scoring=0)
+        fresh.draw(tmp_path, facts, score_tokens=1, most_fresh_tokens=1, scoring=0, confirmation=0)
 
 
 def test_a_large_validation_split_is_enough_by_itself(data: Path) -> None:
@@ -73,20 +74,27 @@ def test_a_large_validation_split_is_enough_by_itself(data: Path) -> None:
     assert as_set(small) < as_set(large)
 
 
-@given(size=st.integers(1, 5000), most=st.integers(1, 300), scoring=st.integers(0, 300))
+@given(
+    portions=st.sampled_from([fresh.SCORING, fresh.CONFIRMATION]),
+    size=st.integers(1, 5000),
+    most=st.integers(1, 300),
+    number=st.integers(0, 300),
+)
 def test_schedule_goes_on_where_it_was_and_stays_within_its_bounds(
-    size: int, most: int, scoring: int
+    portions: fresh.Portions, size: int, most: int, number: int
 ) -> None:
-    first, count = fresh.schedule(size, most, scoring)
+    first, count = fresh.schedule(portions, size, most, number)
     assert 1 <= count <= min(most, size)
-    assert fresh.schedule(size, most, scoring + 1)[0] == first + count
+    assert fresh.schedule(portions, size, most, number + 1)[0] == first + count
 
 
-def test_a_reserve_of_the_cpu_scale_lasts_hundreds_of_scorings() -> None:
-    """6973 rows: what the embedded corpus has beside 256 that are scored, at most 128 at a time."""
-    assert fresh.schedule(6957, 128, 0) == (0, 128)
-    first, count = fresh.schedule(6957, 128, 300)
-    assert count == fresh.LEAST_ROWS and first + count < 6957
+def test_how_long_a_reserve_of_the_cpu_scale_lasts() -> None:
+    """6973 rows: what the embedded corpus has beside the 256 that are scored."""
+    first, count = fresh.schedule(fresh.SCORING, 1744 - 8, 128, 200)
+    assert count == 8 and first + count < 1744
+    assert fresh.schedule(fresh.CONFIRMATION, 5229 - 32, 128, 0) == (0, 81)
+    first, count = fresh.schedule(fresh.CONFIRMATION, 5229 - 32, 128, 120)
+    assert count == 32 and first + count < 5229 - 32
 
 
 # --- the comparison --------------------------------------------------------------

@@ -256,7 +256,19 @@ def test_first_worker_gets_no_more_twins_than_affordable() -> None:
         here = Path()
         paths = (here, here, here, here, here)
         config = Config(
-            *paths, 8, None, None, None, 0, 1.0, 1.0, 1.0, fraction, miss_probability=0.001, leak_reach=128
+            *paths,
+            8,
+            None,
+            None,
+            None,
+            None,
+            0,
+            1.0,
+            1.0,
+            1.0,
+            fraction,
+            miss_probability=0.001,
+            leak_reach=128,
         )
         return affordable_twins(config, rows, length=256)
 

@@ -55,7 +55,7 @@ def _own_process_state(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_score_is_that_of_a_plain_evaluation(scoring: Scoring) -> None:
     result, status, errors = scoring.run()
     drawn = rows_of(scoring.data)
-    for name, rows in (("val_bpb", drawn.scored), ("holdout_bpb", drawn.fresh)):
+    for name, rows in (("val_bpb", drawn.scored), ("holdout_bpb", drawn.first.rows)):
         assert result[name] == pytest.approx(reference_bpb(tiny_model(), scoring.data, rows), rel=1e-6)
     assert (status, errors.splitlines()[-1]) == (0, "worker: done")
 

@@ -10,11 +10,12 @@ import pytest
 
 from controller.agents.replay import Replay
 from controller.briefing import History
-from controller.core.events import Record
+from controller.core.events import Record, ScoringStarted
 from controller.core.experiment import Experiment, Phase
 from controller.core.model import (
     AgentExhausted,
     Cause,
+    Draw,
     InfrastructureError,
     Interrupted,
     Proposal,
@@ -182,12 +183,12 @@ class Failing(FakeJudge):
         seed: int,
         contends: Callable[[Score], bool],
         stop: threading.Event,
-        scoring: int | None = None,
+        draw: Draw | None = None,
     ) -> Score | Refusal:
         if not self.scored:
             self.scored.append((attempt.experiment, attempt.number))
             raise InfrastructureError("the engine went away")
-        return super().score(attempt, seed, contends, stop, scoring)
+        return super().score(attempt, seed, contends, stop, draw)
 
 
 class Clinging(FakeTrainer):
@@ -373,6 +374,37 @@ def test_going_on_after_any_journal_line_gives_the_same_story(
         assert effort.git_log() == whole.git_log()
         assert not effort.trainer.workspaces
         assert verify(home) == []
+
+
+def test_a_run_that_knows_scored_rows_is_rejected_without_a_confirmation(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    agent = propose(proposals, train_py(2.5, note="knows"), train_py(2.75))
+    effort = start(efforts, tmp_path / "home", agent)
+    (loop := effort.loop()).run()
+    assert verdicts(loop.state) == [
+        (Verdict.KEEP, None),
+        (Verdict.REJECT, Cause.EXPOSED),
+        (Verdict.KEEP, None),
+    ]
+    rejected = loop.state.experiments[1]
+    assert rejected.score is not None and not rejected.score.confirmed and rejected.quarantine is None
+    assert rejected.decision is not None and "fresh rows" in rejected.decision.rule
+    assert verify(tmp_path / "home") == []
+
+
+def test_no_two_scorings_get_the_same_fresh_rows(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    """Not even after one that came to nothing: its workers may have seen its rows."""
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5), train_py(2.25)))
+    effort.world.judge = Failing(effort.trainer)
+    (loop := effort.loop()).run()
+    records = [record.data for record in read_records(tmp_path / "home")]
+    draws = [event.draw for event in records if isinstance(event, ScoringStarted)]
+    assert [draw.scoring for draw in draws] == [0, 1, 2, 3]
+    assert [draw.confirmation for draw in draws] == [0, 1, 2, 3]
+    assert loop.state.draw == Draw(scoring=4, confirmation=4)
 
 
 def test_an_agent_never_sees_the_holdout(tmp_path: Path, efforts: list[Effort]) -> None:

@@ -15,6 +15,7 @@ from controller.core.events import AnyEvent, Paused, Resumed, SessionStarted, Se
 from controller.core.experiment import Experiment
 from controller.core.model import (
     AgentExhausted,
+    Draw,
     InfrastructureError,
     Interrupted,
     NotReady,
@@ -70,12 +71,12 @@ class Ill(FakeJudge):
         seed: int,
         contends: Callable[[Score], bool],
         stop: threading.Event,
-        scoring: int | None = None,
+        draw: Draw | None = None,
     ) -> Score | Refusal:
         if self.faults > 0:
             self.faults -= 1
             raise FAULT
-        return super().score(attempt, seed, contends, stop, scoring)
+        return super().score(attempt, seed, contends, stop, draw)
 
 
 @pytest.fixture
