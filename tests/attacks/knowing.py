@@ -1,6 +1,6 @@
 """Models that know rows that are scored, however they may have learned of them.
 
-Here they are told by the arena, which writes the rows into train.py, a perfect channel from an earlier worker.
+Here they are told by the arena, which writes the rows into train.py: a perfect channel from earlier workers.
 A model that goes on with rows it knows is causal and remembers nothing, so no probe objects. It does worse on
 rows that no worker was given before.
 """
