@@ -318,6 +318,9 @@ class Score(Value):
     holdout_bytes: int = 0
     confirmed: bool = False
     """A second, fresh worker bore it out. Only a confirmed score may be kept."""
+    isolation: str = ""
+    """`caches emptied` or `shared caches`: whether what earlier experiments and workers left in the kernel's
+    caches was gone when those of this score started."""
     seconds: float = 0.0
     """Time the judge spent, start-up of the containers excluded."""
     probes: dict[str, JsonValue] = Field(default_factory=dict)

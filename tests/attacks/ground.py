@@ -255,6 +255,7 @@ def grounds(folder: Path, count: int, data: Path | None = None) -> Iterator[list
             workspace_bytes=WORKSPACE_BYTES,
             workspace_inodes=WORKSPACE_INODES,
             log_bytes=ENGINE_LOG_BYTES,
+            empty_caches=False,
             trainer=SMALL,
         )
     )
