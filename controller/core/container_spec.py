@@ -35,7 +35,7 @@ class Mount:
 _BACKGROUND_CPU_SHARES = 256
 """A quarter of the usual. With the least, a rehearsal would not end beside a training on all CPUs."""
 
-_MASKED = (
+MASKED = (
     # the engine's own
     *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
     *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"),
@@ -43,7 +43,8 @@ _MASKED = (
     # counters of the whole machine, through which one container could tell another one something
     *("/proc/buddyinfo", "/proc/cgroups", "/proc/diskstats", "/proc/interrupts", "/proc/locks"),
     *("/proc/pagetypeinfo", "/proc/partitions", "/proc/pressure", "/proc/schedstat", "/proc/slabinfo"),
-    *("/proc/softirqs", "/proc/sys/fs", "/proc/vmstat", "/proc/zoneinfo"),
+    *("/proc/softirqs", "/proc/sys/fs", "/proc/vmstat", "/proc/zoneinfo", "/proc/fs", "/proc/irq"),
+    *("/sys/fs/btrfs", "/sys/fs/ext4", "/sys/fs/xfs", "/sys/kernel/irq"),
 )
 """What no container sees of /proc and /sys. Training needs none of it."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
@@ -62,7 +63,7 @@ _POSTURE: Mapping[str, Any] = {
     "AutoRemove": False,
     "PublishAllPorts": False,
     "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-    "MaskedPaths": list(_MASKED),
+    "MaskedPaths": list(MASKED),
     "ReadonlyPaths": list(_READ_ONLY),
 }
 
