@@ -30,7 +30,7 @@ CACHES_SECONDS = 60.0
 _EMPTY = "exec 2>&1; for turn in 1 2 3; do echo 3 > /drop_caches || exit 1; done"
 _WARM = (
     r"find /usr/lib/python3* /opt/venv/lib/python3*/site-packages/torch \( -name '*.pyc' -o -name '*.so*' \) "
-    "-type f -print0 2> /dev/null | sort -z | xargs -0 cat > /dev/null"
+    "-type f -print0 2> /dev/null | sort -z | xargs -0 -P 4 -n 256 cat > /dev/null"
 )
 
 _WITH_GPU = (Domain.TRAINER, Domain.WORKER, Domain.TELEMETRY)
@@ -213,7 +213,7 @@ def preparer(
 def caches(config: SealedConfig, place: Place, *, warm: bool = True) -> ContainerSpec:
     """Empties the kernel's caches. Our code, as root without a capability: one file is all it may write to.
 
-    `warm`: it then reads what Python and torch are imported from, always the same files in the same order, so
+    `warm`: it then reads what Python and torch are imported from, always the same files, so
     that an experiment's first seconds are not spent on that.
     """
     command = ("sh", "-c", f"{_EMPTY}; {_WARM}" if warm else _EMPTY)

@@ -29,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attacks.channels")
     parser.add_argument("--bits", type=int, default=512, help="to write into each cache")
     parser.add_argument("--rounds", type=int, default=5, help="of what is timed")
-    parser.add_argument("only", nargs="*", choices=["caches", "counters", "cost"], help="all, if none")
+    parser.add_argument("part", nargs="?", choices=["caches", "counters", "cost"], help="all, if none")
     options = parser.parse_args()
     parts: Mapping[str, Callable[[Relay], None]] = {
         "caches": lambda relay: _show_caches(relay, options.bits),
@@ -40,7 +40,7 @@ def main() -> int:
         try:
             with grounds(Path(folder), 1) as [ground]:
                 relay = Relay.of(ground.bench, log_bytes=64 * MIB)
-                for name in options.only or parts:
+                for name in [options.part] if options.part else parts:
                     parts[name](relay)
         except NotReady as error:
             print(f"channels: {error}", file=sys.stderr)

@@ -15,9 +15,14 @@ from controller.caches import EMPTIED, SHARED
 from controller.core import containers
 from controller.core.container_spec import ContainerSpec
 from controller.core.domains import Domain
-from controller.core.model import GloveboxError, InfrastructureError
+from controller.core.judge_config import JudgeConfig
+from controller.core.model import GloveboxError, InfrastructureError, Score
 from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits
+from controller.judge import ContainerJudge
 from controller.sandbox import DockerSandbox
+from tests.harness.scoring import make_data
+from tests.sandbox.cis import TRAINS
 from tests.sandbox.conftest import Bench, engine
 
 pytestmark = pytest.mark.engine
@@ -112,6 +117,42 @@ def test_turned_off_nothing_is_made_for_it(make_bench: Callable[..., Bench], sta
     assert started == ["trainer", "worker", "worker"]
     described = bench.sandbox.describe()
     assert (described["isolation"], described["obstacle"]) == (SHARED, "sandbox.empty_caches is off")
+
+
+@pytest.mark.slow
+def test_an_experiment_and_its_score(make_bench: Callable[..., Bench]) -> None:
+    """The first worker's container is gone before the second one's start, and the score tells of it."""
+    memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
+    bench = make_bench(empty_caches=True, trainer=memory, worker=memory, judge=memory)
+    make_data(bench.home / "data")
+    attempt, stop = bench.attempt(TRAINS, budget=60.0), threading.Event()
+    outcome = bench.trainer().train(attempt, stop, lambda elapsed: None)
+    assert outcome.cause is None, bench.log_text
+    judge = ContainerJudge(
+        bench.sandbox,
+        bench.clock,
+        config=JudgeConfig(leak_fraction=0.05, total_seconds=100),
+        containers=bench.config,
+        home=bench.home,
+        files=bench.files,
+    )
+    heard: list[str] = []
+    failpoints.install(heard.append)
+    try:
+        score = judge.score(attempt, 1, lambda score: True, stop)
+    finally:
+        failpoints.install(None)
+    assert isinstance(score, Score) and score.confirmed, score
+    assert score.isolation == EMPTIED
+    confirming = heard[heard.index("first-worker-done") :]
+    made = [place for place in confirming if place.startswith(("container-removed", "container-started"))]
+    assert made[:4] == [
+        "container-removed",
+        "container-started-caches",
+        "container-removed",
+        "container-started-worker",
+    ]
+    bench.trainer().discard(attempt)
 
 
 def test_somebody_else_than_root_is_refused_and_told_why(bench: Bench) -> None:
