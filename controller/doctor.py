@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller import choose, data, machine
+from controller.caches import EMPTIED
 from controller.core.model import GloveboxError, UserError
 from controller.core.untrusted import clean_line
 from controller.home_lock import home_in_use
@@ -39,6 +40,7 @@ def examine(config: Settings) -> list[Check]:
     """Ask every question; a failed one does not keep the others from being asked."""
     questions: dict[str, Callable[[Settings], str]] = {
         "engine": _engine,
+        "caches": _caches,
         "device": _device,
         "home": _home,
         "data": _data,
@@ -63,6 +65,16 @@ def _engine(config: Settings) -> str:
     return (
         f"{description['engine']}{through}, image {description['image'][:19]}, "
         f"runtime {description['runtime']}, {description['confinement']}, {_USERS[description['users']]}"
+    )
+
+
+def _caches(config: Settings) -> str:
+    description = machine.sandbox_of(config).describe()
+    if description["isolation"] == EMPTIED:
+        return "emptied before an experiment's code starts"
+    return (
+        f"shared: what a worker saw may be of use to a later run (docs/decisions/channels.md); "
+        f"{description['obstacle']}"
     )
 
 

@@ -117,7 +117,8 @@ class ContainerJudge:
                 for volume in volumes.exchange(self._containers, place, names, seconds):
                     self._sandbox.create_volume(volume)
             reach("exchange-made")
-            return self._run(place, (first, second), judge, contends, stop)
+            found = self._run(place, (first, second), judge, contends, stop)
+            return self._with_isolation(found)
         finally:
             self._remove(place)
             reach("scoring-cleared")
@@ -141,7 +142,9 @@ class ContainerJudge:
                 reach("first-worker-done")
                 if not isinstance(found, Score) or not contends(found):
                     return found
-                # The first worker is dead, and with it whatever it may have known.
+                # The first worker is dead, and with it whatever it may have known. With its container go its
+                # log on the host's disk and its cgroup.
+                self._sandbox.remove(containers=[workers[0].name])
                 confirmed = self._stage(
                     pool,
                     place,
@@ -198,6 +201,11 @@ class ContainerJudge:
             watch.result(_GRACE_SECONDS)
             return
         self._sandbox.kill(worker)
+
+    def _with_isolation(self, found: Score | Refusal) -> Score | Refusal:
+        if isinstance(found, Refusal):
+            return found
+        return found.model_copy(update={"isolation": self._sandbox.describe()["isolation"]})
 
     def _place(self, attempt: Attempt) -> Place:
         return Place(self._home, attempt.experiment, attempt.number)

@@ -257,7 +257,8 @@ class Sandbox(Leftovers, Protocol):
     def describe(self) -> Mapping[str, str]:
         """`engine`, `image` (digest), `runtime` for the provenance; `root`, the engine's own folder; `users`:
         `mapped` or `rootless` if root in a container is not root on the host, else `shared`; `confinement`:
-        the kernel's access control, in words.
+        the kernel's access control, in words; `isolation`: `caches emptied` or `shared caches`, and for the
+        latter `obstacle`, why.
 
         Raises NotReady if something is missing.
         """

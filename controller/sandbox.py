@@ -13,15 +13,25 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from controller.caches import Caches
 from controller.container_end import see_through
 from controller.container_output import Stream, pump
 from controller.core.attestation import differences
 from controller.core.container_spec import ContainerSpec
-from controller.core.containers import gpu_probe
+from controller.core.containers import caches, gpu_probe
+from controller.core.domains import Domain
 from controller.core.engine_failure import EngineFault, to_error
 from controller.core.engine_info import NOT_MAPPED, confinement, id_map, unfit, user_ids
 from controller.core.model import GloveboxError, InfrastructureError, NotReady
-from controller.core.place import LABEL_DEADLINE, LABEL_EXPERIMENT, LABEL_HOME, THIRD_HAND_SECONDS, Place
+from controller.core.place import (
+    LABEL_DEADLINE,
+    LABEL_DOMAIN,
+    LABEL_EXPERIMENT,
+    LABEL_HOME,
+    SLOT_PLACE,
+    THIRD_HAND_SECONDS,
+    Place,
+)
 from controller.core.sandbox_config import SealedConfig
 from controller.core.untrusted import clean_line
 from controller.core.volumes import VolumeSpec
@@ -52,6 +62,7 @@ class DockerSandbox:
         self._began: dict[str, float] = {}
         self._image_id: str | None = None
         self._here: bool | None = None
+        self._caches = Caches(config.empty_caches, empty=self._empty_caches, running=self._running)
         with asked_to("answer", starting_up=True):
             self._client = connect()
 
@@ -70,6 +81,10 @@ class DockerSandbox:
         reach("volume-created")
 
     def start(self, spec: ContainerSpec) -> float:
+        with self._caches.before(spec.domain):
+            return self._start(spec)
+
+    def _start(self, spec: ContainerSpec) -> float:
         body = spec.to_engine()
         body["Labels"][LABEL_DEADLINE] = self._reap_after(spec.life_seconds)
         reach(f"container-due-{spec.domain}")
@@ -195,6 +210,7 @@ class DockerSandbox:
         if wanted not in info["Runtimes"]:
             raise to_error(EngineFault.NO_RUNTIME, "", f"no runtime {wanted}")
         self._image_id = image["Id"]
+        isolation, obstacle = self._caches.isolation()
         return {
             "engine": info["ServerVersion"],
             "image": image["Id"],
@@ -202,22 +218,42 @@ class DockerSandbox:
             "root": str(info.get("DockerRootDir", "")),
             "users": user_ids(info),
             "confinement": confinement(info),
+            "isolation": isolation,
+            "obstacle": obstacle,
         }
 
     def gpu(self) -> tuple[str, str]:
         """Name and driver of the first configured GPU, as T sees them. Raises NotReady if it sees none."""
-        spec = gpu_probe(self._config, Place(self._home, "doctor"))
+        status, said = self._run(gpu_probe(self._config, Place(self._home, "doctor")))
+        name, comma, driver = said.partition("\n")[0].rpartition(",")
+        if status != 0 or not comma:
+            raise to_error(EngineFault.NO_GPU, "", f"nvidia-smi ended with status {status}")
+        return clean_line(name), clean_line(driver)
+
+    def _run(self, spec: ContainerSpec) -> tuple[int | None, str]:
+        """Exit status and output of a container of our own, which is gone afterwards."""
         self.remove(containers=[spec.name])
         try:
             started = self.start(spec)
             end = self.wait(spec.name, deadline=started + spec.life_seconds, stop=threading.Event())
-            said = self.output(spec.name, 1000).decode(errors="replace")
+            return end.exit_code, self.output(spec.name, 1000).decode(errors="replace")
         finally:
             self.remove(containers=[spec.name])
-        name, comma, driver = said.partition("\n")[0].rpartition(",")
-        if end.exit_code != 0 or not comma:
-            raise to_error(EngineFault.NO_GPU, "", f"nvidia-smi ended with status {end.exit_code}")
-        return clean_line(name), clean_line(driver)
+
+    def _empty_caches(self, warm: bool) -> None:
+        """Raises InfrastructureError if the kernel does not let us, or if a worker is alive."""
+        if Domain.WORKER in self._running():
+            raise InfrastructureError("The kernel's caches cannot be emptied while a worker is alive.")
+        status, said = self._run(caches(self._config, Place(self._home, SLOT_PLACE), warm=warm))
+        if status != 0:
+            raise InfrastructureError(f"The kernel's caches cannot be emptied: {clean_line(said)}.")
+
+    def _running(self) -> frozenset[Domain]:
+        """The domains of this home's containers that run."""
+        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        with asked_to("list containers"):
+            containers = self._client.containers(filters=ours)
+        return frozenset(Domain(container["Labels"][LABEL_DOMAIN]) for container in containers)
 
     def _reap_after(self, life_seconds: float) -> str:
         return f"{self._clock.now().timestamp() + life_seconds + THIRD_HAND_SECONDS:.3f}"

@@ -200,6 +200,8 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
         against = f" ({change:+.6f} against {experiment.frontier_bpb:.6f})" if change is not None else ""
         sure = "confirmed" if score.confirmed else "not confirmed, and not kept"
         yield "val_bpb", f"{score.val_bpb:.6f}{against}, {sure}"
+        if score.isolation:
+            yield "isolation", score.isolation
     if quarantine := experiment.quarantine:
         yield "quarantined", f"{quarantine.reason}; the first score was {quarantine.score.val_bpb:.6f}"
     if refused := refusal(experiment):

@@ -387,4 +387,6 @@ class EmptyEngine:
             "root": "",
             "users": "shared",
             "confinement": "none",
+            "isolation": "shared caches",
+            "obstacle": "there is no engine",
         }

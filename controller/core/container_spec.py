@@ -35,6 +35,21 @@ class Mount:
 _BACKGROUND_CPU_SHARES = 256
 """A quarter of the usual. With the least, a rehearsal would not end beside a training on all CPUs."""
 
+MASKED = (
+    # the engine's own
+    *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
+    *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"),
+    "/sys/devices/virtual/powercap",
+    # counters of the whole machine, through which one container could tell another one something
+    *("/proc/buddyinfo", "/proc/cgroups", "/proc/diskstats", "/proc/interrupts", "/proc/locks"),
+    *("/proc/pagetypeinfo", "/proc/partitions", "/proc/pressure", "/proc/schedstat", "/proc/slabinfo"),
+    *("/proc/softirqs", "/proc/sys/fs", "/proc/vmstat", "/proc/zoneinfo", "/proc/fs", "/proc/irq"),
+    *("/sys/fs/btrfs", "/sys/fs/ext4", "/sys/fs/xfs", "/sys/kernel/irq"),
+)
+"""What no container sees of /proc and /sys. Training needs none of it."""
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""The engine's own, which it leaves out where masks are given."""
+
 _POSTURE: Mapping[str, Any] = {
     "ReadonlyRootfs": True,
     "Privileged": False,
@@ -48,6 +63,8 @@ _POSTURE: Mapping[str, Any] = {
     "AutoRemove": False,
     "PublishAllPorts": False,
     "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+    "MaskedPaths": list(MASKED),
+    "ReadonlyPaths": list(_READ_ONLY),
 }
 
 
@@ -170,9 +187,10 @@ class ContainerSpec:
         return {
             "Runtime": "nvidia" if through_runtime else self.runtime,
             "NetworkMode": "bridge" if self.network else "none",
-            # On an engine that maps user ids, nobody in a container is the owner of the home on the host. The
-            # preparer has to be, to write there; it runs our code only.
-            "UsernsMode": "host" if self.domain is Domain.PREPARE else "",
+            # On an engine that maps user ids, nobody in a container is the owner of the home on the host, or
+            # root there. The preparer has to be the one, to write there, and whoever empties the kernel's
+            # caches the other; both run our code only.
+            "UsernsMode": "host" if self.domain in (Domain.PREPARE, Domain.CACHES) else "",
             "Mounts": [_engine_mount(mount) for mount in self.mounts],
         }
 

@@ -17,11 +17,21 @@ from controller.core.container_spec import ContainerSpec, Mount
 from controller.core.domains import HARNESS, USERS, Domain
 from controller.core.orders import Item
 from controller.core.place import Place
-from controller.core.sandbox_config import MIB, Limits, SealedConfig
+from controller.core.sandbox_config import CACHES_LIMITS, MIB, Limits, SealedConfig
 from controller.core.volumes import EXCHANGES, FIRST, Exchange, holder_life
 
 TELEMETRY_SECONDS = 1
 """Between two looks at a GPU."""
+
+CACHES_SECONDS = 60.0
+"""The longest that emptying and warming the caches may take."""
+
+# An entry that was used lately outlives the first turn.
+_EMPTY = "exec 2>&1; for turn in 1 2 3; do echo 3 > /drop_caches || exit 1; done"
+_WARM = (
+    r"find /usr/lib/python3* /opt/venv/lib/python3*/site-packages/torch \( -name '*.pyc' -o -name '*.so*' \) "
+    "-type f -print0 2> /dev/null | sort -z | xargs -0 -P 4 -n 256 cat > /dev/null"
+)
 
 _WITH_GPU = (Domain.TRAINER, Domain.WORKER, Domain.TELEMETRY)
 
@@ -197,6 +207,29 @@ def preparer(
         network=network,
         environment=environment,
         mounts=tuple(mounts),
+    )
+
+
+def caches(config: SealedConfig, place: Place, *, warm: bool = True) -> ContainerSpec:
+    """Empties the kernel's caches. Our code, as root without a capability: one file is all it may write to.
+
+    `warm`: it then reads what Python and torch are imported from, always the same files, so
+    that an experiment's first seconds are not spent on that.
+    """
+    command = ("sh", "-c", f"{_EMPTY}; {_WARM}" if warm else _EMPTY)
+    mounts = (Mount("/proc/sys/vm/drop_caches", "/drop_caches", read_only=False),)
+    return ContainerSpec(
+        name=place.name(Domain.CACHES),
+        domain=Domain.CACHES,
+        image=config.image,
+        command=("exec", "--limit", str(CACHES_SECONDS), "--", *command),
+        user=f"{USERS[Domain.CACHES]}:{USERS[Domain.CACHES]}",
+        limits=CACHES_LIMITS,
+        seccomp=config.seccomp,
+        life_seconds=CACHES_SECONDS,
+        log_bytes=min(MIB, config.log_bytes),
+        labels=place.labels(Domain.CACHES),
+        mounts=mounts,
     )
 
 

@@ -8,6 +8,7 @@
     judge     10003  judge's data, replies of both workers    requests to both
     rehearsal 10004  train.py, tokenizer                      -
     telemetry 10005  the GPU's driver                         -
+    caches    root   the image's libraries                    the kernel's caches, to empty them
     prepare   owner  a corpus folder                          the home, to put data/ there
 
 Each also reads the files of the harness that `HARNESS` names for it. `controller.core.containers` makes the
@@ -29,6 +30,7 @@ class Domain(StrEnum):
     JUDGE = "judge"
     REHEARSAL = "rehearsal"
     TELEMETRY = "telemetry"
+    CACHES = "caches"
     PREPARE = "prepare"
 
 
@@ -39,6 +41,7 @@ USERS: Mapping[Domain, int] = {
     Domain.JUDGE: 10003,
     Domain.REHEARSAL: 10004,
     Domain.TELEMETRY: 10005,
+    Domain.CACHES: 0,
 }
 """uid = gid of each domain. `prepare` runs as the owner of the home instead."""
 
@@ -51,3 +54,15 @@ HARNESS: Mapping[Domain, tuple[str, ...]] = {
     Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
 }
 """The files of the harness that each domain is given, read-only."""
+
+
+FORGOTTEN_BEFORE: Mapping[Domain, frozenset[Domain]] = {
+    Domain.TRAINER: frozenset({Domain.TRAINER, Domain.WORKER, Domain.REHEARSAL}),
+    Domain.WORKER: frozenset({Domain.WORKER}),
+    Domain.REHEARSAL: frozenset({Domain.WORKER}),
+}
+"""Those who run an experiment's code, and whose traces in the kernel's caches must be gone before they start.
+
+A worker may know what its trainer knew. A rehearsal runs beside a trainer, which is not to be disturbed: no
+worker has run since that one's start.
+"""

@@ -350,6 +350,9 @@ class Score(Value):
     """None only where no judge of ours measured it."""
     confirmed: bool = False
     """A second worker bore it out. Only a confirmed score may be kept."""
+    isolation: str = ""
+    """`caches emptied` or `shared caches`: whether what earlier experiments and workers left in the kernel's
+    caches was gone when those of this score started."""
     seconds: float = 0.0
     """Time the judge spent, start-up of the containers excluded."""
     probes: dict[str, JsonValue] = Field(default_factory=dict)

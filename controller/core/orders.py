@@ -40,7 +40,7 @@ TRAINS = frozenset({Item.TRAINER, Item.REHEARSAL})
 """What comes with the text of a train.py; the workers get the one their trainer came with."""
 
 _NUMBER = "0|[1-9][0-9]{0,8}"
-_ITEMS = "|".join([*Item, "prepare"])
+_ITEMS = "|".join([*Item, "prepare", "caches"])
 
 Experiment = Annotated[str, Field(pattern=f"^({_NUMBER}|try|rehearsal|slot)$")]
 Label = Annotated[str, Field(pattern=f"^({_NUMBER}|try|rehearsal|slot|prepare|doctor)$")]

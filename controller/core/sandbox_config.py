@@ -31,6 +31,13 @@ class Limits(BaseModel):
     """File descriptors per process."""
 
 
+CACHES_LIMITS = Limits(
+    memory=4 * GIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=256
+)
+"""Of the container that empties the kernel's caches. The memory is for pages of the files that it reads:
+beyond its limit, those that it read first would be dropped again."""
+
+
 class SandboxConfig(BaseModel):
     """Settings of every container. The defaults fit a machine with 16 GiB or more."""
 
@@ -54,6 +61,9 @@ class SandboxConfig(BaseModel):
     """What the engine keeps of a container's output; the oldest goes first."""
     kill_grace_seconds: float = Field(default=2.0, ge=0)
     """PID 1 of a container ends it this long after the controller should have."""
+    empty_caches: bool = True
+    """Empty the kernel's caches before an experiment's code starts, so that it finds nothing there that
+    earlier code left. Everybody on the machine reads from the disk again after that."""
     workspace_keep_seconds: float = Field(default=3600.0, ge=0)
     """How long a workspace outlives the run's limit, for scoring or for a controller that comes back."""
     trainer: Limits = Limits()

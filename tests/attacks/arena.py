@@ -157,7 +157,12 @@ class Arena:
             budget=settings.BudgetConfig(wall_seconds=BUDGET_SECONDS),
             min_free_bytes=0,
             sandbox=SandboxConfig(
-                workspace_bytes=64 * MIB, exchange_bytes=64 * MIB, trainer=memory, worker=memory, judge=memory
+                workspace_bytes=64 * MIB,
+                exchange_bytes=64 * MIB,
+                empty_caches=False,  # what that is good for is attacked on the ground
+                trainer=memory,
+                worker=memory,
+                judge=memory,
             ),
             judge=JudgeConfig.model_validate({**_SCORING, **judge}),
         )

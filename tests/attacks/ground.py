@@ -70,7 +70,7 @@ class Assault:
     """One attack, and what must come of it."""
 
     row: str
-    """Its row in the table of threats, C1 to C9 and A1 to A6."""
+    """Its row in the table of threats, C1 to C9, A1 to A6 and M14."""
     name: str
     expected: str
     """One or two words for how it ends."""
@@ -255,6 +255,7 @@ def grounds(folder: Path, count: int, data: Path | None = None) -> Iterator[list
             workspace_bytes=WORKSPACE_BYTES,
             workspace_inodes=WORKSPACE_INODES,
             log_bytes=ENGINE_LOG_BYTES,
+            empty_caches=False,
             trainer=SMALL,
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.attacks import (
+    caches,
     checkpoints,
     claims,
     clock,
@@ -54,10 +55,11 @@ ASSAULTS: tuple[Assault, ...] = tuple(
             *flood.CASES,
             *escaping.CASES,
             *leftovers.CASES,
+            *caches.CASES,
             *people.CASES,
             *secrets_and_git.CASES,
         ),
         key=_place,
     )
 )
-"""Attacks on the clock, the machine and the people."""
+"""Attacks on the clock, the machine and the people, and from one container to the next."""

@@ -30,7 +30,7 @@ def test_clock_machine_and_people_are_attacked() -> None:
     assaults = Counter(case.row for case in ASSAULTS)
     assert set(assaults) == {f"C{number}" for number in range(1, 10)} | {
         f"A{number}" for number in range(1, 7)
-    }
+    } | {"M14"}
     assert (assaults["C6"], assaults["C7"]) == (40, 114)
     assert min(assaults.values()) >= 3
 
@@ -62,6 +62,7 @@ SAMPLE = (
     "has hundreds of children that multiply at the deadline",
     "nobody kills it, and it sends PID 1 every signal",
     "prints from a daemon after it closed its own output",
+    "next run: names that are not there, image",
 )
 """Those that no other test of the quick suite has a likeness of."""
 

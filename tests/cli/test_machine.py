@@ -93,6 +93,7 @@ def test_doctor_on_a_machine_that_is_fit(on_engine: Glovebox, with_data: Callabl
     checks = on_engine("doctor", "--device", "cpu", "--json").json()
     assert {check["check"] for check in checks} == {
         "engine",
+        "caches",
         "device",
         "home",
         "data",
@@ -102,7 +103,17 @@ def test_doctor_on_a_machine_that_is_fit(on_engine: Glovebox, with_data: Callabl
         "notify",
     }
     assert all(check["ok"] for check in checks), checks
-    assert on_engine("doctor", "--device", "cpu").out.count("ok  ") == 8
+    assert on_engine("doctor", "--device", "cpu").out.count("ok  ") == 9
+
+
+@pytest.mark.parametrize(("empty", "says"), [("true", "emptied before"), ("false", "shared: ")])
+def test_doctor_says_whether_the_kernels_caches_are_emptied(
+    on_engine: Glovebox, empty: str, says: str
+) -> None:
+    said = on_engine("doctor", "--json", GLOVEBOX_SANDBOX__EMPTY_CACHES=empty).out
+    [check] = [check for check in json.loads(said) if check["check"] == "caches"]
+    assert check["ok"] and check["detail"].startswith(says), check
+    assert ("sandbox.empty_caches is off" in check["detail"]) is (empty == "false")
 
 
 def test_a_corpus_without_text(on_engine: Glovebox) -> None:

@@ -35,7 +35,6 @@ def inspected() -> dict[str, Any]:
             del mount["ReadOnly"]
     host["Ulimits"].reverse()
     host |= {"CapAdd": None, "Binds": None, "Devices": [], "ConsoleSize": [0, 0], "Init": None}
-    host |= {"MaskedPaths": ["/proc/kcore", "/sys/firmware"], "ReadonlyPaths": ["/proc/sys"]}
     mounts = [
         {
             "Type": mount["Type"],

@@ -9,7 +9,7 @@ import pytest
 
 from controller.core import containers, volumes
 from controller.core.container_spec import ContainerSpec
-from controller.core.domains import Domain
+from controller.core.domains import FORGOTTEN_BEFORE, Domain
 from controller.core.engine_info import NOT_MAPPED, IdMap
 from controller.core.place import Place
 from controller.core.sandbox_config import Limits, SealedConfig
@@ -37,6 +37,7 @@ def specs(config: SealedConfig) -> dict[Domain, ContainerSpec]:
             config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
         ),
         Domain.TELEMETRY: containers.telemetry(config, PLACE, 300.0),
+        Domain.CACHES: containers.caches(config, PLACE),
         Domain.PREPARE: containers.preparer(
             config,
             Place(Path("/srv/home"), "prepare"),
@@ -64,14 +65,17 @@ def test_every_container_is_sealed(spec: ContainerSpec) -> None:
     assert host["SecurityOpt"] == ["no-new-privileges", f"seccomp={PROFILE}"]
     assert (host["IpcMode"], host["CgroupnsMode"]) == ("private", "private")
     assert (host["PidMode"], host["UTSMode"]) == ("", "")
-    assert host["UsernsMode"] == ("host" if spec.domain is Domain.PREPARE else "")
+    assert host["UsernsMode"] == ("host" if spec.domain in (Domain.PREPARE, Domain.CACHES) else "")
     assert host["RestartPolicy"]["Name"] == "no"
     assert host["MemorySwap"] == host["Memory"] > 0
     assert host["PidsLimit"] > 0
     assert {limit["Name"] for limit in host["Ulimits"]} == {"core", "fsize", "nofile"}
     assert host["LogConfig"]["Type"] == "local"
     assert host["Tmpfs"]["/tmp"].startswith("rw,exec,nosuid,nodev,")
-    assert body["User"].split(":")[0] != "0"
+    assert (body["User"].split(":")[0] == "0") is (spec.domain is Domain.CACHES)
+    assert {"/proc/kcore", "/sys/firmware", "/proc/slabinfo", "/proc/sys/fs"} < set(host["MaskedPaths"])
+    assert not {"/proc/stat", "/proc/meminfo", "/proc/loadavg", "/proc/cpuinfo"} & set(host["MaskedPaths"])
+    assert {"/proc/sys", "/proc/sysrq-trigger"} < set(host["ReadonlyPaths"])
     assert body["Labels"]["glovebox.domain"] == spec.domain
     assert set(body["Labels"]) == {"glovebox.home", "glovebox.experiment", "glovebox.domain"}
 
@@ -154,6 +158,7 @@ def test_domains_do_not_share_a_user() -> None:
             ],
         ),
         (Domain.TELEMETRY, [], []),
+        (Domain.CACHES, ["/drop_caches"], []),
         (
             Domain.PREPARE,
             ["/home/glovebox"],
@@ -188,6 +193,28 @@ def test_the_second_worker_sees_what_the_first_one_saw_and_nothing_of_what_it_sa
         PLACE.name("requests"),
         PLACE.name("replies"),
     }
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_root_writes_to_one_file_of_the_kernel_and_runs_nothing_of_an_agents(warm: bool) -> None:
+    config = SealedConfig.model_validate({"runtime": "runsc", "gpu": ["0"], "seccomp": PROFILE})
+    spec = containers.caches(config, PLACE, warm=warm)
+    [mount] = spec.mounts
+    assert (mount.source, mount.volume) == ("/proc/sys/vm/drop_caches", False)
+    host = spec.to_engine()["HostConfig"]
+    assert (host["Runtime"], host["DeviceRequests"]) == ("runc", [])
+    assert spec.order is None, "nobody can order it from a runner"
+
+
+def test_what_is_forgotten_before_whom() -> None:
+    assert set(FORGOTTEN_BEFORE) == {
+        domain
+        for domain, spec in DEFAULT.items()
+        if any(mount.target.endswith("train.py") for mount in spec.mounts)
+    }
+    for domain, of in FORGOTTEN_BEFORE.items():
+        assert Domain.WORKER in of
+        assert (of == set(FORGOTTEN_BEFORE)) is (domain is Domain.TRAINER)
 
 
 def test_validation_data_reaches_the_judge_alone() -> None:

@@ -59,7 +59,7 @@ ENGINE = [pytest.param(name, marks=pytest.mark.engine) for name in ("engine", "r
 
 @pytest.fixture(params=["none", *ENGINE])
 def world(request: pytest.FixtureRequest, tmp_path: Path, socket_path: Path) -> Iterator[World]:
-    config = sealed(SandboxConfig(workspace_bytes=16 * MIB, trainer=SMALL))
+    config = sealed(SandboxConfig(workspace_bytes=16 * MIB, empty_caches=False, trainer=SMALL))
     if request.param == "none":
         yield World(EmptyEngine(), make_templates(tmp_path, config, tmp_path))
         return
@@ -90,7 +90,8 @@ def test_of_what_is_not_there(world: World) -> None:
     sandbox.follow(name, received.append).join(20)
     assert not received
     assert sandbox.usage() == {}
-    assert set(sandbox.describe()) == {"confinement", "engine", "image", "root", "runtime", "users"}
+    described = {"confinement", "engine", "image", "isolation", "obstacle", "root", "runtime", "users"}
+    assert set(sandbox.describe()) == described
 
 
 @on_an_engine

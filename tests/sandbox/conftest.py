@@ -123,7 +123,12 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     with ExitStack() as opened:
 
         def make(**overrides: object) -> Bench:
-            small = {"workspace_bytes": 16 * MIB, "workspace_inodes": 64, "trainer": SMALL}
+            small = {
+                "workspace_bytes": 16 * MIB,
+                "workspace_inodes": 64,
+                "trainer": SMALL,
+                "empty_caches": False,
+            }
             config = sealed(SandboxConfig.model_validate({**small, **overrides}))
             return opened.enter_context(open_bench(tmp_path, config))
 

@@ -59,7 +59,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         yield _fake(tmp_path)
         return
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
-    config = sealed(SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory))
+    config = sealed(
+        SandboxConfig(
+            workspace_bytes=16 * MIB, empty_caches=False, trainer=memory, worker=memory, judge=memory
+        )
+    )
     with open_bench(tmp_path, config) as bench:
         make_data(tmp_path / "data")
         judge = ContainerJudge(

@@ -75,7 +75,11 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     home = tmp_path_factory.mktemp("home")
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
-    config = sealed(SandboxConfig(workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory))
+    config = sealed(
+        SandboxConfig(
+            workspace_bytes=16 * MIB, empty_caches=False, trainer=memory, worker=memory, judge=memory
+        )
+    )
     with open_bench(home, config) as bench:
         make_data(home / "data")
         attempt = bench.attempt(TRAINS, budget=60.0)

@@ -1,0 +1,80 @@
+"""When the kernel's caches have to be emptied, and what is known about whether they can be.
+
+Names that a container looked for, found or not, and pages of files that it read stay in the kernel after its
+end, for every other container to find. What that is worth to an experiment, and what is left of it:
+docs/decisions/channels.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+
+import structlog
+
+from controller.core.domains import FORGOTTEN_BEFORE, Domain
+from controller.core.model import InfrastructureError, NotReady
+from controller.core.untrusted import clean_line
+
+log = structlog.stdlib.get_logger(__name__)
+
+EMPTIED, SHARED = "caches emptied", "shared caches"
+"""How far experiments on this engine are isolated from each other."""
+
+
+class Caches:
+    """Remembers whose traces may be in the caches of the engine's machine. Safe to use from any thread."""
+
+    def __init__(
+        self, enabled: bool, *, empty: Callable[[bool], None], running: Callable[[], Set[Domain]]
+    ) -> None:
+        """`empty` empties the caches, and reads in again what everybody needs if it is given true; raises
+        InfrastructureError, NotReady. `running`: the domains of what runs now.
+        """
+        self._enabled, self._empty, self._running = enabled, empty, running
+        self._lock = threading.Lock()
+        self._traces: set[Domain] = set(FORGOTTEN_BEFORE)
+        """At first nobody knows what ran before."""
+        self._emptied = False
+        """It has worked before."""
+        self._obstacle = "" if enabled else "sandbox.empty_caches is off"
+
+    @contextmanager
+    def before(self, domain: Domain) -> Iterator[None]:
+        """To be held while a container of this domain is started: nobody's traces that matter are left then.
+
+        Raises InfrastructureError or NotReady if the caches could be emptied before and cannot be now. Where
+        they never could, it goes on without.
+        """
+        if domain not in FORGOTTEN_BEFORE:
+            yield
+            return
+        with self._lock:
+            if self._enabled and self._traces & FORGOTTEN_BEFORE[domain]:
+                self._forget()
+            self._traces.add(domain)
+            yield
+
+    def isolation(self) -> tuple[str, str]:
+        """EMPTIED or SHARED, and for the latter the reason. Tries it, if nobody has yet."""
+        with self._lock:
+            if not self._emptied and not self._obstacle:
+                self._try(warm=False)
+            return (EMPTIED, "") if self._emptied else (SHARED, self._obstacle)
+
+    def _forget(self) -> None:
+        if self._try(warm=True):
+            self._traces = {*self._running()}  # what runs on may leave some more
+
+    def _try(self, *, warm: bool) -> bool:
+        try:
+            self._empty(warm)
+        except (InfrastructureError, NotReady) as error:
+            if self._emptied:
+                raise
+            self._obstacle = clean_line(str(error), 500)
+            log.warning("shared_caches", reason=self._obstacle, advice="runs go on, and their scores say so")
+            return False
+        self._emptied, self._obstacle = True, ""
+        return True

@@ -1,0 +1,135 @@
+"""A worker that leaves something and whoever comes after it, with and without emptied caches in between."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from controller.core import containers, volumes
+from controller.core.container_spec import ContainerSpec
+from controller.core.orders import Item
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, SealedConfig
+from controller.core.volumes import EXCHANGES, FIRST, SECOND, Exchange
+from controller.sandbox import DockerSandbox
+from tests.attacks import channel_programs
+from tests.sandbox.conftest import SMALL, Bench
+
+SECONDS = 120.0
+OUTPUT_BYTES = 4 * MIB
+MOUNTED_BYTES = 4 * MIB
+"""A tokenizer's file so large that it has a page for each bit."""
+ROOMY = SMALL.model_copy(update={"memory": 1024 * MIB})
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """What came of one channel: seconds to write and to read, and the share of wrong bits."""
+
+    bits: int
+    written: float
+    read: float
+    errors: float
+
+    @property
+    def told(self) -> bool:
+        """Clearly more than chance: five standard errors below one half."""
+        return self.errors < 0.5 - 5 * 0.5 / math.sqrt(self.bits)
+
+
+@dataclass(frozen=True)
+class Relay:
+    """A home in which a worker is followed by a trainer or by the second worker."""
+
+    bench: Bench
+
+    @classmethod
+    def of(cls, bench: Bench, log_bytes: int = MIB) -> Relay:
+        """In the home of `bench`, with room for the programs."""
+        changes = {"trainer": ROOMY, "worker": ROOMY, "log_bytes": log_bytes}
+        config = bench.config.model_copy(update=changes)
+        tokenizer = bench.home / "data" / "public" / "tokenizer"
+        tokenizer.mkdir(parents=True, exist_ok=True)
+        (tokenizer.parent / "manifest.json").touch()
+        tokens = tokenizer / "tokenizer.json"
+        if not tokens.exists() or tokens.stat().st_size < MOUNTED_BYTES:
+            tokens.unlink(missing_ok=True)  # perhaps a second name of another home's
+            tokens.write_bytes(bytes(MOUNTED_BYTES))
+        return cls(replace(bench, config=config))
+
+    @contextmanager
+    def sandbox(self, *, empty: bool) -> Iterator[DockerSandbox]:
+        config = self.bench.config.model_copy(update={"empty_caches": empty})
+        with closing(DockerSandbox(config, self.bench.home, self.bench.clock)) as sandbox:
+            yield sandbox
+
+    def relay(self, bits: int, *, empty: bool, second: bool = False) -> Mapping[str, Relayed]:
+        """By channel. `second`: it is the second worker that reads, and not the next trainer."""
+        nonce, seed = secrets.token_hex(8), secrets.randbits(63)
+        writer = channel_programs.program(nonce, bits, seed)
+        reader = channel_programs.program(nonce, bits, None)
+        with self.sandbox(empty=True) as first, self.sandbox(empty=empty) as then:
+            wrote = json.loads(self.work(first, writer))  # the caches are empty before it starts
+            sandbox = first if empty else then
+            read = json.loads(self.work(sandbox, reader, SECOND) if second else self.train(sandbox, reader))
+        return {
+            channel: _compared(bits, seed, channel, wrote[channel], read[channel])
+            for channel in channel_programs.CHANNELS
+        }
+
+    def work(self, sandbox: DockerSandbox, program: str, names: Exchange = FIRST) -> str:
+        """What `program` prints as the train.py of a worker; it is run as it is and not by worker.py."""
+        attempt = self.bench.attempt(program, SECONDS)
+        place = Place(self.bench.home, attempt.experiment, attempt.number)
+        spec = containers.worker(
+            self.bench.config,
+            place,
+            argument={},
+            limit_seconds=SECONDS,
+            train=attempt.train_path,
+            harness=self.bench.harness.folder,
+            data=self.bench.home / "data" / "public",
+            names=names,
+        )
+        command = ("exec", "--limit", str(spec.life_seconds), "--", "python", "/glovebox/train.py")
+        return self._run(sandbox, place, replace(spec, command=command, streamed=False))
+
+    def train(self, sandbox: DockerSandbox, program: str) -> str:
+        """What `program` prints as the train.py of a trainer."""
+        attempt = self.bench.attempt(program, SECONDS)
+        place = Place(self.bench.home, attempt.experiment, attempt.number)
+        spec = replace(self.bench.trainer().spec(attempt), streamed=False)
+        return self._run(sandbox, place, spec)
+
+    def _run(self, sandbox: DockerSandbox, place: Place, spec: ContainerSpec) -> str:
+        names = [place.name(item) for item in (Item.WORKSPACE, *(n for e in EXCHANGES for n in e[1:]))]
+        try:
+            for volume in self._volumes(place, self.bench.config):
+                sandbox.create_volume(volume)
+            began = sandbox.start(replace(spec, train=None))
+            end = sandbox.wait(spec.name, deadline=began + SECONDS, stop=threading.Event())
+            said = sandbox.output(spec.name, OUTPUT_BYTES).decode()
+            if end.exit_code != 0:
+                raise RuntimeError(f"{spec.name} ended with {end.exit_code}: {said[-500:]}")
+            return said
+        finally:
+            sandbox.remove(containers=[spec.name], volumes=names)
+
+    def _volumes(self, place: Place, config: SealedConfig) -> Iterator[volumes.VolumeSpec]:
+        yield volumes.workspace(config, place, SECONDS)
+        for names in EXCHANGES:
+            yield from volumes.exchange(config, place, names, SECONDS)
+
+
+def _compared(
+    bits: int, seed: int, channel: str, wrote: Mapping[str, Any], read: Mapping[str, Any]
+) -> Relayed:
+    sent = channel_programs.message(seed, channel, bits)
+    wrong = sum(a != b for a, b in zip(sent, read["bits"], strict=True))
+    return Relayed(bits, wrote["seconds"], read["seconds"], wrong / bits)
