@@ -33,7 +33,6 @@ from controller.core.events import (
     SessionStopped,
     SlotCalm,
     SlotDisturbed,
-    TrainingFinished,
     TrainingStarted,
     Voided,
 )
@@ -139,8 +138,6 @@ class ResearchState:
     """While it lasts."""
     noise: Noise | None = None
     """Set while a disturbed experiment waits to be repeated."""
-    disturbed_in_a_row: int = 0
-    """Runs that were void for a disturbance of which no trace was left without them."""
     spending: Spending = field(default_factory=Spending)
     notebook: Notebook = field(default_factory=Notebook)
     """What an agent is reminded of."""
@@ -257,7 +254,6 @@ def _wait(state: ResearchState, event: SlotDisturbed | SlotCalm) -> None:
     if isinstance(event, SlotCalm):
         state.noise = None
     else:
-        state.disturbed_in_a_row = 0  # it is there without a run of ours
         state.noise = replace(noise, disturbance=event.disturbance, until=event.until, looks=event.looks)
 
 
@@ -339,13 +335,9 @@ def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
     """What an attempt says about noise."""
     match event:
         case Voided(cause="disturbed", evidence=Disturbance() as evidence):
-            state.disturbed_in_a_row += 1
             state.noise = Noise(evidence, since=time)
         case TrainingStarted():
             state.noise = None  # somebody no longer wants it waited for
-        case TrainingFinished(outcome=outcome):
-            if outcome.conditions is None or not outcome.conditions.disturbances:
-                state.disturbed_in_a_row = 0
         case _:
             return
 
