@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import cast
 
 from controller.core import folding
-from controller.core.program_names import Names
+from controller.core.program_names import PURE_MODULES, Names
 from controller.core.seeds import is_seed
 
 MAX_DEPTH = 200
@@ -232,6 +232,10 @@ class _Idle(_Transformer):
                 return []
             case ast.For(target=ast.Name(), iter=items, body=body, orelse=[]) if _is_empty(body):
                 return [] if self._names.is_pure(items) else [statement]
+            case ast.For(target=target, iter=ast.Tuple(elts=[item]) | ast.List(elts=[item]), orelse=[]):
+                return [statement] if _leaves(statement) else [ast.Assign([target], item), *statement.body]
+            case ast.Import(names=[ast.alias(name=name, asname=None)]) if name in PURE_MODULES:
+                return [] if self._unread(name) else [statement]
             case ast.Assert(test=ast.Constant(value=test)) if test:
                 return []
             case ast.FunctionDef(name=name, decorator_list=[]) if self._unread(name):
@@ -265,6 +269,10 @@ class _Idle(_Transformer):
         return all(
             self._names.is_pure(part) for part in (*call.args, *(word.value for word in call.keywords))
         )
+
+
+def _leaves(loop: ast.stmt) -> bool:
+    return any(isinstance(node, ast.Break | ast.Continue) for node in ast.walk(loop))
 
 
 def _is_empty(body: Collection[ast.stmt]) -> bool:

@@ -42,7 +42,11 @@ def check(
     `frontier_py` is the text it starts from; None for the baseline, which starts from nothing.
     `tried` are the digests of the texts already run from that same frontier.
     """
-    return _check_text(train_py, max_bytes) or _check_novelty(train_py, frontier_py, tried)
+    return (
+        _check_text(train_py, max_bytes)
+        or _check_contents(train_py, frontier_py)
+        or _check_novelty(train_py, frontier_py, tried)
+    )
 
 
 def _check_text(train_py: str, max_bytes: int) -> Objection | None:
@@ -63,9 +67,13 @@ def _check_text(train_py: str, max_bytes: int) -> Objection | None:
         return Objection("syntax", _DEEP)
     if not {"build_model", "model"} & set(_module_names(tree)):
         return Objection("form", "train.py has neither a function build_model() nor a module-level `model`")
-    if (detail := excess(train_py, tree)) is not None:
-        return Objection("literals", detail)
     return None
+
+
+def _check_contents(train_py: str, frontier_py: str | None) -> Objection | None:
+    """A baseline is a person's: what it holds beyond the limits, its successors may hold, too."""
+    detail = excess(train_py, frontier_py or "")
+    return Objection("literals", detail) if detail is not None else None
 
 
 def _check_novelty(train_py: str, frontier_py: str | None, tried: Collection[str]) -> Objection | None:

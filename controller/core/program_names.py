@@ -17,7 +17,7 @@ _PURE_NODES = (
     *(ast.arguments, ast.arg, ast.comprehension, ast.ListComp, ast.SetComp, ast.DictComp),
     *(ast.GeneratorExp, ast.expr_context),
 )
-_PURE_MODULES = {"math", "zlib", "hashlib", "struct", "binascii", "base64", "string", "operator"}
+PURE_MODULES = {"math", "zlib", "hashlib", "struct", "binascii", "base64", "string", "operator"}
 """Modules of functions that return a value and do nothing else."""
 _PURE_METHODS = {
     *("hexdigest", "digest", "encode", "decode", "from_bytes", "to_bytes", "format", "bit_length", "tolist"),
@@ -47,6 +47,8 @@ class Names:
     """Other names for functions that set a seed."""
     functions: dict[str, list[ast.FunctionDef]] = field(default_factory=dict)
     """Methods too."""
+    empty: set[str] = field(default_factory=set)
+    """Functions that do nothing."""
 
     @classmethod
     def of(cls, tree: ast.Module) -> Names:
@@ -68,6 +70,11 @@ class Names:
             case ast.FunctionDef(name=name):
                 self.bound.add(name)
                 self.functions.setdefault(name, []).append(node)
+                if (
+                    all(isinstance(statement, ast.Pass) for statement in node.body)
+                    and not node.decorator_list
+                ):
+                    self.empty.add(name)
             case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
                 for alias in aliases:
                     self.imported.add(alias.asname or alias.name.split(".")[0])
@@ -115,8 +122,10 @@ class Names:
 
     def _only_returns(self, function: ast.expr) -> bool:
         if isinstance(function, ast.Name):
-            return function.id in folding.PURE and function.id not in self.bound
-        return root(function) in _PURE_MODULES or last(function) in _PURE_METHODS
+            if function.id in self.bound:
+                return function.id in self.empty and len(self.functions[function.id]) == 1
+            return function.id in folding.PURE
+        return root(function) in PURE_MODULES or last(function) in _PURE_METHODS
 
     def _draws(self, call: ast.Call) -> bool:
         name, owner = last(call.func), getattr(call.func, "value", None)

@@ -128,6 +128,9 @@ IDLE = st.one_of(
     st.integers(1, 9).map(lambda n: f"for _ in range({n}):\n    torch.rand(1)"),
     st.integers(1, 9).map(lambda n: f"torch.empty({n}).normal_()"),
     st.integers(1, 9).map(lambda n: f"nn.Linear({n}, {n})"),
+    spelled().map(lambda value: f"def begin(n={value}):\n    torch.manual_seed(n)\nbegin()"),
+    spelled().map(lambda value: f"for n in [{value}]:\n    torch.manual_seed(n)"),
+    spelled().map(lambda value: f"import hashlib\ntorch.manual_seed({value})"),
     st.sampled_from(["random.random()", "np.random.rand(3)", "pass", "'a thought'", "assert True"]),
 )
 

@@ -70,6 +70,7 @@ def test_objections(train_py: str, expected: str | None) -> None:
         "model, loss = f()\n",
         "if True:\n    def build_model(): ...\n",
         "build_model = make\n",
+        "import functools\nbuild_model = functools.partial(Model, 4)\n",
         "\ufeffmodel = 1\n",
     ],
 )
