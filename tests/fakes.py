@@ -43,7 +43,7 @@ SALT = {salt}
 
 
 def build_model():
-    return None
+    return WIDTH, SALT
 '''
 
 
