@@ -8,10 +8,10 @@ import threading
 import structlog
 
 from controller.chronicle import Chronicle
-from controller.core.disturbance import NoiseConfig, excusable, excuses, spoiling
+from controller.core.disturbance import NoiseConfig, confirms, excusable, excuses, spoiling
 from controller.core.events import SlotCalm, SlotDisturbed
 from controller.core.experiment import Experiment
-from controller.core.model import Disturbance, Interrupted, Refusal, Score
+from controller.core.model import Disturbance, DisturbanceKind, Interrupted, Refusal, Score
 from controller.ports import Clock, Slot
 
 log = structlog.stdlib.get_logger(__name__)
@@ -37,33 +37,39 @@ class Calm:
         self._retry_at = self._pause = 0.0
 
     def spoiled(self, experiment: Experiment) -> Disturbance | None:
-        """Why the run that has just ended is void; None if it counts.
+        """Why the run that has just ended is void; None if it counts. Raises Interrupted.
 
-        What disturbs run after run, though it is never there without one, comes from the runs themselves or
-        will not go away: from then on they count as they are, until one was left alone.
+        What was there beside the run alone may be the run's own work, done when it liked its loss no more.
         """
         found = spoiling(experiment.outcome) if experiment.outcome is not None else None
         if found is None:
             return None
-        if self._chronicle.state.disturbed_in_a_row >= self._config.repeats:
+        if not self._is_apart(found, experiment):
             log.warning("disturbed_run_counts", experiment=experiment.number, reason=found.detail)
             return None
         log.warning("run_disturbed", experiment=experiment.number, reason=found.detail)
         return found
 
+    def _is_apart(self, found: Disturbance, experiment: Experiment) -> bool:
+        """True if a disturbance is there without the run, too. Raises Interrupted."""
+        if found.kind is DisturbanceKind.GPU_LOST and experiment.attempt > self._config.repeats:
+            return False  # the one disturbance that a run may leave behind
+        if found.before:
+            return True
+        seen = lasting(self._slot, self._config, self._stop) if self._slot is not None else None
+        return seen is not None and confirms(seen, found)
+
     def excuse(self, experiment: Experiment, judgement: Score | Refusal) -> Disturbance | None:
         """Why a scoring that failed is void; None if it counts. Raises Interrupted.
 
-        Load cannot change a score, but can keep the worker from answering in time. Nothing of the run is
-        left when the slot is looked at; all the same, it gets no more attempts for it than for other noise.
+        Load cannot change a score, but can keep the worker from answering in time. A run that is not content
+        with its loss may wait for load and then be slow; so it gets few attempts for it.
         """
         if not isinstance(judgement, Refusal) or not excusable(judgement.cause):
             return None
         if self._slot is None or experiment.attempt > self._config.repeats:
             return None
-        found = self._slot.look(self._stop)
-        if self._stop.is_set():
-            raise Interrupted("stopped by a person")
+        found = lasting(self._slot, self._config, self._stop)
         return found if found is not None and excuses(found, judgement.cause) else None
 
     def awaited(self, experiment: Experiment) -> bool:
@@ -102,3 +108,18 @@ class Calm:
         )
         self._retry_at = self._clock.monotonic() + self._pause
         self._pause = min(2 * self._pause, self._config.max_retry_seconds)
+
+
+def lasting(slot: Slot, config: NoiseConfig, stop: threading.Event) -> Disturbance | None:
+    """What disturbs the slot after a run has ended, and still does a while later. Raises Interrupted.
+
+    The first look may see the end of what the run itself has set going: memory that is being freed, the core
+    dump of a process that is being packed, a GPU that is cooling down.
+    """
+    found = slot.look(stop)
+    if found is not None:
+        stop.wait(config.retry_seconds)
+        found = slot.look(stop)
+    if stop.is_set():
+        raise Interrupted("stopped by a person")
+    return found

@@ -61,11 +61,16 @@ def _gpu(gpu: GpuConditions) -> str:
         _pair(gpu.sm_clock_mean, gpu.sm_clock_min, "MHz", "at least"),
         _pair(gpu.power_mean, gpu.power_max, "W", "at most"),
         *(f"{reason} {share:.0%}" for reason, share in gpu.throttled.items()),
-        f"{gpu.foreign_bytes / _GIB:.1f} GiB used by others" if gpu.foreign_bytes is not None else "",
+        _memory(gpu),
         f"lost: {_words(gpu.lost)}" if gpu.lost else "",
         f"{gpu.samples} samples",
     ]
     return ", ".join(word for word in told if word)
+
+
+def _memory(gpu: GpuConditions) -> str:
+    used = [bytes_ for bytes_ in (gpu.foreign_bytes, gpu.left_bytes) if bytes_ is not None]
+    return f"{max(used) / _GIB:.1f} GiB used by others" if used else ""
 
 
 def _pair(mean: float | None, edge: float | None, unit: str, which: str) -> str:

@@ -45,7 +45,7 @@ SALT = {salt}
 
 
 def build_model():
-    return None
+    return WIDTH, SALT
 '''
 
 
@@ -116,7 +116,8 @@ class FakeTrainer:
 
     `crash NAME` ends it with that exception, `stopped` behaves as if a person had pressed Ctrl-C while it
     ran, `broken` as if the engine had failed under the first attempt. `claims NUMBER` prints that as its own
-    val_bpb. `disturbed NUMBER` has somebody else load the machine during so many first attempts.
+    val_bpb. `disturbed NUMBER` has somebody else load the machine during so many first attempts, `occupied`
+    has the GPU in use before them, `lost` loses it.
     """
 
     finished: dict[tuple[str, int], RunOutcome] = field(default_factory=dict)
@@ -185,20 +186,24 @@ class FakeTrainer:
 
 
 LOAD = Disturbance(kind=DisturbanceKind.CPU_LOAD, measured=0.5, limit=0.25, detail="Others were busy.")
+SHARED = Disturbance(kind=DisturbanceKind.GPU_SHARED, before=True, detail="Others used the GPU.")
+LOST = Disturbance(kind=DisturbanceKind.GPU_LOST, detail="The GPU was lost.")
+_NOISES = {"disturbed": LOAD, "occupied": SHARED, "lost": LOST}
 
 
 def _conditions(attempt: int, note: str) -> Conditions | None:
-    if not note.startswith("disturbed "):
+    word, _, attempts = note.partition(" ")
+    if word not in _NOISES:
         return None
     cpu = CpuConditions(seconds=20.0, ours=0.5, others=0.5, contended=0.5)
-    return Conditions(cpu=cpu, disturbances=(LOAD,) if attempt <= int(note.split()[1]) else ())
+    return Conditions(cpu=cpu, disturbances=(_NOISES[word],) if attempt <= int(attempts) else ())
 
 
 @dataclass
 class FakeSlot:
     """Looks away while an attempt trains; later sees what it was told to see, then calm."""
 
-    sees: list[Disturbance] = field(default_factory=list)
+    sees: Sequence[Disturbance | None] = field(default_factory=list)
     looks: int = 0
 
     def watch(self, attempt: Attempt, stop: threading.Event) -> FakeWatch:
@@ -206,7 +211,7 @@ class FakeSlot:
 
     def look(self, stop: threading.Event) -> Disturbance | None:
         self.looks += 1
-        return self.sees.pop(0) if self.sees else None
+        return self.sees[self.looks - 1] if self.looks <= len(self.sees) else None
 
 
 class FakeWatch:

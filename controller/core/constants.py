@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from controller.core.model import AgentError
+from controller.core.seeds import is_seed
 
 Literal = bool | int | float | str
 
@@ -102,7 +103,7 @@ def tunable(constants: Iterable[Constant], scale: str) -> list[Constant]:
     return [
         constant
         for constant in constants
-        if constant.domain is not None and not constant.name.endswith(other) and not _is_seed(constant.name)
+        if constant.domain is not None and not constant.name.endswith(other) and not is_seed(constant.name)
     ]
 
 
@@ -147,10 +148,6 @@ def render(value: Literal) -> str:
 def tidy(number: float, domain: Range) -> float:
     """Three significant digits, still inside the range."""
     return min(max(float(f"{number:.{_DIGITS}g}"), domain.low), domain.high)
-
-
-def _is_seed(name: str) -> bool:
-    return "SEED" in name.upper().split("_")
 
 
 def _comments(source: str) -> dict[int, str]:

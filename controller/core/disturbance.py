@@ -2,7 +2,7 @@
 
 A run has a fixed time, so whoever takes CPU or GPU away from it makes its score worse, and a comparison with
 runs that had the machine to themselves unfair. docs/decisions/noise.md says what counts as disturbed, and why
-no run can have itself repeated for ever.
+no run can choose whether it is repeated.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class NoiseConfig(BaseModel):
     gpu_foreign_share: _Share = 0.25
     """How busy others may keep the GPU before a training."""
     repeats: Annotated[int, Field(ge=0)] = 3
-    """So often in a row a run is repeated though the slot is calm without it; after that it counts, marked.
-    0: never."""
+    """So often one experiment is repeated because its GPU was lost, or because its scoring failed on a slot
+    that is not calm; after that it counts. 0: never."""
     retry_seconds: _Seconds = 10.0
     """Until a slot that is not calm is looked at again; doubles each time."""
     max_retry_seconds: _Seconds = 600.0
@@ -133,8 +133,6 @@ def gpu_conditions(record: GpuRecord, began: float, ended: float, settled: float
     during = [sample for at, sample in record.samples if began < at <= ended]
     before = [sample for at, sample in record.samples if at <= began]
     after = [sample for at, sample in record.samples if at >= settled]
-    reasons = Counter(reason for sample in during for reason in sample.throttled)
-    foreign = [sample.used_bytes for sample in before[-1:] + after[:1] if sample.used_bytes is not None]
     # The first look after a while may wake the driver up, and shows a GPU that is busy with that.
     busy = [sample.utilization for sample in before if sample.utilization is not None]
 
@@ -151,11 +149,18 @@ def gpu_conditions(record: GpuRecord, began: float, ended: float, settled: float
         sm_clock_min=over(lambda sample: sample.sm_clock, min),
         power_mean=over(lambda sample: sample.power, _mean),
         power_max=over(lambda sample: sample.power, max),
-        throttled={reason: round(count / len(during), 4) for reason, count in sorted(reasons.items())},
-        foreign_bytes=max(foreign, default=None),
+        throttled=_reasons(during),
+        foreign_bytes=before[-1].used_bytes if before else None,
+        left_bytes=after[0].used_bytes if after else None,
         foreign_share=min(busy, default=None),
         lost=record.lost,
     )
+
+
+def _reasons(samples: Sequence[GpuSample]) -> dict[str, float]:
+    """Share of the samples by what lowered the clocks."""
+    reasons = Counter(reason for sample in samples for reason in sample.throttled)
+    return {reason: round(count / len(samples), 4) for reason, count in sorted(reasons.items())}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -183,9 +188,16 @@ def _of_gpu(gpu: GpuConditions | None, config: NoiseConfig) -> Iterator[Disturba
         return
     if gpu.lost:
         yield Disturbance(kind=DisturbanceKind.GPU_LOST, detail=f"The GPU was lost: {gpu.lost}")
-    yield from _shared(gpu.foreign_bytes, gpu.foreign_share, config)
-    reason, share = max(gpu.throttled.items(), key=lambda item: item[1], default=("", 0.0))
-    if gpu.samples >= _LEAST_SAMPLES and share > config.gpu_throttled_share:
+    for found in _shared(gpu.foreign_bytes, gpu.foreign_share, config):
+        yield found.model_copy(update={"before": True})
+    yield from _shared(gpu.left_bytes, None, config)
+    if gpu.samples >= _LEAST_SAMPLES:
+        yield from _throttled(gpu.throttled, config)
+
+
+def _throttled(reasons: Mapping[str, float], config: NoiseConfig) -> Iterator[Disturbance]:
+    reason, share = max(reasons.items(), key=lambda item: item[1], default=("", 0.0))
+    if share > config.gpu_throttled_share:
         yield Disturbance(
             kind=DisturbanceKind.GPU_THROTTLED,
             measured=share,
@@ -220,7 +232,11 @@ def restless(cpu: CpuConditions | None, gpu: GpuRecord | None, config: NoiseConf
     if gpu is not None and gpu.samples:
         last = gpu.samples[-1][1].used_bytes
         busy = [sample.utilization for _, sample in gpu.samples if sample.utilization is not None]
-        for found in _shared(last, min(busy, default=None), config):
+        samples = [sample for _, sample in gpu.samples]
+        for found in (
+            *_shared(last, min(busy, default=None), config),
+            *_throttled(_reasons(samples), config),
+        ):
             return found
     if cpu is not None and cpu.others > config.cpu_share:
         return _load(cpu.others, config, "without a training")
@@ -246,6 +262,11 @@ def spoiling(outcome: RunOutcome) -> Disturbance | None:
 def excuses(found: Disturbance, cause: Cause) -> bool:
     """True if an end for this cause may be the disturbance's doing."""
     return cause in _SLOW_CAUSES if found.kind in _SLOW_KINDS else excusable(cause)
+
+
+def confirms(seen: Disturbance, found: Disturbance) -> bool:
+    """True if what is `seen` without the run shows that what was `found` beside it was not its own work."""
+    return seen.kind in (found.kind, DisturbanceKind.GPU_LOST)
 
 
 def excusable(cause: Cause) -> bool:

@@ -239,6 +239,8 @@ class Disturbance(Value):
     """In the unit of `limit`; None where there is nothing to count."""
     limit: float | None = None
     """The setting that was exceeded: a share, or bytes."""
+    before: bool = False
+    """Seen before the run began, so that the run cannot have made it."""
     detail: str
     """One sentence for people."""
 
@@ -274,7 +276,9 @@ class GpuConditions(Value):
     throttled: dict[str, float] = Field(default_factory=dict)
     """Share of samples by what lowered the clocks: see core/nvidia_smi.py."""
     foreign_bytes: int | None = None
-    """GPU memory in use before the training or after it, whichever is more."""
+    """GPU memory in use before the training."""
+    left_bytes: int | None = None
+    """GPU memory in use after it."""
     foreign_share: float | None = None
     """How busy the GPU was before the training, 0 to 1."""
     lost: str = ""

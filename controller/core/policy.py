@@ -1,8 +1,8 @@
 """What a proposed train.py must satisfy before it costs training time.
 
 Nothing here makes an experiment safe or a score honest; containers and the judge do that. A proposal is
-refused because running it could teach nothing (empty, unchanged, tried before, another seed) or because it
-cannot be scored (not Python, no model to be found).
+refused because running it could teach nothing (empty, unchanged, tried before, another seed), because it
+cannot be scored (not Python, no model to be found), or because it could carry weights or text.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from controller.core.literals import excess
+from controller.core.normal_form import MAX_DEPTH, depth, normalised
 from controller.core.untrusted import clean_line
 
-#: Upstream's train.py has 26 KB. Room for ten times that, and none for a corpus or for weights.
+#: Upstream's train.py has 26 KB. Room for ten times that; core/literals.py sees to what it may hold.
 MAX_BYTES = 256 * 1024
-
-_SEED_CALLS = frozenset(
-    {"manual_seed", "manual_seed_all", "seed", "set_seed", "seed_everything", "default_rng"}
-)
+_DEEP = "train.py is nested too deeply to be read"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Objection:
     """Why a proposal is refused. The agent gets to see both."""
 
     cause: str
-    """`empty`, `too-large`, `syntax`, `form`, `identical`, `no-op` or `duplicate`."""
+    """`empty`, `too-large`, `syntax`, `form`, `literals`, `identical`, `no-op` or `duplicate`."""
     detail: str
 
 
@@ -43,7 +42,11 @@ def check(
     `frontier_py` is the text it starts from; None for the baseline, which starts from nothing.
     `tried` are the digests of the texts already run from that same frontier.
     """
-    return _check_text(train_py, max_bytes) or _check_novelty(train_py, frontier_py, tried)
+    return (
+        _check_text(train_py, max_bytes)
+        or _check_contents(train_py, frontier_py)
+        or _check_novelty(train_py, frontier_py, tried)
+    )
 
 
 def _check_text(train_py: str, max_bytes: int) -> Objection | None:
@@ -59,10 +62,18 @@ def _check_text(train_py: str, max_bytes: int) -> Objection | None:
     except (UnicodeEncodeError, ValueError) as error:
         return Objection("syntax", clean_line(str(error)))
     except (RecursionError, MemoryError):
-        return Objection("syntax", "train.py is nested too deeply to be read")
+        return Objection("syntax", _DEEP)
+    if depth(tree) > MAX_DEPTH:
+        return Objection("syntax", _DEEP)
     if not {"build_model", "model"} & set(_module_names(tree)):
         return Objection("form", "train.py has neither a function build_model() nor a module-level `model`")
     return None
+
+
+def _check_contents(train_py: str, frontier_py: str | None) -> Objection | None:
+    """A baseline is a person's: what it holds beyond the limits, its successors may hold, too."""
+    detail = excess(train_py, frontier_py or "")
+    return Objection("literals", detail) if detail is not None else None
 
 
 def _check_novelty(train_py: str, frontier_py: str | None, tried: Collection[str]) -> Objection | None:
@@ -70,7 +81,11 @@ def _check_novelty(train_py: str, frontier_py: str | None, tried: Collection[str
         return Objection("identical", "train.py is the frontier's, unchanged")
     program = digest(train_py)
     if frontier_py is not None and program == digest(frontier_py):
-        return Objection("no-op", "only comments, docstrings, white space or a seed changed")
+        return Objection(
+            "no-op",
+            "nothing that matters changed: only comments, the spelling of constants, statements without "
+            "effect, or a seed",
+        )
     if program in tried:
         return Objection("duplicate", "the same program was run from this frontier before")
     return None
@@ -105,52 +120,12 @@ def _module_names(tree: ast.Module) -> Iterator[str]:
 
 @lru_cache(maxsize=16)
 def digest(text: str) -> str:
-    """sha256 of what a text does, as far as can be told from its syntax: no comments, docstrings or seeds.
+    """sha256 of what a text does, luck aside, as far as its syntax tells: see core/normal_form.py.
 
     A text that cannot be parsed stands for itself.
     """
     try:
-        tree = _Normalise().visit(_parse(text))
-        content = ast.dump(tree, annotate_fields=False)
+        content = normalised(_parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         content = text
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class _Normalise(ast.NodeTransformer):
-    """Drop docstrings and set every literal seed to 0."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant):
-            return None  # a docstring, or a bare constant: neither does anything
-        return self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
-        if any(isinstance(target, ast.Name) and _is_seed(target.id) for target in node.targets):
-            node.value = _without_seed(node.value)
-        return self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if isinstance(node.target, ast.Name) and _is_seed(node.target.id) and node.value is not None:
-            node.value = _without_seed(node.value)
-        return self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        function = node.func
-        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-        if name in _SEED_CALLS:
-            node.args = [_without_seed(argument) for argument in node.args]
-        return self.generic_visit(node)
-
-    def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        if node.arg is not None and _is_seed(node.arg):
-            node.value = _without_seed(node.value)
-        return self.generic_visit(node)
-
-
-def _is_seed(name: str) -> bool:
-    return "seed" in name.lower()
-
-
-def _without_seed(value: ast.expr) -> ast.expr:
-    return ast.Constant(value=0) if isinstance(value, ast.Constant) else value

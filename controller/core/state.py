@@ -35,7 +35,6 @@ from controller.core.events import (
     SessionStopped,
     SlotCalm,
     SlotDisturbed,
-    TrainingFinished,
     TrainingStarted,
     Voided,
 )
@@ -144,8 +143,6 @@ class ResearchState:
     """While it lasts."""
     noise: Noise | None = None
     """Set while a disturbed experiment waits to be repeated."""
-    disturbed_in_a_row: int = 0
-    """Runs that were void for a disturbance of which no trace was left without them."""
     draw: Draw = field(default_factory=lambda: Draw(scoring=0, confirmation=0))
     """Of the next scoring. Rows count as given to a worker unless it is known that they were not."""
     fresh_left: int | None = None
@@ -268,7 +265,6 @@ def _wait(state: ResearchState, event: SlotDisturbed | SlotCalm) -> None:
     if isinstance(event, SlotCalm):
         state.noise = None
     else:
-        state.disturbed_in_a_row = 0  # it is there without a run of ours
         state.noise = replace(noise, disturbance=event.disturbance, until=event.until, looks=event.looks)
 
 
@@ -350,7 +346,6 @@ def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
     """What an attempt says about noise, and that rows were given away."""
     match event:
         case Voided(cause="disturbed", evidence=Disturbance() as evidence):
-            state.disturbed_in_a_row += 1
             state.noise = Noise(evidence, since=time)
         case TrainingStarted():
             state.noise = None  # somebody no longer wants it waited for
@@ -359,9 +354,6 @@ def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
             state.draw = Draw(scoring=before.scoring + 1, confirmation=before.confirmation + 1)
         case ScoringFinished(score=Score(confirmed=False)):
             state.draw = state.draw.model_copy(update={"confirmation": state.draw.confirmation - 1})
-        case TrainingFinished(outcome=outcome):
-            if outcome.conditions is None or not outcome.conditions.disturbances:
-                state.disturbed_in_a_row = 0
         case _:
             return
 

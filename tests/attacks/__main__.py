@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
@@ -50,16 +51,19 @@ def main() -> int:
             return error.exit_status
         pool = stack.enter_context(ThreadPoolExecutor(PARALLEL))
         attacks = [case for case in ATTACKS if chosen(case.row, case.name)]
-        assaults = [case for case in ASSAULTS if chosen(case.row, case.name)]
+        beside = [case for case in ASSAULTS if chosen(case.row, case.name) and not case.alone]
+        alone = [case for case in ASSAULTS if chosen(case.row, case.name) and case.alone]
         honest = [model for model in HONEST if chosen("honest", model.name)]
         endings = pool.map(lambda case: _with(arenas, lambda arena: arena.attack(case)), attacks)
-        others_end = pool.map(lambda case: _with(machine, lambda ground: _attack(case, ground)), assaults)
+        others_end = pool.map(lambda case: _with(machine, lambda ground: _attack(case, ground)), beside)
         comparisons = pool.map(lambda model: _with(arenas, lambda arena: arena.honest(model)), honest)
         print(f"\n{'row':4} {'attack':56} {'expected':18} {'got':18} seconds")
         ended = [_show_attack(case, ending) for case, ending in zip(attacks, endings, strict=True)]
-        ended += [_show_assault(case, ending) for case, ending in zip(assaults, others_end, strict=True)]
+        ended += [_show_assault(case, ending) for case, ending in zip(beside, others_end, strict=True)]
         print(f"\n{'honest model':56} {'judge':>9} {'plain':>9} {'difference':>11} seconds")
         models = [_show_honest(model, found) for model, found in zip(honest, comparisons, strict=True)]
+        print()
+        ended += [_show_assault(case, _with(machine, partial(_attack, case))) for case in alone]
     bypasses = sum(ending.bypass for ending in ended)
     others = sum(not ending.bypass and not ending.expected for ending in ended)
     refused = sum(not model.agrees for model in models)

@@ -29,6 +29,7 @@ from controller.core.model import RunOutcome
 from controller.core.place import Place
 from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.harness_files import HarnessFiles
+from controller.ports import Slot
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from controller.trainer import TrainerConfig
@@ -77,6 +78,8 @@ class Assault:
     why: str
     """What makes it fail."""
     attack: Callable[[Ground], Ending]
+    alone: bool = False
+    """Whether it needs the machine to itself."""
 
 
 class Gained(Exception):
@@ -114,9 +117,11 @@ class Ground:
     """What several attacks are read out of is worked out once, whichever ground comes first."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, program: str, budget: float = 2.0, *, then_honest: bool = False) -> Run:
+    def run(
+        self, program: str, budget: float = 2.0, *, then_honest: bool = False, slot: Slot | None = None
+    ) -> Run:
         """Run `program` as T for `budget` seconds at most. Raises Gained if anything outlives it."""
-        attempt, trainer = self.bench.attempt(program, budget), self.bench.trainer(LOG)
+        attempt, trainer = self.bench.attempt(program, budget), self.bench.trainer(LOG, slot)
         name, free = trainer.spec(attempt).name, self._free()
         try:
             outcome = trainer.train(attempt, self.bench.stop, lambda elapsed: None)

@@ -94,11 +94,11 @@ class Moody(Slow):
 
 
 class Restless(FakeSlot):
-    """Disturbed and calm by turns."""
+    """Disturbed for two looks after a run and one before its repeat, then calm."""
 
     def look(self, stop: threading.Event) -> Disturbance | None:
         self.looks += 1
-        return LOAD if self.looks % 2 else None
+        return LOAD if self.looks % 4 else None
 
 
 class Hesitant(Calm):

@@ -9,6 +9,7 @@ from controller.core.disturbance import (
     CpuReading,
     GpuRecord,
     NoiseConfig,
+    confirms,
     cpu_conditions,
     gpu_conditions,
     host_cpu,
@@ -56,6 +57,7 @@ def gpu(**told: object) -> GpuConditions:
         (None, gpu(throttled={"sw_thermal_slowdown": 1.0}, samples=2), []),
         (None, gpu(foreign_bytes=2 * GIB), []),  # a desktop
         (None, gpu(foreign_bytes=2 * GIB + 1), [SHARED]),
+        (None, gpu(left_bytes=2 * GIB + 1), [SHARED]),
         (None, gpu(foreign_share=0.2), []),
         (None, gpu(foreign_share=0.9), [SHARED]),
         (cpu(0.5), gpu(lost="GPU is lost.", samples=0), [CPU, LOST]),
@@ -170,6 +172,9 @@ def sample(used_gib: float, **told: object) -> GpuSample:
     return GpuSample(index=0, used_bytes=int(used_gib * GIB), **told)  # type: ignore[arg-type]
 
 
+HOT = sample(0.1, throttled=frozenset({"hw_thermal_slowdown"}))
+
+
 def test_a_gpu_before_during_and_after_a_training() -> None:
     samples = [
         (1.0, sample(0.25, utilization=0.99)),  # the driver wakes up
@@ -190,7 +195,8 @@ def test_a_gpu_before_during_and_after_a_training() -> None:
         power_mean=690.0,
         power_max=690.0,
         throttled={"hw_slowdown": 0.5},
-        foreign_bytes=3 * GIB,
+        foreign_bytes=GIB // 2,
+        left_bytes=3 * GIB,
         foreign_share=0.01,
     )
 
@@ -211,6 +217,8 @@ def test_a_gpu_that_said_nothing() -> None:
         (None, GpuRecord("", [(1.0, sample(9.0)), (2.0, sample(0.5))]), None),
         (None, GpuRecord("", [(1.0, sample(0.5)), (2.0, sample(9.0))]), SHARED),
         (cpu(0.0, others=0.5), GpuRecord("", [], "GPU is lost."), LOST),
+        (None, GpuRecord("", [(1.0, HOT), (2.0, HOT)]), THROTTLED),
+        (None, GpuRecord("", [(n, HOT if n < 1 else sample(0.1)) for n in range(5)]), None),
     ],
 )
 def test_a_slot_without_a_training(
@@ -218,3 +226,28 @@ def test_a_slot_without_a_training(
 ) -> None:
     found = restless(cpus, record, CONFIG)
     assert (found.kind if found else None) == kind
+
+
+@pytest.mark.parametrize(
+    ("found", "before"),
+    [
+        (gpu(foreign_bytes=9 * GIB), True),
+        (gpu(foreign_share=0.9), True),
+        (gpu(left_bytes=9 * GIB), False),  # may be the run's own, not free yet
+        (gpu(throttled={"hw_thermal_slowdown": 0.9}), False),  # a run can make a GPU hot
+        (gpu(lost="GPU is lost."), False),
+    ],
+)
+def test_only_what_was_seen_before_a_run_cannot_be_its_own_work(found: GpuConditions, before: bool) -> None:
+    [disturbance] = judged(None, found, CONFIG).disturbances
+    assert disturbance.before is before
+
+
+@pytest.mark.parametrize(
+    ("seen", "found", "shows"),
+    [(CPU, CPU, True), (LOST, CPU, True), (SHARED, CPU, False), (THROTTLED, LOST, False)],
+)
+def test_what_is_seen_without_the_run_shows_that_it_was_not_the_runs_own(
+    seen: DisturbanceKind, found: DisturbanceKind, shows: bool
+) -> None:
+    assert confirms(Disturbance(kind=seen, detail=""), Disturbance(kind=found, detail="")) is shows

@@ -54,7 +54,7 @@ def cause(train_py: str, frontier_py: str | None = FRONTIER, *earlier: str) -> s
         (FRONTIER.replace("42", "43"), "no-op"),
         (FRONTIER.replace("DEPTH = 4", "DEPTH = 5"), None),
         (FRONTIER.replace("DEPTH = 4", "DEPTH = 4.0"), None),
-        (FRONTIER + "'a\\d'\nx = '\\d'\n", None),
+        (FRONTIER + "'a\\d'\nx = '\\d'\nprint(x)\n", None),
     ],
 )
 def test_objections(train_py: str, expected: str | None) -> None:
@@ -70,6 +70,7 @@ def test_objections(train_py: str, expected: str | None) -> None:
         "model, loss = f()\n",
         "if True:\n    def build_model(): ...\n",
         "build_model = make\n",
+        "import functools\nbuild_model = functools.partial(Model, 4)\n",
         "\ufeffmodel = 1\n",
     ],
 )

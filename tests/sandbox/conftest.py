@@ -20,7 +20,7 @@ from controller.core.place import Place
 from controller.core.sandbox_config import MIB, Limits, SandboxConfig, SealedConfig
 from controller.core.templates import Files
 from controller.harness_files import HarnessFiles
-from controller.ports import Attempt
+from controller.ports import Attempt, Slot
 from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from controller.trainer import ContainerTrainer, TrainerConfig
@@ -52,7 +52,7 @@ class Bench:
     def files(self) -> Files:
         return Files(self.harness.folder, self.home / "data")
 
-    def trainer(self, log: TrainerConfig | None = None) -> ContainerTrainer:
+    def trainer(self, log: TrainerConfig | None = None, slot: Slot | None = None) -> ContainerTrainer:
         return ContainerTrainer(
             self.sandbox,
             self.clock,
@@ -60,6 +60,7 @@ class Bench:
             containers=self.config,
             home=self.home,
             files=self.files,
+            slot=slot,
         )
 
     def attempt(self, program: str, budget: float, experiment: str = "0") -> Attempt:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.calm import lasting
 from controller.core.disturbance import NoiseConfig, cpu_conditions
 from controller.core.domains import Domain
 from controller.core.model import Conditions, DisturbanceKind, RunOutcome
@@ -129,9 +130,9 @@ def test_usage_is_that_of_the_running_containers_of_this_home(bench: Bench) -> N
 
 @pytest.mark.engine
 def test_others_on_the_cpus_are_noticed_beside_a_run_and_without_one(bench: Bench) -> None:
-    strict = NoiseConfig(cpu_share=0.1)
+    strict = NoiseConfig(cpu_share=0.1, retry_seconds=1.0)
     with burners():
-        found = slot_of(bench, strict).look(bench.stop)
+        found = lasting(slot_of(bench, strict), strict, bench.stop)
         outcome = run(bench, SPINS, 7.0, strict)
     assert found is not None and found.kind is DisturbanceKind.CPU_LOAD
     [disturbance] = seen(outcome).disturbances

@@ -1,0 +1,40 @@
+"""Which names stand for a seed, and which calls set one. Pure.
+
+One definition for both: what the tuner may search (constants.py) is never what a proposal is refused for as a
+change of nothing but luck (policy.py).
+"""
+
+from __future__ import annotations
+
+import re
+
+_SEED = re.compile(r"(?:(?:^|_)[sS]eed|[a-z\d]Seed)[\d_]*$")
+_SCALE = re.compile(r"_(?:CPU|GPU)$")
+
+SEED_CALLS = frozenset(
+    {
+        *("manual_seed", "manual_seed_all", "seed", "seed_all", "set_seed", "seed_everything"),
+        *("set_rng_state", "set_rng_state_all", "setstate"),
+        *("default_rng", "Random", "RandomState", "SeedSequence", "PCG64", "MT19937", "Philox", "SFC64"),
+        *("PRNGKey",),
+    }
+)
+"""Last part of the names of functions whose arguments are a seed."""
+
+DRAWS = frozenset(
+    {
+        *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal"),
+        *("random", "uniform", "gauss", "getrandbits", "randrange", "randbytes", "choice", "choices"),
+        *("sample", "bernoulli", "multinomial", "standard_normal", "integers", "permutation"),
+    }
+)
+"""Last part of the names of functions that only advance a random stream, if nobody uses what they return."""
+
+
+def is_seed(name: str) -> bool:
+    """True if the last word of a name is `seed`, digits after it aside: SEED, data_seed, rngSeed, seed0.
+
+    RESEED_EVERY, SEED_TOKENS and `seeded` are none.
+    """
+    name = _SCALE.sub("", name)
+    return _SEED.search(name if not name.isupper() else name.lower()) is not None
