@@ -256,10 +256,14 @@ def require(
     return compared
 
 
+AMONG_OTHERS = (
+    "rows are answered differently among other rows (scale by token, not by tensor; route without a capacity"
+    " in eval mode)"
+)
 #: In this order: a model that remembers disagrees everywhere, one that sees other rows in twins too.
 VERDICTS = (
     (Role.ENCORE, "stateful", "the first batch is answered differently at the end"),
-    (Role.REPEAT, "non-causal", "rows are answered differently among other rows"),
+    (Role.REPEAT, "batch-dependent", AMONG_OTHERS),
     (Role.TWIN, "non-causal", "rows are answered differently before another future"),
 )
 
@@ -267,22 +271,36 @@ VERDICTS = (
 def compare_probes(plan: Plan, nats: Nats) -> dict[Role, probes.Comparison]:
     """Compare all probes with their origins, nats [rows, T]. Raises Refused if one kind disagrees."""
     compared: dict[Role, probes.Comparison] = {}
+    tolerance = {Role.ENCORE: probes.ENCORE, Role.REPEAT: probes.REPEATS}
     for role, cause, meaning in VERDICTS:
         rows = np.flatnonzero(plan.roles == role)
         found = probes.differences(nats[rows], nats[plan.origins[rows]], plan.agree[rows])
-        fixed = {Role.ENCORE: probes.ENCORE, Role.REPEAT: probes.REPEATS}
-        compared[role] = require(found, fixed.get(role) or compared[Role.REPEAT].tolerance(), cause, meaning)
+        allowed = tolerance.get(role) or probes.twin_tolerance(tuple(compared.values()), sigmas=0)
+        compared[role] = require(found, allowed, cause, meaning)
     return compared
 
 
-def promise(config: Config, twins: int, reach: int, length: int) -> dict[str, Any]:
-    """What so many twins find but for the miss probability: the smallest fraction, by reach in tokens."""
+def promise(
+    config: Config,
+    twins: probes.Comparison,
+    same: tuple[probes.Comparison, ...],
+    reach: int,
+    length: int,
+) -> dict[str, Any]:
+    """What these twins find but for the miss probability.
+
+    The smallest fraction of positions at which a leak shows as more than rounding, by reach in tokens; and
+    the largest mean help, in nats a token, that these differences leave likely: null if there are too few twins.
+    """
     reaches = sorted({1, min(config.leak_reach, reach), reach})
-    leaks = {str(k): probes.smallest_leak(twins, config.miss_probability, k, length) for k in reaches}
+    leaks = {k: probes.smallest_leak(twins.rows, config.miss_probability, k, length) for k in reaches}
+    allowed = probes.twin_tolerance(same, probes.sigmas_of(config.miss_probability))
+    unseen = -math.log(config.miss_probability) * allowed.token / max(1, twins.rows)
     return {
-        "twins": twins,
+        "twins": twins.rows,
         "miss_probability": config.miss_probability,
-        "leak_fraction_by_reach": {reach: round(leak, 6) for reach, leak in leaks.items()},
+        "leak_fraction_by_reach": {str(k): round(leak, 6) for k, leak in leaks.items()},
+        "help_nats": probes.two_digits(max(twins.help(allowed), unseen)) if twins.ranges else None,
     }
 
 
@@ -306,8 +324,8 @@ class Scored:
     """[R, T + 1] tokens that it was asked about: the scored rows, then its fresh ones."""
     nats: Nats
     """[R, T] of their true targets."""
-    tolerance: probes.Tolerance
-    """What its repeats allow twins."""
+    same: tuple[probes.Comparison, ...]
+    """How well its repeats and, second, its encore agreed."""
     batch_rows: int
     vocab: int
 
@@ -349,6 +367,7 @@ def score(config: Config, text: Text) -> Scored:
     )
     nats = np.concatenate(collect(config, (config.requests, config.replies), plan.batches(batch_rows), vocab))
     compared = compare_probes(plan, nats)
+    same = (compared[Role.REPEAT], compared[Role.ENCORE])
     nats = nats[plan.places]
     count = len(drawn.scored)
     scored = account(rows[:count, 1:], nats[:count], text.token_bytes)
@@ -361,11 +380,10 @@ def score(config: Config, text: Text) -> Scored:
         "seconds": round(time.monotonic() - started, 3),
         "probes": {
             **{role.name.lower(): comparison.summary() for role, comparison in compared.items()},
-            "promise": promise(config, compared[Role.TWIN].rows, length // 2, length),
+            "promise": promise(config, compared[Role.TWIN], same, length // 2, length),
         },
     }
-    tolerance = compared[Role.REPEAT].tolerance()
-    return Scored(line, rows, nats, tolerance, batch_rows, vocab)
+    return Scored(line, rows, nats, same, batch_rows, vocab)
 
 
 def holdout(text: Text, rows: Tokens, nats: Nats, portions: list[fresh.Portion], seed: int) -> dict[str, Any]:
@@ -390,11 +408,10 @@ def confirm(config: Config, text: Text, scored: Scored) -> dict[str, Any]:
     twins = needed_twins(config, length)
     asked = make_confirmation(scored.rows, drawn.second.rows, scored.batch_rows, config.seed, twins, window)
     batches = [question.batch for question in (*asked.controls, *asked.twins)]
-    answers = collect(
-        config, (config.second_requests, config.second_replies), [*asked.fresh, *batches], scored.vocab
-    )
+    folders = (config.second_requests, config.second_replies)
+    answers = collect(config, folders, [*asked.fresh, *batches], scored.vocab)
     told, answers = answers[: len(asked.fresh)], answers[len(asked.fresh) :]
-    controls, compared = compare_confirmation(scored, asked, answers)
+    controls, compared = compare_confirmation(scored, asked, answers, config.miss_probability)
     rows = np.concatenate([scored.rows, drawn.second.rows])
     nats = np.concatenate([scored.nats, *told])[: len(rows)]
     return {
@@ -403,13 +420,13 @@ def confirm(config: Config, text: Text, scored: Scored) -> dict[str, Any]:
         "probes": {
             "control": controls.summary(),
             "twin": compared.summary(),
-            "promise": promise(config, compared.rows, window, length),
+            "promise": promise(config, compared, (*scored.same, controls), window, length),
         },
     }
 
 
 def compare_confirmation(
-    scored: Scored, asked: Confirmation, answers: list[Nats]
+    scored: Scored, asked: Confirmation, answers: list[Nats], miss_probability: float
 ) -> tuple[probes.Comparison, probes.Comparison]:
     """Compare a second worker's answers [B, columns] with the record: controls, twins. Raises Refused."""
     questions = (*asked.controls, *asked.twins)
@@ -419,10 +436,12 @@ def compare_confirmation(
     ]
     controls, twins = parts[: len(asked.controls)], parts[len(asked.controls) :]
     process = "a fresh process answers rows differently"
-    return (
-        require(probes.join(controls), probes.REPEATS, "stateful", process),
-        require(probes.join(twins), scored.tolerance, "non-causal", f"{process} before another future"),
-    )
+    # In its own process it already showed that other rows of a batch make a difference.
+    exact = scored.same[0].largest <= probes.EXACT_NATS
+    cause, meaning = ("stateful", process) if exact else ("batch-dependent", AMONG_OTHERS)
+    control = require(probes.join(controls), probes.REPEATS, cause, meaning)
+    allowed = probes.twin_tolerance((*scored.same, control), probes.sigmas_of(miss_probability))
+    return control, require(probes.join(twins), allowed, "non-causal", f"{process} before another future")
 
 
 def _differences(committed: Nats, question: Question, answer: Nats, number: int) -> probes.Differences:

@@ -285,13 +285,14 @@ def save_checkpoint(model: "torch.nn.Module") -> Path:
 
     A run killed at any moment leaves the last complete checkpoint. Call it as often as you like: it costs a
     copy of the weights. Names are those of the uncompiled model; tied weights are stored once for each name.
+
+    What a module returns from get_extra_state() must be a tensor or JSON. Raises TypeError if it is not.
     """
     from safetensors.torch import save_file
 
-    weights = {
-        name.replace("_orig_mod.", ""): tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in model.state_dict().items()
-    }
+    weights = dict(
+        _storable(name.replace("_orig_mod.", ""), value) for name, value in model.state_dict().items()
+    )
     path = Path(os.environ.get("GLOVEBOX_OUT", "."), "checkpoint.safetensors")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(weights, unfinished)
@@ -299,6 +300,29 @@ def save_checkpoint(model: "torch.nn.Module") -> Path:
     os.replace(unfinished, path)
     _late_save.needed = False
     return path
+
+
+JSON_MARK = "#json"
+"""Ends the name of an entry that holds the bytes of a JSON text, for what is no tensor."""
+
+
+def _storable(name: str, value: Any) -> "tuple[str, torch.Tensor]":
+    """Name and tensor under which an entry of state_dict() is stored. Raises TypeError."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return name, value.detach().to("cpu", copy=True).contiguous()
+    try:
+        text = json.dumps(value)
+        same = json.loads(text) == value
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise TypeError(
+            f"state_dict() holds a {type(value).__name__} under {name!r}, which a checkpoint cannot: return a"
+            " tensor from get_extra_state(), or what is the same after a trip through JSON (no tuples)"
+        )
+    return name + JSON_MARK, torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
 class _LateSave:

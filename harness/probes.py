@@ -20,6 +20,8 @@ every row (see plan.py); it is given the origins' beginnings only.
 """
 
 import math
+from collections.abc import Iterator
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,16 +33,14 @@ Nats = NDArray[np.float64]
 TWINS_SHARE = 0.2  # at most this many twins for each row to score
 REPEATS_SHARE = 0.02  # at least this many repeats; the last batch is filled up with more
 
-# Tolerances in nats, measured on small trained models of six kinds (attention, GRU, causal convolution, the
-# same by FFT, linear attention, top-1 experts) at 256 tokens and a vocabulary of 1024. On a CPU, in float32,
-# bfloat16 and under autocast, all were exact to the bit except the FFT (largest difference 4e-4). With every
-# activation of the bfloat16 models multiplied by 1 + 2**-9 * normal, more than a change of kernels should do,
-# the dense models differed by 0.11 at most, 0.012 in the mean magnitude and 0.005 in the mean; the experts,
-# whose router then flips for two tokens in a thousand, by 1.1, 0.015 and 0.003. Not measured: a GPU.
-LEAST_TOKEN_NATS, MOST_TOKEN_NATS = 0.25, 2.0
-LEAST_MEAN_NATS, MOST_MEAN_NATS = 0.005, 0.03
-MEAN_ERRORS = 5.0  # standard errors by which a mean may miss LEAST_MEAN_NATS, where they are well known
-KNOWN_ERROR_COUNT = 30  # with fewer numbers the standard error itself is a guess
+# Tolerances in nats; docs/decisions/probes.md has the measurements that they come from. The first of each
+# three holds where repeats and the encore are exact; elsewhere the second is the least, the third the most.
+EXACT_NATS = 1e-6  # no more than the arithmetic of the judge itself
+TOKEN_NATS = (0.1, 0.25, 2.0)
+SPREAD_NATS = (0.0002, 0.005, 0.03)
+HELP_NATS = (0.0002, 0.005)  # what a confirmation lets pass, whatever the noise
+FEW_HELP_NATS = 0.03  # the same of so few twins as the first worker gets, as estimated
+KNOWN_PROBES = 30  # with fewer probes in a range of distances its mean is a guess
 
 
 class Twins(NamedTuple):
@@ -132,12 +132,19 @@ class Tolerance(NamedTuple):
 
     token: float
     """Bound on the difference of one prediction."""
-    mean: float
-    """Bound on the mean magnitude, and on the mean at any range of distances before the cut."""
+    spread: float
+    """Bound on the mean magnitude."""
+    help: float
+    """Bound on the mean at any range of distances before the cut, its confidence limit included."""
+    noise: float = 0.0
+    """Root mean square of what repeats show: means are taken to be known no better than that allows."""
+    sigmas: float = 0.0
+    """How many standard errors the confidence limit is away from the mean; 0: the mean itself is meant."""
 
 
-REPEATS = Tolerance(MOST_TOKEN_NATS, MOST_MEAN_NATS)
-ENCORE = Tolerance(MOST_TOKEN_NATS, LEAST_MEAN_NATS)  # the very same computation twice
+# The mean of repeats by distance says nothing: they have no cut. Their spread bounds it.
+REPEATS = Tolerance(TOKEN_NATS[2], SPREAD_NATS[2], math.inf)
+ENCORE = Tolerance(TOKEN_NATS[2], SPREAD_NATS[1], math.inf)  # the very same computation twice
 
 
 class Differences(NamedTuple):
@@ -165,6 +172,27 @@ def join(parts: list[Differences]) -> Differences:
     return Differences(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+class Range(NamedTuple):
+    """The differences in one range of distances from the end of what must agree, nats."""
+
+    probes: int
+    mean: float
+    """Positive: origins do better."""
+    error: float
+    """Standard error of the mean. What one probe shows counts as one observation, however many positions."""
+    weight: float
+    """What the single probe that is furthest from the mean moves it by."""
+
+    def limit(self, sigmas: float, noise: float) -> float:
+        """The largest mean that is still likely, by magnitude: so many standard errors from the one found.
+
+        A help that is given rarely is found rarely, and then its mean is no normal variable: of events that
+        come k times, up to k + z^2 / 2 + z sqrt(k) were to be expected, within 5 % for k > 1 and z = 3.
+        """
+        error = max(self.error, noise / math.sqrt(self.probes))
+        return abs(self.mean) + sigmas * error + sigmas**2 / 2 * self.weight
+
+
 class Comparison(NamedTuple):
     """How probes of one kind agree with their origins: the differences probe minus origin, in nats."""
 
@@ -176,34 +204,66 @@ class Comparison(NamedTuple):
     """Largest difference by magnitude."""
     spread: float
     """Mean magnitude of the differences."""
-    bias: float
-    """Mean in the range of distances where it is furthest from 0; positive: origins do better."""
-    error: float
-    """Standard error of that mean; infinite if there are too few numbers to know it."""
+    noise: float
+    """Root of their mean square."""
+    ranges: tuple[Range, ...]
+    """By distance: 1, 2 to 3, 4 to 7 and so on, where KNOWN_PROBES or more were compared."""
+
+    @property
+    def bias(self) -> float:
+        """The mean in the range where it is furthest from 0."""
+        return max((there.mean for there in self.ranges), key=abs, default=0.0)
+
+    def help(self, tolerance: Tolerance) -> float:
+        """The largest mean help at any distance that these differences leave likely."""
+        return max((there.limit(tolerance.sigmas, tolerance.noise) for there in self.ranges), default=0.0)
 
     def agrees(self, tolerance: Tolerance) -> bool:
         """Is all of it within what rounding does to an honest model?
 
-        Rounding has no direction. Of many numbers the mean must therefore be small however noisy they are, or
-        a worker could hide a steady help in noise that it makes itself.
+        Rounding has no direction, a leak that is worth anything has one. The mean must be shown to be small:
+        noise, of which a worker can make as much as it likes, only makes that harder.
         """
-        bias = min(tolerance.mean, LEAST_MEAN_NATS + MEAN_ERRORS * self.error)
-        return self.largest <= tolerance.token and self.spread <= tolerance.mean and abs(self.bias) <= bias
-
-    def tolerance(self) -> Tolerance:
-        """What repeats that agree so well allow twins: the more the noisier, up to the bounds of repeats."""
-        token = min(max(4 * self.largest, LEAST_TOKEN_NATS), MOST_TOKEN_NATS)
-        return Tolerance(token, min(max(2 * self.spread, LEAST_MEAN_NATS), MOST_MEAN_NATS))
+        return (
+            self.largest <= tolerance.token
+            and self.spread <= tolerance.spread
+            and self.help(tolerance) <= tolerance.help
+        )
 
     def summary(self) -> dict[str, Any]:
-        """For the judge's result."""
+        """For the judge's result. Two digits: a worker could speak with more."""
         return {
             "rows": self.rows,
             "positions": self.positions,
-            "largest_nats": round(self.largest, 6),
-            "spread_nats": round(self.spread, 6),
-            "bias_nats": round(self.bias, 6),
+            "largest_nats": two_digits(self.largest),
+            "spread_nats": two_digits(self.spread),
+            "bias_nats": two_digits(self.bias),
         }
+
+
+def twin_tolerance(same: tuple[Comparison, ...], sigmas: float) -> Tolerance:
+    """What twins may differ by where answers to the `same` rows, asked again, differ as these do.
+
+    The noisier those are, the further a single prediction may be off, up to the bounds of repeats; a mean may
+    not. `sigmas` is 0 for the few twins of the first worker.
+    """
+    largest = max(compared.largest for compared in same)
+    exact = largest <= EXACT_NATS
+    token, spread, steady = (
+        bounds[0] if exact else bounds[1] for bounds in (TOKEN_NATS, SPREAD_NATS, HELP_NATS)
+    )
+    return Tolerance(
+        token=min(max(4 * largest, token), TOKEN_NATS[2]),
+        spread=min(max(2 * max(compared.spread for compared in same), spread), SPREAD_NATS[2]),
+        help=steady if sigmas else FEW_HELP_NATS,
+        noise=max(compared.noise for compared in same),
+        sigmas=sigmas,
+    )
+
+
+def sigmas_of(miss_probability: float) -> float:
+    """So many standard errors is a normal variable above its mean with this probability."""
+    return NormalDist().inv_cdf(1 - miss_probability)
 
 
 def compare(found: Differences) -> Comparison:
@@ -214,29 +274,45 @@ def compare(found: Differences) -> Comparison:
     positions, of which it concerns one in each row.
     """
     change = found.nats
-    octave = np.frexp(found.distances)[1]  # 1 for 1, 2 for 2 and 3, 3 for 4 to 7
-    counts = np.bincount(octave, minlength=1)
-    means = np.bincount(octave, change, minlength=1) / np.maximum(counts, 1)
-    worst = int(np.abs(means).argmax())
-    there = change[octave == worst]
-    known = len(there) >= KNOWN_ERROR_COUNT
     return Comparison(
         rows=len(np.unique(found.probes)),
         positions=len(change),
         largest=float(np.abs(change).max(initial=0)),
         spread=float(np.abs(change).sum() / max(1, len(change))),
-        bias=float(means[worst]),
-        error=float(there.std(ddof=1)) / math.sqrt(len(there)) if known else math.inf,
+        noise=math.sqrt(float(np.square(change).sum()) / max(1, len(change))),
+        ranges=tuple(_ranges(found)),
     )
 
 
+def _ranges(found: Differences) -> Iterator[Range]:
+    """The ranges of distances with enough probes."""
+    octaves = np.frexp(found.distances)[1]  # 1 for 1, 2 for 2 and 3, 3 for 4 to 7
+    for octave in np.unique(octaves):
+        here = octaves == octave
+        counts = np.bincount(found.probes[here])
+        there = counts > 0
+        counts, sums = counts[there], np.bincount(found.probes[here], found.nats[here])[there]
+        probes, positions = len(counts), counts.sum()
+        if probes < KNOWN_PROBES:
+            continue
+        mean = sums.sum() / positions
+        residues = np.abs(sums - mean * counts)
+        error = math.sqrt(np.square(residues).sum() * probes / (probes - 1)) / positions
+        yield Range(probes, float(mean), float(error), float(residues.max() / positions))
+
+
+def two_digits(number: float) -> float:
+    """Rounded to two significant digits."""
+    return float(f"{number:.1e}")
+
+
 def describe(found: Differences, tolerance: Tolerance) -> str:
-    """What disagrees, in words and numbers of our own."""
+    """What disagrees, in words and numbers of our own: as few digits as a person needs."""
     bad = np.abs(found.nats) > tolerance.token
     compared = compare(found)
+    rows = len(np.unique(found.probes[bad])) / max(1, compared.rows)
     return (
-        f"{bad.sum()} of {compared.positions} predictions in {len(np.unique(found.probes[bad]))}"
-        f" of {compared.rows} rows are off by more than {tolerance.token:.3g} nats, by"
-        f" {compared.largest:.3g} at most; mean magnitude {compared.spread:.3g}, mean at some distance"
-        f" {compared.bias:.3g}"
+        f"by up to {compared.largest:.1g} nats where {tolerance.token:.1g} are rounding, beyond it in"
+        f" {rows:.0%} of rows; on average by {compared.spread:.1g}, in one direction by {compared.bias:.1g}"
+        " at some distance"
     )

@@ -22,7 +22,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,11 +37,23 @@ import prepare
 from worker import Failure, forward_context, load_weights, parse_checkpoint, read_checkpoint, run_train
 
 ROWS = 2
+PAIRED_ROWS = 3
 SHORT = 256  # tokens of a short sequence; common block lengths divide it
 EVERY = 16  # positions apart at which the predictions of the trained and of the loaded model are compared
 NOISE = 0.02  # standard deviation of what is added to the weights before looking for leaks
 TOLERANCE = 1e-3  # of the largest logit; honest models are exact on a CPU, or nearly (FFT)
 DETAIL_CHARACTERS = 4000
+
+NON_CAUSAL = "predictions depend on later tokens: the model is not causal, and the judge would reject it"
+TRAINED_MASK = (
+    "predictions depend on later tokens as soon as {} changes: a mask that is a trained parameter does not"
+    " stay what it is; make it a buffer, or mask what is trained in forward"
+)
+BATCH_DEPENDENT = (
+    "a row is answered differently among other rows of its batch, and the judge would reject it: scale by"
+    " token, not by tensor (float8), route to experts without a capacity in eval mode, use no statistics of"
+    " the batch"
+)
 
 NO_GPU = re.compile(r"cuda|nvidia|cudnn|triton|flash.?att", re.IGNORECASE)
 TOO_SMALL = re.compile(r"out of memory|MemoryError|DefaultCPUAllocator|No space left", re.IGNORECASE)
@@ -90,8 +102,9 @@ def train_stage(config: Config, thorough: bool) -> None:
         loss = loss_of(model, tokens, targets)
     if not torch.isfinite(loss):
         raise Flaw(f"the loss of the first step is {loss.item()}")
-    loss.backward()
-    check_gradients(model)
+    if learns(model, loss):
+        loss.backward()
+        check_gradients(model)
     with torch.inference_mode(), context:
         logits = check_logits(model.eval()(tokens[:1]), tokens[:1])
     np.save(config.out / "trained.npy", logits[:, ::EVERY].numpy())
@@ -107,10 +120,10 @@ def short_length() -> int:
     return min(SHORT, context_length() // 2)
 
 
-def random_tokens(seed: int) -> Tensor:
-    """int64 [ROWS, context], the same in every process."""
+def random_tokens(seed: int, rows: int = ROWS) -> Tensor:
+    """int64 [rows, context], the same in every process; the first rows are the same for any number."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(prepare.VOCAB_SIZE, (ROWS, context_length()), generator=generator)
+    return torch.randint(prepare.VOCAB_SIZE, (rows, context_length()), generator=generator)
 
 
 def loss_of(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -123,6 +136,11 @@ def loss_of(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
                 return part.reshape(())
     logits = check_logits(model(tokens), tokens, detach=False)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def learns(model: nn.Module, loss: Tensor) -> bool:
+    """Is it trained by gradients? A model that only counts has no parameter to train, and need not have."""
+    return loss.requires_grad or any(parameter.requires_grad for parameter in model.parameters())
 
 
 def check_gradients(model: nn.Module) -> None:
@@ -145,16 +163,12 @@ def score_stage(config: Config, thorough: bool) -> None:
     )
     module, model = run_train(config.train)
     load_weights(model, weights)
-    tokens = random_tokens(1)
+    tokens = random_tokens(1, PAIRED_ROWS)
     row = tokens[:1] if thorough else tokens[:1, : short_length()]
     model.eval()
     with torch.inference_mode(), forward_context(module, torch.device("cpu")):
         compare_with_trained(config, check_logits(model(row), row))
-        add_noise(model)
-        if thorough:
-            check_twins(model, tokens)
-        else:
-            check_prefix(model, tokens[:1])
+        check_causal(model, weights, tokens, thorough)
 
 
 def check_logits(output: object, tokens: Tensor, detach: bool = True) -> Tensor:
@@ -194,16 +208,58 @@ def compare_with_trained(config: Config, logits: Tensor) -> None:
         )
 
 
-def add_noise(model: nn.Module) -> None:
+def check_causal(model: nn.Module, weights: dict[str, Tensor], tokens: Tensor, thorough: bool) -> None:
+    """Predictions depend on the tokens before them alone, with noise on the weights. Raises Flaw.
+
+    `weights` are those it has: a leak that is gone when parameters with a value for each pair of places keep
+    them is a mask that is trained.
+    """
+    add_noise(model)
+    check_batch(model, tokens if thorough else tokens[:, : short_length()])
+    look = check_twins if thorough else check_prefix
+    try:
+        look(model, tokens)
+    except Flaw:
+        places = per_place(model)
+        if places:
+            load_weights(model, weights)
+            add_noise(model, but=places)
+            look(model, tokens)
+            raise Flaw(TRAINED_MASK.format(", ".join(places))) from None
+        raise
+
+
+def per_place(model: nn.Module) -> list[str]:
+    """Names of the trained parameters with a value for each pair of places, as a mask has."""
+    square = [context_length()] * 2
+    named = model.named_parameters()
+    return [name for name, p in named if p.requires_grad and list(p.shape[-2:]) == square]
+
+
+def add_noise(model: nn.Module, but: Collection[str] = ()) -> None:
     """Many models start out with parts that are zero and let nothing through, no leak either.
 
-    An outer product is noise enough and costs a tenth of independent numbers.
+    What is not trained stays what it is, a mask for example. An outer product is noise enough and costs a
+    tenth of independent numbers.
     """
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.is_floating_point() and name not in but:
             first = torch.randn(parameter.shape[:1]).to(parameter.dtype)
             rest = torch.randn(parameter.shape[1:]).to(parameter.dtype)
             parameter.addcmul_(first.reshape(-1, *[1] * rest.dim()), rest, value=NOISE)
+
+
+def check_batch(model: nn.Module, rows: Tensor) -> None:
+    """Three rows [3, T], two at a time, each at both places of a batch and with two neighbours. Raises Flaw.
+
+    All batches have one shape, so that the same kernels run and an honest model rounds alike; and whichever
+    row has the largest number anywhere, another one is scaled by its own in one batch only.
+    """
+    pairs = [[0, 1], [2, 0], [1, 2]]
+    logits = [first_of(model(rows[pair])).float() for pair in pairs]
+    for row in range(len(pairs)):
+        first, second = (logits[number][pair.index(row)] for number, pair in enumerate(pairs) if row in pair)
+        require_same(first, second, BATCH_DEPENDENT)
 
 
 def check_twins(model: nn.Module, tokens: Tensor) -> None:
@@ -211,29 +267,30 @@ def check_twins(model: nn.Module, tokens: Tensor) -> None:
 
     The cut is no multiple of any usual block length.
     """
+    tokens = tokens[:2].clone()
     cut = tokens.size(1) // 2 + tokens.size(1) // 7
     tokens[1, :cut] = tokens[0, :cut]
     logits = first_of(model(tokens)).float()
     require_same(logits[0, :cut], logits[1, :cut])
 
 
-def check_prefix(model: nn.Module, row: Tensor) -> None:
+def check_prefix(model: nn.Module, tokens: Tensor) -> None:
     """A row's first tokens alone give the predictions that they give in the whole row. Raises Flaw.
 
     It costs half of what twins do and takes the model to its full context as well. A model that looks at the
     length itself fails it and is causal all the same.
     """
+    row = tokens[:1]
     whole = check_shape(first_of(model(row)), row).float()
     prefix = row[:, : short_length()]
     require_same(first_of(model(prefix)).float()[0], whole[0, : prefix.size(1)])
 
 
-def require_same(logits: Tensor, others: Tensor) -> None:
+def require_same(logits: Tensor, others: Tensor, flaw: str = NON_CAUSAL) -> None:
     """Raises Flaw. Noise may have made a model overflow: then there is nothing to compare."""
-    if torch.isfinite(logits).all() and torch.isfinite(others).all() and differ(logits, others):
-        raise Flaw(
-            "predictions depend on later tokens: the model is not causal, and the judge would reject it"
-        )
+    finite = torch.isfinite(logits).all() and torch.isfinite(others).all()
+    if finite and differ(logits, others):
+        raise Flaw(flaw)
 
 
 def differ(a: Tensor, b: Tensor) -> bool:

@@ -2,8 +2,8 @@
 
 `python worker.py CONFIG` (one JSON object, see `Config`). Two forms of train.py are accepted:
 
-- import-safe, with a module-level `build_model()` that needs no arguments: imported as `train`, never run as
-a script;
+- import-safe, with a module-level `build_model` that can be called without arguments, a function or anything
+  else that was assigned to that name: imported as `train`, never run as a script;
 - a flat upstream-style script: run as `__main__` until it asks for its first training batch; its module-level
 `model`
   is the one to score.
@@ -100,12 +100,25 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_importable(source: str) -> bool:
-    """Does train.py define a module-level `build_model` that can be called without arguments?"""
+    """Does train.py define a module-level `build_model` that can be called without arguments?
+
+    What is assigned to the name is taken to be, but for a lambda that wants some: `functools.partial(...)`.
+    """
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef) and node.name == "build_model":
-            args = node.args
-            return len(args.posonlyargs + args.args) == len(args.defaults) and None not in args.kw_defaults
+            return _needs_nothing(node.args)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and _assigns_to(node, "build_model"):
+            return not isinstance(node.value, ast.Lambda) or _needs_nothing(node.value.args)
     return False
+
+
+def _needs_nothing(args: ast.arguments) -> bool:
+    return len(args.posonlyargs + args.args) == len(args.defaults) and None not in args.kw_defaults
+
+
+def _assigns_to(node: ast.Assign | ast.AnnAssign, name: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return node.value is not None and any(isinstance(t, ast.Name) and t.id == name for t in targets)
 
 
 def run_train(path: Path) -> tuple[types.ModuleType, torch.nn.Module]:
@@ -190,9 +203,17 @@ def parse_checkpoint(content: bytes) -> dict[str, torch.Tensor]:
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Load strictly; parts of the model may be compiled, on either side. Raises Failure."""
-    names = {name.replace(COMPILED, ""): name for name in model.state_dict()}
     with failing_as(CHECKPOINT, "checkpoint does not fit the model"):
-        model.load_state_dict({names.get(name, name): weights[name] for name in weights}, strict=True)
+        names = {name.replace(COMPILED, ""): name for name in model.state_dict()}
+        state = dict(_decoded(name, tensor) for name, tensor in weights.items())
+        model.load_state_dict({names.get(name, name): state[name] for name in state}, strict=True)
+
+
+def _decoded(name: str, tensor: torch.Tensor) -> tuple[str, Any]:
+    """An entry of state_dict(): what a module keeps as get_extra_state() was stored as JSON."""
+    if not name.endswith(prepare.JSON_MARK):
+        return name, tensor
+    return name.removesuffix(prepare.JSON_MARK), json.loads(tensor.numpy().tobytes())
 
 
 # --- what else the run left ----------------------------------------------------

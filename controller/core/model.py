@@ -116,6 +116,7 @@ class Cause(StrEnum):
     # reject
     NON_CAUSAL = "non-causal"
     STATEFUL = "stateful"
+    BATCH_DEPENDENT = "batch-dependent"
     NOT_FINITE = "not-finite"
     WRONG_SHAPE = "wrong-shape"
     WRONG_DTYPE = "wrong-dtype"
@@ -130,6 +131,7 @@ REJECT_CAUSES = frozenset(
     {
         Cause.NON_CAUSAL,
         Cause.STATEFUL,
+        Cause.BATCH_DEPENDENT,
         Cause.NOT_FINITE,
         Cause.WRONG_SHAPE,
         Cause.WRONG_DTYPE,

@@ -16,6 +16,7 @@ from controller.trial import Trial
 NO_GAIN = "no gain"
 """Scored, and not better than the uniform distribution that every attack here starts from."""
 NON_CAUSAL, STATEFUL = "reject non-causal", "reject stateful"
+BATCH_DEPENDENT = "reject batch-dependent"
 PROTOCOL, NOT_FINITE = "reject protocol", "reject not-finite"
 WRONG_SHAPE, WRONG_DTYPE = "reject wrong-shape", "reject wrong-dtype"
 LOAD, FORWARD, LATE = "crash load", "crash forward", "crash worker-timeout"
@@ -26,7 +27,7 @@ class Case:
     """One attack: a train.py, and what must come of it."""
 
     row: str
-    """Its row in the table of threats, M1 to M13."""
+    """Its row in the table of threats, like M1."""
     name: str
     train_py: str
     expected: tuple[str, ...]

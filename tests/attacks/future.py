@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.attacks.cases import NON_CAUSAL, STATEFUL, Case, trained, uniform
+from tests.attacks.cases import BATCH_DEPENDENT, NON_CAUSAL, STATEFUL, Case, trained, uniform
 
 _BIDIRECTIONAL = """
 def __init__(self):
@@ -127,12 +127,20 @@ _PLAIN = (
     ),
     _leak("the row as a bag of words", _ROW_COUNTS, _TWIN),
     _leak("through the row's last token", "logits += 3.0 * F.one_hot(idx[:, -1:], V)", _TWIN),
-    _leak("through the whole batch", _OTHER_ROWS + "logits += counts.sum(0).log1p()", _REPEAT),
-    _leak("through the row before", _OTHER_ROWS + "logits += counts.roll(1, 0)[:, None].log1p()", _REPEAT),
+    _leak(
+        "through the whole batch", _OTHER_ROWS + "logits += counts.sum(0).log1p()", _REPEAT, BATCH_DEPENDENT
+    ),
+    _leak(
+        "through the row before",
+        _OTHER_ROWS + "logits += counts.roll(1, 0)[:, None].log1p()",
+        _REPEAT,
+        BATCH_DEPENDENT,
+    ),
     _leak(
         "through the order of rows in a batch",
         "order = idx[:, -1].argsort().argsort()\nlogits += 0.1 * order[:, None, None] * F.one_hot(idx, V)",
         _REPEAT,
+        BATCH_DEPENDENT,
     ),
     _architecture("bidirectional attention", _BIDIRECTIONAL, _TWIN),
     _architecture("block means broadcast back", _BLOCK_MEANS, _TWIN),
@@ -202,6 +210,8 @@ _SLY = (
         "honest but for the first row of a batch",
         f"peek(logits, idx, (torch.arange(len(idx)) == 0)[:, None] & {_EVERYWHERE})",
         _REPEAT,
+        NON_CAUSAL,
+        BATCH_DEPENDENT,
     ),
     _sly(
         "honest after the first calls",
@@ -222,6 +232,7 @@ _SLY = (
         _CALLS + "if len(calls) % 2: peek(logits, idx)",
         _REPEAT,
         NON_CAUSAL,
+        BATCH_DEPENDENT,
         STATEFUL,
         module="calls = []",
     ),
@@ -236,6 +247,7 @@ _SLY = (
         "if len({row[:40].numpy().tobytes() for row in idx}) == len(idx): peek(logits, idx)",
         _REPEAT,
         NON_CAUSAL,
+        BATCH_DEPENDENT,
         STATEFUL,
     ),
 )

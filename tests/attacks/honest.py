@@ -146,6 +146,79 @@ def forward(self, x):
     return self.gain * (after @ x) / after.sum(-1, keepdim=True).clamp(min=1)
 """
 
+# float8 with a scale for each token; for the weights one scale, or one for each of their rows too.
+_FLOAT8 = """
+def __init__(self):
+    super().__init__()
+    self.gru = nn.GRU(WIDTH, WIDTH, batch_first=True)
+    self.out = nn.Linear(WIDTH, WIDTH, bias=False)
+
+def quantised(self, x, *dims):
+    scale = x.detach().abs().amax(dims, keepdim=True).clamp(min=1e-12) / 448
+    rounded = (x / scale).to(torch.float8_e4m3fn).to(x.dtype) * scale
+    return x + (rounded - x).detach()
+
+def forward(self, x):
+    return F.linear(self.quantised(self.gru(x)[0], -1), self.quantised(self.out.weight, 0, 1))
+"""
+
+_MASKED = """
+def __init__(self):
+    super().__init__()
+    self.value = nn.Linear(WIDTH, WIDTH)
+    mask = torch.ones(MAX_SEQ_LEN, MAX_SEQ_LEN).tril()
+    MADE
+
+def forward(self, x):
+    mask = self.mask[: x.shape[1], : x.shape[1]]
+    return mask / mask.sum(-1, keepdim=True) @ self.value(x)
+"""
+
+_EXTRA_STATE = (
+    _GRU.replace("super().__init__()", "super().__init__()\n    self.gain = 1.0").replace(
+        "self.gru(x)[0]", "self.gain * self.gru(x)[0]"
+    )
+    + """
+def get_extra_state(self):
+    return {"gain": self.gain}
+
+def set_extra_state(self, state):
+    self.gain = state["gain"]
+"""
+)
+
+_PARTIAL = """
+import functools
+build_model = functools.partial(Model)
+"""
+
+_COUNTS = """
+import torch
+from torch import nn
+
+from prepare import MAX_SEQ_LEN, VOCAB_SIZE, Tokenizer, make_dataloader, save_checkpoint
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("pairs", torch.full((VOCAB_SIZE, VOCAB_SIZE), 0.01))
+
+    def forward(self, idx):
+        return self.pairs.log()[idx]
+
+def build_model():
+    return Model()
+
+if __name__ == "__main__":
+    model = build_model()
+    batches = make_dataloader(Tokenizer.from_directory(), 16, MAX_SEQ_LEN, "train")
+    for step in range(100):
+        inputs, targets, epoch = next(batches)
+        one = torch.ones(inputs.numel())
+        model.pairs.index_put_((inputs.flatten(), targets.flatten()), one, accumulate=True)
+    save_checkpoint(model)
+"""
+
 _TIED = """
 self.head.weight = self.embed.weight
 nn.init.normal_(self.embed.weight, std=0.1)
@@ -259,6 +332,16 @@ HONEST = (
     Honest("gradient checkpointing", trained(_CHECKPOINTED)),
     Honest("dropout while training", trained(_DROPOUT)),
     Honest("frozen batch norm", trained(_FROZEN_NORM)),
+    Honest("float8, a scale for each token", trained(_FLOAT8)),
+    Honest("float8, a scale for each row of both", trained(_FLOAT8.replace("weight, 0, 1", "weight, 1"))),
+    Honest("mask in a buffer", trained(_MASKED.replace("MADE", 'self.register_buffer("mask", mask)'))),
+    Honest(
+        "mask as a frozen parameter",
+        trained(_MASKED.replace("MADE", "self.mask = nn.Parameter(mask, requires_grad=False)")),
+    ),
+    Honest("state of its own beside the weights", trained(_EXTRA_STATE, setup="model.mixer.gain = 0.5")),
+    Honest("build_model by functools.partial", trained(_GRU, build=_PARTIAL)),
+    Honest("counts pairs, without gradients", _COUNTS),
     Honest("(logits, loss) tuple", trained(_GRU, output=_PLAIN_LOGITS + "return logits, None")),
     Honest("flat script, upstream's form", _FLAT),
     Honest("fixed length", trained(_FIXED_LENGTH)),

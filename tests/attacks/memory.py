@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.attacks.cases import NON_CAUSAL, STATEFUL, Case, uniform
+from tests.attacks.cases import BATCH_DEPENDENT, STATEFUL, Case, uniform
 
 _TEST_TIME_TRAINING = """
 with torch.inference_mode(False), torch.enable_grad():
@@ -60,7 +60,6 @@ CASES = (
         _BATCH_STATISTICS,
         "",
         "rows come again among other rows, and are answered differently",
-        NON_CAUSAL,
-        STATEFUL,
+        BATCH_DEPENDENT,
     ),
 )

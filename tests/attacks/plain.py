@@ -32,14 +32,21 @@ def _no_batches(*_args: object) -> NoReturn:
 def build(train: Path) -> torch.nn.Module:
     """The model of train.py, in either of the two forms."""
     source = train.read_text()
-    module = types.ModuleType("train" if "def build_model" in source else "__main__")
+    module = types.ModuleType("train" if "build_model" in source else "__main__")
     prepare.make_dataloader = _no_batches  # type: ignore[assignment]
     sys.modules["train"] = module
     with contextlib.suppress(_Training):
         exec(compile(source, str(train), "exec"), module.__dict__)
-    model: Any = module.build_model() if "def build_model" in source else module.model
+    model: Any = module.build_model() if "build_model" in source else module.model
     uncompiled: torch.nn.Module = getattr(model, "_orig_mod", model)
     return uncompiled
+
+
+def entry(name: str, tensor: torch.Tensor) -> tuple[str, Any]:
+    """An entry of state_dict(): what is no tensor is stored as the bytes of a JSON text."""
+    if name.endswith("#json"):
+        return name.removesuffix("#json"), json.loads(bytes(tensor.tolist()))
+    return name, tensor
 
 
 def bits_per_byte(model: torch.nn.Module, data: Path) -> float:
@@ -64,7 +71,7 @@ def main() -> None:
     train, checkpoint, data = map(Path, sys.argv[1:])
     torch.compiler.set_stance("force_eager")
     model = build(train)
-    model.load_state_dict(load_file(checkpoint), strict=True)
+    model.load_state_dict(dict(map(entry, *zip(*load_file(checkpoint).items(), strict=True))), strict=True)
     print(bits_per_byte(model.eval(), data))
 
 

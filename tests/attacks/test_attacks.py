@@ -21,9 +21,9 @@ TEXTS = {case.name: case.train_py for case in ATTACKS} | {model.name: model.trai
 
 def test_every_row_of_the_table_is_attacked() -> None:
     attacks = Counter(case.row for case in ATTACKS)
-    assert set(attacks) == {f"M{number}" for number in range(1, 14)}
-    assert all(attacks[row] >= 5 for row in ("M3", "M5", "M6", "M7", "M11", "M13"))
-    assert len(ATTACKS) >= 40 and len(HONEST) >= 12
+    assert set(attacks) == {f"M{number}" for number in (*range(1, 14), 17)}
+    assert all(attacks[row] >= 5 for row in ("M3", "M5", "M6", "M7", "M11", "M13", "M17"))
+    assert len(ATTACKS) >= 40 and len(HONEST) >= 29
 
 
 def test_clock_machine_and_people_are_attacked() -> None:

@@ -107,12 +107,11 @@ def verdict(first: Predict, second: Predict, rows: Tokens = TEXT, twins: int = 4
         compared = compare_probes(plan, nats)
     except Refused as refusal:
         return f"first: {refusal.cause}"
-    tolerance = compared[Role.REPEAT].tolerance()
-    scored = Scored({}, rows, nats[plan.places], tolerance, BATCH, VOCAB)
+    scored = Scored({}, rows, nats[plan.places], (compared[Role.REPEAT], compared[Role.ENCORE]), BATCH, VOCAB)
     asked = asked_of(rows, BATCH, 5, twins)
     answers = answer(second, [question.batch for question in (*asked.controls, *asked.twins)])
     try:
-        compare_confirmation(scored, asked, answers)
+        compare_confirmation(scored, asked, answers, miss_probability=0.001)
     except Refused as refusal:
         return f"second: {refusal.cause}"
     return ""
@@ -210,19 +209,6 @@ def test_worker_that_learns_from_rows_and_repeats_itself_is_convicted() -> None:
     assert verdict(first, second) in CONVICTED
 
 
-def test_steady_help_does_not_hide_in_noise() -> None:
-    """A worker's own noise widens what it is allowed; the mean of many predictions gives the help away."""
-    noise = np.random.default_rng(0).normal(0, 0.03, 6905)
-    ones, numbers = np.ones(6905, np.int64), np.arange(6905)
-
-    def agrees(help_nats: float, count: int = 6905) -> bool:
-        found = probes.Differences(noise[:count] + help_nats, ones[:count], numbers[:count])
-        return probes.compare(found).agrees(probes.REPEATS)
-
-    assert agrees(0.0) and agrees(0.005) and not agrees(0.01)
-    assert agrees(0.01, count=probes.KNOWN_ERROR_COUNT - 1)
-
-
 # --- how much it finds -------------------------------------------------------------
 
 
@@ -288,6 +274,7 @@ def test_honest_score_is_confirmed_by_another_process(scoring: Scoring) -> None:
     assert found["twin"]["rows"] > 650
     assert found["twin"]["largest_nats"] < 1e-5
     assert found["promise"]["leak_fraction_by_reach"]["1"] == pytest.approx(0.01, abs=0.001)
+    assert 0 < found["promise"]["help_nats"] < 0.002
 
 
 def test_leak_that_a_worker_covers_by_repeating_itself_is_refused(scoring: Scoring) -> None:

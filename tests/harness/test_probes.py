@@ -185,8 +185,8 @@ LEAKS: dict[str, tuple[str, Callable[[], Predict]]] = {
     "next token": ("non-causal", lambda: peeking(small(Attention(WIDTH)), 9.0, torch.ones_like)),
     "next token, a little": ("non-causal", lambda: peeking(small(Attention(WIDTH)), 0.1, torch.ones_like)),
     "after some tokens": ("non-causal", lambda: peeking(small(Attention(WIDTH)), 9.0, lambda x: x % 4 == 0)),
-    "mean of the batch": ("non-causal", lambda: small(Attention(WIDTH), BatchMean())),
-    "row before in the batch": ("non-causal", lambda: small(Attention(WIDTH), RowBefore())),
+    "mean of the batch": ("batch-dependent", lambda: small(Attention(WIDTH), BatchMean())),
+    "row before in the batch": ("batch-dependent", lambda: small(Attention(WIDTH), RowBefore())),
     "last batch": ("stateful", lambda: small(Carrying(), Attention(WIDTH))),
     "learning": ("stateful", lambda: learning(small(Attention(WIDTH)))),
 }
@@ -351,10 +351,11 @@ def test_result_says_what_was_probed_and_what_that_promises(scoring: Scoring) ->
     leaks = found["promise"]["leak_fraction_by_reach"]
     assert leaks["1"] == pytest.approx(1 - 0.001 ** (1 / 10), abs=1e-6)
     assert leaks["1"] > leaks["16"]
+    assert found["promise"]["help_nats"] is None, "10 twins say nothing about a mean"
 
 
 def test_worker_with_a_leak_is_refused(scoring: Scoring) -> None:
     scoring.train.write_text(IMPORTABLE.replace("(0, 0, 1, -1)", "(0, 0, -1, 1)"))
     result, _, _ = scoring.run()
     assert (result["status"], result["cause"]) == ("refused", "non-causal")
-    assert "10 rows" in result["detail"]
+    assert "% of rows" in result["detail"]

@@ -58,7 +58,63 @@ def changed(old: str, new: str, text: str = IMPORTABLE) -> str:
 
 IN_FORWARD = "        before = "
 DECORATED = changed(IN_FORWARD, f"        x = torch.compile(dynamic=False)(f)(x)\n{IN_FORWARD}")
+QUANTISED = """        x = x.cumsum(1)
+        scale = x.detach().abs().amax({}, keepdim=True) / 448
+        rounded = (x / scale).to(torch.float8_e4m3fn).to(x.dtype) * scale
+        x = x + (rounded - x).detach()
+"""
+EXPERTS = """        flat = x.flatten(0, 1)
+        second = (flat[:, 0] > 0).nonzero()[:{}, 0]
+        x = flat.index_add(0, second, flat[second]).view_as(x)
+"""
+COUNTS = """
+import torch
+class Counts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("pairs", torch.zeros(261, 261))
+    def forward(self, idx):
+        return (self.pairs[idx] + 1).log()
+def build_model():
+    return Counts()
+"""
+EXTRA = """    def get_extra_state(self):
+        return {}
+
+    def set_extra_state(self, state):
+        assert state == {{"steps": [3, None]}}
+
+    def forward("""
+
+
+def with_part(lines: str) -> str:
+    return changed(IN_FORWARD, lines + IN_FORWARD)
+
+
+def masked(mask: str) -> str:
+    """Rows mixed by a mask of ones below the diagonal, made as said."""
+    mixed = with_part("        here = idx.size(1)\n        x = x + 0.01 * self.mask[:here, :here] @ x\n")
+    made = f"mask = torch.ones(32, 32).tril()\n        {mask}\n        self.mix"
+    return changed("self.mix =", f"{made} =", mixed)
+
+
+def with_extra_state(state: str) -> str:
+    return changed("    def forward(", EXTRA.format(state))
+
+
 HONEST = {
+    "counts, no gradient": COUNTS,
+    "build_model assigned": changed(
+        "def build_model():\n    return Tiny()", "import functools\nbuild_model = functools.partial(Tiny)"
+    ),
+    "extra state": with_extra_state('{"steps": [3, None]}'),
+    "mask in a buffer": masked('self.register_buffer("mask", mask)'),
+    "mask as a frozen parameter": masked("self.mask = torch.nn.Parameter(mask, requires_grad=False)"),
+    "trained and masked in forward": changed(
+        "self.mask[:here", "self.mask.tril()[:here", masked("self.mask = torch.nn.Parameter(mask)")
+    ),
+    "float8, a scale for each token": with_part(QUANTISED.format("-1")),
+    "experts without a capacity": with_part(EXPERTS.format("")),
     "importable": IMPORTABLE,
     "flat, compiled": FLAT,
     "logits and a loss": changed("return logits\n", "return logits, None\n"),
@@ -79,6 +135,30 @@ def test_honest_texts_pass(data: Path, tmp_path: Path) -> None:
 
 
 BROKEN = {
+    "extra state that is no JSON": (
+        with_extra_state("{3}"),
+        ("in training", "TypeError: state_dict() holds a set under '_extra_state'", "get_extra_state()"),
+    ),
+    "mask that is trained": (
+        masked("self.mask = torch.nn.Parameter(mask)"),
+        ("at scoring", "as soon as mask changes", "make it a buffer"),
+    ),
+    "float8, one scale for all": (
+        with_part(QUANTISED.format("(0, 1, 2)")),
+        ("at scoring", "among other rows", "scale by token, not by tensor"),
+    ),
+    "float8, a scale for each sequence": (
+        with_part(QUANTISED.format("(1, 2)")),
+        ("at scoring", "not causal"),
+    ),
+    "experts with a capacity": (
+        with_part(EXPERTS.format("len(flat) // 3")),
+        ("at scoring", "among other rows", "without a capacity"),
+    ),
+    "statistics of the batch": (
+        with_part("        x = x - x.mean((0, 1))\n"),
+        ("at scoring", "among other rows", "no statistics of the batch"),
+    ),
     "build": (
         changed("        self.mix", "        self.nix = torch.nn.Lineal(1, 1)\n        self.mix"),
         ("in training: train.py, line", "in __init__: self.nix = torch.nn.Lineal(1, 1)", "AttributeError"),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 import prepare
@@ -171,10 +173,59 @@ def test_what_does_not_build(source: str, status: int, reason: str, tmp_path: Pa
         ("class A:\n  def build_model(self): ...", False),
         ("if True:\n  def build_model(): ...", False),
         ("model = 1", False),
+        ("build_model = functools.partial(Model, 4)", True),
+        ("build_model: object = Model", True),
+        ("build_model = lambda depth=4: Model(depth)", True),
+        ("build_model = lambda depth: Model(depth)", False),
+        ("build_model: object", False),
+        ("self.build_model = Model", False),
     ],
 )
 def test_importable_form_needs_build_model_without_arguments(source: str, importable: bool) -> None:
     assert worker.is_importable(source) is importable
+
+
+def test_what_was_assigned_to_build_model_is_called(tmp_path: Path) -> None:
+    made = "import functools, torch\nbuild_model = functools.partial(torch.nn.Linear, 2, 3)"
+    (tmp_path / "train.py").write_text(f"{made}\nif __name__ == '__main__': raise SystemExit('a script')")
+    _, model = worker.run_train(tmp_path / "train.py")
+    assert model.state_dict()["weight"].shape == (3, 2)
+
+
+class Steps(torch.nn.Linear):
+    """Knows more than its weights."""
+
+    extra: object = None
+
+    def get_extra_state(self) -> object:
+        return self.extra
+
+    def set_extra_state(self, state: object) -> None:
+        self.extra = state
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    )
+)
+def test_extra_state_comes_back_from_a_checkpoint(state: object) -> None:
+    saved, loaded = Steps(2, 2), Steps(2, 2)
+    saved.extra = state
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOVEBOX_OUT", folder)
+        content = prepare.save_checkpoint(saved).read_bytes()
+    worker.load_weights(loaded, worker.parse_checkpoint(content))
+    assert loaded.extra == state and torch.equal(loaded.weight, saved.weight)
+
+
+@pytest.mark.parametrize("state", [{3}, (1, 2), {1: "one"}, b"bytes", float("nan"), object()])
+def test_extra_state_that_json_would_change_is_refused(state: object, tmp_path: Path) -> None:
+    model = Steps(2, 2)
+    model.extra = {"kept": state}
+    with pytest.raises(TypeError, match=r"a dict under '_extra_state'.*get_extra_state\(\)"):
+        prepare.save_checkpoint(model)
 
 
 # --- the checkpoint ------------------------------------------------------------
