@@ -54,17 +54,21 @@ class Calm:
     def excuse(self, experiment: Experiment, judgement: Score | Refusal) -> Disturbance | None:
         """Why a scoring that failed is void; None if it counts. Raises Interrupted.
 
-        Load cannot change a score, but can keep the worker from answering in time. Nothing of the run is
+        Load cannot change a score, but can keep the worker from answering in time. What counts is what was to
+        be seen of a worker, not what it is taken for. Nothing of the run is
         left when the slot is looked at; all the same, it gets no more attempts for it than for other noise.
         """
-        if not isinstance(judgement, Refusal) or not excusable(judgement.cause):
+        if not isinstance(judgement, Refusal):
+            return None
+        cause = judgement.symptom or judgement.cause
+        if not excusable(cause):
             return None
         if self._slot is None or experiment.attempt > self._config.repeats:
             return None
         found = self._slot.look(self._stop)
         if self._stop.is_set():
             raise Interrupted("stopped by a person")
-        return found if found is not None and excuses(found, judgement.cause) else None
+        return found if found is not None and excuses(found, cause) else None
 
     def awaited(self, experiment: Experiment) -> bool:
         """True if the experiment may train. Waits a little if it may not; ask again."""

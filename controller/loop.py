@@ -231,7 +231,11 @@ class Loop:
             ScoringStarted(experiment=experiment.number, attempt=attempt.number, seed=seed, specs=specs)
         )
         judgement = self._world.judge.score(
-            attempt, seed, lambda score: self._contends(experiment, score), self._world.stop
+            attempt,
+            seed,
+            lambda score: self._contends(experiment, score),
+            self._world.stop,
+            self.state.reference,
         )
         self._world.check_inputs()
         if (found := self._calm.excuse(experiment, judgement)) is not None:

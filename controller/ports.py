@@ -28,6 +28,7 @@ from controller.core.model import (
     RunOutcome,
     Score,
     Usage,
+    Work,
 )
 from controller.core.notebook import Notebook
 from controller.core.state import ResearchState
@@ -325,9 +326,18 @@ class Judge(Protocol):
         """Every container that `score` may start. Raises InfrastructureError."""
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         """A score for which `contends` is true comes back confirmed, or as a refusal; others unconfirmed.
+
+        `reference` is what the baseline's workers used; with it, each worker may use so much and a share of
+        the budget, and is refused as over-budget beyond that (core/allowance.py). What was used is in the
+        result, refused or not.
 
         Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind.
         """

@@ -31,7 +31,8 @@ class Objection:
     """Why a proposal is refused. The agent gets to see both."""
 
     cause: str
-    """`empty`, `too-large`, `syntax`, `form`, `identical`, `no-op` or `duplicate`."""
+    """`empty`, `too-large`, `syntax`, `form`, `identical`, `no-op` or `duplicate`; or `suspect`, see
+    core/suspicion.py."""
     detail: str
 
 

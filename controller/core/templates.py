@@ -93,7 +93,7 @@ def judge(
         "second_replies": f"/{SECOND.replies}",
         "seed": seed,
         "batch_rows": max(judging.batch_tokens // row_tokens, 1),
-        **judging.model_dump(exclude={"batch_tokens", *Bounds._fields}),
+        **judging.model_dump(exclude={"batch_tokens", "work_share", *Bounds._fields}),
     }
     spec = containers.judge(
         config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from controller.core.model import (
     UserError,
     Verdict,
     VerificationFailed,
+    Work,
 )
 from controller.core.state import ResearchState
 from controller.journal import read_records
@@ -177,12 +178,17 @@ class Failing(FakeJudge):
     """Fails the first time."""
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         if not self.scored:
             self.scored.append((attempt.experiment, attempt.number))
             raise InfrastructureError("the engine went away")
-        return super().score(attempt, seed, contends, stop)
+        return super().score(attempt, seed, contends, stop, reference)
 
 
 class Clinging(FakeTrainer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from controller.core.model import (
     Score,
     UserError,
     Verdict,
+    Work,
 )
 from controller.core.state import fold
 from controller.journal import Journal, read_records
@@ -65,12 +66,17 @@ class Ill(FakeJudge):
         self.faults = faults
 
     def score(
-        self, attempt: Attempt, seed: int, contends: Callable[[Score], bool], stop: threading.Event
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         if self.faults > 0:
             self.faults -= 1
             raise FAULT
-        return super().score(attempt, seed, contends, stop)
+        return super().score(attempt, seed, contends, stop, reference)
 
 
 @pytest.fixture
