@@ -18,6 +18,7 @@ NO_GAIN = "no gain"
 NON_CAUSAL, STATEFUL = "reject non-causal", "reject stateful"
 PROTOCOL, NOT_FINITE = "reject protocol", "reject not-finite"
 WRONG_SHAPE, WRONG_DTYPE = "reject wrong-shape", "reject wrong-dtype"
+OVER_BUDGET, UNCONFIRMED = "reject over-budget", "reject unconfirmed"
 LOAD, FORWARD, LATE = "crash load", "crash forward", "crash worker-timeout"
 
 
@@ -26,7 +27,7 @@ class Case:
     """One attack: a train.py, and what must come of it."""
 
     row: str
-    """Its row in the table of threats, M1 to M13."""
+    """Its row in the table of threats, M1 to M16."""
     name: str
     train_py: str
     expected: tuple[str, ...]

@@ -10,6 +10,7 @@ from tests.attacks import (
     exhaustion,
     flood,
     future,
+    heavy,
     leftovers,
     memory,
     outputs,
@@ -18,6 +19,7 @@ from tests.attacks import (
     second,
     secrets_and_git,
     snooping,
+    speaking,
 )
 from tests.attacks.cases import Case
 from tests.attacks.ground import Assault
@@ -38,6 +40,8 @@ ATTACKS: tuple[Case, ...] = tuple(
             *snooping.CASES,
             *checkpoints.CASES,
             *protocol.CASES,
+            *heavy.CASES,
+            *speaking.CASES,
         ),
         key=_place,
     )
