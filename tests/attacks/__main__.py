@@ -58,9 +58,7 @@ def main() -> int:
         print(f"\n{'row':4} {'attack':56} {'expected':18} {'got':18} seconds")
         ended = [_show_attack(case, ending) for case, ending in zip(attacks, endings, strict=True)]
         ended += [_show_assault(case, ending) for case, ending in zip(assaults, others_end, strict=True)]
-        print(
-            f"\n{'honest model':56} {'judge':>9} {'plain':>9} {'difference':>11} seconds  CPU seconds of both workers"
-        )
+        print(f"\n{'honest model':56} {'judge':>9} {'plain':>9} {'difference':>11} seconds  CPU seconds")
         models = [_show_honest(model, found) for model, found in zip(honest, comparisons, strict=True)]
     bypasses = sum(ending.bypass for ending in ended)
     others = sum(not ending.bypass and not ending.expected for ending in ended)
