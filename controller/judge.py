@@ -22,7 +22,7 @@ from controller.core.allowance import Allowance, allowances
 from controller.core.container_spec import ContainerSpec
 from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
-from controller.core.model import REJECT_CAUSES, InfrastructureError, Refusal, Score, Work
+from controller.core.model import REJECT_CAUSES, Cause, InfrastructureError, Refusal, Score, Work
 from controller.core.place import REHEARSAL_PLACE, Place
 from controller.core.runlog import LIMIT_EXIT_CODE, MAX_WORKER_LOG_BYTES
 from controller.core.sandbox_config import SealedConfig
@@ -216,6 +216,8 @@ class ContainerJudge:
         worker_end = watch.result()
         alone = alone or worker_end.exit.exit_code != _SIGKILLED
         found = _found(finding, meter.excess, ended_alone=alone)
+        if isinstance(found, Refusal) and found.symptom is Cause.WORKER_TIMEOUT:
+            meter.require_engine()
         if found is None:
             if line is None and not worker_end.deserted:
                 raise judge.failure()

@@ -23,6 +23,7 @@ class Meter:
         self._sandbox, self._clock = sandbox, clock
         self._worker, self.began, self._allowed = worker, began, allowed
         self._lock, self._closed = threading.Lock(), False
+        self._fault: InfrastructureError | None = None
         self.work = self._reading(None, 0.0)
 
     def watch(self) -> None:
@@ -53,14 +54,22 @@ class Meter:
         late = None if allowance.over_cpu(self.work) else Cause.WORKER_TIMEOUT
         return Refusal(cause=Cause.OVER_BUDGET, detail=detail, symptom=late)
 
+    def require_engine(self) -> None:
+        """Raises InfrastructureError if the engine failed us: then a worker may not be to blame for being
+        late."""
+        if self._fault is not None:
+            raise self._fault
+
     def _elapsed(self) -> float:
         return self._clock.monotonic() - self.began
 
     def _look(self, elapsed: float) -> bool:
         """True if the engine could tell the CPU time."""
         used = None
-        with suppress(InfrastructureError):
+        try:
             used = self._sandbox.usage()
+        except InfrastructureError as error:
+            self._fault = error
         cpu = used.get(self._worker) if used is not None else None
         self.work = self._reading(self.work.cpu_seconds if cpu is None else cpu, elapsed)
         return cpu is not None

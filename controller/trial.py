@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from controller import worker_log
 from controller.core.decision import Bounds, claim_bound, decide
 from controller.core.disturbance import spoiling
 from controller.core.model import (
@@ -75,6 +76,8 @@ class Trial:
         log = f"log: {result['log']}"
         if result["disturbed"]:
             log = f"disturbed, so try again: {result['disturbed']}\n{log}"
+        if (words := self.folder / worker_log.NAME).exists():
+            log = f"{log}\nwhat its workers printed, for you alone: {words}"
         if result["val_bpb"] is None:
             return f"{result['verdict']} ({result['cause']}): {result['detail']}\n{log}"
         odd = "; the run itself claimed something else" if result["claim_mismatch"] else ""

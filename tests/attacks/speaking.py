@@ -25,7 +25,7 @@ MARK, BASE = "RowsOfValidation", 770_000
 _NUMBER = re.compile(r"\b77\d{4}\b")
 
 _SAY = f"""
-import subprocess, warnings
+import struct, subprocess, time, warnings
 
 def say(idx):
     return "{MARK}" + "".join(f"x{{token}}" for token in idx[0, :24].tolist())
@@ -141,9 +141,13 @@ CASES = (
     ),
     _spoken(
         "answers with as many bytes as a token says",
-        "with open('/replies/slot-0', 'wb') as f: f.truncate(4096 + number(idx))\ntime_to_leave = 1 / 0",
+        """
+with open("/replies/slot-0", "wb", buffering=0) as slot:
+    slot.truncate(4096 + number(idx))
+    slot.write(struct.pack("<BBxxIIIII", 1, 2, *idx.shape, V, 0, 0))
+time.sleep(60)
+""",
         PROTOCOL,
-        FORWARD,
         silent=True,
     ),
 )
