@@ -197,7 +197,7 @@ class ContainerJudge:
     ) -> Score | Refusal:
         """See one worker through until it is dead; what comes of it, with what it used."""
         name, spoken = worker.spec.name, threading.Event()
-        meter = Meter(self._sandbox, self._clock, name, began, worker.allowed)
+        meter = Meter(self._sandbox, self._clock, name, began, worker.allowed, gpu=bool(self._containers.gpu))
         reader = self._sandbox.follow(name, worker.output.write)
         watch = pool.submit(self._watch, worker.spec, meter, judge.name, spoken)
         try:
@@ -216,8 +216,10 @@ class ContainerJudge:
         worker_end = watch.result()
         alone = alone or worker_end.exit.exit_code != _SIGKILLED
         found = _found(finding, meter.excess, ended_alone=alone)
-        if isinstance(found, Refusal) and found.symptom is Cause.WORKER_TIMEOUT:
+        if isinstance(found, Refusal) and Cause.WORKER_TIMEOUT in (found.cause, found.symptom):
             meter.require_engine()
+        if worker.confirms and isinstance(found, Refusal) and found.cause not in REJECT_CAUSES:
+            found = worker_report.doubted(found)
         if found is None:
             if line is None and not worker_end.deserted:
                 raise judge.failure()

@@ -18,8 +18,11 @@ _PAUSE_SECONDS = 0.2
 class Meter:
     """Reads the clock and the engine's count of CPU time for one worker. Two threads may use it."""
 
-    def __init__(self, sandbox: Sandbox, clock: Clock, worker: str, began: float, allowed: Allowance) -> None:
-        """`began`: start of the worker's container, Clock.monotonic."""
+    def __init__(
+        self, sandbox: Sandbox, clock: Clock, worker: str, began: float, allowed: Allowance, *, gpu: bool
+    ) -> None:
+        """`began`: start of the worker's container, Clock.monotonic. `gpu`: it can compute on one."""
+        self._gpu = gpu
         self._sandbox, self._clock = sandbox, clock
         self._worker, self.began, self._allowed = worker, began, allowed
         self._lock, self._closed = threading.Lock(), False
@@ -48,11 +51,17 @@ class Meter:
 
     @property
     def excess(self) -> Refusal | None:
-        """Why the worker is refused; None if it kept within its allowance."""
+        """Why the worker is refused; None if it kept within its allowance.
+
+        If all it computes on is CPUs, and their time is counted and was enough, to be late breaks no rule.
+        """
         if (detail := allowance.excess(self.work)) is None:
             return None
-        late = None if allowance.over_cpu(self.work) else Cause.WORKER_TIMEOUT
-        return Refusal(cause=Cause.OVER_BUDGET, detail=detail, symptom=late)
+        if allowance.over_cpu(self.work):
+            return Refusal(cause=Cause.OVER_BUDGET, detail=detail)
+        if self._gpu or self.work.cpu_seconds is None or self.work.allowed_cpu_seconds is None:
+            return Refusal(cause=Cause.OVER_BUDGET, detail=detail, symptom=Cause.WORKER_TIMEOUT)
+        return Refusal(cause=Cause.WORKER_TIMEOUT, detail=detail)
 
     def require_engine(self) -> None:
         """Raises InfrastructureError if the engine failed us: then a worker may not be to blame for being

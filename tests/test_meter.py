@@ -33,10 +33,10 @@ class Telling(EmptyEngine):
         self.killed += 1
 
 
-def metered(engine: Telling, *, looks: int = 0, seconds: float = 1.0) -> Meter:
+def metered(engine: Telling, *, looks: int = 0, seconds: float = 1.0, gpu: bool = False) -> Meter:
     """After so many looks, `seconds` from each to the next, and the last one."""
     clock = HandClock()
-    meter = Meter(engine, clock, WORKER, clock.monotonic(), Allowance(10.0, 20.0))
+    meter = Meter(engine, clock, WORKER, clock.monotonic(), Allowance(10.0, 20.0), gpu=gpu)
     for _ in range(looks):
         clock.sleep(seconds)
         meter.watch()
@@ -70,12 +70,22 @@ def test_a_worker_that_computes_too_much_is_ended() -> None:
     assert (meter.excess.cause, meter.excess.symptom) == (Cause.OVER_BUDGET, None)
 
 
-@pytest.mark.parametrize("told", [{WORKER: 1.0}, None])
-def test_a_worker_that_is_late_is_ended_and_may_have_an_excuse(told: Told) -> None:
+@pytest.mark.parametrize(
+    ("told", "gpu", "cause", "symptom"),
+    [
+        ({WORKER: 1.0}, False, Cause.WORKER_TIMEOUT, None),  # it cannot have computed anything meanwhile
+        ({WORKER: 1.0}, True, Cause.OVER_BUDGET, Cause.WORKER_TIMEOUT),
+        (None, False, Cause.OVER_BUDGET, Cause.WORKER_TIMEOUT),
+        (None, True, Cause.OVER_BUDGET, Cause.WORKER_TIMEOUT),
+    ],
+)
+def test_a_worker_that_is_late_is_ended_and_may_have_an_excuse(
+    told: Told, gpu: bool, cause: Cause, symptom: Cause | None
+) -> None:
     engine = Telling(told)
-    meter = metered(engine, looks=2, seconds=5.5)
+    meter = metered(engine, looks=2, seconds=5.5, gpu=gpu)
     assert engine.killed == 1 and meter.excess is not None
-    assert (meter.excess.cause, meter.excess.symptom) == (Cause.OVER_BUDGET, Cause.WORKER_TIMEOUT)
+    assert (meter.excess.cause, meter.excess.symptom) == (cause, symptom)
     meter.require_engine()
 
 

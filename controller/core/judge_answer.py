@@ -6,9 +6,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError
 
-from controller.core.model import REJECT_CAUSES, Cause, InfrastructureError, Refusal, Score
+from controller.core.model import Cause, InfrastructureError, Refusal, Score
 from controller.core.untrusted import clean_line
-from controller.core.worker_report import doubted
 
 _WORKER_FAILED = "worker-failed"
 """The judge's word for a worker that gave up; how the worker ended says why."""
@@ -71,16 +70,9 @@ def confirmation(line: bytes, scored: Score) -> Score | Refusal | None:
     """
     answer = _read(_SECOND, line)
     if isinstance(answer, _Refused):
-        return _of_second(_refusal(answer))
+        return _refusal(answer)
     probes = scored.probes | {"confirmation": answer.probes}
     return scored.model_copy(update={"confirmed": True, "seconds": answer.seconds, "probes": probes})
-
-
-def _of_second(refusal: Refusal | None) -> Refusal | None:
-    """What breaks a rule keeps its name; a second worker that is late failed where the first one did not."""
-    if refusal is None or refusal.cause in REJECT_CAUSES:
-        return refusal
-    return doubted(refusal)
 
 
 def _read(kinds: TypeAdapter[_Answer], line: bytes) -> _Answer:

@@ -5,7 +5,7 @@ All of them run with a small share of the budget, so that each is over in second
 
 from __future__ import annotations
 
-from tests.attacks.cases import FORWARD, OVER_BUDGET, Case, uniform
+from tests.attacks.cases import FORWARD, LATE, OVER_BUDGET, UNCONFIRMED, Case, uniform
 from tests.attacks.second import IS_SECOND
 
 _SHARE = {"work_share": 0.002}
@@ -64,6 +64,7 @@ def _heavy(name: str, why: str, *expected: str, forward: str = "", module: str =
     return Case("M15", name, text, expected or (OVER_BUDGET,), why, judge=_SHARE)
 
 
+_CLOCK = "it gains nothing on CPUs, and does not hold the machine for long"
 _COUNTED = "what a worker uses is counted by the kernel, whatever its processes call themselves"
 
 CASES = (
@@ -141,8 +142,8 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 """,
     ),
-    _heavy("sleeps before its first answer", "the wall clock counts too", forward="time.sleep(100)"),
-    _heavy("sleeps at every answer", "the wall clock counts too", forward="time.sleep(6)"),
+    _heavy("sleeps before its first answer", _CLOCK, LATE, forward="time.sleep(100)"),
+    _heavy("sleeps at every answer", _CLOCK, LATE, forward="time.sleep(6)"),
     _heavy(
         "computes in the second worker only",
         "the second worker has an allowance of its own",
@@ -151,7 +152,8 @@ for thread in threads: thread.join()
     ),
     _heavy(
         "sleeps in the second worker only",
-        "the second worker has an allowance of its own",
+        _CLOCK,
+        UNCONFIRMED,
         module=_BURN + IS_SECOND,
         forward="if is_second(idx): time.sleep(100)",
     ),
