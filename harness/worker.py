@@ -322,7 +322,7 @@ def report(error: Exception, train: str) -> str:
     name = "-" if raised is None else type(raised).__name__
     frames = traceback.extract_tb(raised.__traceback__) if raised is not None else []
     lines = [frame.lineno for frame in frames if frame.filename == train]
-    if isinstance(raised, SyntaxError) and raised.filename == train:
+    if isinstance(raised, SyntaxError) and raised.filename in (train, "<unknown>"):  # compiled; only parsed
         lines.append(raised.lineno)
     return f"worker: {name} {lines[-1] if lines and lines[-1] else '-'}"
 
