@@ -11,6 +11,7 @@ from controller.chronicle import Chronicle
 from controller.core.events import ProposalRefused, Proposed
 from controller.core.model import Proposal, UserError
 from controller.core.policy import Objection, check, digest
+from controller.core.suspicion import suspected
 from controller.core.untrusted import clean_line, clean_text
 
 #: Refused proposals in a row before we stop and ask for a person.
@@ -50,7 +51,9 @@ class Admission:
         """Why a proposal is not run; None if it is. The baseline is beyond objection."""
         if self._chronicle.state.next_number == 0:
             return None
-        return check(proposal.train_py, self._briefing.frontier_py, self._briefing.tried())
+        return check(proposal.train_py, self._briefing.frontier_py, self._briefing.tried()) or suspected(
+            proposal.train_py, self._briefing.suspects()
+        )
 
     def _accept(self, offer: Offer) -> None:
         proposal = offer.proposal

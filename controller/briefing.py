@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
@@ -11,6 +11,7 @@ from typing import overload
 from controller.chronicle import Chronicle
 from controller.core.experiment import Experiment
 from controller.core.model import Frontier, Score
+from controller.core.suspicion import Suspicion
 from controller.ports import Context, Desk, Repository
 from controller.runs import Runs
 
@@ -39,6 +40,10 @@ class Briefing:
     def tried(self) -> Collection[str]:
         """Digests of what was run from the frontier; a view, not a copy."""
         return self._chronicle.state.tried.get(self.frontier.commit, frozenset())
+
+    def suspects(self) -> Mapping[str, Suspicion]:
+        """By digest, what is not run again from any frontier; a view, not a copy."""
+        return self._chronicle.state.suspects
 
     def context(self, desk: Desk) -> Context:
         """A snapshot that another thread may use while the effort goes on."""

@@ -62,15 +62,19 @@ class Calm:
     def excuse(self, experiment: Experiment, judgement: Score | Refusal) -> Disturbance | None:
         """Why a scoring that failed is void; None if it counts. Raises Interrupted.
 
-        Load cannot change a score, but can keep the worker from answering in time. A run that is not content
-        with its loss may wait for load and then be slow; so it gets few attempts for it.
+        Load cannot change a score, but can keep the worker from answering in time. What counts is what was
+        seen of a worker, not what it is taken for. A run that is not content with its loss may wait for load
+        and then be slow; so it gets few attempts for it.
         """
-        if not isinstance(judgement, Refusal) or not excusable(judgement.cause):
+        if not isinstance(judgement, Refusal):
+            return None
+        cause = judgement.symptom or judgement.cause
+        if not excusable(cause):
             return None
         if self._slot is None or experiment.attempt > self._config.repeats:
             return None
         found = lasting(self._slot, self._config, self._stop)
-        return found if found is not None and excuses(found, judgement.cause) else None
+        return found if found is not None and excuses(found, cause) else None
 
     def awaited(self, experiment: Experiment) -> bool:
         """True if the experiment may train. Waits a little if it may not; ask again."""

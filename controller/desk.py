@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from controller.chronicle import Chronicle
 from controller.core.events import ApiAnswered, ApiFailed, ApiRequested, Rehearsed
 from controller.core.model import AgentAway, AgentExhausted, Interrupted, Usage
 from controller.core.policy import check
+from controller.core.suspicion import Suspicion, suspected
 from controller.core.untrusted import clean_line
 from controller.ports import Clock, Rehearsal, Request
 
@@ -37,17 +38,21 @@ class JournalDesk:
         experiment: int,
         frontier_py: str,
         tried: Collection[str],
+        suspects: Mapping[str, Suspicion],
         rehearsal: Rehearsal | None,
         budget: Budget,
         stop: threading.Event,
     ) -> None:
-        """`tried` are the digests of what was run from `frontier_py` already."""
+        """`tried` are the digests of what was run from `frontier_py` already, `suspects` those of what is
+        not run again from any.
+        """
         self.stop = stop
         self._chronicle = chronicle
         self._clock = clock
         self._experiment = experiment
         self._frontier_py = frontier_py
         self._tried = tried
+        self._suspects = suspects
         self._rehearsal = rehearsal
         self._budget = budget
         self._closed = False
@@ -109,7 +114,7 @@ class JournalDesk:
 
     def objection(self, train_py: str) -> str | None:
         """See ports.Desk."""
-        objection = check(train_py, self._frontier_py, self._tried)
+        objection = check(train_py, self._frontier_py, self._tried) or suspected(train_py, self._suspects)
         return objection.detail if objection else None
 
     def rehearse(self, train_py: str) -> str | None:

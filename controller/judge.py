@@ -1,47 +1,57 @@
 """Runs W and J on the checkpoint T left, and turns what they say into a Score or a reason.
 
 A score that would be kept has to be confirmed: when the first worker is dead, a second one that was told
-nothing answers the judge's further questions. See harness/judge.py and docs/decisions/probes.md.
+nothing answers the judge's further questions. See harness/judge.py and docs/decisions/probes.md. What a
+worker may compute is bounded (core/allowance.py), and nothing it wrote leaves it as text
+(core/worker_report.py).
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller import data, workspace
-from controller.core import judge_answer, templates, volumes
+from controller import data, worker_log, workspace
+from controller.core import judge_answer, templates, volumes, worker_report
+from controller.core.allowance import Allowance, allowances
 from controller.core.container_spec import ContainerSpec
 from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
-from controller.core.model import Cause, Draw, InfrastructureError, Refusal, Score
+from controller.core.model import REJECT_CAUSES, Cause, Draw, InfrastructureError, Refusal, Score, Work
 from controller.core.place import REHEARSAL_PLACE, Place
+from controller.core.runlog import LIMIT_EXIT_CODE, MAX_WORKER_LOG_BYTES
 from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
 from controller.core.untrusted import clean_line
 from controller.failpoints import reach
+from controller.meter import Meter
 from controller.ports import Attempt, Clock, Exit, Sandbox
 
 _GRACE_SECONDS = 3.0
-"""For one side to end by itself after the other has."""
+"""For one side to end by itself after the other has given up."""
 _LOOK_SECONDS = 2.0
 """How soon a line of the judge is noticed even if the engine does not tell that there is one."""
 _TAIL_BYTES = 16 * 1024
-"""How much of a container's output is kept for its last line."""
+"""How much is kept of what the judge prints."""
+_SIGKILLED = 137
 
-#: What the worker's exit status says about it; the numbers are those of harness/worker.py.
-_WORKER_CAUSES: dict[int | None, Cause] = {
-    10: Cause.LOAD,
-    11: Cause.NO_CHECKPOINT,
-    12: Cause.LOAD,
-    13: Cause.FORWARD,
-    14: Cause.OOM,
-    124: Cause.WORKER_TIMEOUT,
-}
+
+@dataclass(frozen=True)
+class _Worker:
+    """One of the two that answer, and what there is to know of it."""
+
+    spec: ContainerSpec
+    allowed: Allowance
+    lines: int
+    """Of train.py."""
+    confirms: bool = False
+    """True of the second one."""
+    output: _Tail = field(default_factory=lambda: _Tail(MAX_WORKER_LOG_BYTES))
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,10 @@ class ContainerJudge:
         contends: Callable[[Score], bool],
         stop: threading.Event,
         draw: Draw | None = None,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         with self._alone:
-            return self._score(attempt, self.specs(attempt, seed, draw), contends, stop)
+            return self._score(attempt, self.specs(attempt, seed, draw), contends, stop, reference)
 
     def _score(
         self,
@@ -104,10 +115,12 @@ class ContainerJudge:
         specs: list[ContainerSpec],
         contends: Callable[[Score], bool],
         stop: threading.Event,
+        reference: Sequence[Work],
     ) -> Score | Refusal:
         place = self._place(attempt)
         workspace.require(self._sandbox, place)
-        first, second, judge = specs
+        *specs, judge = specs
+        workers = self._workers(attempt, specs, reference)
         seconds = templates.exchange_seconds(self._containers, self._config)
         # What a controller that died left behind.
         self._sandbox.remove(containers=[Place(self._home, REHEARSAL_PLACE).name(Domain.REHEARSAL)])
@@ -117,22 +130,38 @@ class ContainerJudge:
                 for volume in volumes.exchange(self._containers, place, names, seconds):
                     self._sandbox.create_volume(volume)
             reach("exchange-made")
-            found = self._run(place, (first, second), judge, contends, stop)
-            return self._with_isolation(found)
+            return self._with_isolation(self._run(place, workers, judge, contends, stop))
         finally:
             self._remove(place)
+            worker_log.write(attempt.log_path, [worker.output.content for worker in workers])
             reach("scoring-cleared")
+
+    def _workers(
+        self, attempt: Attempt, specs: Sequence[ContainerSpec], reference: Sequence[Work]
+    ) -> tuple[_Worker, _Worker]:
+        allowed = allowances(
+            reference,
+            share=self._config.work_share,
+            budget_seconds=attempt.budget_seconds,
+            cpus=self._containers.worker.cpus or os.cpu_count() or 1,
+        )
+        lines = attempt.train_path.read_bytes().count(b"\n") + 1
+        first, second = (
+            _Worker(spec, limits, lines, confirms)
+            for spec, limits, confirms in zip(specs, allowed, (False, True), strict=True)
+        )
+        return first, second
 
     def _run(
         self,
         place: Place,
-        workers: tuple[ContainerSpec, ContainerSpec],
+        workers: tuple[_Worker, _Worker],
         judge: ContainerSpec,
         contends: Callable[[Score], bool],
         stop: threading.Event,
     ) -> Score | Refusal:
         with ThreadPoolExecutor(3) as pool:
-            starts = [pool.submit(self._sandbox.start, spec) for spec in (workers[0], judge)]
+            starts = [pool.submit(self._sandbox.start, spec) for spec in (workers[0].spec, judge)]
             worker_began, judge_began = (start.result() for start in starts)
             deadline = judge_began + judge.life_seconds
             end = pool.submit(self._sandbox.wait, judge.name, deadline=deadline, stop=stop)
@@ -144,16 +173,18 @@ class ContainerJudge:
                     return found
                 # The first worker is dead, and with it whatever it may have known. With its container go its
                 # log on the host's disk and its cgroup.
-                self._sandbox.remove(containers=[workers[0].name])
+                self._sandbox.remove(containers=[workers[0].spec.name])
                 confirmed = self._stage(
                     pool,
                     place,
                     workers[1],
-                    self._sandbox.start(workers[1]),
+                    self._sandbox.start(workers[1].spec),
                     listener,
                     lambda line: judge_answer.confirmation(line, found),
                 )
                 reach("second-worker-done")
+                if isinstance(confirmed, Refusal):
+                    return confirmed.model_copy(update={"work": found.work + confirmed.work})
                 return confirmed
             finally:
                 with suppress(InfrastructureError):
@@ -163,44 +194,52 @@ class ContainerJudge:
         self,
         pool: ThreadPoolExecutor,
         place: Place,
-        worker: ContainerSpec,
+        worker: _Worker,
         began: float,
         judge: _Listener,
         read: Callable[[bytes], Score | Refusal | None],
     ) -> Score | Refusal:
-        """See one worker through until it is dead; what the judge's next line says about it."""
-        tail, spoken = _Tail(), threading.Event()
-        reader = self._sandbox.follow(worker.name, tail.write)
-        watch = pool.submit(self._watch, worker, began, judge.name, spoken)
+        """See one worker through until it is dead; what comes of it, with what it used."""
+        name, spoken = worker.spec.name, threading.Event()
+        meter = Meter(self._sandbox, self._clock, name, began, worker.allowed, gpu=bool(self._containers.gpu))
+        reader = self._sandbox.follow(name, worker.output.write)
+        watch = pool.submit(self._watch, worker.spec, meter, judge.name, spoken)
         try:
             line = judge.next_line()
+            spoken.set()
+            meter.conclude()
+            finding = read(line) if line is not None else None
+            if finding is None:  # it gave up, and may need a moment to say how it ended
+                with suppress(TimeoutError):
+                    watch.result(_GRACE_SECONDS)
+            alone = watch.done()
         finally:
             spoken.set()
             with suppress(InfrastructureError):
-                self._release(worker.name, watch)
+                self._sandbox.kill(name)
         worker_end = watch.result()
-        if line is not None and (finding := read(line)) is not None:
-            return finding  # the judge's own finding stands, however the worker ended
-        if line is None and not worker_end.deserted:
-            raise judge.failure()
-        reader.join(_GRACE_SECONDS)
-        workspace.require(self._sandbox, place)
-        return _blame(worker_end.exit, tail.last_line())
+        alone = alone or worker_end.exit.exit_code != _SIGKILLED
+        found = _found(finding, meter.excess, ended_alone=alone)
+        if isinstance(found, Refusal) and Cause.WORKER_TIMEOUT in (found.cause, found.symptom):
+            meter.require_engine()
+        if worker.confirms and isinstance(found, Refusal) and found.cause not in REJECT_CAUSES:
+            found = worker_report.doubted(found)
+        if found is None:
+            if line is None and not worker_end.deserted:
+                raise judge.failure()
+            reader.join(_GRACE_SECONDS)
+            workspace.require(self._sandbox, place)
+            found = _blame(worker_end.exit, worker)
+        return found.model_copy(update={"work": (*found.work, meter.work)})
 
-    def _watch(self, worker: ContainerSpec, began: float, judge: str, spoken: threading.Event) -> _WorkerEnd:
+    def _watch(self, worker: ContainerSpec, meter: Meter, judge: str, spoken: threading.Event) -> _WorkerEnd:
         """See the worker through. A judge left waiting for a dead worker is ended too."""
-        end = self._sandbox.wait(worker.name, deadline=began + worker.life_seconds, stop=threading.Event())
-        deserted = not spoken.wait(_GRACE_SECONDS)
+        deadline = meter.began + worker.life_seconds
+        end = self._sandbox.wait(worker.name, deadline=deadline, stop=threading.Event(), tick=meter.watch)
+        deserted = not spoken.wait(0.0 if meter.excess else _GRACE_SECONDS)
         if deserted:
             self._sandbox.kill(judge)
         return _WorkerEnd(end, deserted)
-
-    def _release(self, worker: str, watch: Future[_WorkerEnd]) -> None:
-        """The judge is done with it: give the worker a moment to say how it ended, then end it."""
-        with suppress(TimeoutError):
-            watch.result(_GRACE_SECONDS)
-            return
-        self._sandbox.kill(worker)
 
     def _with_isolation(self, found: Score | Refusal) -> Score | Refusal:
         if isinstance(found, Refusal):
@@ -227,7 +266,7 @@ class _Listener:
         self._sandbox, self._end = sandbox, end
         self._heard = 0
         self._something = threading.Event()
-        self._tail = _Tail()
+        self._tail = _Tail(_TAIL_BYTES)
         sandbox.follow(name, self._hear)
         end.add_done_callback(lambda _: self._something.set())
 
@@ -259,22 +298,35 @@ class _Listener:
 class _Tail:
     """Keeps the end of a container's output."""
 
-    def __init__(self) -> None:
-        self._bytes = b""
+    def __init__(self, limit: int) -> None:
+        self.content, self._limit = b"", limit
 
     def write(self, block: bytes) -> None:
-        self._bytes = (self._bytes + block)[-_TAIL_BYTES:]
+        self.content = (self.content + block)[-self._limit :]
 
     def last_line(self) -> str:
-        lines = self._bytes.decode("utf-8", errors="replace").split("\n")
+        lines = self.content.decode("utf-8", errors="replace").split("\n")
         return next((line for text in reversed(lines) if (line := clean_line(text))), "")
 
 
-def _blame(end: Exit, last_line: str) -> Refusal:
-    """Why there was nothing to judge, from how the worker ended. Its own words are for people only."""
+def _found(
+    finding: Score | Refusal | None, excess: Refusal | None, *, ended_alone: bool
+) -> Score | Refusal | None:
+    """What is to be believed of the judge's finding and the meter's; None if the worker's end has to tell.
+
+    A worker that has answered is ended by us, after the meter's last look at it.
+    """
+    if isinstance(finding, Refusal) and finding.cause in REJECT_CAUSES:
+        return finding
+    if excess is not None:
+        return excess
+    return None if isinstance(finding, Score) and ended_alone else finding
+
+
+def _blame(end: Exit, worker: _Worker) -> Refusal:
+    """Why there was nothing to judge, from how the worker ended."""
     if end.oom_killed:
-        return Refusal(cause=Cause.OOM, detail="the worker was killed by the kernel: out of memory")
-    cause = _WORKER_CAUSES.get(end.exit_code)
-    if cause is None:
-        return Refusal(cause=Cause.FORWARD, detail=f"the worker ended with status {end.exit_code}")
-    return Refusal(cause=cause, detail=clean_line(last_line.removeprefix("worker: ")))
+        return worker_report.KILLED_BY_KERNEL.model_copy(update={"confirming": worker.confirms})
+    exit_code = LIMIT_EXIT_CODE if end.killed else end.exit_code
+    found = worker_report.refusal(exit_code, worker.output.content, worker.lines)
+    return worker_report.doubted(found) if worker.confirms else found

@@ -238,7 +238,12 @@ class Loop:
             )
         )
         judgement = self._world.judge.score(
-            attempt, seed, lambda score: self._contends(experiment, score), self._world.stop, draw
+            attempt,
+            seed,
+            lambda score: self._contends(experiment, score),
+            self._world.stop,
+            draw,
+            self.state.reference,
         )
         self._world.check_inputs()
         if (found := self._calm.excuse(experiment, judgement)) is not None:

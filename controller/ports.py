@@ -29,6 +29,7 @@ from controller.core.model import (
     RunOutcome,
     Score,
     Usage,
+    Work,
 )
 from controller.core.notebook import Notebook
 from controller.core.state import ResearchState
@@ -333,11 +334,14 @@ class Judge(Protocol):
         contends: Callable[[Score], bool],
         stop: threading.Event,
         draw: Draw | None = None,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         """A score for which `contends` is true comes back confirmed, or as a refusal; others unconfirmed.
 
         `draw` gives it rows that no other scoring of its effort got; None: it is of no effort, as a try, and
-        gets rows that are set aside for those.
+        gets rows that are set aside for those. `reference` is what the baseline's workers used; with it, each
+        worker may use so much and a share of the budget, and is refused as over-budget beyond that
+        (core/allowance.py). What was used is in the result, refused or not.
 
         Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind.
         """

@@ -261,6 +261,7 @@ class Researcher:
             experiment=self._state.next_number,
             frontier_py=self._briefing.frontier_py,
             tried=self._briefing.tried(),
+            suspects=self._briefing.suspects(),
             rehearsal=self._rehearsal,
             budget=self._budget,
             stop=stop,

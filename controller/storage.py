@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from controller import worker_log
 from controller.core.events import AnyEvent, Pruned, Record
 from controller.core.model import InfrastructureError
 from controller.core.state import ResearchState
@@ -91,7 +92,7 @@ class Storage:
     def _measure_logs(self, state: ResearchState) -> None:
         for number in range(max(self._experiments, state.logs_pruned), len(state.finished)):
             if number not in state.kept:
-                self._logs.add(number, _size(self._log(number)))
+                self._logs.add(number, sum(map(_size, self._files(number))))
         self._experiments = len(state.finished)
 
     def _measure_texts(self, state: ResearchState) -> None:
@@ -104,7 +105,8 @@ class Storage:
     def _remove_logs(self, before: int, state: ResearchState) -> None:
         for number in range(self._without_logs, before):
             if number not in state.kept:
-                self._log(number).unlink(missing_ok=True)
+                for path in self._files(number):
+                    path.unlink(missing_ok=True)
         self._without_logs = before
 
     def _remove_texts(self, before: int) -> None:
@@ -122,8 +124,9 @@ class Storage:
             file.seek(begin)
             yield from (line for line in file if line.endswith(b"\n"))
 
-    def _log(self, number: int) -> Path:
-        return Runs(self._home).folder(number) / "run.log"
+    def _files(self, number: int) -> tuple[Path, Path]:
+        folder = Runs(self._home).folder(number)
+        return folder / "run.log", folder / worker_log.NAME
 
 
 class _Held:

@@ -6,10 +6,12 @@ import datetime as dt
 import secrets
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from controller import worker_log
 from controller.core.decision import Bounds, claim_bound, decide
 from controller.core.disturbance import spoiling
 from controller.core.model import (
@@ -20,8 +22,10 @@ from controller.core.model import (
     RunOutcome,
     Score,
     Verdict,
+    Work,
 )
 from controller.effort import read_train
+from controller.home import read_standing
 from controller.machine import Machine
 from controller.ports import Attempt
 from controller.runs import Runs
@@ -58,6 +62,7 @@ class Trial:
             "detail": refusal.detail if refusal else self.outcome.detail,
             "seconds": self.outcome.seconds,
             "scoring_seconds": score.seconds if score else None,
+            "work": [work.model_dump() for work in self.judgement.work] if self.judgement else [],
             "disturbed": disturbed.detail if disturbed else None,
             "claim": self.outcome.claim.model_dump(exclude_none=True),
             "claim_mismatch": bool(
@@ -71,6 +76,8 @@ class Trial:
         log = f"log: {result['log']}"
         if result["disturbed"]:
             log = f"disturbed, so try again: {result['disturbed']}\n{log}"
+        if (words := self.folder / worker_log.NAME).exists():
+            log = f"{log}\nwhat its workers printed, for you alone: {words}"
         if result["val_bpb"] is None:
             return f"{result['verdict']} ({result['cause']}): {result['detail']}\n{log}"
         odd = "; the run itself claimed something else" if result["claim_mismatch"] else ""
@@ -80,14 +87,19 @@ class Trial:
         )
 
 
-def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
-    """Run `file` once.
+def run(
+    config: Settings, file: Path, stop: threading.Event, reference: Sequence[Work] | None = None
+) -> Trial:
+    """Run `file` once. Its workers may use what those of an experiment may: `reference` is what the
+    baseline's used, by default as the home's journal tells it, if it does.
 
     Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted, and
     VerificationFailed if a file that containers mount was changed.
     """
     train_py = read_train(file)
     machine = Machine.assemble(config)
+    if reference is None:
+        reference = read_standing(config.home)[0].reference
     folder = _new_folder(config.home)
     (folder / "train.py").write_text(train_py, encoding="utf-8", newline="")
     attempt = Attempt(
@@ -100,7 +112,7 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     machine.trainer.discard(attempt)  # what a try that was killed left behind
     try:
         outcome = machine.trainer.train(attempt, stop, lambda elapsed: None)
-        judgement = None if outcome.cause else _score(machine, attempt, stop)
+        judgement = None if outcome.cause else _score(machine, attempt, stop, reference)
         machine.check_inputs()
     finally:
         machine.trainer.discard(attempt)
@@ -112,9 +124,11 @@ def run(config: Settings, file: Path, stop: threading.Event) -> Trial:
     return trial
 
 
-def _score(machine: Machine, attempt: Attempt, stop: threading.Event) -> Score | Refusal:
+def _score(
+    machine: Machine, attempt: Attempt, stop: threading.Event, reference: Sequence[Work]
+) -> Score | Refusal:
     """Whoever tries a file wants to know whether it would be believed: every score is confirmed."""
-    return machine.judge.score(attempt, secrets.randbits(63), lambda score: True, stop)
+    return machine.judge.score(attempt, secrets.randbits(63), lambda score: True, stop, reference=reference)
 
 
 def _new_folder(home: Path) -> Path:

@@ -15,7 +15,7 @@ from rich.text import Text
 from controller import audit, conditions, costs, pause
 from controller.core.events import Record
 from controller.core.experiment import Experiment
-from controller.core.model import Cause, Verdict
+from controller.core.model import Cause, Verdict, Work
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.views_json import TEXT_LIMIT, Exhibit, description, effect, marks, refusal
@@ -202,6 +202,8 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
         yield "val_bpb", f"{score.val_bpb:.6f}{against}, {sure}"
         if score.isolation:
             yield "isolation", score.isolation
+    if experiment.judgement:
+        yield from zip(("first worker", "second worker"), map(_work, experiment.judgement.work), strict=False)
     if quarantine := experiment.quarantine:
         yield "quarantined", f"{quarantine.reason}; the first score was {quarantine.score.val_bpb:.6f}"
     if refused := refusal(experiment):
@@ -223,6 +225,17 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
         for key, value in experiment.provenance.model_dump().items():
             if value:
                 yield key, str(value)
+
+
+def _work(work: Work) -> str:
+    """What a worker used and might use."""
+    wall = _used(work.wall_seconds, work.allowed_wall_seconds)
+    return f"{wall}, CPU time {_used(work.cpu_seconds, work.allowed_cpu_seconds)}"
+
+
+def _used(seconds: float | None, allowed: float | None) -> str:
+    used = "not known" if seconds is None else f"{seconds:.1f} s"
+    return used if allowed is None else f"{used} (allowed {allowed:.1f} s)"
 
 
 def _title(text: str) -> Rule:

@@ -107,7 +107,7 @@ class SlotWriter:
         os.pwrite(file, packed[:1], 0)
 
     def close(self) -> None:
-        """Say that no further message follows: the judge is done, or the worker gives up."""
+        """Say that no further message follows: the worker gives up."""
         (self._folder / CLOSED).touch()
 
     def _open(self, number: int) -> int:
@@ -151,10 +151,10 @@ class SlotReader:
         if mark in (b"", b"\0", bytes([_mark(number - SLOTS)])):
             return None
         if mark[0] != _mark(number):
-            raise ExchangeError(f"slot of message {number} carries another message's number")
+            raise ExchangeError("a slot carries another message's number")
         packed = os.pread(file, _HEADER.size, 0)
         if len(packed) < _HEADER.size:
-            raise ExchangeError(f"header of message {number} is cut short")
+            raise ExchangeError("the header of a message is cut short")
         return Header(*_HEADER.unpack(packed)[1:])
 
     def read(self, number: int, start: int, into: memoryview) -> None:
@@ -168,7 +168,7 @@ class SlotReader:
         while into:
             count = os.preadv(file, [into], offset)
             if count == 0:
-                raise ExchangeError(f"payload of message {number} is cut short")
+                raise ExchangeError("the payload of a message is cut short")
             into, offset = into[count:], offset + count
 
     def payload_bytes(self, number: int) -> int:
@@ -184,10 +184,10 @@ class SlotReader:
                 file = os.open(_slot_path(self._folder, number), flags)
             except FileNotFoundError:
                 return None
-            except OSError as error:
-                raise ExchangeError(f"slot file cannot be opened: {os.strerror(error.errno or 0)}") from None
+            except OSError:
+                raise ExchangeError("a slot file cannot be opened") from None
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 os.close(file)
-                raise ExchangeError("slot file is not a regular file")
+                raise ExchangeError("a slot file is not a regular file")
             self._files[slot] = file
         return self._files[slot]

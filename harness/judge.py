@@ -163,7 +163,11 @@ def account(targets: Tokens, nats: Nats, token_bytes: NDArray[np.int64]) -> Acco
 
 
 class Replies:
-    """The worker's logits, checked against what was asked and judged in chunks by a few threads."""
+    """The worker's logits, checked against what was asked and judged in chunks by a few threads.
+
+    No refusal tells a number that the worker chose, such as the one of the batch it stopped at: each is a few
+    bits of what it saw.
+    """
 
     def __init__(self, config: Config, folder: Path, vocab: int) -> None:
         self._config = config
@@ -178,9 +182,9 @@ class Replies:
         try:
             header = self._reader.wait(number, deadline)
         except TimeoutError:
-            raise Refused("worker-timeout", f"no reply to batch {number} within its time") from None
+            raise Refused("worker-timeout", "no reply to a batch within its time") from None
         except Closed:
-            raise Refused("worker-failed", f"the worker gave up before batch {number}") from None
+            raise Refused("worker-failed", "the worker gave up") from None
         self._last = time.monotonic()
         return header
 
@@ -196,13 +200,12 @@ class Replies:
     def _check(self, number: int, header: Header, shape: tuple[int, ...]) -> None:
         got = (header.rows, header.length, header.vocab)
         if got != (*shape, self._vocab):
-            raise Refused("wrong-shape", f"logits are {list(got)}, asked for {[*shape, self._vocab]}")
+            raise Refused("wrong-shape", f"the logits have not the shape asked for, {[*shape, self._vocab]}")
         if header.dtype not in DTYPES:
             raise Refused("wrong-dtype", "logits are neither bfloat16 nor float32")
         expected = math.prod(got) * DTYPES[header.dtype][1]
-        size = self._reader.payload_bytes(number)
-        if size != expected:
-            raise Refused("protocol", f"reply {number} has {size} bytes of logits, not {expected}")
+        if self._reader.payload_bytes(number) != expected:
+            raise Refused("protocol", f"a reply does not hold {expected} bytes of logits")
 
     def _chunk_nats(self, number: int, dtype: int, start: int, targets: NDArray[np.int64]) -> Nats:
         name, itemsize = DTYPES[dtype]
@@ -222,7 +225,8 @@ def widen(raw: NDArray[Any]) -> NDArray[np.float32]:
 def collect(config: Config, folders: tuple[Path, Path], batches: list[Batch], vocab: int) -> list[Nats]:
     """Nats of every target of every batch, with `SLOTS` batches under way at a time. Raises Refused.
 
-    `folders` are those of requests and replies.
+    `folders` are those of requests and replies. The worker is not told that it is done: what it used is read
+    before it is ended.
     """
     requests, replies = SlotWriter(folders[0]), Replies(config, folders[1], vocab)
 
@@ -232,17 +236,14 @@ def collect(config: Config, folders: tuple[Path, Path], batches: list[Batch], vo
         requests.write(number, header, np.ascontiguousarray(inputs).data.cast("B"))
 
     scores = []
-    try:
-        for number in range(min(SLOTS, len(batches))):
-            send(number)
-        with ThreadPoolExecutor(usable_cpus()) as pool:
-            for number, batch in enumerate(batches):
-                header = replies.wait(number)
-                scores.append(replies.nats(number, header, batch.targets, pool))
-                if number + SLOTS < len(batches):
-                    send(number + SLOTS)
-    finally:
-        requests.close()  # scored or refused, the worker need not wait any longer
+    for number in range(min(SLOTS, len(batches))):
+        send(number)
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for number, batch in enumerate(batches):
+            header = replies.wait(number)
+            scores.append(replies.nats(number, header, batch.targets, pool))
+            if number + SLOTS < len(batches):
+                send(number + SLOTS)
     return scores
 
 
@@ -290,7 +291,7 @@ def promise(
     """What these twins find but for the miss probability.
 
     The smallest fraction of positions at which a leak shows as more than rounding, by reach in tokens; and
-    the largest mean help, in nats a token, that these differences leave likely: null if there are too few twins.
+    the largest mean help, in nats a token, that these differences leave likely: null with too few twins.
     """
     reaches = sorted({1, min(config.leak_reach, reach), reach})
     leaks = {k: probes.smallest_leak(twins.rows, config.miss_probability, k, length) for k in reaches}

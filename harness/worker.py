@@ -13,15 +13,20 @@ loaded strictly. The model runs in eval mode, uncompiled, in inference mode and 
 module-level `autocast_ctx` if it has one, else under bfloat16 autocast on CUDA.
 
 This process runs the experiment's code, so nothing it says is believed: it protects nothing but itself
-against a broken checkpoint. Exit status: 0 the judge is done; 10 train.py does not import or build; 11 no
-checkpoint; 12 the checkpoint does not fit, is too big or is no safetensors; 13 the forward pass failed; 14
-out of memory; 1 the exchange itself failed. The last line on stderr says why, for people.
+against a broken checkpoint. It answers until it is killed. What ends it before has an exit status: 10
+train.py does not import or build; 11 no checkpoint; 12 the checkpoint does not fit, is too big or is no
+safetensors; 13 the forward pass failed; 14 out of memory; 1 the exchange itself failed. On stderr stands
+what a person may want to know, and then one line for the controller, which believes no more of it than a
+name that it knows and a number of a line that there is:
+
+    worker: RuntimeError 57
+
+the class of the exception and the last line of train.py that it passed through, `-` for what there is not.
 """
 
 import ast
 import contextlib
 import errno
-import itertools
 import json
 import mmap
 import os
@@ -29,6 +34,7 @@ import stat
 import struct
 import sys
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +43,7 @@ from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
-from exchange import Closed, Header, SlotReader, SlotWriter, usable_cpus
+from exchange import Header, SlotReader, SlotWriter, usable_cpus
 
 import prepare
 
@@ -48,7 +54,7 @@ COMPILED = "_orig_mod."  # what torch.compile puts into the names of parameters
 
 
 class Failure(Exception):
-    """The experiment's model cannot be served; `status` is the exit status."""
+    """The experiment's model cannot be served; `status` is the exit status, `__cause__` what was raised."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -278,25 +284,24 @@ def encode(
     return Header(DTYPE_CODES[dtype], *numbers.shape), numbers.view(torch.uint8).numpy().data.cast("B")
 
 
-def answer(config: Config, predict: Callable[[torch.Tensor], object]) -> None:
-    """Answer the judge's batches in order until it is done. Raises Failure, TimeoutError if it is silent."""
+def answer(config: Config, predict: Callable[[torch.Tensor], object]) -> NoReturn:
+    """Answer the judge's batches in order, until it is silent for too long: TimeoutError. Raises Failure."""
     requests, replies = SlotReader(config.requests), SlotWriter(config.replies)
     deadline = time.monotonic() + config.total_seconds
-    for number in itertools.count():
-        try:
-            header = requests.wait(number, deadline)
-        except Closed:
-            return
+    number = 0
+    while True:
+        header = requests.wait(number, deadline)
         tokens = torch.empty((header.rows, header.length), dtype=torch.int32)
         requests.read(number, 0, tokens.numpy().data.cast("B"))
         with failing_as(FORWARD, "forward"):
             shape, columns = (header.rows, header.length, header.vocab), (header.first, header.last)
             reply = encode(predict(tokens), shape, columns)
         replies.write(number, *reply)
+        number += 1
 
 
-def serve(config: Config) -> None:
-    """Build, load, answer. Raises Failure."""
+def serve(config: Config) -> NoReturn:
+    """Build, load, answer. Raises Failure, TimeoutError."""
     torch.set_num_threads(usable_cpus())
     # Compiling costs more than the few batches to score, here and in every compiled function of the model.
     torch.compiler.set_stance("force_eager")
@@ -318,21 +323,29 @@ def serve(config: Config) -> None:
 
 
 def main() -> NoReturn:
-    """Serve until the judge is done and end with the status that says how it went."""
+    """Serve until we are killed, or end with the status that says what went wrong."""
     config = Config.from_json(sys.argv[1])
-    status, reason = 0, "done"
     try:
         serve(config)
-    except Failure as failure:
-        status, reason = failure.status, str(failure)
     except Exception as error:
-        status, reason = 1, f"{type(error).__name__}: {error}"
-    if status:
+        status = error.status if isinstance(error, Failure) else 1
         with contextlib.suppress(OSError):
             SlotWriter(config.replies).close()  # the judge need not wait until its time limit
-    print(f"worker: {reason}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(status)  # threads and exit handlers of the experiment's code must not keep us
+        traceback.print_exc()
+        print(report(error, str(config.train)), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)  # threads and exit handlers of the experiment's code must not keep us
+
+
+def report(error: Exception, train: str) -> str:
+    """The last line: what the experiment's code raised, if it did, and on which line of `train`."""
+    raised = error.__cause__ if isinstance(error, Failure) else error
+    name = "-" if raised is None else type(raised).__name__
+    frames = traceback.extract_tb(raised.__traceback__) if raised is not None else []
+    lines = [frame.lineno for frame in frames if frame.filename == train]
+    if isinstance(raised, SyntaxError) and raised.filename in (train, "<unknown>"):  # compiled; only parsed
+        lines.append(raised.lineno)
+    return f"worker: {name} {lines[-1] if lines and lines[-1] else '-'}"
 
 
 if __name__ == "__main__":

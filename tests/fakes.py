@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from controller.core import allowance, worker_report
+from controller.core.allowance import Allowance, allowances
 from controller.core.container_spec import ContainerSpec
 from controller.core.domains import Domain
 from controller.core.events import Record
@@ -30,6 +32,7 @@ from controller.core.model import (
     RunOutcome,
     Score,
     Usage,
+    Work,
 )
 from controller.core.policy import check
 from controller.core.runlog import claim, crash_cause
@@ -226,7 +229,9 @@ class FakeJudge:
     """Scores a run as the WIDTH in its train.py; a negative one is refused as non-causal.
 
     A note `unsteady` makes the second score of a run another one than the first; `slow` lets the worker of
-    the first attempt answer too late; `knows` does far worse on fresh rows.
+    the first attempt answer too late; `knows` does far worse on fresh rows. Workers use WORK; with the note
+    `heavy` more than they may, if there is a reference. `deserts` ends the second worker before it has
+    confirmed anything.
     """
 
     trainer: FakeTrainer
@@ -242,6 +247,7 @@ class FakeJudge:
         contends: Callable[[Score], bool],
         stop: threading.Event,
         draw: Draw | None = None,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         if stop.is_set():
             raise Interrupted("asked to stop")
@@ -259,6 +265,10 @@ class FakeJudge:
             return Refusal(cause=Cause.WORKER_TIMEOUT, detail="no reply in time")
         if width < 0:
             return Refusal(cause=Cause.NON_CAUSAL, detail="it saw the future")
+        allowed = allowances(reference, share=0.1, budget_seconds=attempt.budget_seconds, cpus=2)
+        work = [_used(limits, heavy="# heavy" in text) for limits in allowed]
+        if (excess := allowance.excess(work[0])) is not None:
+            return Refusal(cause=Cause.OVER_BUDGET, detail=excess, work=(work[0],))
         score = Score(
             val_bpb=width,
             holdout_bpb=width + 0.1234567,
@@ -274,8 +284,27 @@ class FakeJudge:
                 p_value=2.5e-5 if "# knows" in text else 0.3,
             ),
             seconds=0.1,
+            work=(work[0],),
         )
-        return score.model_copy(update={"confirmed": contends(score)})
+        if not contends(score):
+            return score
+        if "# deserts" in text:
+            refusal = worker_report.doubted(worker_report.refusal(1, b"", 1))
+            return refusal.model_copy(update={"work": tuple(work)})
+        return score.model_copy(update={"confirmed": True, "work": tuple(work)})
+
+
+WORK = Work(wall_seconds=8.1, cpu_seconds=9.3)
+
+
+def _used(allowed: Allowance, *, heavy: bool) -> Work:
+    cpu = 1.1 * allowed.cpu if heavy and allowed.cpu is not None else WORK.cpu_seconds
+    return Work(
+        wall_seconds=WORK.wall_seconds,
+        cpu_seconds=cpu,
+        allowed_wall_seconds=allowed.wall,
+        allowed_cpu_seconds=allowed.cpu,
+    )
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def test_show_tells_all_about_one_experiment() -> None:
     records = [record for record in story.records if record.experiment == 3]
     diff = "--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-A = 1\n+A = 2"
     said = views_json.show(Exhibit(state, 3, records=records, diff=diff, log_excerpt="step 1"))
-    assert said["refusal"] == {"cause": "non-causal", "detail": "it cheated"} and said["score"] is None
+    assert said["refusal"]["cause"] == "non-causal" and said["refusal"]["detail"] == "it cheated"
+    assert said["refusal"]["work"] == [] and said["score"] is None
     assert said["diff"] == diff and said["log"] == "step 1"
     assert [record["data"]["event"] for record in said["records"]][:2] == ["proposed", "training_started"]
     text = printed(views.show(Exhibit(state, 3, records=records, diff=diff, log_excerpt="step 1")))

@@ -22,8 +22,10 @@ class JudgeConfig(BaseModel):
     """For a worker to start, build the model, load the checkpoint and answer the first batch."""
     batch_seconds: float = Field(default=60.0, gt=0)
     """For every further batch."""
-    total_seconds: float = Field(default=900.0, gt=0)
+    total_seconds: float = Field(default=300.0, gt=0)
     """For all of it; a confirmation gets as much again."""
+    work_share: float = Field(default=0.1, gt=0)
+    """Share of the budget that a worker may compute for beyond what the baseline's workers needed."""
     leak_fraction: float = Field(default=0.001, gt=0, lt=1)
     """Share of positions at which a kept model may have seen the future without being found out, at most."""
     miss_probability: float = Field(default=0.001, gt=0, lt=1)

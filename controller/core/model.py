@@ -124,6 +124,8 @@ class Cause(StrEnum):
     IMPLAUSIBLE = "implausible"
     EXPOSED = "exposed"
     POLICY = "policy"
+    OVER_BUDGET = "over-budget"
+    UNCONFIRMED = "unconfirmed"
 
 
 #: Causes found while scoring that break the rules of the game; the others found there are crashes.
@@ -139,6 +141,8 @@ REJECT_CAUSES = frozenset(
         Cause.IMPLAUSIBLE,
         Cause.EXPOSED,
         Cause.POLICY,
+        Cause.OVER_BUDGET,
+        Cause.UNCONFIRMED,
     }
 )
 
@@ -343,6 +347,18 @@ class Fresh(Value):
     """Of such a gap or a larger one, for a model that knows neither."""
 
 
+class Work(Value):
+    """What one worker used until the judge had said what it found, and what it might use."""
+
+    wall_seconds: float
+    """Since the start of its container."""
+    cpu_seconds: float | None
+    """Of all its processes; None if the engine could not tell."""
+    allowed_wall_seconds: float | None = None
+    """None: nothing was there to compare with, and the judge's own time limits held."""
+    allowed_cpu_seconds: float | None = None
+
+
 class Score(Value):
     """What the judge measured. Bits per byte; lower is better."""
 
@@ -362,6 +378,8 @@ class Score(Value):
     seconds: float = 0.0
     """Time the judge spent, start-up of the containers excluded."""
     probes: dict[str, JsonValue] = Field(default_factory=dict)
+    work: tuple[Work, ...] = ()
+    """Of the first worker, and of the second if there was one."""
 
     @property
     def on_fresh_rows(self) -> float | None:
@@ -374,6 +392,14 @@ class Refusal(Value):
 
     cause: Cause
     detail: str = ""
+    """A sentence of ours. No text of a worker is in it."""
+    symptom: Cause | None = None
+    """What was to be seen of it, if `cause` says what that is taken for. A disturbance of the machine may be
+    behind a worker that was slow or failed, and behind nothing else."""
+    confirming: bool = False
+    """True if a first worker had got through with the same checkpoint and a second one did not."""
+    work: tuple[Work, ...] = ()
+    """Of the first worker, and of the second if there was one."""
 
 
 class Decision(Value):

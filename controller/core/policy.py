@@ -30,7 +30,8 @@ class Objection:
     """Why a proposal is refused. The agent gets to see both."""
 
     cause: str
-    """`empty`, `too-large`, `syntax`, `form`, `literals`, `identical`, `no-op` or `duplicate`."""
+    """`empty`, `too-large`, `syntax`, `form`, `literals`, `identical`, `no-op` or `duplicate`; or `suspect`,
+    see core/suspicion.py."""
     detail: str
 
 

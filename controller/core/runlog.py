@@ -114,6 +114,10 @@ MAX_SUMMARY_BYTES = 4096
 """More than the section that `summary` makes ever takes."""
 
 
+MAX_WORKER_LOG_BYTES = 64 * 1024
+"""The most that the file with the output of an experiment's workers takes."""
+
+
 def summary(
     outcome: RunOutcome,
     judgement: Score | Refusal | None,

@@ -49,10 +49,12 @@ from controller.core.model import (
     ImpossibleHistory,
     Score,
     Verdict,
+    Work,
 )
 from controller.core.notebook import Notebook
-from controller.core.runlog import MAX_SUMMARY_BYTES
+from controller.core.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
 from controller.core.spending import Spending
+from controller.core.suspicion import Suspicion, suspicion
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class ResearchState:
     calls_pruned: int = 0
     """Calls with a lower number have lost their texts."""
     log_bytes: int = 0
-    """What the run.log of experiments that were not kept take up, at most."""
+    """What run.log and worker.log of experiments that were not kept take up, at most."""
     call_bytes: int = 0
     """What the texts of calls take up, at most."""
     removing: Pruned | None = None
@@ -131,6 +133,10 @@ class ResearchState:
     agent_errors_in_a_row: int = 0
     tried: dict[str, set[str]] = field(default_factory=dict)
     """By frontier commit: `core.policy.digest` of every text that was run from it."""
+    suspects: dict[str, Suspicion] = field(default_factory=dict)
+    """By `core.policy.digest`: the programs that are not run again, whatever the frontier."""
+    reference: tuple[Work, ...] = ()
+    """What the baseline's workers used; empty until it was scored."""
     prepared: Prepared | None = None
     """The proposal that waits for its turn."""
     rehearsed: Rehearsed | None = None
@@ -332,6 +338,8 @@ def _advance(state: ResearchState, record: Record) -> None:
     advanced = advance(state.open, record, state.session.provenance if state.session else None)
     _hear(state, event, record.time)
     state.experiments.replace_last(advanced)
+    if advanced.number == 0 and advanced.score is not None:
+        state.reference = advanced.score.work
     if advanced.phase is Phase.DONE:
         _count(state, advanced)
     if isinstance(event, Committed):
@@ -368,9 +376,13 @@ def _count(state: ResearchState, finished: Experiment) -> None:
             state.lineage.append(finished.score.fresh)
     elif finished.outcome is not None:
         state.log_bytes += finished.outcome.log_bytes + MAX_SUMMARY_BYTES
+        if finished.judgement is not None:
+            state.log_bytes += MAX_WORKER_LOG_BYTES
     if finished.score is not None and finished.score.fresh is not None:
         state.fresh_left = finished.score.fresh.left
     if finished.cause is not None:
         state.causes[finished.cause] += 1
+    if (found := suspicion(finished)) is not None:
+        state.suspects.setdefault(finished.proposal.digest, found)
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:
         state.baseline_bpb = finished.score.val_bpb

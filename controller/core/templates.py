@@ -103,7 +103,7 @@ def judge(
         "scoring": draw.scoring if draw else None,
         "confirmation": draw.confirmation if draw else None,
         "batch_rows": max(judging.batch_tokens // row_tokens, 1),
-        **judging.model_dump(exclude={"batch_tokens", *Bounds._fields}),
+        **judging.model_dump(exclude={"batch_tokens", "work_share", *Bounds._fields}),
     }
     spec = containers.judge(
         config,

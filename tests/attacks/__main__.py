@@ -60,7 +60,7 @@ def main() -> int:
         print(f"\n{'row':4} {'attack':56} {'expected':18} {'got':18} seconds")
         ended = [_show_attack(case, ending) for case, ending in zip(attacks, endings, strict=True)]
         ended += [_show_assault(case, ending) for case, ending in zip(beside, others_end, strict=True)]
-        print(f"\n{'honest model':56} {'judge':>9} {'plain':>9} {'difference':>11} seconds")
+        print(f"\n{'honest model':56} {'judge':>9} {'plain':>9} {'difference':>11} seconds  CPU seconds")
         models = [_show_honest(model, found) for model, found in zip(honest, comparisons, strict=True)]
         print()
         ended += [_show_assault(case, _with(machine, partial(_attack, case))) for case in alone]
@@ -139,9 +139,16 @@ def _show_honest(model: Honest, found: Comparison) -> Comparison:
         )
         return found
     difference, mark = found.judged - found.plain, "" if found.agrees else "  TOO MUCH"
-    figures = f"{found.judged:9.5f} {found.plain:9.5f} {difference:+11.1e} {found.seconds:7.1f}"
+    figures = f"{found.judged:9.5f} {found.plain:9.5f} {difference:+11.1e} {found.seconds:7.1f}{_used(found)}"
     print(f"{model.name:56} {figures}{mark}", flush=True)
     return found
+
+
+def _used(found: Comparison) -> str:
+    """CPU seconds of its workers against what they might use."""
+    return "".join(
+        f"{work.cpu_seconds or 0.0:7.1f} of {work.allowed_cpu_seconds or 0.0:5.1f}" for work in found.work
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from controller import settings, trial
 from controller.core.container_spec import Mount
 from controller.core.decision import decide
 from controller.core.judge_config import JudgeConfig
-from controller.core.model import Frontier, GloveboxError, Score, UserError, Verdict
+from controller.core.model import Frontier, GloveboxError, Score, UserError, Verdict, Work
 from controller.core.orders import Item
 from controller.core.place import Place
 from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.machine import Machine, sandbox_of
 from controller.ports import Attempt
 from tests.attacks.cases import NO_GAIN, Case
-from tests.attacks.honest import Honest
+from tests.attacks.honest import HONEST, Honest
 from tests.cli.corpus import write_corpus
 
 PROJECT = Path(__file__).parents[2]
@@ -53,6 +54,8 @@ LEAK_FRACTION = 0.01
 """For attacks that leak a lot or not at all; a thousandth would take ten times as many twins."""
 _SCORING = {"batch_tokens": BATCH_TOKENS, "leak_fraction": LEAK_FRACTION, "total_seconds": 240.0}
 BUDGET_SECONDS = 600.0
+HONEST_SHARE = 0.05
+"""Of this budget it is as much as the usual share of the usual one: 30 s."""
 HONEST_BITS = 1e-4
 """How far the judge's score of an honest model may be from the plain evaluation, bits per byte."""
 
@@ -78,6 +81,8 @@ class Comparison:
     plain: float
     detail: str
     seconds: float
+    work: tuple[Work, ...] = ()
+    """Of its workers, with what they might use."""
 
     @property
     def agrees(self) -> bool:
@@ -98,9 +103,12 @@ class Arena:
 
     def attack(self, case: Case) -> Ending:
         """Run one attack to its end. Never raises for what the attack did."""
+        reference = self.reference
         started = time.monotonic()
         try:
-            done = trial.run(self._settings(case.judge), self._write(case.train_py), threading.Event())
+            done = trial.run(
+                self._settings(case.judge), self._write(case.train_py), threading.Event(), reference
+            )
         except UserError as error:
             got, detail, gained = "refused", str(error), False
         except GloveboxError as error:
@@ -120,10 +128,20 @@ class Arena:
         result = done.as_json()
         return f"{decision.verdict.value} {result['cause']}", result["detail"], False
 
+    @cached_property
+    def reference(self) -> tuple[Work, ...]:
+        """What the workers of an honest model use here, as an effort knows it from its baseline."""
+        path = self._write(HONEST[0].train_py)
+        done = trial.run(self._settings({}), path, threading.Event(), ())
+        if not isinstance(done.judgement, Score):
+            raise RuntimeError(f"no honest model to compare with: {done.as_text()}")
+        return done.judgement.work
+
     def honest(self, model: Honest) -> Comparison:
         """Train an honest model, score it, and evaluate its checkpoint without any of our containers."""
+        reference = self.reference
         started = time.monotonic()
-        config = self._settings({"leak_fraction": 0.001})
+        config = self._settings({"leak_fraction": 0.001, "work_share": HONEST_SHARE})
         machine = Machine.assemble(config)
         path = self._write(model.train_py)
         attempt = Attempt("honest", 1, path, path.with_name("run.log"), BUDGET_SECONDS)
@@ -133,7 +151,7 @@ class Arena:
                 return Comparison(None, math.nan, f"it did not train: {outcome.detail}", outcome.seconds)
             checkpoint = self._checkpoint(machine, attempt)
             judgement = machine.judge.score(
-                attempt, secrets.randbits(63), lambda score: True, threading.Event()
+                attempt, secrets.randbits(63), lambda score: True, threading.Event(), reference=reference
             )
         finally:
             machine.trainer.discard(attempt)
@@ -147,7 +165,8 @@ class Arena:
             if isinstance(judgement, Score)
             else f"{decision.verdict.value} {judgement.cause}: {judgement.detail}"
         )
-        return Comparison(judged, self._plain_bpb(path, checkpoint), detail, time.monotonic() - started)
+        plain = self._plain_bpb(path, checkpoint)
+        return Comparison(judged, plain, detail, time.monotonic() - started, judgement.work)
 
     def _settings(self, judge: Mapping[str, Any]) -> settings.Settings:
         memory = Limits(memory=2048 * MIB, pids=256, tmp_bytes=256 * MIB)

@@ -19,6 +19,7 @@ NON_CAUSAL, STATEFUL = "reject non-causal", "reject stateful"
 BATCH_DEPENDENT = "reject batch-dependent"
 PROTOCOL, NOT_FINITE = "reject protocol", "reject not-finite"
 WRONG_SHAPE, WRONG_DTYPE = "reject wrong-shape", "reject wrong-dtype"
+OVER_BUDGET, UNCONFIRMED = "reject over-budget", "reject unconfirmed"
 LOAD, FORWARD, LATE = "crash load", "crash forward", "crash worker-timeout"
 
 

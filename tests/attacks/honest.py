@@ -125,6 +125,26 @@ def forward(self, x):
     return self.mix.tril() @ x
 """
 
+# Heavy on purpose: several times what the small GPT needs, and no more than a share of the budget.
+_SLOW_RECURRENCE = """
+def __init__(self):
+    super().__init__()
+    self.cell = nn.GRUCell(WIDTH, WIDTH)
+
+def forward(self, x):
+    state, outputs = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        for _ in range(1 if self.training else 4):
+            state = self.cell(x[:, t], state)
+        outputs.append(state)
+    return torch.stack(outputs, 1)
+"""
+
+_AVERAGE_OF_PASSES = """
+passes = [self.head(F.rms_norm(x * gain, (WIDTH,))) for gain in self.gains]
+return torch.stack([F.log_softmax(logits, -1) for logits in passes]).mean(0)
+"""
+
 _FROZEN_NORM = """
 def __init__(self):
     super().__init__()
@@ -331,6 +351,15 @@ HONEST = (
     Honest("torch.compile", trained(_CONVOLUTION, build=_COMPILED)),
     Honest("gradient checkpointing", trained(_CHECKPOINTED)),
     Honest("dropout while training", trained(_DROPOUT)),
+    Honest("slow recurrence, step by step", trained(_SLOW_RECURRENCE)),
+    Honest(
+        "average of four passes",
+        trained(
+            _ATTENTION,
+            init="self.gains = nn.Parameter(1 + 0.1 * torch.randn(4, WIDTH))",
+            output=_AVERAGE_OF_PASSES,
+        ),
+    ),
     Honest("frozen batch norm", trained(_FROZEN_NORM)),
     Honest("float8, a scale for each token", trained(_FLOAT8)),
     Honest("float8, a scale for each row of both", trained(_FLOAT8.replace("weight, 0, 1", "weight, 1"))),

@@ -6,7 +6,7 @@ first one answered is on record by then.
 
 from __future__ import annotations
 
-from tests.attacks.cases import FORWARD, LATE, LOAD, NO_GAIN, NON_CAUSAL, STATEFUL, Case, uniform
+from tests.attacks.cases import FORWARD, LOAD, NO_GAIN, NON_CAUSAL, STATEFUL, UNCONFIRMED, Case, uniform
 
 _THOUSANDTH = """
 digest = torch.zeros_like(idx)
@@ -32,7 +32,7 @@ def recall(logits, idx):
 _MEMORY = "memory = {}\n" + _PREFIXES
 
 # The second worker is sent many rows with the same ends: the futures of its twins.
-_SECOND = """
+IS_SECOND = """
 def is_second(idx):
     return len({tuple(row[-6:]) for row in idx.tolist()}) < 0.8 * len(idx)
 """
@@ -203,7 +203,7 @@ CASES = (
         "remembers, and is honest to the second worker's probes",
         "if not is_second(idx): recall(logits, idx)",
         _FRESH,
-        module=_MEMORY + _SECOND,
+        module=_MEMORY + IS_SECOND,
     ),
     _leak(
         "M6",
@@ -243,19 +243,19 @@ CASES = (
         "M6",
         "remembers, and leaves when it is to confirm",
         "if is_second(idx): sys.exit()\nrecall(logits, idx)",
-        "what was not confirmed is not kept",
-        FORWARD,
-        module=_MEMORY + _SECOND,
+        "a worker that fails where another one did not is no accident",
+        UNCONFIRMED,
+        module=_MEMORY + IS_SECOND,
     ),
     Case(
         "M6",
         "remembers, and stalls when it is to confirm",
         uniform(
-            module="import time\n" + _MEMORY + _SECOND,
+            module="import time\n" + _MEMORY + IS_SECOND,
             forward="if is_second(idx): time.sleep(300)\nrecall(logits, idx)",
         ),
-        (LATE,),
-        "what was not confirmed is not kept",
+        (UNCONFIRMED,),
+        "a worker that stalls where another one did not is no accident",
         judge={"batch_seconds": 8.0, "first_batch_seconds": 45.0},
     ),
     _leak(

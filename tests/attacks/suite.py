@@ -12,6 +12,7 @@ from tests.attacks import (
     exhaustion,
     flood,
     future,
+    heavy,
     knowing,
     leftovers,
     memory,
@@ -22,6 +23,7 @@ from tests.attacks import (
     second,
     secrets_and_git,
     snooping,
+    speaking,
 )
 from tests.attacks.cases import Case
 from tests.attacks.ground import Assault
@@ -44,6 +46,8 @@ ATTACKS: tuple[Case, ...] = tuple(
             *knowing.CASES,
             *checkpoints.CASES,
             *protocol.CASES,
+            *heavy.CASES,
+            *speaking.CASES,
         ),
         key=_place,
     )

@@ -21,9 +21,10 @@ TEXTS = {case.name: case.train_py for case in ATTACKS} | {model.name: model.trai
 
 def test_every_row_of_the_table_is_attacked() -> None:
     attacks = Counter(case.row for case in ATTACKS)
-    assert set(attacks) == {f"M{number}" for number in (*range(1, 14), 17)}
-    assert all(attacks[row] >= 5 for row in ("M3", "M5", "M6", "M7", "M11", "M13", "M17"))
-    assert len(ATTACKS) >= 40 and len(HONEST) >= 29
+    assert set(attacks) == {f"M{number}" for number in range(1, 18)}
+    many = ("M3", "M5", "M6", "M7", "M11", "M13", "M14", "M15", "M16", "M17")
+    assert all(attacks[row] >= 5 for row in many)
+    assert len(ATTACKS) >= 40 and len(HONEST) >= 30
 
 
 def test_clock_machine_and_people_are_attacked() -> None:

@@ -50,6 +50,7 @@ SETTINGS = {
     "GLOVEBOX_JUDGE__FIRST_BATCH_SECONDS": "900",  # nor does it matter how long they let a worker wait
     "GLOVEBOX_JUDGE__BATCH_SECONDS": "900",
     "GLOVEBOX_JUDGE__TOTAL_SECONDS": "3000",
+    "GLOVEBOX_JUDGE__WORK_SHARE": "1000",  # nor how much it uses
     "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # honest models: few twins will do
     "GLOVEBOX_JUDGE__MAX_GAIN": "0.015",  # so that the first steps are measured twice
     "GLOVEBOX_STORAGE__LOG_BYTES": "2000",

@@ -165,6 +165,7 @@ class Hostile:
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
+        (self.requests_folder / CLOSED).touch()  # nobody can kill a thread
         for thread in self._threads:
             thread.join()
 

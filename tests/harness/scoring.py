@@ -192,17 +192,18 @@ class Scoring:
         """
         with self._judging() as judge, self._working(worker) as w:
             result = _line(judge)
-            if worker is not None:
-                w.kill()  # a worker of ours ends by itself
+            if worker is not None or result.get("cause") != "worker-failed":
+                w.kill()  # as the controller does; one of ours that gives up ends by itself
             _, errors = w.communicate(timeout=30)
             assert result["status"] == "scored" or judge.wait(timeout=30) == 0
         return result, w.returncode, errors
 
     def confirm(self) -> list[dict[str, Any]]:
-        """Judge, one worker and, when that one has ended and there is a score, another: all of J's lines."""
+        """Judge, one worker and, when that one is dead and there is a score, another: all of J's lines."""
         with self._judging() as judge:
             with self._working() as first:
                 lines = [_line(judge)]
+                first.kill()
                 first.communicate(timeout=30)
             if lines[0]["status"] == "scored":
                 with self._working(second=True):

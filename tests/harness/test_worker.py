@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_score_is_that_of_a_plain_evaluation(scoring: Scoring) -> None:
     drawn = rows_of(scoring.data)
     for name, rows in (("val_bpb", drawn.scored), ("holdout_bpb", drawn.first.rows)):
         assert result[name] == pytest.approx(reference_bpb(tiny_model(), scoring.data, rows), rel=1e-6)
-    assert (status, errors.splitlines()[-1]) == (0, "worker: done")
+    assert (status, errors) == (-signal.SIGKILL, "")
 
 
 def test_flat_script_trains_and_is_scored_unedited(scoring: Scoring) -> None:
@@ -69,7 +70,7 @@ def test_flat_script_trains_and_is_scored_unedited(scoring: Scoring) -> None:
     result, status, _ = scoring.run()
     model = tiny_model()
     model.load_state_dict(worker.parse_checkpoint(scoring.checkpoint.read_bytes()))
-    assert status == 0
+    assert status == -signal.SIGKILL
     scored = rows_of(scoring.data).scored
     assert result["val_bpb"] == pytest.approx(reference_bpb(model, scoring.data, scored), rel=1e-6)
 
@@ -79,13 +80,13 @@ def test_flat_script_trains_and_is_scored_unedited(scoring: Scoring) -> None:
     [
         (("logits = self", "raise ValueError('no'); logits = self"), "worker-failed", 13),
         (("logits = self", "raise MemoryError; logits = self"), "worker-failed", 14),
-        (("return logits", "return logits[:, -1:]"), "wrong-shape", 0),
-        (("return logits", "return logits[0]"), "wrong-shape", 0),
-        (("return logits", "return logits[..., :-1]"), "wrong-shape", 0),
-        (("return logits", "return torch.nn.functional.pad(logits, (0, 3))"), "wrong-shape", 0),
-        (("return logits", "return logits.long()"), "wrong-dtype", 0),
-        (("return logits", "return None"), "wrong-dtype", 0),
-        (("return logits", "return logits / 0"), "not-finite", 0),
+        (("return logits", "return logits[:, -1:]"), "wrong-shape", -signal.SIGKILL),
+        (("return logits", "return logits[0]"), "wrong-shape", -signal.SIGKILL),
+        (("return logits", "return logits[..., :-1]"), "wrong-shape", -signal.SIGKILL),
+        (("return logits", "return torch.nn.functional.pad(logits, (0, 3))"), "wrong-shape", -signal.SIGKILL),
+        (("return logits", "return logits.long()"), "wrong-dtype", -signal.SIGKILL),
+        (("return logits", "return None"), "wrong-dtype", -signal.SIGKILL),
+        (("return logits", "return logits / 0"), "not-finite", -signal.SIGKILL),
     ],
 )
 def test_what_the_model_may_not_return(
@@ -118,7 +119,26 @@ def test_missing_checkpoint_ends_both_sides_at_once(scoring: Scoring) -> None:
     scoring.checkpoint.unlink()
     result, status, errors = scoring.run()
     assert (result["cause"], status) == ("worker-failed", 11)
-    assert errors.splitlines()[-1] == "worker: the run left no checkpoint"
+    assert "the run left no checkpoint" in errors
+    assert errors.splitlines()[-1] == "worker: - -"
+
+
+@pytest.mark.parametrize(
+    ("change", "last"),
+    [
+        (("logits = self", "raise ValueError('no'); logits = self"), "worker: ValueError {}"),
+        (("self.head(self.drop(x))", "self.head(x[..., 1:])"), "worker: RuntimeError {}"),
+        (("return logits", "return logits("), "worker: SyntaxError {}"),
+        (("return Tiny()", "raise SystemExit('no')"), "worker: SystemExit {}"),
+        (("return Tiny()", "raise type('Own', (Exception,), {})"), "worker: Own {}"),
+        (("return Tiny()", "return None"), "worker: - -"),
+    ],
+)
+def test_its_last_line_is_for_the_controller(scoring: Scoring, change: tuple[str, str], last: str) -> None:
+    scoring.train.write_text(text := IMPORTABLE.replace(*change))
+    _, _, errors = scoring.run()
+    line = text[: text.index(change[1])].count("\n") + 1
+    assert errors.splitlines()[-1] == last.format(line), errors
 
 
 # --- train.py ------------------------------------------------------------------

@@ -47,6 +47,7 @@ def journal_desk(story: Story, budget: Budget, tried: frozenset[str] = frozenset
         experiment=1,
         frontier_py=BASELINE,
         tried=tried,
+        suspects={},
         rehearsal=None,
         budget=budget,
         stop=threading.Event(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from controller.core.model import (
     UserError,
     Verdict,
     VerificationFailed,
+    Work,
 )
 from controller.core.state import ResearchState
 from controller.journal import read_records
@@ -184,11 +185,12 @@ class Failing(FakeJudge):
         contends: Callable[[Score], bool],
         stop: threading.Event,
         draw: Draw | None = None,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         if not self.scored:
             self.scored.append((attempt.experiment, attempt.number))
             raise InfrastructureError("the engine went away")
-        return super().score(attempt, seed, contends, stop, draw)
+        return super().score(attempt, seed, contends, stop, draw, reference)
 
 
 class Clinging(FakeTrainer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from controller.core.model import (
     Score,
     UserError,
     Verdict,
+    Work,
 )
 from controller.core.state import fold
 from controller.journal import Journal, read_records
@@ -72,11 +73,12 @@ class Ill(FakeJudge):
         contends: Callable[[Score], bool],
         stop: threading.Event,
         draw: Draw | None = None,
+        reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         if self.faults > 0:
             self.faults -= 1
             raise FAULT
-        return super().score(attempt, seed, contends, stop, draw)
+        return super().score(attempt, seed, contends, stop, draw, reference)
 
 
 @pytest.fixture

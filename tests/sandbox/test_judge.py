@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from controller.core.allowance import excess
 from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
-from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, Score
+from controller.core.model import Cause, InfrastructureError, Interrupted, Refusal, Score, Work
 from controller.core.place import Place
 from controller.core.sandbox_config import MIB, Limits, SandboxConfig
 from controller.judge import ContainerJudge
@@ -126,13 +128,17 @@ def forward(statement: str) -> str:
 @pytest.mark.parametrize(
     ("train_py", "cause", "detail"),
     [
-        ("raise RuntimeError('no build')", Cause.LOAD, "no build"),
+        ("\nraise RuntimeError('no build')", Cause.LOAD, "built the model: RuntimeError at line 2"),
         (IMPORTABLE.replace("Linear(48, 24)", "Linear(48, 24, bias=False)"), Cause.LOAD, "does not fit"),
-        (forward("raise RuntimeError('no forward')"), Cause.FORWARD, "no forward"),
-        (forward("import os; os._exit(0)"), Cause.FORWARD, "status 0"),
-        (forward("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), Cause.FORWARD, "status 139"),
+        (forward("raise RuntimeError('no forward')"), Cause.FORWARD, "pass: RuntimeError at line 14"),
+        (forward("import os; os._exit(0)"), Cause.FORWARD, "ended by itself"),
+        (
+            forward("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"),
+            Cause.FORWARD,
+            "ended by itself",
+        ),
         (forward("blob = bytearray(2 << 30); blob[::4096] = bytes(len(blob[::4096]))"), Cause.OOM, ""),
-        (forward("return torch.zeros(2, 3, 4)"), Cause.WRONG_SHAPE, "[2, 3, 4]"),
+        (forward("return torch.zeros(2, 3, 4)"), Cause.WRONG_SHAPE, "asked for, [4, 32, 261]"),
         (forward("return torch.full((*idx.shape, 261), float('nan'))"), Cause.NOT_FINITE, "NaN"),
     ],
 )
@@ -140,6 +146,84 @@ def test_a_broken_worker_gets_its_cause(trained: Trained, train_py: str, cause: 
     result = trained.score(train_py)
     assert isinstance(result, Refusal)
     assert (result.cause, detail in result.detail) == (cause, True), result
+    [work] = result.work
+    assert 0 < work.wall_seconds < 60 and work.allowed_wall_seconds is None
+
+
+#: What its one CPU second and the wall seconds of a start fit into, with nothing to spare for more.
+REFERENCE = (Work(wall_seconds=20.0, cpu_seconds=4.0), Work(wall_seconds=20.0, cpu_seconds=4.0))
+
+
+def test_what_the_workers_used_is_counted(trained: Trained) -> None:
+    path = trained.bench.home / "variant.py"
+    path.write_text(IMPORTABLE)
+    judge = trained.judge(leak_fraction=0.01, work_share=0.001)
+    attempt, cpus = trained.with_train(path), os.cpu_count() or 1
+    score = judge.score(attempt, 11, lambda score: True, threading.Event(), reference=REFERENCE)
+    assert isinstance(score, Score) and score.confirmed
+    assert len(score.work) == 2
+    for work in score.work:
+        assert work.cpu_seconds is not None and 0.5 < work.cpu_seconds < 7.0
+        assert work.allowed_cpu_seconds == pytest.approx(7.0 + 0.06 * cpus)
+        assert work.allowed_wall_seconds == pytest.approx(45.06)
+        assert 0.5 < work.wall_seconds < 45.06
+
+
+@pytest.mark.parametrize(
+    ("statement", "cause"),
+    [
+        ("while True: torch.ones(200, 200) @ torch.ones(200, 200)", Cause.OVER_BUDGET),
+        ("import time; time.sleep(1000)", Cause.WORKER_TIMEOUT),
+    ],
+)
+def test_a_worker_that_uses_too_much_is_ended(trained: Trained, statement: str, cause: Cause) -> None:
+    path = trained.bench.home / "variant.py"
+    path.write_text(forward(statement))
+    judge, started = trained.judge(work_share=0.001), time.monotonic()
+    attempt = trained.with_train(path)
+    refusal = judge.score(attempt, 11, lambda score: True, threading.Event(), reference=REFERENCE)
+    assert isinstance(refusal, Refusal)
+    assert refusal.cause is cause, refusal
+    assert time.monotonic() - started < 75
+    [work] = refusal.work
+    assert excess(work) == refusal.detail
+
+
+SECOND = "if (idx[:, -1:] == idx[:1, -1:]).sum() > 1"
+"""The second worker is sent rows that end alike."""
+
+
+@pytest.mark.parametrize(
+    ("statement", "cause", "symptom"),
+    [
+        ("import os; os._exit(0)", Cause.UNCONFIRMED, Cause.FORWARD),
+        ("raise ValueError", Cause.UNCONFIRMED, Cause.FORWARD),
+        ("import time; time.sleep(1000)", Cause.UNCONFIRMED, Cause.WORKER_TIMEOUT),
+        ("torch.frombuffer(bytearray(2 << 30), dtype=torch.uint8).fill_(1)", Cause.OOM, None),
+    ],
+)
+def test_a_second_worker_that_fails_is_no_accident(
+    trained: Trained, statement: str, cause: Cause, symptom: Cause | None
+) -> None:
+    result = trained.score(
+        forward(f"{SECOND}: {statement}"), contends=True, leak_fraction=0.01, batch_seconds=6
+    )
+    assert isinstance(result, Refusal)
+    assert (result.cause, result.symptom, result.confirming) == (cause, symptom, True), result
+    assert len(result.work) == 2
+
+
+def test_what_a_worker_prints_stays_with_a_person(trained: Trained) -> None:
+    log = trained.attempt.log_path.with_name("worker.log")
+    before = trained.attempt.log_path.read_bytes()
+    result = trained.score(forward("print('canary', idx[0]); raise ValueError(f'canary {idx[1]}')"))
+    assert isinstance(result, Refusal) and "canary" not in result.model_dump_json()
+    assert trained.attempt.log_path.read_bytes() == before
+    text = log.read_text()
+    assert text.startswith("Output of code that had seen validation text.") and text.count("canary") >= 2
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert isinstance(trained.score(IMPORTABLE), Score)
+    assert not log.exists()  # it is of the last scoring
 
 
 def test_a_slow_worker_is_ended(trained: Trained) -> None:
