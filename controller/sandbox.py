@@ -241,8 +241,8 @@ class DockerSandbox:
             self.remove(containers=[spec.name])
 
     def _empty_caches(self, warm: bool) -> None:
-        """Raises InfrastructureError if the kernel does not let us, or if a worker is alive."""
-        if Domain.WORKER in self._running():
+        """Raises InfrastructureError if the kernel refuses and, when it counts, if a worker is alive."""
+        if warm and Domain.WORKER in self._running():
             raise InfrastructureError("The kernel's caches cannot be emptied while a worker is alive.")
         status, said = self._run(caches(self._config, Place(self._home, SLOT_PLACE), warm=warm))
         if status != 0:
