@@ -35,6 +35,10 @@ def build_model():
 def train():
     print("training")
     print("done")
+
+
+if __name__ == "__main__":
+    train()
 '''
 
 

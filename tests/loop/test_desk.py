@@ -108,13 +108,13 @@ def test_an_objection_is_in_words_and_a_fair_text_has_none(make_desk: MakeDesk) 
     desk = make_desk(None)
     assert desk.objection("def broken(:") is not None
     assert "comments" in (desk.objection(BASELINE + "# a thought\n") or "")
-    assert desk.objection(BASELINE + "A = 1\n") is None
-    assert desk.rehearse(BASELINE + "A = 1\n") is None
+    assert desk.objection(BASELINE + "print(1)\n") is None
+    assert desk.rehearse(BASELINE + "print(1)\n") is None
 
 
 def test_what_was_run_before_is_objected_to(story: Story) -> None:
-    desk = journal_desk(story, Budget(), frozenset({digest(BASELINE + "A = 1\n")}))
-    assert "before" in (desk.objection(BASELINE + "A = 1  # again\n") or "")
+    desk = journal_desk(story, Budget(), frozenset({digest(BASELINE + "print(1)\n")}))
+    assert "before" in (desk.objection(BASELINE + "print(1)  # again\n") or "")
 
 
 def test_the_limit_of_a_day_lasts_until_midnight(story: Story) -> None:
