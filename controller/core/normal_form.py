@@ -228,10 +228,10 @@ class _Idle(_Transformer):
                 return [*self._block(body if test else orelse)]
             case ast.While(test=ast.Constant(value=test), orelse=orelse) if not test:
                 return orelse
-            case ast.If(test=test, body=body, orelse=[]) if _is_empty(body) and self._names.is_pure(test):
+            case ast.If(test=test, body=body, orelse=[]) if _is_empty(body) and self._names.is_idle(test):
                 return []
             case ast.For(target=ast.Name(), iter=items, body=body, orelse=[]) if _is_empty(body):
-                return [] if self._names.is_pure(items) else [statement]
+                return [] if self._names.is_idle(items) else [statement]
             case ast.For(target=target, iter=ast.Tuple(elts=[item]) | ast.List(elts=[item]), orelse=[]):
                 return [statement] if _leaves(statement) else [ast.Assign([target], item), *statement.body]
             case ast.Import(names=[ast.alias(name=name, asname=None)]) if name in PURE_MODULES:
@@ -247,14 +247,14 @@ class _Idle(_Transformer):
             case ast.Expr(value=ast.Call() as call) if self._reseeds(call):
                 return True
             case ast.Expr(value=value):
-                return self._names.is_pure(value)
+                return self._names.is_idle(value)
             case ast.Assign(targets=targets, value=value):
                 unread = all(isinstance(name, ast.Name) and self._unread(name.id) for name in targets)
-                return unread and self._names.is_pure(value)
+                return unread and self._names.is_idle(value)
             case ast.AnnAssign(target=ast.Name(id=name), value=None):
                 return self._unread(name)
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                return self._unread(name) and self._names.is_pure(value)
+                return self._unread(name) and self._names.is_idle(value)
             case ast.AugAssign(target=ast.Name(id=name), value=ast.Constant()):
                 return self._unread(name)
         return False
@@ -267,7 +267,7 @@ class _Idle(_Transformer):
         if self._loops or self._names.is_own(call.func) or not self._names.sets_seed(call.func):
             return False
         return all(
-            self._names.is_pure(part) for part in (*call.args, *(word.value for word in call.keywords))
+            self._names.is_idle(part) for part in (*call.args, *(word.value for word in call.keywords))
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -50,13 +51,25 @@ class Names:
     empty: set[str] = field(default_factory=set)
     """Functions that do nothing."""
 
+    constants: set[str] = field(default_factory=set)
+    """Assigned once, what comes of literals and of other constants."""
+
     @classmethod
     def of(cls, tree: ast.Module) -> Names:
-        names = cls()
+        names, assigned, values = cls(), Counter[str](), dict[str, ast.expr]()
         for node in ast.walk(tree):
             names._note(node)
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                names._note_alias(node.targets[0].id, node.value)
+            match node:
+                case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                    assigned[name] += 1
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    values[name] = value
+                    names._note_alias(name, value)
+                case _:
+                    pass
+        for name, value in values.items():
+            if assigned[name] == 1 and names.is_constant(value):
+                names.constants.add(name)
         return names
 
     def _note(self, node: ast.AST) -> None:
@@ -119,6 +132,30 @@ class Names:
         else:
             return False
         return all(self.is_pure(part) for part in parts)
+
+    def is_constant(self, value: ast.AST) -> bool:
+        """True if a pure expression has no other input than literals, and no names but of constants."""
+        names = [node for node in ast.walk(value) if isinstance(node, ast.Name)]
+        inner = {name.id for name in names if isinstance(name.ctx, ast.Store)}  # of a comprehension
+        known = (self.constants, folding.PURE, PURE_MODULES, inner)
+        return self.is_pure(value) and all(any(name.id in some for some in known) for name in names)
+
+    def is_idle(self, value: ast.AST) -> bool:
+        """True for a pure expression that does not raise either, as far as can be told.
+
+        Else a program that fails, and its repair, would look the same.
+        """
+        match value:
+            case ast.Name(id=name):
+                return name in self.bound or name in self.imported or hasattr(builtins, name)
+            case ast.Attribute(attr=name) if name in SEED_CALLS:
+                return root(value) in self.imported
+            case ast.Tuple(elts=parts) | ast.List(elts=parts):
+                return all(self.is_idle(part) for part in parts)
+            case ast.Call(func=function, args=args, keywords=keywords) if self.is_pure(value):
+                if self._draws(value) or (isinstance(function, ast.Name) and function.id in self.empty):
+                    return all(self.is_idle(part) for part in (*args, *(word.value for word in keywords)))
+        return self.is_constant(value)
 
     def _only_returns(self, function: ast.expr) -> bool:
         if isinstance(function, ast.Name):
