@@ -24,6 +24,7 @@ from tests.attacks import (
     secrets_and_git,
     snooping,
     speaking,
+    two_steps,
 )
 from tests.attacks.cases import Case
 from tests.attacks.ground import Assault
@@ -66,6 +67,7 @@ ASSAULTS: tuple[Assault, ...] = tuple(
             *people.CASES,
             *disturbing.CASES,
             *secrets_and_git.CASES,
+            *two_steps.CASES,
         ),
         key=_place,
     )

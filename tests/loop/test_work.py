@@ -86,6 +86,6 @@ def test_a_busy_machine_excuses_what_a_worker_did_not_do_in_time(
         (Cause.UNCONFIRMED, Cause.FORWARD),
         (Cause.NON_CAUSAL, None),
     ):
-        calm._slot, calm._config = FakeSlot([LOAD]), QUICK
+        calm._slot, calm._config = FakeSlot([LOAD, LOAD]), QUICK
         found.append(calm.excuse(experiment, Refusal(cause=cause, symptom=symptom)))
     assert found == [LOAD, None, LOAD, None, None]
