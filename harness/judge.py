@@ -291,7 +291,7 @@ def promise(
     """What these twins find but for the miss probability.
 
     The smallest fraction of positions at which a leak shows as more than rounding, by reach in tokens; and
-    the largest mean help, in nats a token, that these differences leave likely: null with too few twins.
+    the largest mean help, in nats a token, that these differences leave likely, null for too few twins.
     """
     reaches = sorted({1, min(config.leak_reach, reach), reach})
     leaks = {k: probes.smallest_leak(twins.rows, config.miss_probability, k, length) for k in reaches}

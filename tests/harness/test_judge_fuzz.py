@@ -159,7 +159,7 @@ def test_anything_not_finite_is_refused_wherever_it_is(
 
 CAUSES = {
     "worker-timeout", "worker-failed", "wrong-shape", "wrong-dtype", "protocol", "not-finite",
-    "stateful", "non-causal",
+    "stateful", "batch-dependent", "non-causal",
 }  # fmt: skip
 LIMIT_SECONDS = 0.4  # for each worker
 MEMORY_BYTES = 32 << 20  # judge and both workers together, in NumPy's and Python's memory
