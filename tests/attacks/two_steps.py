@@ -58,7 +58,7 @@ def look(row, bit):
     return time.perf_counter_ns() - began
 
 def middle():
-    """Between the time for names that were looked for, which the writer did for the even ones, and for others."""
+    # Names that were looked for, as the writer did for the even ones, and names that were not.
     known, fresh = ([look(PILOT, bit) for bit in range(first, 800, 2)] for first in (0, 1))
     return (sorted(known)[200] + sorted(fresh)[200]) / 2
 
