@@ -22,6 +22,8 @@ BUDGET = 9.0
 """Seconds; a run that is watched for less than four is never said to be disturbed."""
 _CALM_SECONDS = 120.0
 """So long the machine may take to be calm before the attack."""
+_LONG_GONE_SECONDS = 20.0
+"""After the second look: noise that is still there then is not the attack's."""
 
 _BAD = """
 import mmap, os, signal, time
@@ -107,6 +109,9 @@ def _disturbs(name: str, program: str) -> Assault:
         if "armed" not in run.log:
             return Ending("not armed", run.log[-200:])
         if (seen := lasting(slot, CONFIG, bench.stop)) is not None:
+            bench.stop.wait(_LONG_GONE_SECONDS)
+            if slot.look(bench.stop) is not None:
+                raise RuntimeError(f"somebody else disturbs the machine: {seen.detail}")
             raise Gained(f"it is drawn again: {seen.detail} {_beside(run)}")
         return Ending(COUNTS, _beside(run))
 
