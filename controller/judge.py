@@ -107,19 +107,20 @@ class ContainerJudge:
         reference: Sequence[Work] = (),
     ) -> Score | Refusal:
         with self._alone:
-            return self._score(attempt, self.specs(attempt, seed, draw), contends, stop, reference)
+            return self._score(attempt, seed, draw, contends, stop, reference)
 
     def _score(
         self,
         attempt: Attempt,
-        specs: list[ContainerSpec],
+        seed: int,
+        draw: Draw | None,
         contends: Callable[[Score], bool],
         stop: threading.Event,
         reference: Sequence[Work],
     ) -> Score | Refusal:
         place = self._place(attempt)
         workspace.require(self._sandbox, place)
-        *specs, judge = specs
+        *specs, judge = self.specs(attempt, seed, draw)
         workers = self._workers(attempt, specs, reference)
         seconds = templates.exchange_seconds(self._containers, self._config)
         # What a controller that died left behind.

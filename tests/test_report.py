@@ -48,7 +48,7 @@ def test_the_account_of_a_small_effort() -> None:
     assert row(text, "reject") == ["reject", "non-causal", "1"]
     assert row(text, "refused before it ran") == ["refused before it ran", "identical", "1"]
     assert row(text, "training")[1] == "0:29:03"
-    assert "+0.050000" in text.split("## Validation and hold-out")[1]
+    assert "+0.0500" in text.split("## Validation and hold-out")[1]
     assert "1" * 64 in text and "0.1.0" in text
 
 

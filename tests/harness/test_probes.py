@@ -345,13 +345,13 @@ def test_result_says_what_was_probed_and_what_that_promises(scoring: Scoring) ->
     assert result["status"] == "scored", result
     found = result["probes"]
     assert {"twin", "repeat", "encore", "promise"} == {*found}
-    assert found["twin"]["rows"] == 10
+    assert found["twin"]["rows"] == 9
     assert found["encore"] | {"spread_nats": 0.0} == found["encore"]
     assert found["repeat"]["positions"] == found["repeat"]["rows"] * 32
     leaks = found["promise"]["leak_fraction_by_reach"]
-    assert leaks["1"] == pytest.approx(1 - 0.001 ** (1 / 10), abs=1e-6)
+    assert leaks["1"] == pytest.approx(1 - 0.001 ** (1 / 9), abs=1e-6)
     assert leaks["1"] > leaks["16"]
-    assert found["promise"]["help_nats"] is None, "10 twins say nothing about a mean"
+    assert found["promise"]["help_nats"] is None, "9 twins say nothing about a mean"
 
 
 def test_worker_with_a_leak_is_refused(scoring: Scoring) -> None:

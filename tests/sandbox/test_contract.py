@@ -96,7 +96,7 @@ def test_a_good_run_is_scored_and_leaves_a_log(world: World) -> None:
 
     score = world.judge.score(attempt, 1, never, threading.Event())
     assert isinstance(score, Score) and score.val_bpb > 0
-    assert asked == [score] and not score.confirmed
+    assert asked == [score.model_copy(update={"isolation": ""})] and not score.confirmed
     world.trainer.discard(attempt)
 
 

@@ -125,8 +125,8 @@ def test_a_good_run(bench: Bench) -> None:
     elapsed: list[float] = []
     program = """
         import sys, time
-        print("to stdout")
-        print("to stderr", file=sys.stderr)
+        sys.stdout.write("to stdout\\n")  # in one piece, or the other stream's line may come in between
+        sys.stderr.write("to stderr\\n")
         time.sleep(2.5)
         print("---")
         print("val_bpb:          1.2345")
