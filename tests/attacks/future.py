@@ -141,6 +141,7 @@ _PLAIN = (
         "order = idx[:, -1].argsort().argsort()\nlogits += 0.1 * order[:, None, None] * F.one_hot(idx, V)",
         _REPEAT,
         BATCH_DEPENDENT,
+        NON_CAUSAL,  # a row's own end has its part in it, and repeats that kept their place show nothing
     ),
     _architecture("bidirectional attention", _BIDIRECTIONAL, _TWIN),
     _architecture("block means broadcast back", _BLOCK_MEANS, _TWIN),
