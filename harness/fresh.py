@@ -187,14 +187,14 @@ def compare(nats: Numbers, sizes: Tokens, costs: Numbers, fresh: NDArray[np.bool
     )
 
 
-def result(
-    rows: Tokens, scored: int, portions: list[Portion], nats: Numbers, token_bytes: Tokens, seed: int
-) -> dict[str, Any]:
-    """For the judge's line: how a model does on the first `scored` rows and on the others, of `portions`.
+def result(drawn: Rows, rows: Tokens, nats: Numbers, token_bytes: Tokens, seed: int) -> dict[str, Any]:
+    """For the judge's line: how a model does on the scored rows and on the fresh ones.
 
-    rows: [R, T + 1]; nats: [R, T]; token_bytes: [vocab] bytes that each token stands for.
+    rows: [R + K, T + 1] the scored rows, the first portion, and the second one if it was asked; nats: [R + K,
+    T]; token_bytes: [vocab] bytes that each token stands for.
     """
-    targets = rows[:, 1:]
+    targets, asked = rows[:, 1:], len(rows) - len(drawn.scored)
+    both = asked > len(drawn.first.rows)
     counted = token_bytes[targets] > 0
     shares = np.bincount(targets[counted], minlength=len(token_bytes)) / max(1, counted.sum())
     surprise = -np.log(np.where(shares > 0, shares, 1.0))
@@ -202,12 +202,13 @@ def result(
         np.where(counted, nats, 0.0).sum(axis=1),
         token_bytes[targets].sum(axis=1),
         np.where(counted, surprise[targets], 0.0).sum(axis=1),
-        np.arange(len(rows)) >= scored,
+        np.arange(len(rows)) >= len(drawn.scored),
         seed,
     )
     numbers = {name: round(value, 6) for name, value in found._asdict().items()} | {"p_value": found.p_value}
-    asked_before = any(portion.asked_before for portion in portions)
-    return {"rows": len(rows) - scored, "left": portions[-1].left, "asked_before": asked_before} | numbers
+    left = drawn.first.left + drawn.second.left + (0 if both else len(drawn.second.rows))
+    asked_before = drawn.first.asked_before or (both and drawn.second.asked_before)
+    return {"rows": asked, "left": left, "asked_before": asked_before} | numbers
 
 
 def _squares(numbers: Numbers) -> float:

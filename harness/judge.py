@@ -377,7 +377,7 @@ def score(config: Config, text: Text) -> Scored:
         "val_bpb": scored.bits_per_byte,
         "bytes": scored.bytes,
         "tokens": scored.tokens,
-        **holdout(text, rows, nats, [drawn.first], config.seed),
+        **holdout(text, rows, nats, config.seed),
         "seconds": round(time.monotonic() - started, 3),
         "probes": {
             **{role.name.lower(): comparison.summary() for role, comparison in compared.items()},
@@ -387,14 +387,14 @@ def score(config: Config, text: Text) -> Scored:
     return Scored(line, rows, nats, same, batch_rows, vocab)
 
 
-def holdout(text: Text, rows: Tokens, nats: Nats, portions: list[fresh.Portion], seed: int) -> dict[str, Any]:
-    """What fresh rows say. `rows` and `nats` are those of the scored rows and then of all `portions`."""
+def holdout(text: Text, rows: Tokens, nats: Nats, seed: int) -> dict[str, Any]:
+    """What fresh rows say. `rows` and `nats` are those of the scored rows and then of all that were asked."""
     count = len(text.drawn.scored)
     found = account(rows[count:, 1:], nats[count:], text.token_bytes)
     return {
         "holdout_bpb": found.bits_per_byte,
         "holdout_bytes": found.bytes,
-        "fresh": fresh.result(rows, count, portions, nats, text.token_bytes, seed),
+        "fresh": fresh.result(text.drawn, rows, nats, text.token_bytes, seed),
     }
 
 
@@ -417,7 +417,7 @@ def confirm(config: Config, text: Text, scored: Scored) -> dict[str, Any]:
     nats = np.concatenate([scored.nats, *told])[: len(rows)]
     return {
         "status": "confirmed",
-        **holdout(text, rows, nats, [drawn.first, drawn.second], config.seed),
+        **holdout(text, rows, nats, config.seed),
         "probes": {
             "control": controls.summary(),
             "twin": compared.summary(),

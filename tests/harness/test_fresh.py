@@ -97,6 +97,20 @@ def test_how_long_a_reserve_of_the_cpu_scale_lasts() -> None:
     assert count == 32 and first + count < 5229 - 32
 
 
+def test_the_result_tells_what_no_worker_was_given_yet(data: Path) -> None:
+    drawn = rows_of(data, 0)
+    sizes = np.load(data / "judge/token_bytes.npy").astype(np.int64)
+    first = np.concatenate([drawn.scored, drawn.first.rows])
+    both = np.concatenate([first, drawn.second.rows])
+    told = [fresh.result(drawn, rows, np.ones((len(rows), LENGTH)), sizes, seed=1) for rows in (first, both)]
+    assert [result["rows"] for result in told] == [
+        len(drawn.first.rows),
+        len(drawn.first.rows) + len(drawn.second.rows),
+    ]
+    assert told[0]["left"] - told[1]["left"] == len(drawn.second.rows)
+    assert told[1]["left"] == drawn.first.left + drawn.second.left
+
+
 # --- the comparison --------------------------------------------------------------
 
 SCORED, FRESH = 256, 24
