@@ -47,9 +47,11 @@ class Portions(NamedTuple):
     """Rows at a time, unless there is room for fewer."""
     share: int
     """The portion is one part in so many of what is left, if that is more."""
+    aside: int
+    """Rows for scorings of no effort, which have no second chance to look."""
 
 
-SCORING, CONFIRMATION = Portions(8, 512), Portions(32, 64)
+SCORING, CONFIRMATION = Portions(8, 512, 8), Portions(32, 64, 128)
 
 
 class Portion(NamedTuple):
@@ -105,7 +107,7 @@ def draw(
 
 
 def _portion(reserve: Tokens, portions: Portions, most: int, number: int | None) -> Portion:
-    aside = min(portions.least, len(reserve) // 4)
+    aside = min(portions.aside, len(reserve) // 4)
     size = len(reserve) - aside
     if number is None:
         return Portion(reserve[-max(1, aside) :], size, asked_before=True)

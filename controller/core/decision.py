@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from controller.core.events import ClaimMismatch, Quarantined
 from controller.core.experiment import Experiment
-from controller.core.exposure import exposed
+from controller.core.exposure import doubtful, exposed
 from controller.core.model import (
     REJECT_CAUSES,
     Cause,
@@ -51,6 +51,8 @@ def suspicion(frontier: Frontier, score: Score, bounds: Bounds) -> str | None:
         return "it is not above 0"
     if score.val_bpb > UNIFORM_BPB:
         return f"it is above {UNIFORM_BPB:g} bits per byte, which takes no model"
+    if doubtful(score):
+        return "it does worse on fresh rows than chance lets expect"
     if frontier.val_bpb is None or frontier.val_bpb - score.val_bpb <= bounds.max_gain * frontier.val_bpb:
         return None
     gain = (frontier.val_bpb - score.val_bpb) / frontier.val_bpb
@@ -108,7 +110,7 @@ def decide(
         raise ValueError("a run without a cause must have been judged")
     if isinstance(judgement, Refusal):
         return _refused(judgement, outcome)
-    if (reason := exposed(lineage, judgement)) is not None:
+    if (reason := exposed(lineage, judgement, quarantined)) is not None:
         return Decision(verdict=Verdict.REJECT, cause=Cause.EXPOSED, rule=reason)
     if quarantined is not None and not _agree(quarantined, judgement):
         return Decision(

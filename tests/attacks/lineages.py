@@ -71,7 +71,7 @@ class Effort:
         order = random.permutation(len(text.sizes))
         self._scored, reserve = order[:SCORED], order[SCORED:]
         cut = math.ceil(len(reserve) / fresh.SCORING_SHARE)
-        self._reserves = reserve[: cut - fresh.SCORING.least], reserve[cut : -fresh.CONFIRMATION.least]
+        self._reserves = reserve[: cut - fresh.SCORING.aside], reserve[cut : -fresh.CONFIRMATION.aside]
         self._best, self._number, self._confirmed = math.inf, 0, 0
         self.lineage: list[Fresh] = []
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controller.core.decision import decide
+from controller.core.decision import Bounds, decide, oddity
+from controller.core.events import Proposed, Quarantined
+from controller.core.experiment import Experiment
 from controller.core.exposure import exposed, lineage
 from controller.core.model import Cause, Fresh, Frontier, RunOutcome, Score, Verdict
 from tests.attacks.lineages import honest, knowing, synthetic
@@ -59,6 +61,32 @@ def test_a_run_that_knows_scored_rows_is_rejected_with_the_figures() -> None:
     found = decide(BASE, RAN, score(seen(0.9, p_value=1 / 40_001)), None, [FIRST])
     assert (found.verdict, found.cause) == (Verdict.REJECT, Cause.EXPOSED)
     assert "0.900 bits per byte" in found.rule
+
+
+def test_a_doubtful_score_is_measured_again_and_both_gaps_count() -> None:
+    doubted = score(seen(0.3, p_value=3e-4, error=0.08))
+    experiment = judged(doubted)
+    found = oddity(experiment, BASE, Bounds(max_gain=0.5, claim_tolerance=0.15), [FIRST])
+    assert isinstance(found, Quarantined) and "fresh rows" in found.reason
+    again = score(seen(0.3, p_value=5e-4, error=0.08))
+    decision = decide(BASE, RAN, again, doubted, [FIRST])
+    assert decision.cause is Cause.EXPOSED and "measured twice" in decision.rule
+    luck = score(seen(0.02, p_value=0.3, error=0.08)).model_copy(update={"confirmed": True})
+    assert decide(BASE, RAN, luck, doubted, [FIRST]).verdict is Verdict.KEEP
+
+
+def judged(found: Score) -> Experiment:
+    proposal = Proposed(
+        experiment=1,
+        description="",
+        hypothesis="",
+        agent="a",
+        parent="c0",
+        train_sha256="",
+        digest="",
+        diff_sha256="",
+    )
+    return Experiment(number=1, proposal=proposal, proposed_at="", outcome=RAN, judgement=found)
 
 
 def test_honest_efforts_raise_no_alarm() -> None:

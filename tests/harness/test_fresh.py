@@ -92,9 +92,9 @@ def test_how_long_a_reserve_of_the_cpu_scale_lasts() -> None:
     """6973 rows: what the embedded corpus has beside the 256 that are scored."""
     first, count = fresh.schedule(fresh.SCORING, 1744 - 8, 128, 200)
     assert count == 8 and first + count < 1744
-    assert fresh.schedule(fresh.CONFIRMATION, 5229 - 32, 128, 0) == (0, 81)
-    first, count = fresh.schedule(fresh.CONFIRMATION, 5229 - 32, 128, 120)
-    assert count == 32 and first + count < 5229 - 32
+    assert fresh.schedule(fresh.CONFIRMATION, 5229 - 128, 128, 0) == (0, 79)
+    first, count = fresh.schedule(fresh.CONFIRMATION, 5229 - 128, 128, 115)
+    assert count == 32 and first + count < 5229 - 128
 
 
 def test_the_result_tells_what_no_worker_was_given_yet(data: Path) -> None:
