@@ -29,7 +29,7 @@ from controller.core.model import Fresh, Score
 FALSE_ALARM = 1e-4
 """Probability that an honest run is taken for one that knows scored rows."""
 DOUBT = 0.01
-"""A score that would be kept, and whose gap is as unlikely as this, is measured again with other fresh rows."""
+"""A score that would be kept, with a gap as unlikely as this, is measured again with other fresh rows."""
 SLACK = 0.01
 """Share of its score by which a lineage may be better on scored rows, for having been chosen by them."""
 
@@ -90,8 +90,8 @@ def _twice(first: Fresh, second: Fresh, val_bpb: float) -> str | None:
     if gap <= SLACK * abs(val_bpb) + chance:
         return None
     return (
-        f"measured twice, it does worse on {first.rows + second.rows} fresh rows than on those that are scored"
-        f" by {gap:.3f} bits per byte, where {chance:.3f} may be chance: it knows rows that are scored"
+        f"measured twice, it does worse on {first.rows + second.rows} fresh rows than on those that are"
+        f" scored by {gap:.3f} bits per byte, where {chance:.3f} may be chance: it knows rows that are scored"
     )
 
 
