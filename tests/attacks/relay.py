@@ -51,17 +51,15 @@ class Relay:
 
     @classmethod
     def of(cls, bench: Bench, log_bytes: int = MIB) -> Relay:
-        """In the home of `bench`, with room for the programs."""
+        """In a home within that of `bench`, whose data others use; with room for the programs."""
         changes = {"trainer": ROOMY, "worker": ROOMY, "log_bytes": log_bytes}
         config = bench.config.model_copy(update=changes)
-        tokenizer = bench.home / "data" / "public" / "tokenizer"
+        home = bench.home / "relay"
+        tokenizer = home / "data" / "public" / "tokenizer"
         tokenizer.mkdir(parents=True, exist_ok=True)
         (tokenizer.parent / "manifest.json").touch()
-        tokens = tokenizer / "tokenizer.json"
-        if not tokens.exists() or tokens.stat().st_size < MOUNTED_BYTES:
-            tokens.unlink(missing_ok=True)  # perhaps a second name of another home's
-            tokens.write_bytes(bytes(MOUNTED_BYTES))
-        return cls(replace(bench, config=config))
+        (tokenizer / "tokenizer.json").write_bytes(bytes(MOUNTED_BYTES))
+        return cls(replace(bench, home=home, config=config))
 
     @contextmanager
     def sandbox(self, *, empty: bool) -> Iterator[DockerSandbox]:
