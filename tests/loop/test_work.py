@@ -48,7 +48,8 @@ def test_the_baselines_work_is_what_others_are_measured_by(tmp_path: Path, effor
     assert "CPU time and may use" in heavy["detail"]
     console = Console(file=io.StringIO(), width=200)
     console.print(views.show(Exhibit(loop.state, 2)))
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
     assert said.count("8.1 s (allowed") == 2 and said.count("CPU time 9.3 s (allowed") == 2
 
 
