@@ -22,8 +22,9 @@ in a result says how many there were, how well they agreed and what that promise
 does worse on rows that no worker was given before, which are the hold-out (fresh.py). Whatever comes back is
 hostile: each byte is copied once into memory of our own and judged there.
 
-NumPy only: on the CPUs this runs on it is as fast as torch at this arithmetic, and starts two seconds sooner
-while the worker is busy starting on the same cores.
+Where the model runs on the CPU, NumPy does all of it: it starts two seconds sooner than torch, while the
+worker is busy starting on the same cores. A GPU's worker sends a hundred times as much, in float16, for which
+NumPy is too slow.
 """
 
 import json
@@ -37,30 +38,30 @@ from typing import Any, NamedTuple
 
 import fresh
 import numpy as np
-from exchange import DTYPES, SLOTS, Closed, ExchangeError, Header, SlotReader, SlotWriter, usable_cpus
+from exchange import (
+    ITEM_BYTES,
+    SLOTS,
+    Closed,
+    ExchangeError,
+    Header,
+    SlotReader,
+    SlotWriter,
+    await_word,
+    usable_cpus,
+)
+from nats import Judging, Refused
 from numpy.typing import NDArray
 
 import probes
 from plan import Batch, Confirmation, Plan, Question, Role, make_confirmation, make_plan
 from probes import Nats, Tokens
 
-LEAST_WINDOW, WINDOW_SHARE = 64, 8  # columns wanted before a cut: 64 or an eighth of the row, if that is more
-# Nats per vocabulary entry. Below it they come from logits 16 and more under the largest, and a float32
-# difference of that size is off by up to a millionth; so is its exp, relatively.
-NEAR_CERTAIN = 2.0**-23
-CHUNK_NUMBERS = 1 << 18  # logits one thread judges at a time: with scratch 3 MB, near an L2 cache
+WINDOW = 64  # columns wanted before a cut
+CHUNK_NUMBERS = 1 << 19  # logits one thread judges at a time; with fewer, Python takes its part of the time
 
-#: Enough for the exchange to cost little beside the model; two replies of it stay below 1.1 GB at a
-#: vocabulary of 8192.
+#: Enough for the exchange to cost little beside the model; all replies that can be under way stay below
+#: 1.1 GB at a vocabulary of 8192, in two bytes for each.
 BATCH_TOKENS = 16384
-
-
-class Refused(Exception):
-    """The worker's answers cannot be scored; `cause` is for programs, the message a line of our own text."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ class Config:
     """How likely such a leak may be missed."""
     leak_reach: int
     """How many tokens ahead such a leak sees. Nearer ones need more twins."""
+    compact: bool = False
+    """The worker runs on a GPU and answers in float16; then torch is wanted."""
+    waits: bool = False
+    """Wait for the word before anything is read, see exchange.await_word."""
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
@@ -108,39 +113,6 @@ class Config:
         paths = ("data", "requests", "replies", "second_requests", "second_replies")
         fields |= {name: Path(fields[name]) for name in paths}
         return cls(**fields)
-
-
-def token_nats(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> Nats:
-    """Negative log-softmax at the targets: logits [N, V], targets [N] -> nats [N] >= 0.
-
-    With m the largest logit, -log p(t) = (m - x_t) + log1p(sum over all others of exp(x - m)). Both terms are
-    non-negative, so nothing cancels. The sum runs in float32, and once more in float64 where the model is
-    near-certain, so every token is good to a millionth of itself. Finite for every finite input. Raises
-    Refused if a logit is NaN or infinite.
-    """
-    if not math.isfinite(logits.min()) or not math.isfinite(logits.max()):
-        raise Refused("not-finite", "logits hold NaN or infinity")
-    nats = _nats(logits, targets)
-    certain = nats < NEAR_CERTAIN * logits.shape[1]
-    if certain.any():
-        nats[certain] = _nats(logits[certain].astype(np.float64), targets[certain])
-    return nats
-
-
-def _nats(logits: NDArray[Any], targets: NDArray[np.int64]) -> Nats:
-    """The formula of `token_nats` in the precision of the logits."""
-    rows = np.arange(len(targets))
-    top = logits.argmax(axis=1)
-    largest = logits[rows, top]
-    gap = largest.astype(np.float64) - logits[rows, targets]
-    with np.errstate(
-        over="ignore", under="ignore"
-    ):  # a difference beyond the type is -inf, its exp rightly 0
-        others = logits - largest[:, None]
-        np.exp(others, out=others)
-    others[rows, top] = 0
-    nats: Nats = gap + np.log1p(others.sum(axis=1).astype(np.float64))
-    return nats
 
 
 class Account(NamedTuple):
@@ -173,6 +145,7 @@ class Replies:
         self._config = config
         self._vocab = vocab
         self._reader = SlotReader(folder)
+        self._judging = Judging()
         self._started = self._last = time.monotonic()
 
     def wait(self, number: int) -> Header:
@@ -201,25 +174,17 @@ class Replies:
         got = (header.rows, header.length, header.vocab)
         if got != (*shape, self._vocab):
             raise Refused("wrong-shape", f"the logits have not the shape asked for, {[*shape, self._vocab]}")
-        if header.dtype not in DTYPES:
-            raise Refused("wrong-dtype", "logits are neither bfloat16 nor float32")
-        expected = math.prod(got) * DTYPES[header.dtype][1]
-        if self._reader.payload_bytes(number) != expected:
+        if header.dtype not in ITEM_BYTES:
+            raise Refused("wrong-dtype", "logits are not of a dtype that the exchange knows")
+        expected = math.prod(got) * ITEM_BYTES[header.dtype]
+        if self._reader.payload_bytes(number) < expected:
             raise Refused("protocol", f"a reply does not hold {expected} bytes of logits")
 
     def _chunk_nats(self, number: int, dtype: int, start: int, targets: NDArray[np.int64]) -> Nats:
-        name, itemsize = DTYPES[dtype]
-        raw = np.empty((len(targets), self._vocab), np.uint16 if name == "bfloat16" else np.float32)
-        self._reader.read(number, start * self._vocab * itemsize, raw.data.cast("B"))
-        return token_nats(widen(raw), targets)
-
-
-def widen(raw: NDArray[Any]) -> NDArray[np.float32]:
-    """float32 unchanged; bfloat16 bits (uint16) as the upper half of a float32."""
-    if raw.dtype == np.float32:
-        return raw
-    upper: NDArray[np.uint32] = np.left_shift(raw, 16, dtype=np.uint32)
-    return upper.view(np.float32)
+        item = self._vocab * ITEM_BYTES[dtype]
+        raw = self._judging.raw(len(targets) * item)
+        self._reader.read(number, start * item, raw.data)
+        return self._judging.nats(dtype, raw, targets)
 
 
 def collect(config: Config, folders: tuple[Path, Path], batches: list[Batch], vocab: int) -> list[Nats]:
@@ -405,7 +370,7 @@ def confirm(config: Config, text: Text, scored: Scored) -> dict[str, Any]:
     """
     drawn = text.drawn
     length = scored.rows.shape[1] - 1
-    window = min(length, max(LEAST_WINDOW, length // WINDOW_SHARE))
+    window = min(length, WINDOW)
     twins = needed_twins(config, length)
     asked = make_confirmation(scored.rows, drawn.second.rows, scored.batch_rows, config.seed, twins, window)
     batches = [question.batch for question in (*asked.controls, *asked.twins)]
@@ -431,9 +396,10 @@ def compare_confirmation(
 ) -> tuple[probes.Comparison, probes.Comparison]:
     """Compare a second worker's answers [B, columns] with the record: controls, twins. Raises Refused."""
     questions = (*asked.controls, *asked.twins)
+    begins = np.cumsum([0, *map(len, answers[:-1])])
     parts = [
-        _differences(scored.nats, question, answer, number)
-        for number, (question, answer) in enumerate(zip(questions, answers, strict=True))
+        _differences(scored.nats, question, answer, int(begin))
+        for question, answer, begin in zip(questions, answers, begins, strict=True)
     ]
     controls, twins = parts[: len(asked.controls)], parts[len(asked.controls) :]
     process = "a fresh process answers rows differently"
@@ -446,17 +412,22 @@ def compare_confirmation(
 
 
 def _differences(committed: Nats, question: Question, answer: Nats, number: int) -> probes.Differences:
-    """How answer `number` differs from what is on record, nats [R, T]."""
+    """How an answer differs from what is on record, nats [R, T]; its probes are numbered from `number` on."""
     on_record = committed[question.origins, question.batch.first : question.batch.last]
-    begin = number * len(answer)
-    return probes.differences(answer, on_record, question.agree, question.batch.first, begin)
+    return probes.differences(answer, on_record, question.agree, question.batch.first, number)
 
 
 def main() -> None:
     """Score what the configuration in argv says, then have it confirmed, and print a line for each."""
+    config = Config.from_json(sys.argv[1])
+    if config.compact:
+        import torch
+
+        torch.set_num_threads(1)  # the chunks are judged beside each other
+    if config.waits:
+        await_word()
     started = time.monotonic()
     try:
-        config = Config.from_json(sys.argv[1])
         text = Text.read(config)
         scored = score(config, text)
         print(json.dumps(scored.line), flush=True)

@@ -12,6 +12,10 @@ behind the cut, and that token is nowhere in what it was given:
   at a time.
 - Every other future is taken from decoys, a few rows drawn from the seed, which are themselves no origins.
 
+No more of that future is sent than one of a few lengths takes: what it is does not matter, as long as it is
+not the true one, and a short row costs less. A model that answers it differently than a whole row is given
+whole rows by its worker (answers.py).
+
 That the second worker can tell that it is being probed, and where the cut is, does not help it: what it must
 repeat is on record, and it can only repeat what follows from the tokens before the cut. The first worker can
 be told nothing either: it has ended, and its answers with it, before the second one starts.
@@ -21,6 +25,7 @@ fresh process answers: otherwise it answered out of more than the row, by what i
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -35,6 +40,7 @@ from probes import Tokens
 # At most so many decoys, and at most one row in eight. Few, since a leak in a decoy is not looked for; enough
 # for another token at any cut.
 DECOYS, DECOYS_SHARE = 16, 8
+LENGTHS = 8  # twins are an eighth of a row long, or two eighths, ...
 
 
 class Batch(NamedTuple):
@@ -147,23 +153,20 @@ def make_confirmation(
 ) -> Confirmation:
     """Fresh rows [., T + 1], decoys of the rows [R, T + 1], then `twins` twins, some of each other row.
 
-    As many twins as there are rows at least, as many as there are different ones at most, in full batches.
-    Each answer is wanted for `window` columns before the cuts of its batch.
+    As many twins as there are rows at least, as many as there are different ones at most. A batch has
+    `batch_rows` rows, or more if they are short, and as many as every other batch of that length. Each answer
+    is wanted for `window` columns before the cuts of its batch.
     """
     random = np.random.default_rng([seed, 2])
     mixed = random.permutation(len(rows))
     count = max(1, min(DECOYS, len(rows) // DECOYS_SHARE))
     decoys, origins = mixed[:count], mixed[count:]
     # At half the rows or fewer under way there is always a choice of the next one.
-    batch_rows = max(1, min(batch_rows, len(origins) // (2 * SLOTS)))
+    most_rows = max(1, len(origins) // (2 * SLOTS))
+    batch_rows = min(batch_rows, most_rows)
     length = rows.shape[1] - 1
-    controls = [
-        _control(rows, np.resize(decoys[i : i + batch_rows], batch_rows))
-        for i in range(0, len(decoys), batch_rows)
-    ]
     number = min(max(twins, len(rows)), len(origins) * (length - 1))
-    number = math.ceil(number / batch_rows) * batch_rows
-    order = origins[_cycles(len(origins), number, SLOTS * batch_rows, random)]
+    order = origins[_cycles(len(origins), number, SLOTS * most_rows, random)]
     # One cut in each of equal parts of the row, in rising order.
     cuts = 1 + np.floor((np.arange(len(order)) + random.random(len(order))) / len(order) * (length - 1))
     return Confirmation(
@@ -171,12 +174,29 @@ def make_confirmation(
             _whole(np.resize(fresh[i : i + batch_rows], (batch_rows, length + 1)))
             for i in range(0, len(fresh), batch_rows)
         ],
-        controls,
         [
-            _twins(rows, decoys, order[i : i + batch_rows], cuts[i : i + batch_rows], window, random)
-            for i in range(0, len(order), batch_rows)
+            _control(rows, np.resize(decoys[i : i + batch_rows], batch_rows))
+            for i in range(0, len(decoys), batch_rows)
+        ],
+        [
+            _twins(rows, decoys, order[part], cuts[part].astype(np.int64), shape, window, random)
+            for part, shape in _portions(cuts, batch_rows, most_rows, length)
         ],
     )
+
+
+def _portions(
+    cuts: NDArray[np.float64], batch_rows: int, most_rows: int, length: int
+) -> Iterator[tuple[slice, tuple[int, int]]]:
+    """Which twins go into one batch, and its rows and columns; the last one of a length may not be full."""
+    lengths = sorted({math.ceil(length * part / LENGTHS) for part in range(1, LENGTHS + 1)})
+    start = 0
+    for columns in lengths:
+        end = int(np.searchsorted(cuts, columns))  # at least one token from the cut on belongs to it
+        rows = min(most_rows, batch_rows * length // columns)
+        for first in range(start, end, rows):
+            yield slice(first, min(first + rows, end)), (rows, columns)
+        start = end
 
 
 def _cycles(origins: int, number: int, gap: int, random: np.random.Generator) -> Tokens:
@@ -214,19 +234,24 @@ def _twins(
     rows: Tokens,
     decoys: Tokens,
     origins: Tokens,
-    cuts: NDArray[np.float64],
+    cuts: Tokens,
+    shape: tuple[int, int],
     window: int,
     random: np.random.Generator,
 ) -> Question:
-    """A batch of twins of `origins`. A row that no decoy can follow is replaced by a decoy that fills."""
-    agree = cuts.astype(np.int64)
-    inputs = rows[origins, :-1].astype(np.int32)
-    for i, cut in enumerate(agree.tolist()):
+    """A batch of twins of `origins`, [B, L] its `shape`, filled up with decoys.
+
+    A row that no decoy can follow is replaced by one as well.
+    """
+    count, columns = shape
+    first, last = max(0, int(cuts.min()) - window), int(cuts.max())
+    origins = np.concatenate([origins, np.full(count - len(origins), decoys[0])])
+    agree = np.concatenate([cuts, np.zeros(count - len(cuts), np.int64)])
+    inputs = rows[origins, :columns].astype(np.int32)
+    for i, cut in enumerate(cuts.tolist()):
         others = decoys[rows[decoys, cut] != rows[origins[i], cut]]
         if len(others):
-            inputs[i, cut:] = rows[random.choice(others), cut:-1]
+            inputs[i, cut:] = rows[random.choice(others), cut:columns]
         else:
-            inputs[i], agree[i] = rows[decoys[0], :-1], 0
-    first, last = max(0, int(cuts.min()) - window), int(cuts.max())
-    targets = rows[origins, first + 1 : last + 1]
-    return Question(Batch(inputs, targets, first, last), origins, agree)
+            inputs[i], agree[i] = rows[decoys[0], :columns], 0
+    return Question(Batch(inputs, rows[origins, first + 1 : last + 1], first, last), origins, agree)

@@ -33,23 +33,22 @@ import os
 import stat
 import struct
 import sys
-import time
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
-from exchange import Header, SlotReader, SlotWriter, usable_cpus
+from answers import Lengths, Parts, Replies, answer
+from exchange import SlotReader, SlotWriter, await_word, usable_cpus
 
 import prepare
 
 BUILD, NO_CHECKPOINT, CHECKPOINT, FORWARD, MEMORY = 10, 11, 12, 13, 14
 MAX_HEADER_BYTES = 8 << 20  # safetensors names and shapes; about 80,000 tensors
-DTYPE_CODES = {torch.bfloat16: 1, torch.float32: 2}
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of parameters
 
 
@@ -76,6 +75,10 @@ class Config:
     total_seconds: float
     """Give up waiting for the judge after this long."""
     max_checkpoint_bytes: int
+    compact: bool = False
+    """Answer in float16, as a GPU does."""
+    waits: bool = False
+    """Import everything, then wait for the word before anything that the run left is looked at."""
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
@@ -266,45 +269,18 @@ def _fill(path: str) -> None:
 # --- answering -----------------------------------------------------------------
 
 
-def encode(
-    logits: object, expected: tuple[int, int, int], columns: tuple[int, int]
-) -> tuple[Header, memoryview]:
-    """Header and payload of a reply with logits [B, T, V] of the columns wanted, first to last.
-
-    What the judge must refuse has no payload, the header says why.
-    """
-    first, last = columns
-    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
-        return Header(0, expected[0], last - first, expected[2]), memoryview(b"")
-    if tuple(logits.shape) != expected:
-        shape = logits.shape if logits.dim() == 3 else (0, 0, 0)
-        return Header(DTYPE_CODES[torch.float32], *(min(n, 0xFFFFFFFF) for n in shape)), memoryview(b"")
-    dtype = logits.dtype if logits.dtype in DTYPE_CODES else torch.float32
-    numbers = logits[:, first:last].to("cpu", dtype).contiguous()
-    return Header(DTYPE_CODES[dtype], *numbers.shape), numbers.view(torch.uint8).numpy().data.cast("B")
-
-
-def answer(config: Config, predict: Callable[[torch.Tensor], object]) -> NoReturn:
-    """Answer the judge's batches in order, until it is silent for too long: TimeoutError. Raises Failure."""
-    requests, replies = SlotReader(config.requests), SlotWriter(config.replies)
-    deadline = time.monotonic() + config.total_seconds
-    number = 0
-    while True:
-        header = requests.wait(number, deadline)
-        tokens = torch.empty((header.rows, header.length), dtype=torch.int32)
-        requests.read(number, 0, tokens.numpy().data.cast("B"))
-        with failing_as(FORWARD, "forward"):
-            shape, columns = (header.rows, header.length, header.vocab), (header.first, header.last)
-            reply = encode(predict(tokens), shape, columns)
-        replies.write(number, *reply)
-        number += 1
-
-
-def serve(config: Config) -> NoReturn:
-    """Build, load, answer. Raises Failure, TimeoutError."""
+def get_ready() -> None:
+    """What needs nothing of an experiment, above all to import what compiled functions of a model would."""
     torch.set_num_threads(usable_cpus())
     # Compiling costs more than the few batches to score, here and in every compiled function of the model.
     torch.compiler.set_stance("force_eager")
+
+
+def serve(config: Config) -> NoReturn:
+    """Wait for the word, build, load, answer. Raises Failure, TimeoutError."""
+    get_ready()
+    if config.waits:
+        await_word()
     fill_holes(config.checkpoint.parent)
     weights = parse_checkpoint(read_checkpoint(config.checkpoint, config.max_checkpoint_bytes))
     module, model = run_train(config.train)
@@ -319,7 +295,17 @@ def serve(config: Config) -> NoReturn:
             output = model(tokens.to(device, torch.int64))
         return output[0] if isinstance(output, tuple) else output  # (logits, loss) is a common habit
 
-    answer(config, predict)
+    def blaming() -> contextlib.AbstractContextManager[None]:
+        return failing_as(FORWARD, "forward")
+
+    replies = Replies(config.replies, device, compact=config.compact, blaming=blaming)
+    of_any_length = Lengths(Parts(predict), prepare.MAX_SEQ_LEN)
+
+    def blamed(tokens: torch.Tensor) -> object:
+        with blaming():
+            return of_any_length(tokens)
+
+    answer(SlotReader(config.requests), replies, blamed, config.total_seconds)
 
 
 def main() -> NoReturn:

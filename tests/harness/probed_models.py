@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nats import token_nats
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from judge import token_nats
 from plan import Batch
 from probes import Nats
 

@@ -190,7 +190,7 @@ class Scoring:
 
         `worker` is the command of another worker than ours. Neither outlives the call.
         """
-        with self._judging() as judge, self._working(worker) as w:
+        with self.judging() as judge, self.working(worker) as w:
             result = _line(judge)
             if worker is not None or result.get("cause") != "worker-failed":
                 w.kill()  # as the controller does; one of ours that gives up ends by itself
@@ -200,20 +200,20 @@ class Scoring:
 
     def confirm(self) -> list[dict[str, Any]]:
         """Judge, one worker and, when that one is dead and there is a score, another: all of J's lines."""
-        with self._judging() as judge:
-            with self._working() as first:
+        with self.judging() as judge:
+            with self.working() as first:
                 lines = [_line(judge)]
                 first.kill()
                 first.communicate(timeout=30)
             if lines[0]["status"] == "scored":
-                with self._working(second=True):
+                with self.working(second=True):
                     lines.append(_line(judge))
             judge.wait(timeout=30)
         assert judge.returncode == 0
         return lines
 
     @contextmanager
-    def _judging(self) -> Iterator["subprocess.Popen[str]"]:
+    def judging(self) -> Iterator["subprocess.Popen[str]"]:
         command = [sys.executable, str(HARNESS / "judge.py"), json.dumps(self.judge)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as judge:
             limit = threading.Timer(100, judge.kill)
@@ -225,7 +225,7 @@ class Scoring:
                 judge.kill()
 
     @contextmanager
-    def _working(
+    def working(
         self, command: list[str] | None = None, second: bool = False
     ) -> Iterator["subprocess.Popen[str]"]:
         config = self.worker

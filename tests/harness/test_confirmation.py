@@ -9,12 +9,13 @@ import torch
 from exchange import SLOTS
 from hypothesis import given
 from hypothesis import strategies as st
+from nats import Refused
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import probes
-from judge import Refused, Scored, compare_confirmation, compare_probes
+from judge import Scored, compare_confirmation, compare_probes
 from plan import DECOYS, DECOYS_SHARE, Confirmation, Role, make_confirmation, make_plan
 from probes import Nats, Tokens
 from tests.harness.probed_models import HONEST, Attention, Model, Predict, answer, text_rows, trained
@@ -68,7 +69,7 @@ def test_every_row_that_is_no_decoy_is_cut_and_goes_on_as_a_decoy(count: int, ba
             cut_rows.add(int(origin))
             assert (row[:cut] == rows[origin, :cut]).all()
             assert row[cut] != rows[origin, cut]
-            assert (decoys[:, cut:-1] == row[cut:]).all(axis=1).any()
+            assert (decoys[:, cut : len(row)] == row[cut:]).all(axis=1).any()
     assert len(cut_rows) + skipped >= count - max(1, min(DECOYS, count // DECOYS_SHARE))
     assert len(cut_rows) >= 0.8 * (count - len(decoys)) - 1
 
@@ -78,10 +79,20 @@ def test_answers_are_wanted_for_a_window_before_the_cuts() -> None:
     for question in asked.twins:
         inputs, targets, first, last = question.batch
         cuts = question.agree
-        assert (first, last) == (max(0, cuts.min() - 8), cuts.max())
-        assert inputs.shape == (BATCH, LENGTH)
+        assert (first, last) == (max(0, cuts[cuts > 0].min() - 8), cuts.max())
+        assert inputs.shape[1] >= cuts.max() + 1  # something else follows every cut
+        assert inputs.size <= BATCH * LENGTH
         assert (targets == TEXT[question.origins, first + 1 : last + 1]).all()
     assert all((question.batch.first, question.batch.last) == (0, LENGTH) for question in asked.controls)
+
+
+def test_short_rows_save_almost_half_and_come_in_few_shapes() -> None:
+    asked = asked_of(TEXT, BATCH, seed=1, twins=800)
+    shapes = {question.batch.inputs.shape for question in asked.twins}
+    assert {columns for _, columns in shapes} == {4, 8, 12, 16, 20, 24, 28, 32}
+    assert len(shapes) == 8, "a length has one number of rows"
+    sent = sum(question.batch.inputs.size for question in asked.twins)
+    assert sent == pytest.approx(800 * LENGTH * 9 / 16, rel=0.05)
 
 
 def test_cuts_of_one_row_are_spread_and_do_not_follow_from_each_other() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exchange import FLOAT16_LESS_LARGEST
 from hypothesis import given
 from hypothesis import strategies as st
+from nats import Judging, Refused, token_nats, widen
 from numpy.typing import NDArray
 
-from judge import account, token_nats, widen
+from judge import account
 from plan import Role, make_plan
 from tests.harness.scoring import LENGTH, VOCAB, Scoring, make_data, reference_nats, rows_of
 
@@ -83,6 +85,48 @@ def test_bfloat16_is_the_upper_half_of_a_float32() -> None:
     assert widen(numbers) is numbers
 
 
+def less_largest(logits: NDArray[np.float32]) -> NDArray[np.float16]:
+    below: NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
+    return below.astype(np.float16)
+
+
+@pytest.mark.parametrize("vocab", [5, 2048, 8192])
+def test_float16_less_the_largest_is_judged_as_what_it_is(vocab: int) -> None:
+    """Parts of what is worked on at a time do not divide the rows, and memory is used again."""
+    random, judging = np.random.default_rng(0), Judging()
+    for scale in (3, 30):
+        sent = less_largest(random.normal(0, scale, (70, vocab)).astype(np.float32))
+        targets = random.integers(0, vocab, len(sent))
+        nats = judging.nats(FLOAT16_LESS_LARGEST, sent.copy().view(np.uint8).reshape(-1), targets)
+        exact = reference_nats(sent.astype(np.float32), targets)
+        assert nats == pytest.approx(np.array(exact), rel=1e-6, abs=0)
+
+
+def test_float16_keeps_the_precision_of_near_certain_predictions() -> None:
+    sent = np.array([[0, -20, -20, -20], [0, -20, -20, -65504]], np.float16)
+    nats = Judging().nats(FLOAT16_LESS_LARGEST, sent.view(np.uint8).reshape(-1), np.array([0, 3]))
+    assert nats == pytest.approx([3 * math.exp(-20), 65504 + 2 * math.exp(-20)], rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("row", "cause"),
+    [
+        ([0, -1, np.nan], "not-finite"),
+        ([0, -1, -np.nan], "not-finite"),
+        ([0, -1, np.inf], "not-finite"),
+        ([0, -1, -np.inf], "not-finite"),
+        ([0, -1, 2], "protocol"),
+        ([-1, -1, -2], "protocol"),
+        ([-0.0, -1, -2], "protocol"),
+    ],
+)
+def test_float16_must_be_finite_and_its_largest_0(row: list[float], cause: str) -> None:
+    sent = np.array([[0, -1, -2], row], np.float16)
+    with pytest.raises(Refused) as refusal:
+        Judging().nats(FLOAT16_LESS_LARGEST, sent.view(np.uint8).reshape(-1), np.array([0, 1]))
+    assert refusal.value.cause == cause
+
+
 def test_account_counts_bytes_and_leaves_out_special_tokens() -> None:
     token_bytes = np.array([0, 2, 0])
     found = account(np.array([[1, 2]]), np.array([[4.0, 8.0]]), token_bytes)
@@ -97,7 +141,7 @@ PRELUDE = """
 import fcntl, json, os, struct, sys, time
 from pathlib import Path
 import numpy as np
-from exchange import CLOSED, HEADER_BYTES, Header, SlotReader, SlotWriter
+from exchange import CLOSED, HEADER_BYTES, SLOTS, Header, SlotReader, SlotWriter
 requests, replies = Path(sys.argv[1]), Path(sys.argv[2])
 slot = replies / "slot-0"
 reader, writer = SlotReader(requests), SlotWriter(replies)
@@ -148,8 +192,6 @@ ASKED_FOR = {"4", str(LENGTH), str(VOCAB), str(4 * LENGTH * VOCAB * 4), "16", "3
         ("reply(0, logits_for(0)); time.sleep(60)", "worker-timeout"),
         ("slot.write_bytes(bytes(HEADER_BYTES + 9)); time.sleep(60)", "worker-timeout"),
         ("reply(0, logits_for(0)[..., 1:], vocab=request(0).vocab)", "protocol"),
-        ("x = logits_for(0); reply(0, np.concatenate([x, x]), rows=len(x))", "protocol"),
-        ("reply(0, logits_for(0)); os.truncate(slot, 1 << 40)", "protocol"),
         ("reply(0, logits_for(0)); os.truncate(slot, 5000)", "protocol"),
         ("slot.mkdir()", "protocol"),
         ("os.mkfifo(slot)", "protocol"),
@@ -185,8 +227,8 @@ def test_logits_rewritten_after_the_judge_took_them_change_nothing(scoring: Scor
     honest = hostile(scoring, "for n, _ in requested():\n    reply(n, logits_for(n))")
     rewriting = """
 for number, _ in requested():
-    if number >= 2:  # that this request is here says that the judge has taken reply number - 2
-        with open(replies / f"slot-{number % 2}", "r+b") as old:
+    if number >= SLOTS:  # that this request is here says that the judge has taken reply number - SLOTS
+        with open(replies / f"slot-{number % SLOTS}", "r+b") as old:
             old.seek(HEADER_BYTES)
             old.write(b"\\xff" * 10000)
     reply(number, logits_for(number))
@@ -195,13 +237,24 @@ for number, _ in requested():
     assert forged["val_bpb"] == honest["val_bpb"]
 
 
+def test_what_follows_the_payload_means_nothing(scoring: Scoring) -> None:
+    honest = hostile(scoring, "for n, _ in requested():\n    reply(n, logits_for(n))")
+    more = """
+for number, _ in requested():
+    logits = logits_for(number)
+    reply(number, np.concatenate([logits, logits[::-1] * 9]), rows=len(logits))
+    os.truncate(replies / f"slot-{number % SLOTS}", 1 << 40)
+"""
+    assert hostile(another(scoring), more)["val_bpb"] == honest["val_bpb"]
+
+
 def test_sparse_logits_are_a_uniform_guess(scoring: Scoring) -> None:
     code = """
 for number, header in requested():
     size = header.rows * header.length * header.vocab * 4
-    with open(replies / f"slot-{number % 2}", "ab") as file:
+    with open(replies / f"slot-{number % SLOTS}", "ab") as file:
         os.truncate(file.fileno(), HEADER_BYTES + size)
-    with open(replies / f"slot-{number % 2}", "r+b", buffering=0) as file:
+    with open(replies / f"slot-{number % SLOTS}", "r+b", buffering=0) as file:
         file.write(struct.pack("<BBxxIII", 1 + number, 2, header.rows, header.length, header.vocab))
 """
     result = hostile(scoring, code)

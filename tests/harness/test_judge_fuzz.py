@@ -24,10 +24,11 @@ from exchange import HEADER_BYTES
 from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from nats import Refused, token_nats, widen
 from numpy.typing import NDArray
 
 import judge
-from judge import Refused, account, token_nats, widen
+from judge import account
 from tests.harness.hostile import (
     ANSWER_BYTES,
     Answer,

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nats import Refused
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import probes
-from judge import Config, Refused, affordable_twins, compare_probes
+from judge import Config, affordable_twins, compare_probes
 from plan import Plan, Role, make_plan
 from probes import Nats
 from tests.harness.probed_models import (

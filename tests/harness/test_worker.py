@@ -21,8 +21,6 @@ import worker
 from tests.harness.scoring import (
     FLAT,
     IMPORTABLE,
-    LENGTH,
-    VOCAB,
     Scoring,
     make_data,
     reference_bpb,
@@ -327,29 +325,6 @@ def test_size_limit_is_inclusive(tmp_path: Path) -> None:
 
 
 # --- replies -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("dtype", "code"),
-    [(torch.float32, 2), (torch.bfloat16, 1), (torch.float16, 2), (torch.float64, 2)],
-)
-def test_reply_holds_the_logits_in_a_type_the_judge_reads(dtype: torch.dtype, code: int) -> None:
-    logits = torch.randn(2, LENGTH, VOCAB).to(dtype)
-    turned = logits.transpose(0, 1).contiguous().transpose(0, 1)
-    header, payload = worker.encode(turned, (2, LENGTH, VOCAB), (0, LENGTH))
-    assert header == (code, 2, LENGTH, VOCAB, 0, 0)
-    sent = torch.frombuffer(bytearray(payload), dtype=torch.bfloat16 if code == 1 else torch.float32)
-    assert torch.equal(sent.view(2, LENGTH, VOCAB), logits.to(sent.dtype))
-
-
-def test_reply_holds_the_columns_wanted_and_no_others() -> None:
-    logits = torch.randn(2, LENGTH, VOCAB)
-    header, payload = worker.encode(logits, (2, LENGTH, VOCAB), (5, 9))
-    assert header == (2, 2, 4, VOCAB, 0, 0)
-    sent = torch.frombuffer(bytearray(payload), dtype=torch.float32).view(2, 4, VOCAB)
-    assert torch.equal(sent, logits[:, 5:9])
-    refused, nothing = worker.encode(logits.long(), (2, LENGTH, VOCAB), (5, 9))
-    assert (refused.dtype, refused.length, len(nothing)) == (0, 4, 0)
 
 
 @pytest.fixture
