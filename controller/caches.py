@@ -30,7 +30,7 @@ class Caches:
         self, enabled: bool, *, empty: Callable[[bool], None], running: Callable[[], Set[Domain]]
     ) -> None:
         """`empty` empties the caches, and reads in again what everybody needs if it is given true; raises
-        InfrastructureError, NotReady. `running`: the domains of what runs now.
+        InfrastructureError, NotReady. `running`: the domains of what runs now and does not wait for its word.
         """
         self._enabled, self._empty, self._running = enabled, empty, running
         self._lock = threading.Lock()
@@ -41,18 +41,18 @@ class Caches:
         self._obstacle = "" if enabled else "sandbox.empty_caches is off"
 
     @contextmanager
-    def before(self, domain: Domain) -> Iterator[None]:
+    def before(self, domain: Domain, *, warm: bool = True) -> Iterator[None]:
         """To be held while a container of this domain is started: nobody's traces that matter are left then.
 
-        Raises InfrastructureError or NotReady if the caches could be emptied before and cannot be now. Where
-        they never could, it goes on without.
+        `warm`: it will read what Python and torch are imported from. Raises InfrastructureError or NotReady
+        if the caches could be emptied before and cannot be now. Where they never could, it goes on without.
         """
         if domain not in FORGOTTEN_BEFORE:
             yield
             return
         with self._lock:
             if self._enabled and self._traces & FORGOTTEN_BEFORE[domain]:
-                self._forget()
+                self._forget(warm)
             self._traces.add(domain)
             yield
 
@@ -63,8 +63,8 @@ class Caches:
                 self._try(warm=False)
             return (EMPTIED, "") if self._emptied else (SHARED, self._obstacle)
 
-    def _forget(self) -> None:
-        if self._try(warm=True):
+    def _forget(self, warm: bool) -> None:
+        if self._try(warm=warm):
             self._traces = {*self._running()}  # what runs on may leave some more
 
     def _try(self, *, warm: bool) -> bool:

@@ -16,13 +16,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from controller import data, worker_log, workspace
 from controller.core import judge_answer, templates, volumes, worker_report
 from controller.core.allowance import Allowance, allowances
 from controller.core.container_spec import ContainerSpec
 from controller.core.domains import Domain
 from controller.core.judge_config import JudgeConfig
-from controller.core.model import REJECT_CAUSES, Cause, Draw, InfrastructureError, Refusal, Score, Work
+from controller.core.model import (
+    REJECT_CAUSES,
+    Cause,
+    Draw,
+    GloveboxError,
+    InfrastructureError,
+    Refusal,
+    Score,
+    Work,
+)
 from controller.core.place import REHEARSAL_PLACE, Place
 from controller.core.runlog import LIMIT_EXIT_CODE, MAX_WORKER_LOG_BYTES
 from controller.core.sandbox_config import SealedConfig
@@ -31,6 +42,8 @@ from controller.core.untrusted import clean_line
 from controller.failpoints import reach
 from controller.meter import Meter
 from controller.ports import Attempt, Clock, Exit, Sandbox
+
+log = structlog.stdlib.get_logger(__name__)
 
 _GRACE_SECONDS = 3.0
 """For one side to end by itself after the other has given up."""
@@ -85,6 +98,8 @@ class ContainerJudge:
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files
         self._alone = alone or threading.Lock()
+        self._ready: Future[list[ContainerSpec]] | None = None
+        """What waits for the word, as soon as all of it does."""
 
     def specs(self, attempt: Attempt, seed: int, draw: Draw | None = None) -> list[ContainerSpec]:
         place, files, config = self._place(attempt), self._files, self._containers
@@ -96,6 +111,16 @@ class ContainerJudge:
         rows = data.row_tokens(files.data)
         judge = templates.judge(config, place, files, self._config, seed=seed, draw=draw, row_tokens=rows)
         return [*workers, judge]
+
+    def make_ready(self, attempt: Attempt, seed: int, draw: Draw | None, left: float) -> None:
+        if self._ready is None and left <= self._config.ahead(bool(self._containers.gpu)):
+            self._ready = ThreadPoolExecutor(1).submit(self._start_all, attempt, seed, draw)
+
+    def dismiss(self) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None and (specs := ready.result()):
+            with suppress(InfrastructureError):  # whoever removes the attempt removes these too
+                self._sandbox.remove(containers=[spec.name for spec in specs])
 
     def score(
         self,
@@ -122,20 +147,53 @@ class ContainerJudge:
         workspace.require(self._sandbox, place)
         *specs, judge = self.specs(attempt, seed, draw)
         workers = self._workers(attempt, specs, reference)
-        seconds = templates.exchange_seconds(self._containers, self._config)
         # What a controller that died left behind.
         self._sandbox.remove(containers=[Place(self._home, REHEARSAL_PLACE).name(Domain.REHEARSAL)])
-        self._remove(place)
+        ready = self._is_ready([*specs, judge])
+        if not ready:
+            self._remove(place)
         try:
-            for names in volumes.EXCHANGES:
-                for volume in volumes.exchange(self._containers, place, names, seconds):
-                    self._sandbox.create_volume(volume)
-            reach("exchange-made")
-            return self._with_isolation(self._run(place, workers, judge, contends, stop))
+            if not ready:
+                self._make_volumes(place)
+            sides = _Sides(self._sandbox, self._clock, ready)
+            return self._with_isolation(self._run(place, workers, judge, sides, contends, stop))
         finally:
             self._remove(place)
             worker_log.write(attempt.log_path, [worker.output.content for worker in workers])
             reach("scoring-cleared")
+
+    def _make_volumes(self, place: Place) -> None:
+        seconds = templates.exchange_seconds(self._containers, self._config)
+        for names in volumes.EXCHANGES:
+            for volume in volumes.exchange(self._containers, place, names, seconds):
+                self._sandbox.create_volume(volume)
+        reach("exchange-made")
+
+    def _start_all(self, attempt: Attempt, seed: int, draw: Draw | None) -> list[ContainerSpec]:
+        """Start all that a scoring may need; all waits for the word. Nothing if one cannot be."""
+        place = self._place(attempt)
+        try:
+            specs = self.specs(attempt, seed, draw)
+            self._remove(place)
+            self._make_volumes(place)
+            for spec in specs:
+                self._sandbox.start(spec)
+        except GloveboxError as error:
+            log.warning("not_made_ready", reason=clean_line(str(error)), advice="scoring will start it")
+            with suppress(InfrastructureError):
+                self._remove(place)
+            return []
+        reach("made-ready")
+        return specs
+
+    def _is_ready(self, specs: Sequence[ContainerSpec]) -> bool:
+        """Do just these containers wait for the word?"""
+        ready, self._ready = self._ready, None
+        return (
+            ready is not None
+            and [spec.digest() for spec in ready.result()] == [spec.digest() for spec in specs]
+            and all(self._sandbox.alive(spec.name) for spec in specs)
+        )
 
     def _workers(
         self, attempt: Attempt, specs: Sequence[ContainerSpec], reference: Sequence[Work]
@@ -158,17 +216,25 @@ class ContainerJudge:
         place: Place,
         workers: tuple[_Worker, _Worker],
         judge: ContainerSpec,
+        sides: _Sides,
         contends: Callable[[Score], bool],
         stop: threading.Event,
     ) -> Score | Refusal:
         with ThreadPoolExecutor(3) as pool:
-            starts = [pool.submit(self._sandbox.start, spec) for spec in (workers[0].spec, judge)]
+            starts = [pool.submit(sides.begin, spec) for spec in (workers[0].spec, judge)]
             worker_began, judge_began = (start.result() for start in starts)
-            deadline = judge_began + judge.life_seconds
-            end = pool.submit(self._sandbox.wait, judge.name, deadline=deadline, stop=stop)
+            end = pool.submit(
+                self._sandbox.wait,
+                judge.name,
+                deadline=judge_began + self._life(templates.judge_seconds),
+                stop=stop,
+                tick=lambda: sides.insist(judge),
+            )
             listener = _Listener(self._sandbox, judge.name, end)
             try:
-                found = self._stage(pool, place, workers[0], worker_began, listener, judge_answer.score)
+                found = self._stage(
+                    pool, place, workers[0], worker_began, sides, listener, judge_answer.score
+                )
                 reach("first-worker-done")
                 if not isinstance(found, Score) or not contends(found):
                     return found
@@ -179,7 +245,8 @@ class ContainerJudge:
                     pool,
                     place,
                     workers[1],
-                    self._sandbox.start(workers[1].spec),
+                    sides.begin(workers[1].spec),
+                    sides,
                     listener,
                     lambda line: judge_answer.confirmation(line, found),
                 )
@@ -197,6 +264,7 @@ class ContainerJudge:
         place: Place,
         worker: _Worker,
         began: float,
+        sides: _Sides,
         judge: _Listener,
         read: Callable[[bytes], Score | Refusal | None],
     ) -> Score | Refusal:
@@ -204,7 +272,7 @@ class ContainerJudge:
         name, spoken = worker.spec.name, threading.Event()
         meter = Meter(self._sandbox, self._clock, name, began, worker.allowed, gpu=bool(self._containers.gpu))
         reader = self._sandbox.follow(name, worker.output.write)
-        watch = pool.submit(self._watch, worker.spec, meter, judge.name, spoken)
+        watch = pool.submit(self._watch, worker.spec, meter, sides, judge.name, spoken)
         try:
             line = judge.next_line()
             spoken.set()
@@ -233,14 +301,25 @@ class ContainerJudge:
             found = _blame(worker_end.exit, worker)
         return found.model_copy(update={"work": (*found.work, meter.work)})
 
-    def _watch(self, worker: ContainerSpec, meter: Meter, judge: str, spoken: threading.Event) -> _WorkerEnd:
+    def _watch(
+        self, worker: ContainerSpec, meter: Meter, sides: _Sides, judge: str, spoken: threading.Event
+    ) -> _WorkerEnd:
         """See the worker through. A judge left waiting for a dead worker is ended too."""
-        deadline = meter.began + worker.life_seconds
-        end = self._sandbox.wait(worker.name, deadline=deadline, stop=threading.Event(), tick=meter.watch)
+
+        def tick() -> None:
+            sides.insist(worker)
+            meter.watch()
+
+        deadline = meter.began + self._life(templates.worker_seconds)
+        end = self._sandbox.wait(worker.name, deadline=deadline, stop=threading.Event(), tick=tick)
         deserted = not spoken.wait(0.0 if meter.excess else _GRACE_SECONDS)
         if deserted:
             self._sandbox.kill(judge)
         return _WorkerEnd(end, deserted)
+
+    def _life(self, seconds: Callable[[JudgeConfig], float]) -> float:
+        """Seconds from a side's beginning to its end by its own PID 1, at the latest."""
+        return seconds(self._config) + self._containers.kill_grace_seconds
 
     def _with_isolation(self, found: Score | Refusal) -> Score | Refusal:
         if isinstance(found, Refusal):
@@ -256,6 +335,31 @@ class ContainerJudge:
             containers=[place.name(name) for name in (*workers, Domain.JUDGE)],
             volumes=[place.name(name) for name in (*requests, *replies)],
         )
+
+
+class _Sides:
+    """Has workers and judge begin, whether they wait for the word or are still to be started."""
+
+    def __init__(self, sandbox: Sandbox, clock: Clock, ready: bool) -> None:
+        """`ready`: all of them have been started and wait."""
+        self._sandbox, self._clock, self._ready = sandbox, clock, ready
+
+    def begin(self, spec: ContainerSpec) -> float:
+        """When it did, Clock.monotonic. Raises InfrastructureError."""
+        if not self._ready:
+            began = self._sandbox.start(spec)
+        elif not self._sandbox.alive(spec.name):
+            raise InfrastructureError(f"{spec.name} ended while it waited.")
+        if not spec.waits:
+            return began
+        self._sandbox.begin(spec.name)
+        return self._clock.monotonic()
+
+    def insist(self, spec: ContainerSpec) -> None:
+        """Repeat the word, which may have come too early. Never raises; there is a next time."""
+        if spec.waits:
+            with suppress(InfrastructureError):
+                self._sandbox.begin(spec.name)
 
 
 class _Listener:

@@ -69,6 +69,8 @@ class Loop:
         self._began = world.clock.monotonic() - state.worked_seconds
         self.state = state
         self.chronicle = Chronicle(world.journal, state, world.observer)
+        self._seed = 0
+        """Of the next scoring."""
         self._patience = Patience(self.chronicle, world.clock, world.stop, world.surroundings, world.patience)
         briefing = Briefing(self.chronicle, world.repository, world.runs)
         self._admission = Admission(self.chronicle, briefing)
@@ -207,18 +209,18 @@ class Loop:
         attempt = self._attempt(experiment, experiment.attempt)
         if not self._is_last:
             self._researcher.ahead()
+        self._seed = secrets.randbits(63)
         outcome = self._world.trainer.train(
-            attempt,
-            self._world.stop,
-            lambda elapsed: self._look(experiment.number, elapsed, attempt.budget_seconds),
+            attempt, self._world.stop, lambda elapsed: self._look(attempt, elapsed)
         )
         self.record(
             TrainingFinished(experiment=experiment.number, attempt=experiment.attempt, outcome=outcome)
         )
 
-    def _look(self, number: int, elapsed: float, limit: float) -> None:
-        self.chronicle.training(number, elapsed, limit)
+    def _look(self, attempt: Attempt, elapsed: float) -> None:
+        self.chronicle.training(int(attempt.experiment), elapsed, attempt.budget_seconds)
         self._patience.require_room()
+        self._world.judge.make_ready(attempt, self._seed, self.state.draw, attempt.budget_seconds - elapsed)
 
     def _score(self, experiment: Experiment) -> None:
         outcome = _known(experiment.outcome)
@@ -226,7 +228,8 @@ class Loop:
             self._decide(experiment)
             return
         attempt = self._attempt(experiment, experiment.attempt)
-        seed, draw = secrets.randbits(63), self.state.draw
+        seed, draw = self._seed or secrets.randbits(63), self.state.draw
+        self._seed = 0
         specs = {spec.name: spec.digest() for spec in self._world.judge.specs(attempt, seed, draw)}
         self.record(
             ScoringStarted(
@@ -297,7 +300,7 @@ class Loop:
 
     def _close(self, experiment: Experiment) -> None:
         """Everything here is a projection of the journal; recovery repeats it when it is missing."""
-        self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
+        self._discard(experiment)
         self._world.runs.finish(experiment)
         with self.chronicle.lock:
             self._world.publish(self.state)
@@ -324,7 +327,7 @@ class Loop:
     ) -> None:
         if experiment.attempt > 0:
             try:
-                self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
+                self._discard(experiment)
             except InfrastructureError as error:
                 log.warning("discard_failed", experiment=experiment.number, error=clean_line(str(error)))
         self.record(
@@ -336,6 +339,10 @@ class Loop:
                 evidence=evidence,
             )
         )
+
+    def _discard(self, experiment: Experiment) -> None:
+        self._world.judge.dismiss()
+        self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
 
     @property
     def _frontier(self) -> Frontier:

@@ -208,6 +208,13 @@ class Sandbox(Leftovers, Protocol):
         What the engine created is compared with `spec` before it starts.
         """
 
+    def begin(self, name: str) -> None:
+        """Give a container that waits (`ContainerSpec.waits`) the word to begin.
+
+        What must hold when code of its domain starts is seen to first. A word that comes before its PID 1
+        listens is lost: repeat it, which changes nothing otherwise.
+        """
+
     def follow(
         self, name: str, sink: Callable[[bytes], None], since: float | None = None
     ) -> threading.Thread:
@@ -326,6 +333,15 @@ class Judge(Protocol):
 
     def specs(self, attempt: Attempt, seed: int, draw: Draw | None = None) -> Sequence[ContainerSpec]:
         """Every container that `score` may start. Raises InfrastructureError."""
+
+    def make_ready(self, attempt: Attempt, seed: int, draw: Draw | None, left: float) -> None:
+        """Start what the scoring of an attempt will need, if it ends within `left` seconds and that is soon.
+
+        It waits until `score` is called with the same arguments. Returns at once and never fails.
+        """
+
+    def dismiss(self) -> None:
+        """End what was made ready and is not needed. Never fails."""
 
     def score(
         self,

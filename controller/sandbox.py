@@ -60,6 +60,9 @@ class DockerSandbox:
         self._clock = clock
         self._streams: dict[str, Stream] = {}
         self._began: dict[str, float] = {}
+        self._waiting: dict[str, Domain] = {}
+        """Containers that were not given the word yet."""
+        self._told: set[str] = set()
         self._image_id: str | None = None
         self._here: bool | None = None
         self._caches = Caches(config.empty_caches, empty=self._empty_caches, running=self._running)
@@ -81,8 +84,30 @@ class DockerSandbox:
         reach("volume-created")
 
     def start(self, spec: ContainerSpec) -> float:
+        if spec.waits:
+            self._waiting[spec.name] = spec.domain
+            return self._start(spec)
         with self._caches.before(spec.domain):
             return self._start(spec)
+
+    def begin(self, name: str) -> None:
+        domain = self._waiting.get(name)
+        if domain is None:
+            if name not in self._told:
+                raise InfrastructureError(f"The container {name} was not started by us, so it gets no word.")
+            self._tell(name)
+            return
+        if Domain.WORKER in self._running() and domain is Domain.WORKER:
+            raise InfrastructureError("A worker cannot begin while another one is alive.")
+        with self._caches.before(domain, warm=False):
+            self._told.add(name)
+            del self._waiting[name]
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        with asked_to(f"signal the container {name}", forgive=_ENDED):
+            self._client.kill(name, "SIGUSR1")
+        reach("container-told")
 
     def _start(self, spec: ContainerSpec) -> float:
         body = spec.to_engine()
@@ -178,6 +203,8 @@ class DockerSandbox:
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
         for name in containers:
             self._began.pop(name, None)
+            self._waiting.pop(name, None)
+            self._told.discard(name)
             if stream := self._streams.pop(name, None):
                 stream.close()
             with asked_to(f"remove the container {name}", forgive=_GONE):
@@ -249,11 +276,15 @@ class DockerSandbox:
             raise InfrastructureError(f"The kernel's caches cannot be emptied: {clean_line(said)}.")
 
     def _running(self) -> frozenset[Domain]:
-        """The domains of this home's containers that run."""
+        """The domains of this home's containers that run and do not wait for their word."""
         ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
         with asked_to("list containers"):
             containers = self._client.containers(filters=ours)
-        return frozenset(Domain(container["Labels"][LABEL_DOMAIN]) for container in containers)
+        return frozenset(
+            Domain(container["Labels"][LABEL_DOMAIN])
+            for container in containers
+            if container["Names"][0].lstrip("/") not in self._waiting
+        )
 
     def _reap_after(self, life_seconds: float) -> str:
         return f"{self._clock.now().timestamp() + life_seconds + THIRD_HAND_SECONDS:.3f}"

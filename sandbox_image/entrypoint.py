@@ -1,7 +1,7 @@
 """PID 1 of every sandbox container: starts one child, reaps, and ends everything at the deadline.
 
     entrypoint.py train --limit SECONDS             copy the proposal into the workspace and train it
-    entrypoint.py exec  --limit SECONDS -- ARGV...  run ARGV
+    entrypoint.py exec  --limit SECONDS -- ARGV...  run ARGV; with --waits it waits for the word, SIGUSR1
     entrypoint.py hold  --limit SECONDS             keep volumes mounted until SIGTERM
 
 This is the second hand of the clock. The first is the controller, which kills the container at the
@@ -42,14 +42,15 @@ STATUS_TIMEOUT = 124
 STATUS_BROKEN = 125
 STATUS_TERMINATED = 128 + signal.SIGTERM
 
-WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+WORD = signal.SIGUSR1
+WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, WORD)
 RESETTABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}  # what is ignored stays so across exec
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs one of the three verbs; returns the container's exit status."""
-    verb, limit, command = parse(argv)
+    verb, limit, waits, command = parse(argv)
     if os.getpid() != 1:
         broken("must be PID 1 of a container: at the deadline it kills every process it can see")
     make_untraceable()
@@ -62,11 +63,11 @@ def main(argv: Sequence[str]) -> int:
         return hold(deadline)
     if verb == "train":
         command = stage_proposal()
-    return supervise(start(command, started), deadline)
+    return supervise(start(command, started, waits), deadline, waits)
 
 
-def parse(argv: Sequence[str]) -> tuple[str, float, list[str]]:
-    """The verb, its limit in seconds and the command that `exec` runs. Exits 125 on misuse."""
+def parse(argv: Sequence[str]) -> tuple[str, float, bool, list[str]]:
+    """The verb, its limit in seconds, and of `exec` whether it waits and its command. Exits 125 on misuse."""
     ours, command = list(argv), []
     if "--" in ours:
         cut = ours.index("--")
@@ -74,12 +75,15 @@ def parse(argv: Sequence[str]) -> tuple[str, float, list[str]]:
     parser = Parser(prog="entrypoint.py")
     parser.add_argument("verb", choices=("train", "exec", "hold"))
     parser.add_argument("--limit", type=float, required=True, metavar="SECONDS")
+    parser.add_argument("--waits", action="store_true")
     arguments = parser.parse_args(ours)
     if not (arguments.limit > 0 and math.isfinite(arguments.limit)):
         broken(f"--limit must be a positive number of seconds, not {arguments.limit}")
     if (arguments.verb == "exec") != bool(command):
         broken("exec needs a command after --, and only exec takes one")
-    return arguments.verb, arguments.limit, command
+    if arguments.waits and arguments.verb != "exec":
+        broken("only what exec runs waits for a word")
+    return arguments.verb, arguments.limit, arguments.waits, command
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,19 +123,29 @@ def stage_proposal() -> list[str]:
     return ["python", "-u", "train.py"]
 
 
-def start(command: list[str], started: float) -> int:
-    """Starts the child in its own session with clean signals; returns its process id."""
+def start(command: list[str], started: float, waits: bool) -> int:
+    """Starts the child in its own session with clean signals; returns its process id.
+
+    One that waits has the word blocked from its first instruction on: it cannot come too early.
+    """
     environment = {**os.environ, "GLOVEBOX_STARTED": repr(started)}
     try:
         return os.posix_spawnp(
-            command[0], command, environment, setsid=True, setsigmask=(), setsigdef=RESETTABLE
+            command[0],
+            command,
+            environment,
+            setsid=True,
+            setsigmask=(WORD,) if waits else (),
+            setsigdef=RESETTABLE,
         )
     except OSError as error:
         broken(f"cannot start {command[0]}: {error}")
 
 
-def supervise(child: int, deadline: float) -> int:
+def supervise(child: int, deadline: float, waits: bool) -> int:
     """Reaps until the child ends, SIGTERM arrives or the deadline passes; returns the exit status.
+
+    The word is handed on to a child that waits for it.
 
     `deadline` is in CLOCK_MONOTONIC seconds, looked at on every turn: a flood of signals cannot postpone it.
     """
@@ -144,9 +158,13 @@ def supervise(child: int, deadline: float) -> int:
             kill_everything()
             return STATUS_TIMEOUT
         received = signal.sigtimedwait(WAKE_UP, remaining)
-        if received is not None and received.si_signo != signal.SIGCHLD:
+        if received is None or received.si_signo == signal.SIGCHLD:
+            continue
+        if received.si_signo != WORD:
             kill_everything()
             return STATUS_TERMINATED
+        if waits:
+            os.kill(child, WORD)
 
 
 def reap(child: int) -> int | None:
@@ -173,7 +191,7 @@ def hold(deadline: float) -> int:
     """Sleeps until SIGTERM (0) or the deadline (124); the container's volumes stay mounted meanwhile."""
     while (remaining := deadline - time.monotonic()) > 0:
         received = signal.sigtimedwait(WAKE_UP, remaining)
-        if received is not None and received.si_signo != signal.SIGCHLD:
+        if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
             return 0
     return STATUS_TIMEOUT
 

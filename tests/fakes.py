@@ -236,6 +236,16 @@ class FakeJudge:
 
     trainer: FakeTrainer
     scored: list[tuple[str, int]] = field(default_factory=list)
+    ready: tuple[Attempt, int, Draw | None] | None = None
+    """For whose scoring everything waits."""
+    seeds: list[tuple[int, bool]] = field(default_factory=list)
+    """Of each scoring, and whether it had been made ready."""
+
+    def make_ready(self, attempt: Attempt, seed: int, draw: Draw | None, left: float) -> None:
+        self.ready = attempt, seed, draw
+
+    def dismiss(self) -> None:
+        self.ready = None
 
     def specs(self, attempt: Attempt, seed: int, draw: Draw | None = None) -> list[ContainerSpec]:
         return [replace(self.trainer.spec(attempt), name="fake-judge", domain=Domain.JUDGE)]
@@ -258,6 +268,8 @@ class FakeJudge:
         assert found is not None
         width = float(found[1])
         key = attempt.experiment, attempt.number
+        self.seeds.append((seed, self.ready == (attempt, seed, draw)))
+        self.ready = None
         if key in self.scored and "unsteady" in text:
             width *= 1.01
         self.scored.append(key)
@@ -374,6 +386,9 @@ class EmptyEngine:
 
     def start(self, spec: ContainerSpec) -> float:
         raise InfrastructureError("no container can be made")
+
+    def begin(self, name: str) -> None:
+        raise InfrastructureError(f"no container {name}")
 
     def follow(
         self, name: str, sink: Callable[[bytes], None], since: float | None = None

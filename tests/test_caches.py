@@ -62,6 +62,15 @@ def test_before_whom(started: tuple[Domain, ...], happens: str) -> None:
     assert engine.start(engine.caches(), *started) == happens
 
 
+def test_what_has_imported_already_needs_no_reading_in() -> None:
+    engine = Engine()
+    caches = engine.caches()
+    engine.start(caches, T, W)
+    with caches.before(W, warm=False):
+        pass
+    assert engine.warmed == [True, False]
+
+
 def test_what_runs_on_may_leave_more() -> None:
     engine = Engine()
     caches = engine.caches()

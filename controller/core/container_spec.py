@@ -91,6 +91,8 @@ class ContainerSpec:
     network: bool = False
     streamed: bool = False
     """Every byte it prints is wanted, however fast it prints; somebody has to follow it then."""
+    waits: bool = False
+    """It reads nothing of an experiment before it is given the word, see `ports.Sandbox.begin`."""
     background: bool = False
     """Where the CPUs are all in use it gets little of them, so that a training next to it hardly notices."""
     working_dir: str = "/tmp"

@@ -84,6 +84,7 @@ def worker(
     harness: Path,
     data: Path,
     names: Exchange = FIRST,
+    waits: bool = False,
 ) -> ContainerSpec:
     """W: the agent's model code in a fresh process. Of `data`, the public half, it sees the tokenizer."""
     mounts = (
@@ -95,10 +96,10 @@ def worker(
         Mount(place.name(names.replies), "/replies", read_only=False, volume=True),
     )
     life = limit_seconds + config.kill_grace_seconds
-    command = _python(life, "/glovebox/worker.py", argument)
+    command = _python(life, "/glovebox/worker.py", argument, waits)
     environment = {"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"}
     spec = _spec(config, place, Domain.WORKER, command, life, mounts, environment, streamed=True)
-    return replace(spec, name=place.name(names.worker), order=place.order(names.worker))
+    return replace(spec, name=place.name(names.worker), order=place.order(names.worker), waits=waits)
 
 
 def judge(
@@ -109,6 +110,7 @@ def judge(
     limit_seconds: float,
     harness: Path,
     data: Path,
+    waits: bool = False,
 ) -> ContainerSpec:
     """J: our code only. `data` is the judge's half. It never gets a GPU."""
     mounts = (
@@ -121,7 +123,8 @@ def judge(
         *(Mount(place.name(names.replies), f"/{names.replies}", volume=True) for names in EXCHANGES),
     )
     life = limit_seconds + config.kill_grace_seconds
-    return _spec(config, place, Domain.JUDGE, _python(life, "/glovebox/judge.py", argument), life, mounts)
+    command = _python(life, "/glovebox/judge.py", argument, waits)
+    return replace(_spec(config, place, Domain.JUDGE, command, life, mounts), waits=waits)
 
 
 def rehearsal(
@@ -250,8 +253,9 @@ def _tokenizer(data: Path) -> list[Mount]:
     return [Mount(str(data / name), f"/data/{name}") for name in ("manifest.json", "tokenizer")]
 
 
-def _python(life: float, script: str, argument: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("exec", "--limit", str(life), "--", "python", script, json.dumps(argument, sort_keys=True))
+def _python(life: float, script: str, argument: Mapping[str, Any], waits: bool = False) -> tuple[str, ...]:
+    told = ("--waits",) if waits else ()
+    return ("exec", "--limit", str(life), *told, "--", "python", script, json.dumps(argument, sort_keys=True))
 
 
 def _spec(

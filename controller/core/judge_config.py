@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controller.core.decision import Bounds
 
+AHEAD_SECONDS = 15.0
+"""Importing takes three to five on an idle machine."""
+
 
 class JudgeConfig(BaseModel):
     """Settings of scoring."""
@@ -24,6 +27,9 @@ class JudgeConfig(BaseModel):
     """For every further batch."""
     total_seconds: float = Field(default=300.0, gt=0)
     """For all of it; a confirmation gets as much again."""
+    ahead_seconds: float | None = Field(default=None, ge=0)
+    """How long before the end of a training workers and judge are started, to import what they need and to
+    wait; none: 15 beside a GPU, and not at all beside a CPU, which the training needs."""
     work_share: float = Field(default=0.1, gt=0)
     """Share of the budget that a worker may compute for beyond what the baseline's workers needed."""
     leak_fraction: float = Field(default=0.001, gt=0, lt=1)
@@ -36,6 +42,10 @@ class JudgeConfig(BaseModel):
     """Share of the frontier's score by which one step may beat it before it is measured again."""
     claim_tolerance: float = Field(default=0.15, gt=0, lt=1)
     """Share of the score by which a run's own val_bpb may differ from it before that is noted."""
+
+    def ahead(self, gpu: bool) -> float:
+        """Seconds before the end of a training at which its scoring is made ready; 0: not before its end."""
+        return self.ahead_seconds if self.ahead_seconds is not None else AHEAD_SECONDS if gpu else 0.0
 
     @property
     def bounds(self) -> Bounds:

@@ -106,7 +106,7 @@ class Wait(_Said):
 
 
 class Ask(_Said):
-    verb: Literal["running-since", "alive", "kill"]
+    verb: Literal["running-since", "alive", "begin", "kill"]
     name: Name
 
 

@@ -55,7 +55,7 @@ class SandboxConfig(BaseModel):
     """Everything a run may leave behind: its checkpoint and whatever else it writes to /work."""
     workspace_inodes: int = Field(default=16384, gt=0)
     """Files and folders in the workspace."""
-    exchange_bytes: int = Field(default=2 * GIB, gt=0)
+    exchange_bytes: int = Field(default=4 * GIB, gt=0)
     """Each of the two volumes between a worker and the judge."""
     log_bytes: int = Field(default=64 * MIB, gt=0)
     """What the engine keeps of a container's output; the oldest goes first."""

@@ -61,25 +61,46 @@ def worker(
     config: SealedConfig, place: Place, files: Files, judging: JudgeConfig, names: Exchange, *, train: Path
 ) -> ContainerSpec:
     """One of the two W."""
-    limit = judging.total_seconds + START_SECONDS
+    waits = judging.ahead(bool(config.gpu)) > 0
+    # The second one may have to wait for all that the first one does.
+    life = judge_seconds(judging) if waits else worker_seconds(judging)
     argument: dict[str, Any] = {
+        "compact": bool(config.gpu),
+        "waits": waits,
         "train": "/glovebox/train.py",
         "checkpoint": "/out/checkpoint.safetensors",
         "requests": "/requests",
         "replies": "/replies",
-        "total_seconds": limit,
+        "total_seconds": worker_seconds(judging),
         "max_checkpoint_bytes": config.workspace_bytes,
     }
     return containers.worker(
         config,
         place,
         argument=argument,
-        limit_seconds=limit,
+        limit_seconds=_waiting_seconds(config, judging) + life,
         train=files.train(place, train),
         harness=files.harness,
         data=files.data / "public",
         names=names,
+        waits=waits,
     )
+
+
+def worker_seconds(judging: JudgeConfig) -> float:
+    """How long a worker may live once it has begun."""
+    return judging.total_seconds + START_SECONDS
+
+
+def judge_seconds(judging: JudgeConfig) -> float:
+    """How long the judge may live once it has begun."""
+    return 2 * judging.total_seconds + START_SECONDS
+
+
+def _waiting_seconds(config: SealedConfig, judging: JudgeConfig) -> float:
+    """How long all of them may wait for the end of a training."""
+    ahead = judging.ahead(bool(config.gpu))
+    return ahead + config.kill_grace_seconds + START_SECONDS if ahead else 0.0
 
 
 def judge(
@@ -93,7 +114,10 @@ def judge(
     row_tokens: int,
 ) -> ContainerSpec:
     """J. `row_tokens`: tokens in a row of the prepared data."""
+    waits = judging.ahead(bool(config.gpu)) > 0
     argument: dict[str, Any] = {
+        "compact": bool(config.gpu),
+        "waits": waits,
         "data": "/judge",
         "requests": f"/{FIRST.requests}",
         "replies": f"/{FIRST.replies}",
@@ -103,22 +127,23 @@ def judge(
         "scoring": draw.scoring if draw else None,
         "confirmation": draw.confirmation if draw else None,
         "batch_rows": max(judging.batch_tokens // row_tokens, 1),
-        **judging.model_dump(exclude={"batch_tokens", "work_share", *Bounds._fields}),
+        **judging.model_dump(exclude={"batch_tokens", "work_share", "ahead_seconds", *Bounds._fields}),
     }
     spec = containers.judge(
         config,
         place,
         argument=argument,
-        limit_seconds=2 * judging.total_seconds + START_SECONDS,
+        limit_seconds=_waiting_seconds(config, judging) + judge_seconds(judging),
         harness=files.harness,
         data=files.data / "judge",
+        waits=waits,
     )
     return replace(spec, order=place.order(Item.JUDGE, seed, draw))
 
 
 def exchange_seconds(config: SealedConfig, judging: JudgeConfig) -> float:
     """How long the volumes between workers and judge are needed: as long as the judge may live."""
-    return 2 * judging.total_seconds + START_SECONDS + config.kill_grace_seconds
+    return _waiting_seconds(config, judging) + judge_seconds(judging) + config.kill_grace_seconds
 
 
 def rehearsal(

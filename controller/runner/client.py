@@ -134,6 +134,9 @@ class RunnerSandbox:
 
         return self._line.patiently(once)
 
+    def begin(self, name: str) -> None:
+        self._line.ask(Ask(verb="begin", name=name))
+
     def kill(self, name: str) -> None:
         self._line.ask(Ask(verb="kill", name=name))
 

@@ -234,6 +234,8 @@ class Runner:
                 return self._sandbox.running_since(request.name)
             case "alive":
                 return self._sandbox.alive(request.name)
+            case "begin":
+                self._sandbox.begin(request.name)
             case "kill":
                 self._sandbox.kill(request.name)
                 log.info("killed", name=request.name)

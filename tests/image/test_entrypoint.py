@@ -97,6 +97,34 @@ def test_sigterm_from_outside_ends_it(pid1: list[str], verb: str, status: int) -
         assert unshare.returncode == status
 
 
+WAITS_FOR_THE_WORD = "import signal; signal.sigwait({signal.SIGUSR1}); print('told')"
+
+
+def insist(pid1: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `exec` with these arguments and tells it to begin, from before its first instruction on."""
+    command = [*pid1, "exec", "--limit", "20", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as unshare:
+        host_pid = only_child(unshare.pid)
+        while unshare.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(host_pid, signal.SIGUSR1)
+            time.sleep(0.005)
+        assert unshare.stdout is not None
+        return subprocess.CompletedProcess(command, unshare.returncode, unshare.stdout.read())
+
+
+def test_the_word_reaches_a_child_that_waits_and_never_too_early(pid1: list[str]) -> None:
+    result = insist(
+        pid1, "--waits", "--", sys.executable, "-c", f"import time; time.sleep(0.2); {WAITS_FOR_THE_WORD}"
+    )
+    assert (result.returncode, result.stdout) == (0, "told\n")
+
+
+def test_the_word_is_kept_from_a_child_that_does_not_wait(pid1: list[str]) -> None:
+    result = insist(pid1, "--", "sh", "-c", "sleep 0.3; echo undisturbed")
+    assert (result.returncode, result.stdout) == (0, "undisturbed\n")
+
+
 def test_the_holder_does_not_outlive_its_limit(pid1: list[str]) -> None:
     assert subprocess.run([*pid1, "hold", "--limit", "0.3"], timeout=10, check=False).returncode == 124
 
@@ -114,6 +142,7 @@ def test_the_holder_does_not_outlive_its_limit(pid1: list[str]) -> None:
         (["exec", "--limit", "1"], "command"),
         (["exec", "--limit", "1", "--"], "command"),
         (["train", "--limit", "1", "--", "true"], "command"),
+        (["train", "--limit", "1", "--waits"], "waits"),
     ],
 )
 def test_misuse_is_one_sentence(
@@ -128,7 +157,12 @@ def test_misuse_is_one_sentence(
 
 def test_arguments_of_the_command_stay_untouched() -> None:
     argv = ["exec", "--limit", "1.5", "--", "python", "x.py", "--limit", "9", "--", '{"a": 1}']
-    assert entrypoint.parse(argv) == ("exec", 1.5, ["python", "x.py", "--limit", "9", "--", '{"a": 1}'])
+    assert entrypoint.parse(argv) == (
+        "exec",
+        1.5,
+        False,
+        ["python", "x.py", "--limit", "9", "--", '{"a": 1}'],
+    )
 
 
 def test_an_unknown_command_is_our_mistake_and_not_the_childs(pid1: list[str]) -> None:

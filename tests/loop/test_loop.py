@@ -443,3 +443,37 @@ def test_the_history_of_an_agent_costs_the_same_at_any_length() -> None:
     """It is a view; taking a hundred thousand experiments out of this list would fail."""
     nobody_looks: list[Experiment] = []
     assert len(History(nobody_looks, 100_000)) == 100_000
+
+
+def test_a_scoring_is_made_ready_with_what_it_will_be_journalled_with(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5), train_py(2.25)))
+    judge = effort.world.judge
+    assert isinstance(judge, FakeJudge)
+    (loop := effort.loop()).run()
+    assert len(loop.state.experiments) == 3
+    records = [record.data for record in read_records(tmp_path / "home")]
+    seeds = [event.seed for event in records if isinstance(event, ScoringStarted)]
+    assert judge.seeds == [(seed, True) for seed in seeds]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_second_look_draws_anew_and_finds_nobody_waiting(
+    tmp_path: Path, proposals: Path, efforts: list[Effort]
+) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(1.5)))
+    judge = effort.world.judge
+    assert isinstance(judge, FakeJudge)
+    effort.loop().run()
+    assert [ready for _, ready in judge.seeds] == [True, True, False]
+    assert len({seed for seed, _ in judge.seeds}) == 3
+
+
+def test_nobody_waits_any_more_after_a_crash(tmp_path: Path, proposals: Path, efforts: list[Effort]) -> None:
+    effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5, "crash ValueError")))
+    judge = effort.world.judge
+    assert isinstance(judge, FakeJudge)
+    effort.loop().run()
+    assert judge.ready is None
+    assert len(judge.seeds) == 1

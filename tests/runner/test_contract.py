@@ -83,6 +83,8 @@ def test_of_what_is_not_there(world: World) -> None:
     sandbox.remove(containers=[name], volumes=[world.place.name(Item.WORKSPACE)])
     assert sandbox.leftovers() == ([], [])
     with pytest.raises(InfrastructureError):
+        sandbox.begin(name)
+    with pytest.raises(InfrastructureError):
         sandbox.output(name, 10)
     with pytest.raises(InfrastructureError):
         sandbox.wait(name, deadline=FOREVER, stop=world.stop)

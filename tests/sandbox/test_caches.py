@@ -92,6 +92,63 @@ def test_not_while_a_worker_is_alive(bench: Bench, started: list[str]) -> None:
     assert started == ["caches", "trainer"]
 
 
+PRINTS = "import signal, time; signal.sigwait({signal.SIGUSR1}); print('told', flush=True); time.sleep(60)"
+
+
+def waiting(bench: Bench, number: int) -> ContainerSpec:
+    """A worker that waits for the word."""
+    command = ("exec", "--limit", "60", "--waits", "--", "python", "-c", PRINTS)
+    made = replace(spec(bench, Domain.WORKER, number=number), command=command, waits=True)
+    bench.sandbox.start(made)
+    return made
+
+
+def tell(bench: Bench, made: ContainerSpec) -> None:
+    """Insist until it has heard."""
+    while b"told" not in bench.sandbox.output(made.name, 100):
+        assert bench.sandbox.alive(made.name)
+        bench.sandbox.begin(made.name)
+
+
+def test_they_are_emptied_when_a_worker_is_given_the_word_and_not_when_it_is_started(
+    bench: Bench, started: list[str]
+) -> None:
+    run(bench, Domain.TRAINER)
+    first, second = waiting(bench, 1), waiting(bench, 2)
+    tell(bench, first)
+    assert started == ["caches", "trainer", "worker", "worker"]
+    with pytest.raises(InfrastructureError, match="another one is alive"):
+        bench.sandbox.begin(second.name)
+    assert b"told" not in bench.sandbox.output(second.name, 100)
+    bench.sandbox.remove(containers=[first.name])
+    tell(bench, second)
+    assert started[4:] == ["caches"]
+    bench.sandbox.remove(containers=[second.name])
+    run(bench, Domain.TRAINER)
+    assert started[5:] == ["caches", "trainer"]
+
+
+def test_a_rehearsal_may_start_beside_a_worker_that_waits_but_not_beside_one_that_works(
+    bench: Bench, started: list[str]
+) -> None:
+    made = waiting(bench, 1)
+    run(bench, Domain.REHEARSAL)
+    tell(bench, made)
+    with pytest.raises(InfrastructureError, match="while a worker is alive"):
+        run(bench, Domain.REHEARSAL)
+
+
+def test_only_who_started_it_gives_the_word(bench: Bench) -> None:
+    """Nobody else knows whose traces the caches hold."""
+    made = waiting(bench, 1)
+    with (
+        closing(DockerSandbox(bench.config, bench.home, bench.clock)) as other,
+        pytest.raises(InfrastructureError, match="not started by us"),
+    ):
+        other.begin(made.name)
+    tell(bench, made)
+
+
 def test_a_failure_after_it_worked_starts_nothing(bench: Bench, started: list[str]) -> None:
     tag = f"glovebox-test-caches-{os.getpid()}"
     with closing(engine()) as client:

@@ -1,0 +1,155 @@
+"""Workers and judge that are started while T still runs: they wait, and nothing of the protection changes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from controller import failpoints
+from controller.caches import EMPTIED
+from controller.core.domains import Domain
+from controller.core.judge_config import AHEAD_SECONDS, JudgeConfig
+from controller.core.model import Score
+from controller.core.orders import Item
+from controller.core.place import Place
+from controller.core.sandbox_config import MIB, Limits
+from controller.judge import ContainerJudge
+from tests.harness.scoring import MODEL, make_data
+from tests.sandbox.conftest import Bench
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+TRAINS = f"""
+import torch
+{MODEL}
+def build_model():
+    return Tiny()
+
+if __name__ == "__main__":
+    import pathlib, prepare, time
+    torch.manual_seed(3)
+    prepare.save_checkpoint(Tiny())
+    while prepare.time_left() > 0:
+        time.sleep(0.05)
+"""
+ALL = (Item.WORKER, Item.WORKER_2, Item.JUDGE)
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
+    bench = make_bench(
+        empty_caches=True, workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory
+    )
+    make_data(bench.home / "data")
+    return bench
+
+
+def judge_of(bench: Bench, ahead: float) -> ContainerJudge:
+    settings = {"batch_tokens": 128, "total_seconds": 100, "leak_fraction": 0.01, "ahead_seconds": ahead}
+    return ContainerJudge(
+        bench.sandbox,
+        bench.clock,
+        config=JudgeConfig.model_validate(settings),
+        containers=bench.config,
+        home=bench.home,
+        files=bench.files,
+    )
+
+
+class Trial:
+    """One attempt and its scoring, with a look at what waits while T runs."""
+
+    def __init__(self, bench: Bench, judge: ContainerJudge, program: str, budget: float) -> None:
+        self.bench, self.judge = bench, judge
+        self.attempt = bench.attempt(program, budget)
+        self.place = Place(bench.home, "0", 1)
+        self.waited: set[Item] = set()
+
+    def train(self) -> None:
+        def tick(elapsed: float) -> None:
+            self.judge.make_ready(self.attempt, 7, None, self.attempt.budget_seconds - elapsed)
+            self.waited |= {item for item in ALL if self.bench.sandbox.alive(self.place.name(item))}
+
+        self.bench.trainer().train(self.attempt, threading.Event(), tick)
+
+    def score(self, seed: int = 7) -> Score:
+        found = self.judge.score(self.attempt, seed, lambda score: True, threading.Event())
+        assert isinstance(found, Score), found
+        return found
+
+
+@pytest.fixture
+def trials(bench: Bench) -> Iterator[Callable[..., Trial]]:
+    made: list[Trial] = []
+
+    def make(ahead: float = 20.0, program: str = TRAINS, budget: float = 25.0) -> Trial:
+        made.append(Trial(bench, judge_of(bench, ahead), program, budget))
+        return made[-1]
+
+    yield make
+    for trial in made:
+        trial.judge.dismiss()
+        bench.trainer().discard(trial.attempt)
+    assert bench.sandbox.leftovers() == ([], [])
+
+
+def test_all_of_them_wait_for_the_end_of_the_training_and_are_those_that_score(
+    trials: Callable[..., Trial],
+) -> None:
+    trial = trials()
+    trial.train()
+    assert trial.waited == set(ALL)
+    starts = threading.Event()
+    failpoints.install(lambda place: starts.set() if place.startswith("container-started-worker") else None)
+    try:
+        score = trial.score()
+    finally:
+        failpoints.install(None)
+    assert score.confirmed and not starts.is_set()
+    assert len(score.work) == 2
+    assert score.isolation == EMPTIED
+
+
+def test_a_scoring_with_other_arguments_starts_its_own(trials: Callable[..., Trial]) -> None:
+    trial = trials()
+    trial.train()
+    assert trial.waited == set(ALL)
+    assert trial.score(seed=8).confirmed
+
+
+def test_one_that_died_while_it_waited_is_replaced(trials: Callable[..., Trial]) -> None:
+    trial = trials()
+    trial.train()
+    trial.bench.sandbox.kill(trial.place.name(Item.WORKER_2))
+    assert trial.score().confirmed
+
+
+def test_a_training_that_ends_early_is_scored_without_anybody_waiting(trials: Callable[..., Trial]) -> None:
+    trial = trials(ahead=2.0, program=TRAINS.replace("while prepare.time_left() > 0", "if False"))
+    trial.train()
+    assert trial.waited == set()
+    assert trial.score().confirmed
+
+
+def test_what_waits_for_nothing_is_removed(trials: Callable[..., Trial]) -> None:
+    crashes = (
+        TRAINS.replace("while prepare.time_left() > 0", "while prepare.time_left() > 15")
+        + "    raise ValueError"
+    )
+    trial = trials(program=crashes)
+    trial.train()
+    assert trial.waited == set(ALL)
+    trial.judge.dismiss()
+    assert trial.bench.sandbox.leftovers()[0] == [
+        trial.place.name(Domain.TRAINER),
+        trial.place.name(Domain.HOLDER),
+    ]
+
+
+def test_only_beside_a_gpu_by_default() -> None:
+    assert JudgeConfig().ahead(gpu=True) == AHEAD_SECONDS
+    assert JudgeConfig().ahead(gpu=False) == 0
+    assert JudgeConfig(ahead_seconds=3).ahead(gpu=False) == 3
