@@ -1,4 +1,4 @@
-"""`make bench`: kill accuracy, overhead, what sandbox and rehearsal cost, waiting for an agent, a long past.
+"""`make bench`: kill accuracy, overhead, sandbox, rehearsal, waiting for an agent, a long past, scoring.
 
 Other work on the machine shows in every figure; for figures to compare, let it be idle.
 """
@@ -17,6 +17,7 @@ from controller.seccomp import sealed
 from tests.bench.beside import beside
 from tests.bench.idle import BUDGET, LEAST, MOST, race
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
+from tests.bench.scoring import BEFORE, harness_of, measure
 from tests.bench.steps import Long
 
 
@@ -27,6 +28,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="rounds inside and outside the sandbox")
     parser.add_argument("--experiments", type=int, default=6, help="experiments of the effort")
     parser.add_argument("--past", type=int, default=100_000, help="experiments of the long journal")
+    parser.add_argument("--tokens", type=int, default=2_621_440, help="tokens to score at the GPU scale")
+    parser.add_argument("--before", default=BEFORE, help="commit whose scoring is measured for comparison")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of each experiment")
     options = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
@@ -51,6 +54,24 @@ def overhead(options: argparse.Namespace) -> None:
         of_limit, of_life = overheads(Path(home), options.experiments, options.budget)
     _line("overhead: start to start minus limit", of_limit, "aim: ≤ 5 s, scoring included")
     _line("overhead: start to start minus life", of_life, "for runs that end before their limit")
+
+
+def scoring(options: argparse.Namespace) -> None:
+    config = sealed(SandboxConfig())
+    now = {}
+    for what, commit in ((f"at {options.before}", options.before), ("now", None)):
+        with tempfile.TemporaryDirectory() as folder:
+            harness = harness_of(commit, Path(folder))
+            if harness is None:
+                print(f"scoring: this clone has no commit {commit} to compare with", flush=True)
+                continue
+            for stage in measure(config, harness, options.tokens):
+                print(f"scoring: {stage.name} {what}: {stage.details()}", flush=True)
+                earlier, now[stage.name] = now.get(stage.name), stage
+                if earlier is not None:
+                    faster = earlier.seconds / stage.seconds
+                    print(f"scoring: {stage.name} is {faster:.1f} times faster (aim: 4)", flush=True)
+    print(f"scoring pipeline: {now['scoring']}", flush=True)
 
 
 def waiting(options: argparse.Namespace) -> None:
@@ -109,6 +130,7 @@ MEASURES = {
     "rehearsal": rehearsal,
     "waiting": waiting,
     "journal": journal,
+    "scoring": scoring,
 }
 
 

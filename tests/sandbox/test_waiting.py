@@ -85,7 +85,7 @@ class Trial:
 def trials(bench: Bench) -> Iterator[Callable[..., Trial]]:
     made: list[Trial] = []
 
-    def make(ahead: float = 20.0, program: str = TRAINS, budget: float = 25.0) -> Trial:
+    def make(ahead: float = 10.0, program: str = TRAINS, budget: float = 12.0) -> Trial:
         made.append(Trial(bench, judge_of(bench, ahead), program, budget))
         return made[-1]
 
@@ -136,7 +136,7 @@ def test_a_training_that_ends_early_is_scored_without_anybody_waiting(trials: Ca
 
 def test_what_waits_for_nothing_is_removed(trials: Callable[..., Trial]) -> None:
     crashes = (
-        TRAINS.replace("while prepare.time_left() > 0", "while prepare.time_left() > 15")
+        TRAINS.replace("while prepare.time_left() > 0", "while prepare.time_left() > 6")
         + "    raise ValueError"
     )
     trial = trials(program=crashes)
