@@ -16,7 +16,8 @@ class JudgeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_tokens: int = Field(default=16384, gt=0)
-    """Tokens the worker sees at once, in whole rows. Each is answered with 4 bytes per vocabulary entry, on a GPU with 2."""
+    """Tokens the worker sees at once, in whole rows. Each is answered with 4 bytes per vocabulary entry, on a
+    GPU with 2."""
     score_tokens: int | None = Field(default=None, gt=0)
     """Tokens to score, the same in every scoring; none: what the data's manifest says."""
     holdout_score_tokens: int | None = Field(default=None, gt=0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from exchange import SLOTS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats import Refused
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ def asked_of(rows: Tokens, batch: int, seed: int, twins: int, window: int = 16) 
     return make_confirmation(rows, rows[:3], batch, seed, twins, window)
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(2, ROWS),
     batch=st.integers(1, 40),
@@ -100,7 +101,8 @@ def test_cuts_of_one_row_are_spread_and_do_not_follow_from_each_other() -> None:
     cuts: dict[int, list[int]] = {}
     for question in asked.twins:
         for origin, cut in zip(question.origins.tolist(), question.agree.tolist(), strict=True):
-            cuts.setdefault(origin, []).append(cut)
+            if cut > 0:
+                cuts.setdefault(origin, []).append(cut)
     assert {len(found) for found in cuts.values()} == {8}
     steps = {later - earlier for found in cuts.values() for earlier, later in itertools.pairwise(found)}
     assert len(steps) > 5 and max(steps) <= 2 * LENGTH / 8 + 1
@@ -311,5 +313,7 @@ def test_nats_of_windows_are_those_of_whole_rows() -> None:
     record = whole[plan.places]
     for question, nats in zip(asked.twins, answer(model, [q.batch for q in asked.twins]), strict=True):
         for origin, cut, got in zip(question.origins, question.agree, nats, strict=True):
+            if cut == 0:
+                continue
             before = slice(question.batch.first, cut)
             assert got[: cut - question.batch.first] == pytest.approx(record[origin, before], abs=1e-4)
