@@ -167,9 +167,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 
-def window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
-    """bool [tokens, tokens], True where a query (row) sees a key (column): the last `window` ones."""
-    age = torch.arange(tokens, device=device)[:, None] - torch.arange(tokens, device=device)
+def window_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """bool [queries, keys], True where a query sees a key: itself and the `window` - 1 before it.
+
+    The last query and the last key stand at the same position.
+    """
+    position = torch.arange(keys - queries, keys, device=device)[:, None]
+    age = position - torch.arange(keys, device=device)
     return (age >= 0) & (age < window)
 
 
@@ -182,11 +186,29 @@ def window_blocks(tokens: int, window: int, device: torch.device) -> BlockMask:
     return create_block_mask(visible, None, None, tokens, tokens, device=device.type)
 
 
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Attention within a window of fewer than all T tokens, its work and memory linear in T.
+
+    The first `window` queries need no mask but the causal one. The others go in blocks as long as the window:
+    a block sees its own keys and those of the block before, through one mask that all of them share. What
+    pads the last block lies in the future of every query that counts.
+    """
+    blocks = -(-q.size(2) // window) - 1  # behind the first one
+    first = [x[:, :, :window] for x in (q, k, v)]
+    q, k, v = (F.pad(x, (0, 0, 0, (blocks + 1) * window - x.size(2))) for x in (q, k, v))
+    queries = q[:, :, window:].unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)
+    keys, values = (x.unfold(2, 2 * window, window).permute(0, 2, 1, 4, 3).flatten(0, 1) for x in (k, v))
+    mask = window_mask(window, 2 * window, window, q.device)
+    others = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    others = others.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)
+    return torch.cat((F.scaled_dot_product_attention(*first, is_causal=True), others), dim=2)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention within a window; q, k, v and the result are [B, heads, T, head_dim].
 
     Whole-context layers use the fused causal kernel. It knows no window and would do the whole triangle, so
-    short windows use flex attention where it is compiled, and a dense mask elsewhere.
+    short windows use flex attention where it is compiled, and blocks elsewhere.
     """
     tokens = q.size(2)
     if window >= tokens:
@@ -195,7 +217,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         out = flex_attention(q, k, v, block_mask=window_blocks(tokens, window, q.device))
         assert isinstance(out, Tensor)
         return out
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=window_mask(tokens, window, q.device))
+    return attend_in_blocks(q, k, v, window)[:, :, :tokens]
 
 
 def pair_row(idx: Tensor, rows: int) -> Tensor:

@@ -121,12 +121,35 @@ def test_a_layer_sees_its_window_and_no_further(train: ModuleType) -> None:
     assert logits[reach + 1] < 1e-6
 
 
+def queries_keys_values(tokens: int) -> tuple[torch.Tensor, ...]:
+    return torch.randn(3, 2, 2, tokens, 16, generator=torch.Generator().manual_seed(2)).unbind()
+
+
+def with_dense_mask(train: ModuleType, tokens: int, window: int) -> torch.Tensor:
+    mask = train.window_mask(tokens, tokens, window, torch.device("cpu"))
+    return torch.nn.functional.scaled_dot_product_attention(*queries_keys_values(tokens), attn_mask=mask)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 49, 50, 51, 99, 100, 101, 150, 199, 200])
+@pytest.mark.parametrize("window", [1, 7, 50])
+def test_attention_in_blocks_and_the_dense_mask_agree(train: ModuleType, tokens: int, window: int) -> None:
+    blocks = train.attend(*queries_keys_values(tokens), window=window)
+    torch.testing.assert_close(blocks, with_dense_mask(train, tokens, window), rtol=1e-5, atol=1e-6)
+
+
 def test_flex_attention_and_the_dense_mask_agree(train: ModuleType) -> None:
-    q, k, v = torch.randn(3, 1, 2, 200, 16, generator=torch.Generator().manual_seed(2)).unbind()
     blocks = train.window_blocks(200, 50, torch.device("cpu"))
     with pytest.warns(UserWarning, match="flex_attention called without torch.compile"):
-        sparse = flex_attention(q, k, v, block_mask=blocks)
-    torch.testing.assert_close(sparse, train.attend(q, k, v, window=50), rtol=1e-4, atol=1e-5)
+        sparse = flex_attention(*queries_keys_values(200), block_mask=blocks)
+    torch.testing.assert_close(sparse, with_dense_mask(train, 200, 50), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 23, 31])
+def test_a_shorter_row_is_answered_like_the_head_of_a_longer_one(train: ModuleType, length: int) -> None:
+    model, tokens = small_model(train, windows=(8, 8, 32)), random_tokens(2, 32)
+    with torch.no_grad():
+        head, whole = model(tokens[:, :length]), model(tokens)[:, :length]
+    torch.testing.assert_close(head, whole, rtol=0, atol=1e-5)
 
 
 def test_windows_follow_the_pattern_and_end_with_the_whole_context(train: ModuleType) -> None:
