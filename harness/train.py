@@ -118,9 +118,7 @@ def cuda_dtype(capability: Capability | None) -> torch.dtype:
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CAPABILITY = torch.cuda.get_device_capability() if DEVICE.type == "cuda" else None
 CUDA_DTYPE = cuda_dtype(CAPABILITY)
-autocast_ctx = (
-    contextlib.nullcontext()
-)  # the model casts by itself; the scorer would use bfloat16 on any card
+autocast_ctx = contextlib.nullcontext()  # read by the scorer, which else casts to bfloat16; the model casts
 
 
 @dataclass(frozen=True)
@@ -980,17 +978,13 @@ def main() -> None:
         model = build_model()
     optimizers = build_optimizers(model)
     began, wanted = elapsed(), max(1, BATCH_TOKENS // MAX_SEQ_LEN)
-    rows = (
-        warm_up(model, ways(CAPABILITY, has_compiler()), wanted)
-        if CAPABILITY
-        else plan_rows(model, PLAIN, wanted)
-    )
+    candidates = ways(CAPABILITY, has_compiler())
+    rows = warm_up(model, candidates, wanted) if CAPABILITY else plan_rows(model, PLAIN, wanted)
     tally = Tally(rows, -(-wanted // rows), elapsed() - began)
     note(f"{model.way}, {tally.passes} x {rows} rows")
     train(model, optimizers, make_dataloader(tokenizer, rows, MAX_SEQ_LEN, "train"), tally)
-    print_summary(
-        model, tally, evaluate_bpb(model, tokenizer, rows)
-    )  # saves first, and estimates if there is time
+    val_bpb = evaluate_bpb(model, tokenizer, rows)  # saves first; NaN if there is no time to estimate
+    print_summary(model, tally, val_bpb)
     leave()
 
 
