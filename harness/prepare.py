@@ -5,9 +5,9 @@ estimate on the dev split. The score that counts is computed elsewhere, from the
 `save_checkpoint` left behind and from validation text that is never mounted here.
 
 A run's clock starts with its container. On a GPU, importing torch and making a context take seconds,
-compiling a model takes tens of them, and every one is a second less of training; `time_left()` counts it. No compiled
-kernel passes from one run to another. What compiles soon is worth more than what is a little faster: a block
-that repeats is compiled once, shapes are few, and nothing is compiled that a run never pays back.
+compiling a model takes tens of them, and every one is a second less of training; `time_left()` counts it.
+No compiled kernel passes from one run to another. What compiles soon is worth more than what is a little
+faster: a block that repeats is compiled once, shapes are few, and nothing is compiled that never pays back.
 
 Run as a script it prepares the data, once:
 
