@@ -4,6 +4,11 @@ It is mounted read-only beside `train.py`, and nothing in it protects the score:
 estimate on the dev split. The score that counts is computed elsewhere, from the checkpoint that
 `save_checkpoint` left behind and from validation text that is never mounted here.
 
+A run's clock starts with its container. On a GPU, importing torch and making a context take seconds,
+compiling a model takes tens of them, and every one is a second less of training; `time_left()` counts it.
+No compiled kernel passes from one run to another. What compiles soon is worth more than what is a little
+faster: a block that repeats is compiled once, shapes are few, and nothing is compiled that never pays back.
+
 Run as a script it prepares the data, once:
 
     python prepare.py --out home/data --corpus stdlib --scale cpu
@@ -236,13 +241,20 @@ def make_dataloader(
 
 # --- the dev score and the checkpoint -----------------------------------------------------------------------
 
+# evaluate_bpb is done this many seconds before the kill. What comes after it has to fit: a summary, and the
+# end of the process, for which the driver of a GPU takes up to 0.4 s.
+LEAVE_SECONDS = min(1.0, 0.02 * WALL_SECONDS)
+
+LEAST_EVALUATION = 0.25  # share of EVAL_TOKENS below which evaluate_bpb has seen too little to say anything
+
 
 def evaluate_bpb(model: "torch.nn.Module", tokenizer: Tokenizer, batch_size: int) -> float:
     """Bits per byte on the dev split: a run's own estimate of its score, by the same formula.
 
     Sum of the cross-entropies in nats over the targets that stand for text, divided by ln 2 times the bytes
     they stand for; special tokens count in neither. Saves a checkpoint first, so that a script which only
-    trains and evaluates can be scored. Looks at EVAL_TOKENS tokens, fewer if the kill would come in between.
+    trains and evaluates can be scored. Looks at EVAL_TOKENS tokens, fewer if the kill would come in between;
+    NaN if there is no time for a quarter of them, which would say too little to be called an estimate.
     """
     import torch
 
@@ -251,21 +263,20 @@ def evaluate_bpb(model: "torch.nn.Module", tokenizer: Tokenizer, batch_size: int
     token_bytes = get_token_bytes("cuda" if torch.cuda.is_available() else "cpu")
     batches = make_dataloader(tokenizer, batch_size, seq_len, "val")
     steps = max(1, manifest()["constants"]["eval_tokens"] // (batch_size * seq_len))
-    nats, count = 0.0, 0
+    nats, count, done, another = 0.0, 0, 0, 0.0
     with torch.no_grad():
-        for step in range(steps):
+        while done < steps and time_left() > LEAVE_SECONDS + another:
             began = time.monotonic()
             inputs, targets, _ = next(batches)
             bytes_of_target = token_bytes[targets.view(-1)]
             losses = _losses(model, inputs, targets).view(-1).double()
             nats += losses[bytes_of_target > 0].sum().item()
             count += int(bytes_of_target.sum())
-            another = 1.5 * (time.monotonic() - began) if step else 0.0  # the first one may include compiling
-            if time_left() < min(1.0, 0.02 * WALL_SECONDS) + another:
-                if step + 1 < steps:
-                    print(f"evaluate_bpb: no time for more than {step + 1} of {steps} batches", flush=True)
-                break
-    return nats / (math.log(2) * count)
+            another = 1.5 * (time.monotonic() - began) if done else 0.0  # the first one may include compiling
+            done += 1
+    if done < steps:
+        print(f"evaluate_bpb: no time for more than {done} of {steps} batches", flush=True)
+    return nats / (math.log(2) * count) if done >= LEAST_EVALUATION * steps else math.nan
 
 
 def _losses(model: "torch.nn.Module", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

@@ -1,21 +1,28 @@
 """Train one GPT for as long as the budget lasts and save it: the baseline every experiment starts from.
 
-The file reads from top to bottom: constants, model, optimizer, schedule, loop, summary. It runs on one CUDA
-device (bfloat16, compiled) or on the CPU (float32, not compiled).
+The file reads from top to bottom: constants, hardware, model, optimizer, schedule, loop, summary. It runs on
+one CUDA device, in the dtype and the way that the card is good at, or on the CPU (float32, not compiled).
 
 What it prints about itself is a claim. The score is measured elsewhere, on the checkpoint, by a process that
 imports this file and calls `build_model()`: importing must stay free of side effects.
 """
 
+import contextlib
+import functools
 import gc
+import importlib
+import importlib.util
 import itertools
 import math
 import os
 import resource
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
 
 # Both are read while torch is imported. Freed CUDA blocks can be joined. CPU threads waiting for each other
 # sleep instead of spinning: where another process wants the CPU too, spinning makes a step ten times slower.
@@ -25,13 +32,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from prepare import (
     EVAL_TOKENS,
+    LEAVE_SECONDS,
     MAX_SEQ_LEN,
     SCALE,
     VOCAB_SIZE,
+    WALL_SECONDS,
     Tokenizer,
     evaluate_bpb,
     make_dataloader,
@@ -87,16 +97,99 @@ BATCH_TOKENS = BATCH_TOKENS_GPU if GPU_SCALE else BATCH_TOKENS_CPU
 MATRIX_LR = MATRIX_LR_GPU if GPU_SCALE else MATRIX_LR_CPU
 EMBEDDING_LR = EMBEDDING_LR_GPU if GPU_SCALE else EMBEDDING_LR_CPU
 
-STARTED = time.monotonic()
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-MAX_DEVICE_ROWS = 128  # rows per forward pass; for a GPU with less than 80 GB, halve it until it fits
-DEVICE_ROWS = max(1, min(MAX_DEVICE_ROWS, BATCH_TOKENS // MAX_SEQ_LEN))
-PASSES = max(1, round(BATCH_TOKENS / (DEVICE_ROWS * MAX_SEQ_LEN)))  # forward passes per optimizer step
-STEP_TOKENS = PASSES * DEVICE_ROWS * MAX_SEQ_LEN
-EVALUATION_ROWS = 16
 GATE_CHANNELS = 32  # leading channels of the stream that steer the value-embedding gates
 VARIANCE_BETA = 0.95  # memory of Muon's per-row variance
 PEAK_FLOPS = 989.5e12  # dense bfloat16 of an H100 or H200, per second; mfu_percent is a share of it
+
+# --- hardware -----------------------------------------------------------------
+
+Capability = tuple[
+    int, int
+]  # NVIDIA's number for what a card can do: 9.0 Hopper, 8.x Ampere and Ada, 7.5 Turing
+
+
+def cuda_dtype(capability: Capability | None) -> torch.dtype:
+    """bfloat16 where the card has it, float16 where it has tensor cores, else float32; None: no card."""
+    if capability is None or capability < (7, 0):
+        return torch.float32
+    return torch.bfloat16 if capability >= (8, 0) else torch.float16
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CAPABILITY = torch.cuda.get_device_capability() if DEVICE.type == "cuda" else None
+CUDA_DTYPE = cuda_dtype(CAPABILITY)
+autocast_ctx = contextlib.nullcontext()  # read by the scorer, which else casts to bfloat16; the model casts
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the model computes: with its parts compiled, with flex attention for short windows."""
+
+    compiled: bool
+    flex: bool
+
+
+PLAIN = Way(compiled=False, flex=False)
+
+
+def ways(capability: Capability | None, compiler: bool) -> tuple[Way, ...]:
+    """What to try on a card, the fastest first; the last one works everywhere.
+
+    Triton, which torch.compile writes kernels in, supports cards from 8.0 on.
+    """
+    if capability is None or capability < (8, 0) or not compiler:
+        return (PLAIN,)
+    return Way(compiled=True, flex=True), Way(compiled=True, flex=False), PLAIN
+
+
+def has_compiler() -> bool:
+    """Is there Triton, and the C compiler that it builds its launchers with?"""
+    names = (os.environ.get("CC", "gcc"), "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, names))
+
+
+MAX_ROWS = 128  # per forward pass: more keep an H100 no busier
+FREE_SHARE = 0.85  # of the memory that is free, to be planned with; the rest is for cuBLAS and fragments
+
+
+def row_bytes(config: "ModelConfig", dtype: torch.dtype, compiled: bool) -> int:
+    """Memory that a row of the context takes at the peak of a pass, forward and backward; an estimate.
+
+    Per layer and channel so many numbers in the compute dtype are kept for the backward pass, and per entry
+    of the vocabulary so many bytes are alive at once in the loss. Compiled, this is 47 GB for 128 rows at the
+    default size, where an H200 used 45 in all; not compiled, what autograd keeps was counted on a CPU.
+    """
+    numbers, loss_bytes = (6 + 2 * MLP_RATIO, 8) if compiled else (18 + 2 * MLP_RATIO, 24)
+    layers = config.depth * config.width * numbers * dtype.itemsize
+    return config.context * (layers + config.vocab_size * loss_bytes)
+
+
+def rows_that_fit(room: float, each: float, wanted: int) -> int:
+    """How many of `wanted` rows to take at a time if each takes `each` bytes of `room`; at least 1.
+
+    A divisor of what is wanted if there is a good one, else a few more are done in the last pass.
+    """
+    most = max(1, min(MAX_ROWS, wanted, int(room / each)))
+    divisor = max(rows for rows in range(1, most + 1) if wanted % rows == 0)
+    return divisor if 2 * divisor > most else -(-wanted // -(-wanted // most))
+
+
+def free_memory() -> float:
+    """Bytes of the device that this process can still take, its own limit included."""
+    free, total = torch.cuda.mem_get_info()
+    limit = torch.cuda.get_per_process_memory_fraction() * total
+    return min(free, limit - torch.cuda.memory_reserved())
+
+
+def start_device() -> None:
+    """Let the driver make its context while Python imports the compiler: both take seconds."""
+    if DEVICE.type == "cuda":
+        context = threading.Thread(target=torch.zeros, args=(1,), kwargs={"device": DEVICE})
+        context.start()
+        if ways(CAPABILITY, has_compiler())[0].compiled:
+            importlib.import_module("torch._inductor.compile_fx")
+        context.join()
+
 
 # --- model --------------------------------------------------------------------
 
@@ -128,8 +221,8 @@ def windows_of(pattern: str, depth: int, context: int) -> tuple[int, ...]:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What to calculate in where x lives: bfloat16 on CUDA, float32 on the CPU."""
-    return torch.bfloat16 if x.is_cuda else torch.float32
+    """What to calculate in where x lives: on CUDA what the card is good at, float32 on the CPU."""
+    return CUDA_DTYPE if x.is_cuda else torch.float32
 
 
 def norm(x: Tensor) -> Tensor:
@@ -167,14 +260,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 
-def window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
-    """bool [tokens, tokens], True where a query (row) sees a key (column): the last `window` ones."""
-    age = torch.arange(tokens, device=device)[:, None] - torch.arange(tokens, device=device)
+def window_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """bool [queries, keys], True where a query sees a key: itself and the `window` - 1 before it.
+
+    The last query and the last key stand at the same position.
+    """
+    position = torch.arange(keys - queries, keys, device=device)[:, None]
+    age = position - torch.arange(keys, device=device)
     return (age >= 0) & (age < window)
 
 
+@functools.cache
 def window_blocks(tokens: int, window: int, device: torch.device) -> BlockMask:
-    """The same mask in the block-sparse form that flex attention skips work by."""
+    """The same mask, T by T, in the block-sparse form that flex attention skips work by."""
 
     def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (query - key < window)
@@ -182,20 +280,38 @@ def window_blocks(tokens: int, window: int, device: torch.device) -> BlockMask:
     return create_block_mask(visible, None, None, tokens, tokens, device=device.type)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Attention within a window of fewer than all T tokens, its work and memory linear in T.
+
+    The first `window` queries need no mask but the causal one. The others go in blocks as long as the window:
+    a block sees its own keys and those of the block before, through one mask that all of them share. What
+    pads the last block lies in the future of every query that counts.
+    """
+    blocks = -(-q.size(2) // window) - 1  # behind the first one
+    first = [x[:, :, :window] for x in (q, k, v)]
+    q, k, v = (F.pad(x, (0, 0, 0, (blocks + 1) * window - x.size(2))) for x in (q, k, v))
+    queries = q[:, :, window:].unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)
+    keys, values = (x.unfold(2, 2 * window, window).permute(0, 2, 1, 4, 3).flatten(0, 1) for x in (k, v))
+    mask = window_mask(window, 2 * window, window, q.device)
+    others = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    others = others.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)
+    return torch.cat((F.scaled_dot_product_attention(*first, is_causal=True), others), dim=2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int, blocks: BlockMask | None = None) -> Tensor:
     """Causal attention within a window; q, k, v and the result are [B, heads, T, head_dim].
 
     Whole-context layers use the fused causal kernel. It knows no window and would do the whole triangle, so
-    short windows use flex attention where it is compiled, and a dense mask elsewhere.
+    short windows use flex attention where there is a mask for it (it wants compiling), and blocks elsewhere.
     """
     tokens = q.size(2)
     if window >= tokens:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    if q.is_cuda and torch.compiler.is_compiling():
-        out = flex_attention(q, k, v, block_mask=window_blocks(tokens, window, q.device))
+    if blocks is not None:
+        out = flex_attention(q, k, v, block_mask=blocks)
         assert isinstance(out, Tensor)
         return out
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=window_mask(tokens, window, q.device))
+    return attend_in_blocks(q, k, v, window)[:, :, :tokens]
 
 
 def pair_row(idx: Tensor, rows: int) -> Tensor:
@@ -205,6 +321,14 @@ def pair_row(idx: Tensor, rows: int) -> Tensor:
     """
     before = F.pad(idx[:, :-1], (1, 0))
     return (36313 * before + 27191 * idx) % rows
+
+
+class Places(NamedTuple):
+    """What attention knows about positions, the same for every layer."""
+
+    cos: Tensor
+    sin: Tensor
+    blocks: BlockMask | None  # of the short window, for flex attention
 
 
 class Attention(nn.Module):
@@ -220,15 +344,15 @@ class Attention(nn.Module):
         self.out = Linear(config.width, config.width)
         self.gate = Linear(GATE_CHANNELS, config.heads) if has_value_embedding(layer, config.depth) else None
 
-    def forward(self, x: Tensor, extra_value: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, extra_value: Tensor | None, places: Places) -> Tensor:
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = self.query(x).view(heads), self.key(x).view(heads), self.value(x).view(heads)
         if self.gate is not None and extra_value is not None:
             # A second value per token that skips the layers below (arXiv:2410.17897), admitted head by head.
             gate = 2 * torch.sigmoid(self.gate(x[..., :GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * extra_value.view(heads)
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
-        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
+        q, k = (norm(rotate(x, places.cos, places.sin)).transpose(1, 2) for x in (q, k))
+        mixed = attend(q, k, v.transpose(1, 2), self.window, places.blocks)
         x = self.out(mixed.transpose(1, 2).reshape(x.shape))
         return x
 
@@ -252,20 +376,66 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm layer: attention, then MLP, each added to the stream."""
+    """One pre-norm layer: attention, then MLP, each added to the stream.
+
+    Before that the stream takes up some of its start again; `stream` and `skip` are the two scales of that.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention = Attention(config, layer)
         self.mlp = MLP(config.width)
 
-    def forward(self, x: Tensor, extra_value: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(norm(x), extra_value, cos, sin)
+    def forward(
+        self,
+        x: Tensor,
+        start: Tensor,
+        stream: Tensor,
+        skip: Tensor,
+        extra_value: Tensor | None,
+        places: Places,
+    ) -> Tensor:
+        x = stream * x + skip * start
+        x = x + self.attention(norm(x), extra_value, places)
         x = x + self.mlp(norm(x))
         return x
 
 
-INITIAL_STD = {"embedding.weight": 1.0, "pair_embedding.weight": 0.1, "unembedding.weight": 0.001}
+class Stem(nn.Module):
+    """Where the stream begins: each token's embedding, and that of the pair it ends."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = Embedding(config.vocab_size, config.width)
+        self.pair_embedding = Embedding(config.pair_rows, config.width)
+
+    def forward(self, idx: Tensor) -> Tensor:
+        pairs = pair_row(idx, self.pair_embedding.num_embeddings)
+        x = norm(self.embedding(idx) + self.pair_embedding(pairs))
+        return x
+
+
+class Head(nn.Module):
+    """Where it ends: float32 logits [B, T, vocabulary], or with targets the nats of each, float32 [B * T]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.unembedding = Linear(config.width, config.vocab_size)
+
+    def forward(self, x: Tensor, targets: Tensor | None) -> Tensor:
+        logits: Tensor = self.unembedding(norm(x)).float()
+        if LOGIT_SOFTCAP > 0:
+            logits = LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+
+
+INITIAL_STD = {
+    "stem.embedding.weight": 1.0,
+    "stem.pair_embedding.weight": 0.1,
+    "head.unembedding.weight": 0.001,
+}
 
 
 class GPT(nn.Module):
@@ -281,8 +451,7 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config.vocab_size, config.width)
-        self.pair_embedding = Embedding(config.pair_rows, config.width)
+        self.stem = Stem(config)
         self.value_embeddings = nn.ModuleDict(
             {
                 str(layer): Embedding(config.vocab_size, config.width)
@@ -291,7 +460,7 @@ class GPT(nn.Module):
             }
         )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
-        self.unembedding = Linear(config.width, config.vocab_size)
+        self.head = Head(config)
         self.stream_scale = nn.Parameter(torch.ones(config.depth))  # what a layer keeps of the stream
         self.skip_scale = nn.Parameter(
             torch.full((config.depth,), 0.1)
@@ -299,6 +468,7 @@ class GPT(nn.Module):
         cos, sin = rotary_tables(config.context, config.head_dim)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        self.way = PLAIN
         self.initialise()
 
     @torch.no_grad()
@@ -314,25 +484,45 @@ class GPT(nn.Module):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, reduction: str = "mean") -> Tensor:
-        tokens = idx.size(1)
-        cos, sin = self.cos[:tokens].to(compute_dtype(idx)), self.sin[:tokens].to(compute_dtype(idx))
-        pairs = self.pair_embedding(pair_row(idx, self.config.pair_rows))
-        x = start = norm(self.embedding(idx) + pairs)
-        for layer, block in enumerate(self.blocks):
-            x = self.stream_scale[layer] * x + self.skip_scale[layer] * start
-            name = str(layer)
-            extra_value = self.value_embeddings[name](idx) if name in self.value_embeddings else None
-            x = block(x, extra_value, cos, sin)
-        logits: Tensor = self.unembedding(norm(x)).float()
-        if LOGIT_SOFTCAP > 0:
-            logits = LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=reduction)
+        learning = torch.is_grad_enabled()
+        # Compiled parts were so for training, and would be anew for a pass without gradients.
+        with torch.enable_grad() if self.way.compiled else contextlib.nullcontext():
+            places = self.places(idx)
+            start = self.stem(idx)
+            x = start.view_as(start)  # a tensor that is given twice would be a variant of its own
+            scales = zip(self.stream_scale.unbind(), self.skip_scale.unbind(), strict=True)
+            for layer, (block, (stream, skip)) in enumerate(zip(self.blocks, scales, strict=True)):
+                name = str(layer)
+                extra_value = self.value_embeddings[name](idx) if name in self.value_embeddings else None
+                x = block(x, start, stream, skip, extra_value, places)
+            out: Tensor = self.head(x, targets)
+        out = out if learning else out.detach()
+        if targets is None or reduction == "none":
+            return out
+        return out.sum() / (targets != -1).sum() if reduction == "mean" else out.sum()
+
+    def places(self, idx: Tensor) -> Places:
+        """The positions of idx [B, T]: rotary tables in the compute dtype, and the mask of a short window."""
+        tokens, dtype = idx.size(1), compute_dtype(idx)
+        window = min(self.config.windows)
+        blocks = window_blocks(tokens, window, idx.device) if self.way.flex and window < tokens else None
+        return Places(self.cos[:tokens].to(dtype), self.sin[:tokens].to(dtype), blocks)
+
+    def go(self, way: Way) -> None:
+        """Compute in this way from now on.
+
+        Compiled are the parts, not the whole: layers that differ in their weights alone share one graph, so
+        that eight of them cost no more than the two or three that differ in more.
+        """
+        self.way = way
+        for part in (self.stem, *self.blocks, self.head):
+            part._compiled_call_impl = None
+            if way.compiled:
+                part.compile(dynamic=False, fullgraph=True)
 
     def flops_per_token(self) -> float:
         """Training FLOPs per token: 6 a weight in a product, 12 a channel attended to (arXiv:2204.02311)."""
-        weights = sum(p.numel() for p in self.blocks.parameters()) + self.unembedding.weight.numel()
+        weights = sum(p.numel() for p in self.blocks.parameters()) + self.head.unembedding.weight.numel()
         return 6 * weights + 12 * self.config.width * sum(self.config.windows)
 
 
@@ -363,13 +553,13 @@ def frobenius(matrices: Tensor) -> Tensor:
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix to each of [N, rows, columns], approximately; in bf16 on CUDA."""
+    """The nearest semi-orthogonal matrix to each of [N, rows, columns], roughly; in the compute dtype."""
     tall = matrices.size(-2) > matrices.size(-1)
-    x = (matrices.mT if tall else matrices).to(compute_dtype(matrices))
-    x = x / (1.02 * frobenius(x) + 1e-6)
+    x = matrices.mT if tall else matrices
+    x = (x / (1.02 * frobenius(x) + 1e-6)).to(compute_dtype(x))
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
@@ -385,74 +575,127 @@ def even_out(update: Tensor, variance: Tensor, beta: float) -> Tensor:
 
 
 def muon_update(
-    weights: Tensor, gradients: Tensor, velocity: Tensor, variance: Tensor, rates: Tensor
+    weights: Tensor,
+    gradients: Tensor,
+    velocity: Tensor,
+    variance: Tensor,
+    rate: float,
+    momentum: float,
+    decay: float,
 ) -> None:
     """One Muon step on matrices of one shape [N, rows, columns], in place.
 
     The method is from kellerjordan.github.io/posts/muon, here with Nesterov momentum.
-    `rates` is float32 [3]: learning rate, momentum, weight decay; a tensor, so that it is compiled only once.
     """
-    rate, momentum, decay = rates.unbind()
     velocity.lerp_(gradients, 1 - momentum)
     update = even_out(orthogonalise(gradients.lerp(velocity, momentum)).float(), variance, VARIANCE_BETA)
-    shrink = decay * weights * (update * weights >= 0)  # cautious: decay only what the step shrinks anyway
-    weights.sub_(rate * (update + shrink))
+    shrink = weights * (update * weights >= 0)  # cautious: decay only what the step shrinks anyway
+    weights.sub_(update.add_(shrink, alpha=decay), alpha=rate)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose every step on a matrix is orthogonalised; matrices of one shape step together."""
+Group = dict[str, Any]  # parameters, the rates they have now, and what the optimizer remembers of them
 
-    def __init__(self, matrices: list[nn.Parameter], compiled: bool) -> None:
+
+class Muon:
+    """Momentum whose every step on a matrix is orthogonalised; matrices of one shape step together.
+
+    It is not compiled: that takes seconds, and what it would save over a whole run is about one.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter]) -> None:
         shapes = sorted({tuple(p.shape) for p in matrices})
-        groups = [{"params": [p for p in matrices if tuple(p.shape) == shape]} for shape in shapes]
-        super().__init__(groups, {"lr": MATRIX_LR, "momentum": MUON_MOMENTUM, "weight_decay": WEIGHT_DECAY})
-        self.update = torch.compile(muon_update, dynamic=False, fullgraph=True) if compiled else muon_update
+        self.param_groups = [self.group([p for p in matrices if tuple(p.shape) == shape]) for shape in shapes]
+
+    def group(self, matrices: list[nn.Parameter]) -> Group:
+        """What belongs to N matrices of one shape."""
+        rows, columns = matrices[0].shape
+        around = (len(matrices), rows, 1) if rows >= columns else (len(matrices), 1, columns)
+        return {
+            "params": matrices,
+            "lr": MATRIX_LR,
+            "momentum": MUON_MOMENTUM,
+            "weight_decay": WEIGHT_DECAY,
+            "velocity": matrices[0].new_zeros(len(matrices), rows, columns),
+            "variance": matrices[0].new_zeros(around),
+        }
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Advance every matrix that has a gradient; torch's optional closure is not supported."""
+    def step(self) -> None:
+        """Advance every matrix; each has a gradient."""
         for group in self.param_groups:
             parameters = group["params"]
-            weights = torch.stack(list(parameters))
+            weights = torch.stack(parameters)
             gradients = torch.stack([p.grad for p in parameters])
-            count, rows, columns = weights.shape
-            state = self.state[parameters[0]]
-            if not state:
-                state["velocity"] = torch.zeros_like(weights)
-                state["variance"] = weights.new_zeros(
-                    (count, rows, 1) if rows >= columns else (count, 1, columns)
-                )
+            _, rows, columns = weights.shape
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5  # tall matrices change their output as much
-            rates = torch.tensor([rate, group["momentum"], group["weight_decay"]])
-            rates = rates.to(weights.device, non_blocking=True)  # or else Python waits for all that is queued
-            self.update(weights, gradients, state["velocity"], state["variance"], rates)
+            memory = group["velocity"], group["variance"]
+            muon_update(weights, gradients, *memory, rate, group["momentum"], group["weight_decay"])
             torch._foreach_copy_(parameters, list(weights.unbind()))
 
 
-def build_optimizers(model: GPT, compiled: bool) -> list[torch.optim.Optimizer]:
+class AdamW:
+    """torch's fused AdamW without decay, less torch.optim, which imports the compiler: 2.5 s on a CPU."""
+
+    def __init__(self, rates: list[tuple[list[nn.Parameter], float]]) -> None:
+        self.param_groups: list[Group] = [
+            {
+                "params": parameters,
+                "lr": rate,
+                "mean": [torch.zeros_like(p) for p in parameters],
+                "square": [torch.zeros_like(p) for p in parameters],
+                "steps": [torch.zeros((), device=p.device) for p in parameters],
+            }
+            for parameters, rate in rates
+        ]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Advance every parameter; each has a gradient."""
+        for group in self.param_groups:
+            torch._foreach_add_(group["steps"], 1)
+            torch._fused_adamw_(
+                group["params"],
+                [p.grad for p in group["params"]],
+                group["mean"],
+                group["square"],
+                [],
+                group["steps"],
+                lr=group["lr"],
+                beta1=ADAM_BETA1,
+                beta2=ADAM_BETA2,
+                weight_decay=0.0,
+                eps=1e-10,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+Optimizers = tuple[Muon, AdamW]
+
+
+def build_optimizers(model: GPT) -> Optimizers:
     """Muon for the matrices inside the blocks, AdamW for embeddings, output projection and scalars.
 
     AdamW's learning rates were found at a width of 768 and go with 1 / sqrt(width).
     """
     scale = (768 / model.config.width) ** 0.5
-    tables = [table.weight for table in model.modules() if isinstance(table, Embedding)]
-    adamw = torch.optim.AdamW(
+    adamw = AdamW(
         [
-            {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale},
-            {"params": tables, "lr": EMBEDDING_LR * scale},
-            {"params": [model.stream_scale], "lr": SCALAR_LR * 0.01},  # a gain on the whole stream is touchy
-            {"params": [model.skip_scale], "lr": SCALAR_LR},
-        ],
-        betas=(ADAM_BETA1, ADAM_BETA2),
-        eps=1e-10,
-        weight_decay=0.0,
-        fused=True,
+            ([model.head.unembedding.weight], UNEMBEDDING_LR * scale),
+            ([m.weight for m in model.modules() if isinstance(m, Embedding)], EMBEDDING_LR * scale),
+            ([model.stream_scale], SCALAR_LR * 0.01),  # a gain on the whole stream is touchy
+            ([model.skip_scale], SCALAR_LR),
+        ]
     )
-    optimizers: list[torch.optim.Optimizer] = [Muon(list(model.blocks.parameters()), compiled), adamw]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+    optimizers = Muon(list(model.blocks.parameters())), adamw
+    for group in groups_of(optimizers):
+        group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def groups_of(optimizers: Optimizers) -> Iterator[Group]:
+    """The parameter groups of all optimizers."""
+    return itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers)
 
 
 # --- schedule -----------------------------------------------------------------
@@ -462,8 +705,7 @@ MOMENTUM_WARMUP_FRACTION = 0.3  # of the training time
 LINE_EVERY = 0.02  # of the training time
 SAVE_EVERY = 0.2  # of the training time, so that a kill at any moment finds a checkpoint that is not too old
 EVALUATION_SHARE = 0.1  # of the training time: what the printed estimate may cost at most
-MARGIN_SECONDS = 0.75  # left unused before the kill: a process that has torch loaded takes a while to end
-MARGIN_SHARE = 0.01  # of the time left, unused as well
+MARGIN_SHARE = 0.005  # of the time left, unused for what may go slower than measured
 
 
 @dataclass
@@ -505,9 +747,9 @@ def lr_multiplier(progress: float) -> float:
     return min(1.0, rise, fall)
 
 
-def set_rates(optimizers: list[torch.optim.Optimizer], progress: float) -> None:
+def set_rates(optimizers: Optimizers, progress: float) -> None:
     """Give every parameter group the rates of this moment."""
-    for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
+    for group in groups_of(optimizers):
         group["lr"] = group["peak_lr"] * lr_multiplier(progress)
         if "momentum" in group:
             warmth = min(1.0, progress / MOMENTUM_WARMUP_FRACTION)
@@ -518,35 +760,101 @@ def set_rates(optimizers: list[torch.optim.Optimizer], progress: float) -> None:
 # --- run ----------------------------------------------------------------------
 
 Batch = tuple[Tensor, Tensor, int]  # inputs, targets, epoch
-Forward = Callable[..., Tensor]  # the model, compiled or not
 
 
 @dataclass
 class Tally:
-    """What a run has done; times in monotonic seconds."""
+    """What a run has done; times in seconds, moments on the clock of time.monotonic()."""
 
-    began: float
-    steps: int = 0
-    step_seconds: float = 0.0
+    rows: int  # per forward pass
+    passes: int  # per optimizer step
+    compile_seconds: float  # of warming up, and what the first steps took more than later ones
+    startup_seconds: float = math.nan  # from the start of the process to the first batch, compiling aside
+    began: float = math.nan
     settled: float = math.nan  # when the schedule began
     ended: float = math.nan
+    steps: int = 0
+    step_seconds: float = 0.0
+
+    @property
+    def step_tokens(self) -> int:
+        return self.rows * self.passes * MAX_SEQ_LEN
+
+
+def elapsed() -> float:
+    """Seconds since the run was started, imports included."""
+    return WALL_SECONDS - time_left()
+
+
+def note(what: str) -> None:
+    """Say how far the start of the run has come, and when."""
+    print(f"{elapsed():6.1f} s  {what}", flush=True)
+
+
+def plan_rows(model: GPT, way: Way, wanted: int) -> int:
+    """Rows per forward pass: as many of a step's as the device has memory for."""
+    if DEVICE.type == "cpu":
+        return rows_that_fit(MAX_ROWS, 1, wanted)
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters())
+    room = FREE_SHARE * free_memory() - gradients
+    return rows_that_fit(room, row_bytes(model.config, CUDA_DTYPE, way.compiled), wanted)
+
+
+def attempt(model: GPT, rows: int) -> type[Exception] | None:
+    """One pass, forward and backward, over tokens that mean nothing; the class of what it raised."""
+    tokens = torch.randint(model.config.vocab_size, (rows, model.config.context), device=model.cos.device)
+    try:
+        model(tokens, tokens).backward()
+    except Exception as error:
+        note(f"{model.way} with {rows} rows: {type(error).__name__}: {str(error).strip()[:200]}")
+        return type(error)
+    finally:
+        model.zero_grad()
+    return None
+
+
+def warm_up(model: GPT, candidates: tuple[Way, ...], wanted: int) -> int:
+    """Compile the model, in the first way that works here; returns how many rows at a time do.
+
+    A compiler has many ways to fail on a card that it was not tried on, and the estimate of memory may be
+    wrong. What fails in the last way as well is left to training, which says why.
+    """
+    left, rows = list(candidates), plan_rows(model, candidates[0], wanted)
+    while True:
+        model.go(left[0])
+        failure = attempt(model, rows)
+        if failure is not None and issubclass(failure, torch.OutOfMemoryError) and rows > 1:
+            rows = rows_that_fit(rows - 1, 1, wanted)
+        elif failure is not None and len(left) > 1:
+            del left[0]
+            rows = min(rows, plan_rows(model, left[0], wanted))
+        else:
+            return rows
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
 
 
 def train_step(
-    model: Forward, optimizers: list[torch.optim.Optimizer], batch: Batch, batches: Iterator[Batch]
+    model: GPT,
+    optimizers: Optimizers,
+    scaler: GradScaler,
+    batch: Batch,
+    batches: Iterator[Batch],
+    passes: int,
 ) -> tuple[Tensor, Batch]:
     """Accumulate the gradients of all passes, then step; the last loss, not waited for, and the next batch.
 
     The next batch is packed as soon as the device is busy with this one.
     """
-    for _ in range(PASSES):
+    for _ in range(passes):
         inputs, targets, _ = batch
         loss = model(inputs, targets)
-        (loss / PASSES).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss / passes).backward()  # type: ignore[no-untyped-call]
         batch = next(batches)
     for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        scaler.step(optimizer)  # type: ignore[arg-type]  # all it wants of one is groups and a step
+    scaler.update()
+    model.zero_grad()
     return loss.detach(), batch
 
 
@@ -565,37 +873,36 @@ def timed_save(model: nn.Module) -> float:
     return time.monotonic() - began
 
 
-def evaluation_seconds(step_seconds: float) -> float:
+def evaluation_seconds(step_seconds: float, step_tokens: int) -> float:
     """What evaluate_bpb will take, given that a forward pass is about a third of a training step."""
-    return 0.4 * step_seconds * EVAL_TOKENS / STEP_TOKENS
+    return 0.4 * step_seconds * EVAL_TOKENS / step_tokens
 
 
-def end_reserve(step_seconds: float, save_seconds: float) -> float:
-    """Seconds to keep for the end: a margin, two saves, and the evaluation if it is cheap enough."""
-    evaluation = evaluation_seconds(step_seconds)
+def end_reserve(step_seconds: float, step_tokens: int, save_seconds: float) -> float:
+    """Seconds to keep for the end: to leave, to save twice, and to evaluate if that is cheap enough."""
+    evaluation = evaluation_seconds(step_seconds, step_tokens)
     if evaluation > EVALUATION_SHARE * time_left():
         evaluation = 0.0
-    return MARGIN_SECONDS + MARGIN_SHARE * time_left() + 2 * save_seconds + evaluation
+    return LEAVE_SECONDS + MARGIN_SHARE * time_left() + 2 * save_seconds + evaluation
 
 
-def train(model: GPT, batches: Iterator[Batch], compiled: bool) -> Tally:
+def train(model: GPT, optimizers: Optimizers, batches: Iterator[Batch], tally: Tally) -> None:
     """Train the model in place until the clock is over, saving on the way."""
-    optimizers = build_optimizers(model, compiled)
-    forward: Forward = torch.compile(model, dynamic=False) if compiled else model
-    clock, tally = Clock(MARGIN_SECONDS), Tally(time.monotonic())
+    scaler = GradScaler(DEVICE.type, enabled=compute_dtype(model.cos) == torch.float16)
     batch, next_save, next_line = next(batches), SAVE_EVERY, 0.0
+    note("first batch")
+    clock, tally.began = Clock(LEAVE_SECONDS), time.monotonic()
+    tally.startup_seconds = elapsed() - tally.compile_seconds
     while not clock.over:
         began, progress = time.monotonic(), clock.progress
         set_rates(optimizers, progress)
-        loss, batch = train_step(forward, optimizers, batch, batches)
+        loss, batch = train_step(model, optimizers, scaler, batch, batches, tally.passes)
         loss_now = finite(loss, tally.steps)
-        if tally.steps > 0:  # the first one compiles
+        if tally.steps > 0:  # the first one touches everything for the first time
             clock.observe_step(time.monotonic() - began)
         tally.steps += 1
         if tally.steps == SETTLING_STEPS:
-            collect_garbage_never_again()
-            clock.start(end_reserve(clock.step_seconds, timed_save(model)))
-            tally.settled = time.monotonic()
+            settle(model, clock, tally)
         if progress >= next_save:
             save_checkpoint(model)
             next_save += SAVE_EVERY
@@ -604,7 +911,15 @@ def train(model: GPT, batches: Iterator[Batch], compiled: bool) -> Tally:
             print(f"step {tally.steps:5d} ({progress:4.0%})  loss {loss_now:.4f}  {pace}", flush=True)
             next_line += LINE_EVERY
     tally.ended, tally.step_seconds = time.monotonic(), clock.step_seconds
-    return tally
+
+
+def settle(model: GPT, clock: Clock, tally: Tally) -> None:
+    """What was slow only once is over: see what it took, save for the first time, begin the schedule."""
+    tally.compile_seconds += max(0.0, time.monotonic() - tally.began - SETTLING_STEPS * clock.step_seconds)
+    collect_garbage_never_again()
+    clock.start(end_reserve(clock.step_seconds, tally.step_tokens, timed_save(model)))
+    tally.settled = time.monotonic()
+    note("settled")
 
 
 def collect_garbage_never_again() -> None:
@@ -621,41 +936,56 @@ def peak_memory_mb(cuda: bool) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
 
 
-def print_summary(model: GPT, tally: Tally, val_bpb: float | None) -> None:
-    """The run's claim about itself, in upstream's format; without val_bpb if there was no time for it."""
+def print_summary(model: GPT, tally: Tally, val_bpb: float) -> None:
+    """The run's claim about itself, in upstream's format; what it does not know, NaN, is left out."""
     cuda = DEVICE.type == "cuda"
-    settled_flops = model.flops_per_token() * STEP_TOKENS * max(0, tally.steps - SETTLING_STEPS)
+    settled_flops = model.flops_per_token() * tally.step_tokens * max(0, tally.steps - SETTLING_STEPS)
     mfu = 100 * settled_flops / (tally.ended - tally.settled) / PEAK_FLOPS if cuda else 0.0
     lines = {
-        "val_bpb": None if val_bpb is None else f"{val_bpb:.6f}",
+        "val_bpb": f"{val_bpb:.6f}",
         "training_seconds": f"{tally.ended - tally.began:.1f}",
-        "total_seconds": f"{time.monotonic() - STARTED:.1f}",
+        "total_seconds": f"{elapsed():.1f}",
+        "startup_seconds": f"{tally.startup_seconds:.1f}",
+        "compile_seconds": f"{tally.compile_seconds:.1f}",
         "peak_vram_mb": f"{peak_memory_mb(cuda):.1f}",
         "mfu_percent": f"{mfu:.2f}",
-        "total_tokens_M": f"{tally.steps * STEP_TOKENS / 1e6:.1f}",
+        "total_tokens_M": f"{tally.steps * tally.step_tokens / 1e6:.1f}",
         "num_steps": f"{tally.steps}",
         "num_params_M": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
         "depth": f"{DEPTH}",
     }
     print("---")
     for key, value in lines.items():
-        if value is not None:
+        if value != "nan":
             print(f"{key + ':':<18}{value}", flush=True)
+
+
+def leave() -> NoReturn:
+    """End at once: winding up an interpreter with threads and a CUDA context takes seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def main() -> None:
     """Train, save, estimate if there is time, report."""
+    note("imported")
     torch.set_float32_matmul_precision("high")
     tokenizer = Tokenizer.from_directory()
+    start_device()
+    note(f"{DEVICE.type} started")
     with torch.device(DEVICE):
         model = build_model()
-    batches = make_dataloader(tokenizer, DEVICE_ROWS, MAX_SEQ_LEN, "train")
-    tally = train(model, batches, compiled=DEVICE.type == "cuda")
-    save_checkpoint(model)
-    # The model as it is, not compiled: compiling it anew for evaluation takes longer than evaluating.
-    affordable = evaluation_seconds(tally.step_seconds) + MARGIN_SECONDS / 2 < time_left()
-    val_bpb = evaluate_bpb(model, tokenizer, EVALUATION_ROWS) if affordable else None
+    optimizers = build_optimizers(model)
+    began, wanted = elapsed(), max(1, BATCH_TOKENS // MAX_SEQ_LEN)
+    candidates = ways(CAPABILITY, has_compiler())
+    rows = warm_up(model, candidates, wanted) if CAPABILITY else plan_rows(model, PLAIN, wanted)
+    tally = Tally(rows, -(-wanted // rows), elapsed() - began)
+    note(f"{model.way}, {tally.passes} x {rows} rows")
+    train(model, optimizers, make_dataloader(tokenizer, rows, MAX_SEQ_LEN, "train"), tally)
+    val_bpb = evaluate_bpb(model, tokenizer, rows)  # saves first; NaN if there is no time to estimate
     print_summary(model, tally, val_bpb)
+    leave()
 
 
 if __name__ == "__main__":

@@ -223,6 +223,8 @@ class Claim(Value):
     num_steps: float | None = None
     num_params_M: float | None = None
     training_seconds: float | None = None
+    startup_seconds: float | None = None
+    compile_seconds: float | None = None
     total_tokens_M: float | None = None
     mfu_percent: float | None = None
     depth: float | None = None

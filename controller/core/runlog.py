@@ -76,13 +76,13 @@ _HEADING = "=== Added by the Glovebox controller; the run itself printed nothing
 
 
 def claim(text: str) -> Claim:
-    """The last value of every key of the summary block, in whatever state the block is."""
+    """The last value of every key of the summary block, in whatever state the block is; NaN is none."""
     found: dict[str, float] = {}
     keys = {key.lower(): key for key in Claim.model_fields}
     for line in re.split(r"[\r\n]", text):
         if match := _CLAIM_LINE.match(line[:200]):
             found[keys[match[1].lower()]] = float(match[2].replace(",", "").replace("_", ""))
-    return Claim(**found)
+    return Claim(**{key: value for key, value in found.items() if not math.isnan(value)})
 
 
 def crash_cause(

@@ -260,14 +260,40 @@ def test_evaluate_bpb_gives_both_interfaces_the_same_score(public_data: Path) ->
     assert score > 3.0
 
 
+class Slow(Bigram):
+    """After so many batches there is only the time left to leave."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+        super().__init__()
+        self.patch, self.batches = monkeypatch, batches
+        self.set_clock()
+
+    def set_clock(self) -> None:
+        left = 1e6 if self.calls < self.batches else prepare.LEAVE_SECONDS
+        self.patch.setattr(prepare, "time_left", lambda: left)
+
+    def forward(
+        self, idx: torch.Tensor, targets: torch.Tensor | None = None, reduction: str = "mean"
+    ) -> torch.Tensor:
+        out = super().forward(idx, targets, reduction)
+        self.set_clock()
+        return out
+
+
+@pytest.mark.parametrize(("batches", "estimates"), [(0, False), (1, False), (2, True), (7, True)])
 def test_evaluate_bpb_stops_and_says_so_when_time_is_up(
-    public_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    batches: int,
+    estimates: bool,
+    public_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tokenizer, model = prepare.Tokenizer.from_directory(), Bigram()
-    monkeypatch.setattr(prepare, "WALL_SECONDS", 0.0)
-    assert math.isfinite(prepare.evaluate_bpb(model, tokenizer, 16))
-    assert model.calls == 1
-    assert capsys.readouterr().out == "evaluate_bpb: no time for more than 1 of 8 batches\n"
+    tokenizer, model = prepare.Tokenizer.from_directory(), Slow(monkeypatch, batches)
+    assert math.isfinite(prepare.evaluate_bpb(model, tokenizer, 16)) == estimates
+    assert model.calls == batches
+    assert capsys.readouterr().out == f"evaluate_bpb: no time for more than {batches} of 8 batches\n"
+    assert (tmp_path / "checkpoint.safetensors").exists()
 
 
 class Tied(torch.nn.Module):

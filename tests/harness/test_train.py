@@ -1,13 +1,16 @@
 """The baseline: its model, its optimizer, its clock, and whole runs of it in processes of their own."""
 
 import importlib.util
+import itertools
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,8 @@ SUMMARY = (
     "val_bpb",
     "training_seconds",
     "total_seconds",
+    "startup_seconds",
+    "compile_seconds",
     "peak_vram_mb",
     "mfu_percent",
     "total_tokens_M",
@@ -121,17 +126,125 @@ def test_a_layer_sees_its_window_and_no_further(train: ModuleType) -> None:
     assert logits[reach + 1] < 1e-6
 
 
+def queries_keys_values(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    q, k, v = torch.randn(3, 2, 2, tokens, 16, generator=torch.Generator().manual_seed(2))
+    return q, k, v
+
+
+def with_dense_mask(train: ModuleType, tokens: int, window: int) -> torch.Tensor:
+    mask = train.window_mask(tokens, tokens, window, torch.device("cpu"))
+    q, k, v = queries_keys_values(tokens)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 49, 50, 51, 99, 100, 101, 150, 199, 200])
+@pytest.mark.parametrize("window", [1, 7, 50])
+def test_attention_in_blocks_and_the_dense_mask_agree(train: ModuleType, tokens: int, window: int) -> None:
+    blocks = train.attend(*queries_keys_values(tokens), window=window)
+    torch.testing.assert_close(blocks, with_dense_mask(train, tokens, window), rtol=1e-5, atol=1e-6)
+
+
 def test_flex_attention_and_the_dense_mask_agree(train: ModuleType) -> None:
-    q, k, v = torch.randn(3, 1, 2, 200, 16, generator=torch.Generator().manual_seed(2)).unbind()
-    blocks = train.window_blocks(200, 50, torch.device("cpu"))
+    blocks, (q, k, v) = train.window_blocks(200, 50, torch.device("cpu")), queries_keys_values(200)
     with pytest.warns(UserWarning, match="flex_attention called without torch.compile"):
-        sparse = flex_attention(q, k, v, block_mask=blocks)
-    torch.testing.assert_close(sparse, train.attend(q, k, v, window=50), rtol=1e-4, atol=1e-5)
+        sparse: Any = flex_attention(q, k, v, block_mask=blocks)
+    torch.testing.assert_close(sparse, with_dense_mask(train, 200, 50), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 23, 31])
+def test_a_shorter_row_is_answered_like_the_head_of_a_longer_one(train: ModuleType, length: int) -> None:
+    model, tokens = small_model(train, windows=(8, 8, 32)), random_tokens(2, 32)
+    with torch.no_grad():
+        head, whole = model(tokens[:, :length]), model(tokens)[:, :length]
+    torch.testing.assert_close(head, whole, rtol=0, atol=1e-5)
 
 
 def test_windows_follow_the_pattern_and_end_with_the_whole_context(train: ModuleType) -> None:
     assert train.windows_of("SSL", 5, 256) == (64, 64, 256, 64, 256)
     assert train.windows_of("S", 1, 256) == (256,)
+
+
+# --- the hardware ---
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "ways"),
+    [
+        (None, torch.float32, 1),  # no card
+        ((6, 1), torch.float32, 1),  # Pascal: its float16 is slow
+        ((7, 0), torch.float16, 1),  # Volta
+        ((7, 5), torch.float16, 1),  # Turing: Triton has dropped it
+        ((8, 0), torch.bfloat16, 3),
+        ((8, 9), torch.bfloat16, 3),
+        ((9, 0), torch.bfloat16, 3),
+        ((12, 0), torch.bfloat16, 3),
+    ],
+)
+def test_a_card_is_used_for_what_it_is_good_at(
+    train: ModuleType, capability: tuple[int, int] | None, dtype: torch.dtype, ways: int
+) -> None:
+    assert train.cuda_dtype(capability) == dtype
+    assert len(train.ways(capability, True)) == ways
+    assert train.ways(capability, True)[-1] == train.PLAIN
+    assert train.ways(capability, False) == (train.PLAIN,)
+
+
+GPU_SIZE = (8192, 65536, 2048, 512, 128, (512, 512, 512, 2048) * 2)
+"""Vocabulary, pairs, context, width, channels of a head and windows at the default size of the GPU scale."""
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "dtype", "compiled", "rows"),
+    [
+        (140, torch.bfloat16, True, 128),
+        (78, torch.bfloat16, True, 128),
+        (47, torch.bfloat16, True, 64),
+        (23, torch.bfloat16, True, 32),
+        (15, torch.bfloat16, True, 32),
+        (11, torch.bfloat16, True, 16),
+        (7.3, torch.bfloat16, True, 16),
+        (5.5, torch.bfloat16, True, 8),
+        (15, torch.float16, False, 8),
+        (7.3, torch.float16, False, 4),
+        (7.3, torch.float32, False, 4),
+        (0.1, torch.bfloat16, True, 1),
+    ],
+)
+def test_a_smaller_card_takes_fewer_rows_at_a_time(
+    train: ModuleType, gigabytes: float, dtype: torch.dtype, compiled: bool, rows: int
+) -> None:
+    each = train.row_bytes(train.ModelConfig(*GPU_SIZE), dtype, compiled)
+    assert train.rows_that_fit(train.FREE_SHARE * gigabytes * 1e9, each, 256) == rows
+
+
+@pytest.mark.parametrize(
+    ("room", "wanted", "rows"),
+    [(128, 256, 128), (128, 64, 64), (10, 256, 8), (10, 250, 10), (100, 131, 66), (1, 256, 1), (0, 7, 1)],
+)
+def test_rows_divide_a_step_if_they_can(train: ModuleType, room: int, wanted: int, rows: int) -> None:
+    assert train.rows_that_fit(room, 1, wanted) == rows
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_what_a_pass_keeps_is_what_is_reckoned_with(
+    train: ModuleType, ratio: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "MLP_RATIO", ratio)
+    monkeypatch.setattr(train, "LOGIT_SOFTCAP", 15.0)
+    config = train.ModelConfig(512, 128, 64, 128, 64, (16, 16, 64, 64))
+    model, tokens = train.GPT(config), torch.randint(512, (2, 64))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(tokens, tokens)
+    assert 0.5 < sum(kept.values()) / (2 * train.row_bytes(config, torch.float32, compiled=False)) < 1.0
 
 
 # --- the optimizer ---
@@ -141,8 +254,8 @@ def test_the_optimizers_fit_a_batch(train: ModuleType) -> None:
     torch.manual_seed(0)
     model = train.GPT(train.ModelConfig(64, 128, 32, 64, 32, (8, 32)))
     tokens = random_tokens(4, 32)
-    optimizers = train.build_optimizers(model, compiled=False)
-    owned = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    optimizers = train.build_optimizers(model)
+    owned = [p for group in train.groups_of(optimizers) for p in group["params"]]
     assert {id(p) for p in owned} == {id(p) for p in model.parameters()}
     assert len(owned) == len(list(model.parameters()))
     losses = []
@@ -152,7 +265,7 @@ def test_the_optimizers_fit_a_batch(train: ModuleType) -> None:
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-            optimizer.zero_grad()
+        model.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.1 < 3 < losses[0]
 
@@ -241,21 +354,111 @@ def test_a_run_killed_long_before_its_end_leaves_a_checkpoint(
     train.build_model().load_state_dict(load_file(tmp_path / "checkpoint.safetensors"), strict=True)
 
 
+# --- compiled ---
+
+HAS_COMPILER = shutil.which("g++") is not None
+torchs_own_warnings = pytest.mark.filterwarnings("default")  # what its compiler warns about is not ours
+
+
+class Counting:
+    """A backend of torch.compile that compiles nothing and counts what it is given."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+def go_counted(model: Any, way: object) -> Counting:
+    """`model.go(way)` with that backend."""
+    torch.compiler.reset()
+    backend = Counting()
+    model.go(way)
+    for part in (model.stem, *model.blocks, model.head):
+        part.compile(dynamic=False, fullgraph=True, backend=backend)
+    return backend
+
+
+def eight_layers(train: ModuleType) -> Any:
+    return train.GPT(train.ModelConfig(64, 128, 32, 64, 32, train.windows_of("SSSL", 8, 32)))
+
+
+@torchs_own_warnings
+def test_eight_layers_are_five_graphs_and_stay_so(train: ModuleType) -> None:
+    """The beginning, the end, and a short or a whole window with a value embedding, a short one without."""
+    model, tokens = eight_layers(train), random_tokens(2, 32)
+    counting = go_counted(model, train.Way(compiled=True, flex=False))
+    for _ in range(2):
+        model(tokens, tokens).backward()
+        model.zero_grad()
+    with torch.no_grad():
+        estimate = model(tokens, tokens, reduction="none")
+    assert counting.graphs == 5
+    assert not estimate.requires_grad
+    model.go(train.PLAIN)
+    torch.testing.assert_close(estimate, model(tokens, tokens, reduction="none"), rtol=1e-4, atol=1e-4)
+
+
+@torchs_own_warnings
+def test_a_mask_for_flex_attention_makes_no_more_of_them(train: ModuleType) -> None:
+    model = eight_layers(train).requires_grad_(False)  # on a CPU flex attention cannot learn
+    counting = go_counted(model, train.Way(compiled=True, flex=True))
+    first, second = (model(random_tokens(rows, 32)[:2]) for rows in (2, 3))
+    assert counting.graphs == 5
+    model.go(train.PLAIN)
+    torch.testing.assert_close(first, model(random_tokens(2, 32)), rtol=1e-4, atol=1e-4)
+    assert second.shape == first.shape
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-@pytest.mark.filterwarnings("default")  # what torch's compiler warns about is not ours
-def test_compiled_steps_do_what_plain_steps_do(
-    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not HAS_COMPILER, reason="torch.compile needs a C++ compiler on the CPU")
+@torchs_own_warnings
+def test_what_fails_in_one_way_is_done_in_the_next(
+    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Flex attention cannot learn on a CPU; so it is what a card may be that the compiler fails on."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    tokens, results = random_tokens(2, 32), []
-    for compiled in (False, True):
-        model = small_model(train, windows=(32,))
-        forward = torch.compile(model, dynamic=False) if compiled else model
-        optimizers = train.build_optimizers(model, compiled)
-        forward(tokens, tokens.roll(-1, 1)).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        with torch.no_grad():
-            results.append(model(tokens))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-3)
+    tokens = random_tokens(2, 32)
+    model: Any = small_model(train, windows=(8,))
+    assert train.warm_up(model, train.ways((9, 0), True), wanted=2) == 2
+    assert model.way == train.Way(compiled=True, flex=False)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert "flex=True) with 2 rows: " in capsys.readouterr().out
+    compiled = model(tokens)
+    model.go(train.PLAIN)
+    torch.testing.assert_close(compiled, model(tokens), rtol=1e-3, atol=1e-3)
+
+
+def test_what_does_not_fit_is_tried_with_fewer_rows(
+    train: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Large(train.GPT):  # type: ignore[name-defined, misc]
+        def forward(self, idx: torch.Tensor, *rest: object) -> object:
+            if len(idx) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(idx, *rest)
+
+    model = Large(train.ModelConfig(64, 128, 32, 64, 32, (8, 32)))
+    assert train.warm_up(model, (train.PLAIN,), wanted=8) == 2
+    assert capsys.readouterr().out.count("OutOfMemoryError") == 2
+
+
+def test_gradients_that_overflow_in_float16_cost_a_step_and_no_weights(train: ModuleType) -> None:
+    class Steep(train.GPT):  # type: ignore[name-defined, misc]
+        def forward(self, *arguments: object) -> Any:
+            return 1e5 * super().forward(*arguments)
+
+    model, tokens = Steep(train.ModelConfig(64, 128, 32, 64, 32, (8, 32))), random_tokens(2, 32)
+    optimizers, batch = train.build_optimizers(model), (tokens, tokens.roll(-1, 1), 1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    losses = []
+    for _ in range(40):
+        loss, _ = train.train_step(model, optimizers, scaler, batch, itertools.repeat(batch), 2)
+        losses.append(loss.item())
+        if len(losses) == 1:
+            assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert losses[0] == losses[1] > losses[-1]
+    assert scaler.get_scale() < 2.0**127
