@@ -1,0 +1,40 @@
+"""Scripts in upstream's shape that ask `kernels` for windowed attention, through real containers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from controller.core.model import Score
+from controller.trial import Trial
+from tests.dropin.conftest import Try
+from tests.dropin.shapes import WINDOWED
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+def test_it_is_scored_as_it_claims_and_uses_its_time(try_it: Try) -> None:
+    trial = try_it(WINDOWED, 40.0)
+    check(trial)
+    assert trial.outcome.seconds > 0.9 * 40
+
+
+def test_after_a_slow_start_its_schedule_ends_all_the_same(try_it: Try) -> None:
+    """As where compilation takes long: what is left then is less than the estimate it has printed."""
+    trial = try_it(WINDOWED.replace("START_UP_SECONDS = 0.0", "START_UP_SECONDS = 12.0"), 30.0)
+    check(trial)
+    trained = trial.outcome.claim.training_seconds
+    assert trained is not None and trained < 0.8 * 30 - 3
+    assert trial.outcome.seconds > 0.9 * 30
+
+
+def check(trial: Trial) -> None:
+    """Trained to the end of its schedule, saved and evaluated before the kill, and scored as it claims."""
+    score, claim = trial.judgement, trial.outcome.claim
+    log = (trial.folder / "run.log").read_text()
+    assert isinstance(score, Score), trial.as_text()
+    assert not trial.outcome.killed_at_limit and claim.num_steps is not None and claim.num_steps > 12
+    assert float(re.findall(r"lrm: ([\d.]+)", log)[-1]) < 0.1
+    assert claim.val_bpb == pytest.approx(score.val_bpb, abs=0.002), log[-500:]
+    assert 1 < score.val_bpb < 4
