@@ -1,7 +1,8 @@
 """Lets a script that was written for one large NVIDIA GPU run on two CPU cores, changed only at its edges.
 
-What it asks of CUDA is answered and sizes are cut. Model, attention, optimizer, schedule, budget handling and
-evaluation stay word for word. `torch.compile` still wraps and renames what it is given; it only never compiles.
+What it asks of CUDA is answered and sizes are cut. Model, attention, optimizer, schedule, budget handling
+and evaluation stay word for word. `torch.compile` still wraps and renames what it is given; it only never
+compiles.
 """
 
 from __future__ import annotations
