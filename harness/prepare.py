@@ -137,8 +137,9 @@ class _TimeBudget(float):
 
     def _is_clock(self, reading: object) -> TypeGuard[float]:
         training = self.batches > 1  # the first batch is fetched before the training
-        number = isinstance(reading, int | float | np.number)
-        return training and number and 0 < float(reading) <= WALL_SECONDS - time_left()  # type: ignore[arg-type]
+        if not training or not isinstance(reading, int | float | np.number):
+            return False
+        return 0 < float(reading) <= WALL_SECONDS - time_left()
 
     def _reserve(self) -> float:
         """Seconds to leave for one more step, the evaluation, the save and the end of the process."""
@@ -211,7 +212,7 @@ class _TimeBudget(float):
 
 _time_budget = _TimeBudget(max(1.0, 0.8 * WALL_SECONDS - 3.0))
 
-TIME_BUDGET: float = _time_budget  # for a clock that starts late; counts from now on what start-up has taken
+TIME_BUDGET: float = _time_budget  # seconds of training for a clock that starts late; time_left() is plainer
 
 
 # --- tokenizer ----------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ WINDOWED = """
 import os
 
 os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-os.environ["OMP_WAIT_POLICY"] = "passive"  # or else a step takes ten times as long on a busy CPU
 
 import gc
 import math
@@ -229,6 +228,7 @@ for group in optimizer.param_groups:
     group["initial_lr"] = group["lr"]
 
 if device.type == "cpu":
+    torch.set_num_threads(1)  # so small a model only loses by waiting for a second one
     torch.compiler.set_stance("force_eager")
 model = torch.compile(model, dynamic=False)
 train_loader = make_dataloader(tokenizer, BATCH, MAX_SEQ_LEN, "train")

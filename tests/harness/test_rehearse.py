@@ -143,7 +143,7 @@ def test_scripts_that_ask_for_flash_attention_pass(data: Path, tmp_path: Path) -
 def test_an_unknown_kernel_is_named(data: Path, tmp_path: Path) -> None:
     text = changed("get_kernel(repo)", 'get_kernel("kernels-community/activation")', WINDOWED)
     ((result, detail),) = rehearse(data, tmp_path, {"": text}).values()
-    assert result == "failed" and "train.py, line 20" in detail
+    assert result == "failed" and "train.py, line 19" in detail
     assert "no kernel 'kernels-community/activation' here" in detail
 
 
