@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import tiktoken
@@ -51,11 +51,6 @@ EVAL_TOKENS: int  # tokens of the dev split that evaluate_bpb looks at
 PACKING_BUFFER = 1000  # documents the packer chooses from
 
 WALL_SECONDS = float(os.environ.get("GLOVEBOX_BUDGET_SECONDS", "300"))  # the run is killed after this long
-
-# Seconds of training to plan for in a script that starts its own clock late, like upstream's: after imports,
-# compilation and eleven steps. The rest is held back for these and for saving and evaluating at the end.
-# A script that asks time_left() instead can use almost all of WALL_SECONDS.
-TIME_BUDGET = max(1.0, 0.8 * WALL_SECONDS - 3.0)
 
 
 class DataNotPreparedError(RuntimeError):
@@ -111,6 +106,118 @@ _STARTED = float(os.environ["GLOVEBOX_STARTED"]) if "GLOVEBOX_STARTED" in os.env
 def time_left() -> float:
     """Seconds until this run is killed; negative when that is overdue. Counts from the container's start."""
     return _STARTED + WALL_SECONDS - time.monotonic()
+
+
+class _TimeBudget(float):
+    """What the clock of a script should read when its training ends, if that clock starts late.
+
+    Upstream's starts after imports, compilation and eleven steps, and its schedule goes by
+    `total_training_time / TIME_BUDGET`. Until training has begun this is a plain number, an estimate. From
+    then on, a clock that is divided by it or compared with it finds what it will read at the end: its reading
+    and the time left, less a reserve for the step under way, the evaluation and the save. So start-up has
+    taken what it took, and what a clock does not count is noticed as well. Everywhere else, in a sum or in
+    print, it is the number that it was last.
+
+    A clock is told from a constant by its value: no clock has run for longer than the process.
+    """
+
+    __array_ufunc__ = None  # numbers of NumPy leave dividing and comparing to the methods below
+
+    def __init__(self, estimate: float) -> None:
+        self.seconds = float(estimate)
+        self.batches = self.tokens = 0  # handed out for training
+        self._compared, self._tokens_then = 0.0, 0  # when a clock was last compared with it
+        self._step_seconds = self._step_tokens = 0.0  # from one such comparison to the next
+
+    def hand_out(self, tokens: int) -> None:
+        """The data loader tells of a batch."""
+        self.batches += 1
+        self.tokens += tokens
+
+    def _for_clock(self, reading: object) -> float:
+        """The budget for this reading of a clock; what cannot be one leaves it as it is."""
+        if self._is_clock(reading):
+            self.seconds = float(reading) + time_left() - self._reserve()
+        return self.seconds
+
+    def _is_clock(self, reading: object) -> TypeGuard[float]:
+        training = self.batches > 1  # the first batch is fetched before the training
+        if not training or not isinstance(reading, int | float | np.number):
+            return False
+        return 0 < float(reading) <= WALL_SECONDS - time_left()
+
+    def _reserve(self) -> float:
+        """Seconds to leave for one more step, the evaluation, the save and the end of the process."""
+        evaluation = 0.0
+        if self._step_tokens > 0:  # a forward pass is about a third of a training step
+            steps = manifest()["constants"]["eval_tokens"] / self._step_tokens
+            evaluation = min(0.4 * steps * self._step_seconds, 0.05 * WALL_SECONDS)
+        return 1.0 + 0.015 * WALL_SECONDS + self._step_seconds + evaluation
+
+    def _compare(self, reading: object) -> float:
+        """The same in a condition. There is one in each step, so they tell what a step takes."""
+        if self._is_clock(reading):
+            now, tokens = WALL_SECONDS - time_left(), self.tokens
+            if self._compared > 0:
+                # A mean that forgets: with a maximum the schedule would jump at every hiccup.
+                share = 0.1 if self._step_seconds > 0 else 1.0
+                self._step_seconds += share * (now - self._compared - self._step_seconds)
+                self._step_tokens += share * (tokens - self._tokens_then - self._step_tokens)
+            self._compared, self._tokens_then = now, tokens
+        return self._for_clock(reading)
+
+    def __lt__(self, other: float) -> bool:
+        return self._compare(other) < other
+
+    def __le__(self, other: float) -> bool:
+        return self._compare(other) <= other
+
+    def __gt__(self, other: float) -> bool:
+        return self._compare(other) > other
+
+    def __ge__(self, other: float) -> bool:
+        return self._compare(other) >= other
+
+    def __rtruediv__(self, other: float) -> float:
+        budget = self._for_clock(other)
+        # The last step may reach into the reserve, and progress must not pass 1 in a schedule all the same.
+        return other / (max(budget, other) if self._is_clock(other) else budget)
+
+    def __truediv__(self, other: float) -> float:
+        return self.seconds / other
+
+    def __add__(self, other: float) -> float:
+        return self.seconds + other
+
+    def __sub__(self, other: float) -> float:
+        return self.seconds - other
+
+    def __rsub__(self, other: float) -> float:
+        return other - self.seconds
+
+    def __mul__(self, other: float) -> float:
+        return self.seconds * other
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __float__(self) -> float:
+        return self.seconds
+
+    def __int__(self) -> int:
+        return int(self.seconds)
+
+    def __repr__(self) -> str:
+        return repr(self.seconds)
+
+    __str__ = __repr__
+
+    def __format__(self, how: str) -> str:
+        return format(self.seconds, how)
+
+
+_time_budget = _TimeBudget(max(1.0, 0.8 * WALL_SECONDS - 3.0))
+
+TIME_BUDGET: float = _time_budget  # seconds of training for a clock that starts late; time_left() is plainer
 
 
 # --- tokenizer ----------------------------------------------------------------------------------------------
@@ -231,6 +338,7 @@ def make_dataloader(
     asked = time.monotonic()
     while True:
         if split == "train":
+            _time_budget.hand_out(B * T)
             asked, before = time.monotonic(), asked
             _save_late(asked - before)
         batch = torch.from_numpy(np.stack([next(rows) for _ in range(B)]))

@@ -47,10 +47,10 @@ USERS: Mapping[Domain, int] = {
 
 
 HARNESS: Mapping[Domain, tuple[str, ...]] = {
-    Domain.TRAINER: ("prepare.py",),
-    Domain.WORKER: ("answers.py", "exchange.py", "prepare.py", "worker.py"),
+    Domain.TRAINER: ("kernels.py", "prepare.py"),
+    Domain.WORKER: ("answers.py", "exchange.py", "kernels.py", "prepare.py", "worker.py"),
     Domain.JUDGE: ("exchange.py", "fresh.py", "judge.py", "nats.py", "plan.py", "prepare.py", "probes.py"),
-    Domain.REHEARSAL: ("answers.py", "exchange.py", "prepare.py", "rehearse.py", "worker.py"),
+    Domain.REHEARSAL: ("answers.py", "exchange.py", "kernels.py", "prepare.py", "rehearse.py", "worker.py"),
     Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
 }
 """The files of the harness that each domain is given, read-only."""

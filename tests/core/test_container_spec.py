@@ -114,7 +114,7 @@ def test_domains_do_not_share_a_user() -> None:
     ("domain", "writable", "readable"),
     [
         (Domain.HOLDER, [], ["/work"]),
-        (Domain.TRAINER, ["/work"], ["/data", "/glovebox/train.py", "/work/prepare.py"]),
+        (Domain.TRAINER, ["/work"], ["/data", "/glovebox/train.py", "/work/kernels.py", "/work/prepare.py"]),
         (
             Domain.WORKER,
             ["/replies"],
@@ -122,6 +122,7 @@ def test_domains_do_not_share_a_user() -> None:
                 "/data/manifest.json",
                 "/data/tokenizer",
                 "/glovebox/exchange.py",
+                "/glovebox/kernels.py",
                 "/glovebox/prepare.py",
                 "/glovebox/train.py",
                 "/glovebox/worker.py",
@@ -151,6 +152,7 @@ def test_domains_do_not_share_a_user() -> None:
                 "/data/manifest.json",
                 "/data/tokenizer",
                 "/glovebox/exchange.py",
+                "/glovebox/kernels.py",
                 "/glovebox/prepare.py",
                 "/glovebox/rehearse.py",
                 "/glovebox/train.py",

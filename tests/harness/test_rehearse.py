@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.dropin.shapes import OTHERWISE, WINDOWED
 from tests.harness.scoring import FLAT, HARNESS, IMPORTABLE, make_data
 
 MANY = """
@@ -132,6 +133,18 @@ HONEST = {
 
 def test_honest_texts_pass(data: Path, tmp_path: Path) -> None:
     assert rehearse(data, tmp_path, HONEST) == dict.fromkeys(HONEST, ("passed", ""))
+
+
+def test_scripts_that_ask_for_flash_attention_pass(data: Path, tmp_path: Path) -> None:
+    texts = {"as upstream": WINDOWED, "as forks do": OTHERWISE}
+    assert rehearse(data, tmp_path, texts) == dict.fromkeys(texts, ("passed", ""))
+
+
+def test_an_unknown_kernel_is_named(data: Path, tmp_path: Path) -> None:
+    text = changed("get_kernel(repo)", 'get_kernel("kernels-community/activation")', WINDOWED)
+    ((result, detail),) = rehearse(data, tmp_path, {"": text}).values()
+    assert result == "failed" and "train.py, line 19" in detail
+    assert "no kernel 'kernels-community/activation' here" in detail
 
 
 BROKEN = {
