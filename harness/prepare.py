@@ -38,7 +38,7 @@ SPECIAL_TOKENS = [f"<|reserved_{i}|>" for i in range(4)]  # the last ids of the 
 BOS_TOKEN = SPECIAL_TOKENS[0]  # begins every document
 
 # These come from the manifest of the prepared data, when first asked for (see __getattr__ below).
-SCALE: str  # "gpu" or "cpu"
+SCALE: str  # "gpu" or "cpu": where experiments run; there are several sizes of data for a GPU
 MAX_SEQ_LEN: int  # context length, tokens
 VOCAB_SIZE: int  # entries of the vocabulary, special tokens included
 EVAL_TOKENS: int  # tokens of the dev split that evaluate_bpb looks at
