@@ -52,6 +52,10 @@ WALL_SECONDS = float(os.environ.get("GLOVEBOX_BUDGET_SECONDS", "300"))  # the ru
 # A script that asks time_left() instead can use almost all of WALL_SECONDS.
 TIME_BUDGET = max(1.0, 0.8 * WALL_SECONDS - 3.0)
 
+NO_GPU = (
+    "no GPU: the data is for one, and torch finds none in this container"  # the controller knows this line
+)
+
 
 class DataNotPreparedError(RuntimeError):
     """There is no prepared data where it is expected, or it is of another version."""
@@ -209,10 +213,13 @@ def make_dataloader(
     `split` is "train", or "val" for the dev split; the validation split is out of reach. Epochs count from 1.
     On CUDA the copy is asynchronous: rows are packed while the GPU is still busy with the last batch.
 
-    A script that has saved nothing when the kill is near gets its module-level `model` saved here.
+    A script that has saved nothing when the kill is near gets its module-level `model` saved here. A run on
+    data for a GPU that finds none ends here: on a CPU it could only waste its time.
     """
     import torch
 
+    if split == "train":
+        _require_gpu()
     folder = {"train": "train", "val": "dev"}[split]
     epoch = 0
 
@@ -232,6 +239,16 @@ def make_dataloader(
         if torch.cuda.is_available():
             batch = batch.pin_memory().to("cuda", non_blocking=True)
         yield batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), epoch
+
+
+def _require_gpu() -> None:
+    """End a run on data for a GPU if torch finds none. Whatever thread asks, the whole process ends."""
+    import torch
+
+    in_a_run = "GLOVEBOX_BUDGET_SECONDS" in os.environ
+    if in_a_run and manifest()["scale"] == "gpu" and not torch.cuda.is_available():
+        print(f"\n{NO_GPU}", flush=True)
+        os._exit(1)
 
 
 # --- the dev score and the checkpoint -----------------------------------------------------------------------
