@@ -228,6 +228,8 @@ def _fields(found: Mapping[str, Any], name: str, driver: str, message: str) -> d
 
 def _unsupported(found: Mapping[str, Any], name: str, message: str) -> str | None:
     """A sentence if the wheels have no kernels for this generation of GPUs."""
+    if found.get("correct") is True:
+        return None  # it has just run some, whatever the list says
     capability = found.get("capability")
     arches = [str(arch) for arch in found.get("arches", ())]
     missing = capability is not None and arches and not supports(arches, (capability[0], capability[1]))

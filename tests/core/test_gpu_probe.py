@@ -53,6 +53,7 @@ def test_a_gpu_that_works() -> None:
         "149.4 of 150.0 GB free, bfloat16"
     )
     assert read(said(FINE, SMI + SMI), 0) == gpu  # two are handed out
+    assert read(said({**FINE, "arches": ["sm_80"]}), 0) == gpu  # it did calculate
     old = read(said({**FINE, "bf16": False, "devices": 2}), 0)
     assert old is not None and old.sentence().endswith("no bfloat16, 2 devices")
 
@@ -129,7 +130,7 @@ FAULTS: list[tuple[dict[str, Any], list[str]]] = [
         ),
         ["no kernels for NVIDIA H200 (compute capability 6.1)", "sm_75", "GLOVEBOX_TORCH_INDEX"],
     ),
-    ({**FINE, "capability": [7, 0]}, ["no kernels", "compute capability 7.0"]),
+    (failed("no words for it", capability=[7, 0]), ["no kernels", "compute capability 7.0"]),
     (
         failed(
             "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB of "
