@@ -182,15 +182,20 @@ _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 
+_IDLE = re.compile(r" ?Did you run some cuda functions before calling NumCudaDevices\(\) [^?]*\?")
+"""A guess of torch's that is always the same and never right here."""
+
+
+def _first_line(message: str) -> str:
+    return _IDLE.sub("", message).partition("\n")[0]
+
+
 def _fault(found: Mapping[str, Any], name: str, driver: str) -> str | None:
     """Why torch cannot use the GPU, in a sentence; None if it can."""
     message = str(found.get("message", ""))
-    said = f"{found.get('error', '')}: {message}"
+    said = clean_line(f"{found.get('error', '')}: {_first_line(message)}")
     if "torch" not in found:
-        return (
-            f"PyTorch in the image cannot be loaded ({clean_line(said)}): build it anew with "
-            f"`make image`, {_CPU}."
-        )
+        return f"PyTorch in the image cannot be loaded ({said}): build it anew with `make image`, {_CPU}."
     if found.get("cuda") is None:
         return (
             f"The image's PyTorch was built without CUDA, and there is a GPU ({name}): build the image with "
@@ -201,9 +206,12 @@ def _fault(found: Mapping[str, Any], name: str, driver: str) -> str | None:
     for words, sentence in _FAULTS:
         if words.search(message):
             fields = _fields(found, name, driver, message)
-            return f"{sentence.format(**fields)} (PyTorch said: {clean_line(said)})."
+            return f"{sentence.format(**fields)} (PyTorch said: {said})."
     if "error" in found:
-        return f"PyTorch in the image cannot use {name} (driver {driver}): {clean_line(said)}; {_CPU}."
+        return (
+            f"PyTorch in the image cannot use {name} (driver {driver}; it said: {said}): see whether driver "
+            f"and image fit each other (docs/service.md), {_CPU}."
+        )
     if found.get("correct") is not True:
         return f"{name} calculates a product of matrices wrongly: do not use it; pass --device cpu."
     return None

@@ -103,7 +103,7 @@ FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         failed(CUDA_INIT.format("804: forward compatibility was attempted on non supported HW")),
-        ["too old for CUDA 13.0", "580 or newer"],
+        ["too old for CUDA 13.0", "580 or newer", "cudaGetDeviceCount(). Error 804: forward compatibility"],
     ),
     (
         failed(KERNEL_FAILED.format("CUDA driver version is insufficient for CUDA runtime version")),
