@@ -46,7 +46,7 @@ def examine(config: Settings) -> list[Check]:
         "caches": _caches,
         "device": lambda _: device().sentence(),
         "home": _home,
-        "data": lambda config: _data(config, device()),
+        "data": lambda config: _data(config, device),
         "agent": _agent,
         "key": _key,
         "notify": _notify,
@@ -89,9 +89,9 @@ def _home(config: Settings) -> str:
     return f"{config.home}{used}"
 
 
-def _data(config: Settings, device: Device) -> str:
+def _data(config: Settings, device: Callable[[], Device]) -> str:
     info = data.read(config.home)
-    data.require_scale(info, device.scale, config.home)
+    data.require_scale(info, device().scale, config.home)
     return f"size {info.size}, context {info.max_seq_len}, vocabulary {info.vocab_size}"
 
 
