@@ -60,6 +60,11 @@ from controller.runs import Runs
 _SENTENCE = 2000
 """Characters of the longest sentence that is worth reading; a path may be in it."""
 
+_SCALES = (
+    "Size of the game: cpu; small, medium or gpu for a GPU with less than 8, 8 to 20, or more GB. "
+    "Default: what fits this machine."
+)
+
 log = structlog.stdlib.get_logger(__name__)
 
 #: What names of environment variables begin with that hold a secret.
@@ -112,7 +117,7 @@ def prepare(
     corpus: Annotated[
         str, typer.Option(help="stdlib, climbmix, or a folder of parquet, jsonl or txt files.")
     ] = "stdlib",
-    scale: Annotated[str | None, typer.Option(help="cpu or gpu. Default: what this machine has.")] = None,
+    scale: Annotated[str | None, typer.Option(help=_SCALES)] = None,
     shards: Annotated[
         int | None, typer.Option(help="Training shards of climbmix to download.", min=1)
     ] = None,

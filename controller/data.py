@@ -16,6 +16,12 @@ from controller.core.model import InfrastructureError, NotReady, UserError
 DATA_VERSION = 1
 
 Scale = Literal["cpu", "gpu"]
+"""Where experiments run."""
+Size = Literal["cpu", "small", "medium", "gpu"]
+"""What `prepare --scale` takes; all but `cpu` are for a GPU. `harness/dataset.py` knows what each is."""
+
+_MEDIUM_BYTES, _GPU_BYTES = 7_500_000_000, 22_000_000_000
+"""Memory of a GPU from which on it is given data of that size: a card sold with 8 GB has 8.2 to 8.6e9."""
 Manifest = TypeVar("Manifest", bound=BaseModel)
 
 
@@ -43,6 +49,7 @@ class DataInfo(BaseModel):
 
     version: int
     scale: Scale
+    size: Size
     max_seq_len: int
     vocab_size: int
     fingerprint: str
@@ -51,6 +58,15 @@ class DataInfo(BaseModel):
 
 def folder(home: Path) -> Path:
     return home / "data"
+
+
+def size_for(gpu_bytes: int | None) -> Size:
+    """The size for a GPU with so much memory; None: for a CPU."""
+    if gpu_bytes is None:
+        return "cpu"
+    if gpu_bytes < _MEDIUM_BYTES:
+        return "small"
+    return "medium" if gpu_bytes < _GPU_BYTES else "gpu"
 
 
 def read(home: Path) -> DataInfo:

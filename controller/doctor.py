@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from controller import choose, data, machine
 from controller.caches import EMPTIED
 from controller.core.model import GloveboxError, UserError
 from controller.core.untrusted import clean_line
+from controller.device import Device, resolve_device
 from controller.home_lock import home_in_use
 from controller.settings import Settings
 
@@ -38,12 +40,13 @@ class Check:
 
 def examine(config: Settings) -> list[Check]:
     """Ask every question; a failed one does not keep the others from being asked."""
+    device = functools.cache(lambda: resolve_device(config))
     questions: dict[str, Callable[[Settings], str]] = {
         "engine": _engine,
         "caches": _caches,
-        "device": _device,
+        "device": lambda _: device().sentence(),
         "home": _home,
-        "data": _data,
+        "data": lambda config: _data(config, device),
         "agent": _agent,
         "key": _key,
         "notify": _notify,
@@ -78,10 +81,6 @@ def _caches(config: Settings) -> str:
     )
 
 
-def _device(config: Settings) -> str:
-    return machine.resolve_device(config).name
-
-
 def _home(config: Settings) -> str:
     existing = machine.existing(config.home)
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -90,10 +89,10 @@ def _home(config: Settings) -> str:
     return f"{config.home}{used}"
 
 
-def _data(config: Settings) -> str:
+def _data(config: Settings, device: Callable[[], Device]) -> str:
     info = data.read(config.home)
-    data.require_scale(info, machine.resolve_device(config).scale, config.home)
-    return f"scale {info.scale}, context {info.max_seq_len}, vocabulary {info.vocab_size}"
+    data.require_scale(info, device().scale, config.home)
+    return f"size {info.size}, context {info.max_seq_len}, vocabulary {info.vocab_size}"
 
 
 def _agent(config: Settings) -> str:

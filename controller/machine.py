@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from controller import __version__, data
 from controller.clock import SystemClock
 from controller.core.model import InfrastructureError, NotReady, Provenance
-from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files
 from controller.data_files import DataFiles
+from controller.device import Device, resolve_device
 from controller.harness_files import HarnessFiles
 from controller.judge import ContainerJudge
 from controller.pause import HomeSurroundings
@@ -29,21 +27,8 @@ from controller.settings import PROJECT, Settings
 from controller.slot import HostSlot
 from controller.trainer import ContainerTrainer
 
-log = structlog.stdlib.get_logger(__name__)
-
 RUNNER_FOLDER = "runner"
 """Where a runner keeps its copies of the harness and of each train.py that runs; nobody else writes there."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where experiments run."""
-
-    scale: data.Scale
-    name: str
-    """`cpu`, or the GPU's name as its driver tells it."""
-    driver: str
-    sandbox: SealedConfig
 
 
 @dataclass(frozen=True)
@@ -126,6 +111,7 @@ def _provenance(
     engine: Mapping[str, str], info: data.DataInfo, harness: HarnessFiles, device: Device
 ) -> Provenance:
     """Without the hash of program.md, which belongs to the effort."""
+    gpu = device.gpu
     return Provenance(
         image=engine["image"],
         data=info.fingerprint,
@@ -133,8 +119,12 @@ def _provenance(
         program="",
         harness=harness.digest,
         scale=device.scale,
+        size=info.size,
         device=device.name,
-        driver=device.driver,
+        driver=gpu.driver if gpu else "",
+        cuda=gpu.cuda if gpu else "",
+        capability=gpu.capability if gpu else "",
+        gpu_memory=f"{gpu.total_bytes / 1e9:.1f} GB" if gpu else "",
         engine=engine["engine"],
         runtime=engine["runtime"],
         controller=__version__,
@@ -164,35 +154,6 @@ def mounted_files(config: Settings) -> tuple[HarnessFiles, Files]:
         return harness, Files(harness.folder, data.folder(home))
     harness = HarnessFiles.find(source, home / RUNNER_FOLDER)
     return harness, Files(harness.folder, data.folder(home), home / RUNNER_FOLDER / "train")
-
-
-def resolve_device(config: Settings) -> Device:
-    """Where experiments run, found out by asking for a GPU, or the runner that has asked for one.
-
-    Raises NotReady if a GPU was demanded in vain, or if the runner does not answer.
-    """
-    containers = sealed(config.sandbox)
-    if config.runner is not None:
-        told = RunnerSandbox(config.runner, SystemClock()).device()
-        containers = containers.model_copy(update={"gpu": tuple(told["gpu"])})
-        return Device(told["scale"], told["name"], told["driver"], containers)
-    cpu = Device("cpu", "cpu", "", containers.model_copy(update={"gpu": ()}))
-    if config.device == "cpu":
-        return cpu
-    wanted = containers.model_copy(update={"gpu": containers.gpu or ("0",)})
-    sandbox = DockerSandbox(wanted, config.home, SystemClock())
-    try:
-        name, driver = sandbox.gpu()
-    except (InfrastructureError, NotReady) as error:
-        if config.device == "auto":
-            log.info("no_gpu", reason=str(error))
-            return cpu
-        if isinstance(error, NotReady):
-            raise  # says what to do
-        raise NotReady(f"A GPU was asked for but the probe for one failed: {error}") from error
-    finally:
-        sandbox.close()
-    return Device("gpu", name, driver, wanted)
 
 
 def require_disk(config: Settings) -> str:

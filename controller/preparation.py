@@ -14,6 +14,7 @@ from controller.core.containers import PREPARE_CORPUS, PREPARE_HOME, preparer
 from controller.core.engine_info import owner_inside
 from controller.core.model import InfrastructureError, UserError
 from controller.core.place import Place
+from controller.device import resolve_device
 from controller.harness_files import HarnessFiles
 from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings
@@ -30,6 +31,7 @@ class Request:
 
     corpus: str
     scale: str | None
+    """A name of `data.Size`; None: what fits the machine."""
     shards: int | None
     workers: int | None
 
@@ -44,9 +46,9 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
             "A runner prepares no data; that is for whoever owns this machine: run `make prepare` there."
         )
     corpus = _corpus_folder(request.corpus)
-    if request.scale not in (None, *get_args(data.Scale)):
-        raise UserError(f"There is no scale {request.scale!r}; choose cpu or gpu.")
-    scale = request.scale or machine.resolve_device(config).scale
+    if request.scale not in (None, *get_args(data.Size)):
+        raise UserError(f"There is no scale {request.scale!r}; choose cpu, small, medium or gpu.")
+    scale = request.scale or _fitting(config)
     sandbox = machine.sandbox_of(config)
     engine = sandbox.describe()
     harness = HarnessFiles.materialise(PROJECT / "harness", config.home)
@@ -81,6 +83,12 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
             f"The preparation of the data {reason}; running it again resumes or starts clean."
         )
     data.read(config.home)
+
+
+def _fitting(config: Settings) -> str:
+    """The size for the memory of the GPU, or for the CPU."""
+    gpu = resolve_device(config).gpu
+    return data.size_for(gpu.total_bytes if gpu else None)
 
 
 def _corpus_folder(corpus: str) -> Path | None:

@@ -7,6 +7,7 @@ import threading
 from controller import data, machine
 from controller.core.model import UserError
 from controller.core.templates import Files, Templates
+from controller.device import resolve_device
 from controller.files import remove_partial
 from controller.harness_files import HarnessFiles
 from controller.runner.server import Runner
@@ -23,7 +24,7 @@ def serve(config: Settings, stop: threading.Event) -> None:
         raise UserError("Where is the runner to listen? Set GLOVEBOX_RUNNER to a path for its socket.")
     ours = config.model_copy(update={"runner": None})  # we are the ones who ask the engine
     machine.sandbox_of(ours).describe()
-    device = machine.resolve_device(ours)
+    device = resolve_device(ours)
     home = config.home.resolve()
     folder = home / machine.RUNNER_FOLDER
     remove_partial([folder / "harness"])
@@ -36,10 +37,4 @@ def serve(config: Settings, stop: threading.Event) -> None:
         budget_seconds=config.budget.wall_seconds,
         rehearsal_seconds=config.rehearsal.seconds,
     )
-    told = {
-        "scale": device.scale,
-        "name": device.name,
-        "driver": device.driver,
-        "gpu": list(device.sandbox.gpu),
-    }
-    Runner(machine.sandbox_of(ours, device), Workshop(templates), told).serve(config.runner, stop)
+    Runner(machine.sandbox_of(ours, device), Workshop(templates), device.told()).serve(config.runner, stop)

@@ -18,7 +18,7 @@ from controller.container_end import see_through
 from controller.container_output import Stream, pump
 from controller.core.attestation import differences
 from controller.core.container_spec import ContainerSpec
-from controller.core.containers import caches, gpu_probe
+from controller.core.containers import caches, gpu_listing, gpu_probe
 from controller.core.domains import Domain
 from controller.core.engine_failure import EngineFault, to_error
 from controller.core.engine_info import NOT_MAPPED, confinement, id_map, unfit, user_ids
@@ -41,6 +41,8 @@ from controller.ports import Clock, Exit
 
 _CLOCK_STEP_SECONDS = 2.0
 """The engine's measure of a life may differ from ours by this much; more, and the wall clock was set."""
+_SAID_BYTES = 16384
+"""Kept of what a container of our own says."""
 _SIGKILLED = 137
 _NEVER = "0001-01-01"
 
@@ -249,13 +251,17 @@ class DockerSandbox:
             "obstacle": obstacle,
         }
 
-    def gpu(self) -> tuple[str, str]:
-        """Name and driver of the first configured GPU, as T sees them. Raises NotReady if it sees none."""
-        status, said = self._run(gpu_probe(self._config, Place(self._home, "doctor")))
-        name, comma, driver = said.partition("\n")[0].rpartition(",")
-        if status != 0 or not comma:
-            raise to_error(EngineFault.NO_GPU, "", f"nvidia-smi ended with status {status}")
-        return clean_line(name), clean_line(driver)
+    def gpus(self) -> str:
+        """What nvidia-smi lists of all the machine's GPUs. Raises NotReady, InfrastructureError."""
+        return self._run(gpu_listing(self._config, Place(self._home, "doctor")))[1]
+
+    def gpu(self, program: str) -> tuple[str, int | None]:
+        """What the first configured GPU is to T: the output of nvidia-smi and of `program`, exit status.
+
+        Raises NotReady if the engine hands out none.
+        """
+        status, said = self._run(gpu_probe(self._config, Place(self._home, "doctor"), program))
+        return said, status
 
     def _run(self, spec: ContainerSpec) -> tuple[int | None, str]:
         """Exit status and output of a container of our own, which is gone afterwards."""
@@ -263,7 +269,7 @@ class DockerSandbox:
         try:
             started = self.start(spec)
             end = self.wait(spec.name, deadline=started + spec.life_seconds, stop=threading.Event())
-            return end.exit_code, self.output(spec.name, 1000).decode(errors="replace")
+            return end.exit_code, self.output(spec.name, _SAID_BYTES).decode(errors="replace")
         finally:
             self.remove(containers=[spec.name])
 

@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     agent: str = "auto"
     """`claude`, `tuner`, `replay:DIR`, or `auto`: `claude` if there is an API key, else `tuner`."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where experiments run. `auto`: the GPU if the engine can hand one to a container."""
+    """Where experiments run. `auto`: the GPU if the engine can hand one to a container. One that PyTorch
+    cannot use is an error."""
     train: Path = PROJECT / "harness" / "train.py"
     """The baseline a new effort starts from."""
     program: Path = PROJECT / "program.md"

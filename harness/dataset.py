@@ -76,6 +76,26 @@ SCALES = {
         max_corpus_bytes=None,
         tokenizer_chars=1_000_000_000,
     ),
+    # For cards with 8 to 20 GB and with less: rows and logits are what fills them, so context and vocabulary
+    # shrink. Less is scored because such a card takes longer for each token.
+    "medium": Scale(
+        max_seq_len=1024,
+        vocab_size=8192,
+        eval_tokens=1 << 20,
+        score_tokens=1 << 20,
+        holdout_score_tokens=1 << 18,
+        max_corpus_bytes=None,
+        tokenizer_chars=500_000_000,
+    ),
+    "small": Scale(
+        max_seq_len=512,
+        vocab_size=4096,
+        eval_tokens=1 << 18,
+        score_tokens=1 << 19,
+        holdout_score_tokens=1 << 17,
+        max_corpus_bytes=1_000_000_000,
+        tokenizer_chars=100_000_000,
+    ),
     "cpu": Scale(
         max_seq_len=256,
         vocab_size=1024,
@@ -130,16 +150,16 @@ def check_prepared(out: Path, origin: str, scale_name: str) -> str:
     remedy = f"remove {out} to prepare it anew, or choose another --out"
     try:
         found = json.loads((out / "public" / "manifest.json").read_bytes())
-        version, scale, found_origin = found["version"], found["scale"], found["corpus"]["origin"]
+        version, found_origin = found["version"], found["corpus"]["origin"]
     except (OSError, ValueError, LookupError, TypeError):
         raise BadInput(f"{out} exists but is not prepared data: {remedy}") from None
     if version != MANIFEST_VERSION:
         raise BadInput(f"{out} was prepared by another version of this program ({version}): {remedy}")
-    if scale != scale_name:
-        raise BadInput(f"{out} was prepared at scale {scale}, not {scale_name}: {remedy}")
+    if found["size"] != scale_name:
+        raise BadInput(f"{out} was prepared at scale {found['size']}, not {scale_name}: {remedy}")
     if found_origin != origin:
         raise BadInput(f"{out} was prepared from another corpus ({found_origin}): {remedy}")
-    return f"{out} is already prepared: {found['corpus']['name']} at scale {scale}"
+    return f"{out} is already prepared: {found['corpus']['name']} at scale {scale_name}"
 
 
 def build(folder: Path, corpus: Corpus, scale_name: str, scale: Scale, workers: int) -> str:
@@ -318,7 +338,8 @@ def write_manifests(
     public_files, judge_files = file_facts(folder / "public"), file_facts(folder / "judge")
     common = {
         "version": MANIFEST_VERSION,
-        "scale": scale_name,
+        "scale": "cpu" if scale_name == "cpu" else "gpu",  # where it is played; train.py's constants go by it
+        "size": scale_name,
         "max_seq_len": scale.max_seq_len,
         "vocab_size": scale.vocab_size,
         "bos_token_id": scale.vocab_size - len(SPECIAL_TOKENS),
@@ -380,7 +401,9 @@ def main() -> int:
     parser.add_argument(
         "--corpus", required=True, help="stdlib, climbmix, or a folder of .parquet, .jsonl, .txt"
     )
-    parser.add_argument("--scale", required=True, choices=SCALES)
+    parser.add_argument(
+        "--scale", required=True, choices=SCALES, help="the size of the game, for a CPU or a GPU of that size"
+    )
     parser.add_argument("--shards", type=int, help="climbmix: how many training shards")
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="parallel processes"

@@ -43,7 +43,7 @@ SPECIAL_TOKENS = [f"<|reserved_{i}|>" for i in range(4)]  # the last ids of the 
 BOS_TOKEN = SPECIAL_TOKENS[0]  # begins every document
 
 # These come from the manifest of the prepared data, when first asked for (see __getattr__ below).
-SCALE: str  # "gpu" or "cpu"
+SCALE: str  # "gpu" or "cpu": where experiments run; there are several sizes of data for a GPU
 MAX_SEQ_LEN: int  # context length, tokens
 VOCAB_SIZE: int  # entries of the vocabulary, special tokens included
 EVAL_TOKENS: int  # tokens of the dev split that evaluate_bpb looks at
@@ -51,6 +51,10 @@ EVAL_TOKENS: int  # tokens of the dev split that evaluate_bpb looks at
 PACKING_BUFFER = 1000  # documents the packer chooses from
 
 WALL_SECONDS = float(os.environ.get("GLOVEBOX_BUDGET_SECONDS", "300"))  # the run is killed after this long
+
+NO_GPU = (
+    "no GPU: the data is for one, and torch finds none in this container"  # the controller knows this line
+)
 
 
 class DataNotPreparedError(RuntimeError):
@@ -321,10 +325,13 @@ def make_dataloader(
     `split` is "train", or "val" for the dev split; the validation split is out of reach. Epochs count from 1.
     On CUDA the copy is asynchronous: rows are packed while the GPU is still busy with the last batch.
 
-    A script that has saved nothing when the kill is near gets its module-level `model` saved here.
+    A script that has saved nothing when the kill is near gets its module-level `model` saved here. A run on
+    data for a GPU that finds none ends here: on a CPU it could only waste its time.
     """
     import torch
 
+    if split == "train":
+        _require_gpu()
     folder = {"train": "train", "val": "dev"}[split]
     epoch = 0
 
@@ -345,6 +352,16 @@ def make_dataloader(
         if torch.cuda.is_available():
             batch = batch.pin_memory().to("cuda", non_blocking=True)
         yield batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), epoch
+
+
+def _require_gpu() -> None:
+    """End a run on data for a GPU if torch finds none. Whatever thread asks, the whole process ends."""
+    import torch
+
+    in_a_run = "GLOVEBOX_BUDGET_SECONDS" in os.environ
+    if in_a_run and manifest()["scale"] == "gpu" and not torch.cuda.is_available():
+        print(f"\n{NO_GPU}", flush=True)
+        os._exit(1)
 
 
 # --- the dev score and the checkpoint -----------------------------------------------------------------------

@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from controller.core.constants import Choices, Constant, Literal, find, render, replace, same, tidy, tunable
 from controller.core.experiment import Experiment
-from controller.core.model import AgentError, AgentExhausted, Proposal, Verdict
+from controller.core.model import AgentError, AgentExhausted, Cause, Proposal, Verdict
 from controller.ports import Context
 
 # The figures below were chosen on synthetic landscapes; tests/agents/test_tuner.py holds one of them.
@@ -127,6 +127,8 @@ class Tuner:
         if best is not None and self._ran and best < self._ran[0][0].number:
             frontier = self._values(context, context.history[best])
         for experiment, values in self._ran:
+            if experiment.cause is Cause.NO_GPU:
+                continue  # nothing was learnt about the values
             kept = experiment.verdict is Verdict.KEEP
             changed = {n: v for n, v in values.items() if n in frontier and not same(v, frontier[n])}
             if changed and experiment.frontier_bpb is not None:

@@ -12,9 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from controller.core import gpu_listing as gpu_list
+from controller.core import gpu_probe as probe
 from controller.core import nvidia_smi
 from controller.core.container_spec import ContainerSpec, Mount
 from controller.core.domains import HARNESS, USERS, Domain
+from controller.core.gpu_listing import ALL
 from controller.core.orders import Item
 from controller.core.place import Place
 from controller.core.sandbox_config import CACHES_LIMITS, MIB, Limits, SealedConfig
@@ -22,6 +25,9 @@ from controller.core.volumes import EXCHANGES, FIRST, Exchange, holder_life
 
 TELEMETRY_SECONDS = 1
 """Between two looks at a GPU."""
+
+GPU_LISTING_SECONDS = 60.0
+"""The longest that listing the GPUs may take."""
 
 CACHES_SECONDS = 60.0
 """The longest that emptying and warming the caches may take."""
@@ -236,12 +242,18 @@ def caches(config: SealedConfig, place: Place, *, warm: bool = True) -> Containe
     )
 
 
-def gpu_probe(config: SealedConfig, place: Place) -> ContainerSpec:
-    """Asks, as T would see it, for the name and driver version of the GPU."""
-    query = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    life = 60.0
-    command = ("exec", "--limit", str(life), "--", *query)
-    return _spec(config, place, Domain.TRAINER, command, life, mounts=())
+def gpu_listing(config: SealedConfig, place: Place) -> ContainerSpec:
+    """Lists all GPUs of the machine: nvidia-smi and nothing of an agent's; it can compute on none."""
+    every = config.model_copy(update={"gpu": (ALL,)})
+    command = ("exec", "--limit", str(GPU_LISTING_SECONDS), "--", *gpu_list.COMMAND)
+    spec = _spec(every, place, Domain.TELEMETRY, command, GPU_LISTING_SECONDS, mounts=())
+    return replace(spec, gpu_capabilities=("utility",))
+
+
+def gpu_probe(config: SealedConfig, place: Place, program: str) -> ContainerSpec:
+    """Asks, as T would see it, for name and driver of the GPU, then runs harness/gpu_probe.py on it."""
+    command = ("exec", "--limit", str(probe.SECONDS), "--", *probe.command(program))
+    return _spec(config, place, Domain.TRAINER, command, probe.SECONDS, mounts=())
 
 
 def _harness(domain: Domain, folder: Path, target: str = "/glovebox") -> list[Mount]:

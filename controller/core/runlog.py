@@ -40,6 +40,15 @@ _RULES: tuple[tuple[Cause, frozenset[str], re.Pattern[str] | None], ...] = (
             re.IGNORECASE,
         ),
     ),
+    (
+        Cause.NO_GPU,
+        frozenset(),
+        re.compile(
+            r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device|NVIDIA driver on your"
+            r" system is too old|Torch not compiled with CUDA|CUDA driver initialization failed"
+            r"|Unexpected error from cudaGetDeviceCount"
+        ),
+    ),
     (Cause.SYNTAX, frozenset({"SyntaxError", "IndentationError", "TabError"}), None),
     (Cause.IMPORT, frozenset({"ImportError", "ModuleNotFoundError"}), None),
     (
@@ -70,6 +79,9 @@ _RULES: tuple[tuple[Cause, frozenset[str], re.Pattern[str] | None], ...] = (
 _GAVE_UP = re.compile(
     r"\bFAIL\s*$|\bloss\b[^|\n]{0,40}\b(?:nan|inf)\b|non-?finite|not finite|\bdiverged\b", re.IGNORECASE
 )
+
+#: How the data loader ends a run that was meant for a GPU and has none; see harness/prepare.py.
+_ENDED_WITHOUT_GPU = re.compile(r"^no GPU: the data is for one\b", re.MULTILINE)
 
 _COLUMN = 18  # upstream's summary block: keys padded to this width
 _HEADING = "=== Added by the Glovebox controller; the run itself printed nothing below this line ==="
@@ -190,6 +202,8 @@ def _gave_up(text: str, exit_code: int | None) -> tuple[Cause, str]:
     lines = [line for line in re.split(r"[\r\n]+", text[-4000:]) if line.strip()]
     last = clean_line(lines[-1]) if lines else "no output"
     tail = "\n".join(lines[-5:])
+    if _ENDED_WITHOUT_GPU.search(tail):
+        return Cause.NO_GPU, last
     if _RULES[0][2] is not None and _RULES[0][2].search(tail):
         return Cause.OOM, last
     if lines and _GAVE_UP.search("\n".join(lines[-2:])):

@@ -48,7 +48,8 @@ class SandboxConfig(BaseModel):
     runtime: str = "runc"
     """OCI runtime known to the engine, `runsc` for instance."""
     gpu: tuple[str, ...] = ()
-    """Ids of the GPUs T and W may use; none means CPU."""
+    """Ids of the GPUs T and W may use: numbers or UUIDs, also of a slice (MIG). Among the settings none means
+    that one is chosen, for containers that they get none."""
     gpu_access: Literal["cdi", "device-request", "runtime"] = "device-request"
     """How a GPU gets into a container: a CDI name, the engine's device request, or `runtime: nvidia`."""
     workspace_bytes: int = Field(default=4 * GIB, gt=0)

@@ -158,7 +158,7 @@ class RunnerSandbox:
         return None if told is None else {str(name): float(used) for name, used in told.items()}
 
     def device(self) -> Mapping[str, Any]:
-        """Where experiments run: `scale`, `name`, `driver`, `gpu`. Raises NotReady."""
+        """Where experiments run: see `controller.device`. Raises NotReady."""
         told = self._line.ask(Describe(verb="device"), patience=self._ready_seconds)
         return dict(told)
 

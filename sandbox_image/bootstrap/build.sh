@@ -16,12 +16,17 @@ fingerprint() {
 # up_to_date IMAGE FINGERPRINT
 up_to_date() { [ "$(docker image inspect --format "{{index .Config.Labels \"$LABEL\"}}" "$1" 2>/dev/null)" = "$2" ]; }
 
+# A folder, $scratch, that is gone when the script ends.
+make_scratch() {
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+}
+
 # build_image IMAGE FINGERPRINT BASE DOCKERFILE CONTEXT [ARGUMENT...]
 build_image() {
     local image=$1 inputs=$2 base=$3 dockerfile=$4 context=$5 name file wheels
     shift 5
-    scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
+    [ -n "${scratch:-}" ] || make_scratch
     mkdir "$scratch/wheels"
     wheels=$(wheels_folder)
     pip_environment >"$scratch/pip_environment"
@@ -44,7 +49,8 @@ build_image() {
 # Credentials may be part of an index address, so these travel as a secret and not as build arguments.
 pip_environment() {
     local name
-    for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT; do
+    for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT \
+        GLOVEBOX_TORCH GLOVEBOX_TORCH_INDEX; do
         [ -z "${!name:-}" ] || printf 'export %s=%q\n' "$name" "${!name}"
     done
 }

@@ -17,16 +17,21 @@ base_python() {
 
 choose() {
     kind=$(variant "$(base_python "$1")")
-    inputs=$(fingerprint "$kind" Dockerfile entrypoint.py "requirements-$kind.lock" bootstrap/base.sh)
+    lock=$(lock_file "$kind")
+    inputs=$(fingerprint "$kind $(sandbox_lock "$lock" | sha256sum)" Dockerfile entrypoint.py bootstrap/base.sh)
 }
 
 main() {
-    local base kind inputs
+    local base kind lock inputs
     choose "${GLOVEBOX_BASE_IMAGE:-bookworm}"
     if ! up_to_date "glovebox-sandbox:$kind" "$inputs"; then
         base=$(bootstrap/base.sh)
         choose "$base"
-        build_image "glovebox-sandbox:$kind" "$inputs" "$base" Dockerfile . --build-arg "LOCK=requirements-$kind.lock"
+        make_scratch
+        mkdir "$scratch/lock"
+        sandbox_lock "$lock" >"$scratch/lock/requirements.lock"
+        GLOVEBOX_TORCH=$(torch_requirement "$lock")
+        build_image "glovebox-sandbox:$kind" "$inputs" "$base" Dockerfile . --build-context "lock=$scratch/lock"
     fi
     docker tag "glovebox-sandbox:$kind" glovebox-sandbox:latest
     say "sandbox image: glovebox-sandbox:$kind $(docker image inspect --format '{{.Id}}' glovebox-sandbox:latest)"

@@ -2,6 +2,8 @@
 # shellcheck shell=bash
 #
 # GLOVEBOX_VARIANT=cpu|cuda   the lock file to use, instead of the choice below
+# GLOVEBOX_LOCK=FILE          a lock file of one's own in its place, with hashes
+# GLOVEBOX_TORCH_INDEX=URL    an index that has torch for another CUDA; it is installed from there without hashes
 # GLOVEBOX_WHEELS=DIR         a folder of wheels; without it pip's own find-links setting
 # GLOVEBOX_CA_BUNDLE=FILE     certificate authorities to trust; without it those of PIP_CERT, SSL_CERT_FILE or the system
 
@@ -45,12 +47,12 @@ has_gpu() {
         { have docker && docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q nvidia-container-runtime; }
 }
 
-# variant PYTHON_TAG (e.g. cp311): "cuda" with a GPU; else "cpu" where torch's CPU wheel for that Python can be had; else
+# variant PYTHON_TAG (e.g. cp311): "cuda" with a GPU or an index for torch; else "cpu" where torch's CPU wheel for that Python can be had; else
 # "cuda" again, which is larger but runs without a GPU and needs no index of its own.
 variant() {
     if [ -n "${GLOVEBOX_VARIANT:-}" ]; then
         echo "$GLOVEBOX_VARIANT"
-    elif has_gpu; then
+    elif has_gpu || [ -n "${GLOVEBOX_TORCH_INDEX:-}" ]; then
         echo cuda
     elif compgen -G "$(wheels_folder)/torch-*+cpu-$1-*_$(uname -m).whl" >/dev/null; then
         echo cpu
@@ -60,6 +62,32 @@ variant() {
         echo cuda
     fi
 }
+
+# The lock file for a variant.
+lock_file() {
+    if [ -z "${GLOVEBOX_LOCK:-}" ]; then
+        echo "requirements-$1.lock"
+    elif [ -s "$GLOVEBOX_LOCK" ]; then
+        realpath "$GLOVEBOX_LOCK"
+    else
+        stop "there is no lock file $GLOVEBOX_LOCK, which GLOVEBOX_LOCK names."
+    fi
+}
+
+# sandbox_lock FILE: what the image installs of a lock file. With an index for torch: all but torch and what it brings
+# along for its CUDA, of which that index decides. The comment makes the builder notice another index; the address
+# itself may hold a password.
+sandbox_lock() {
+    if [ -z "${GLOVEBOX_TORCH_INDEX:-}" ]; then
+        cat "$1"
+        return
+    fi
+    echo "# without torch, which comes from the index with the hash $(sha256sum <<<"$GLOVEBOX_TORCH_INDEX" | cut -c1-16)"
+    awk '/^[^ #]/ {skip = /^(torch|triton|pytorch-triton|nvidia-|cuda-)/} !skip' "$1"
+}
+
+# torch_requirement FILE: the version of torch that a lock file names, for whatever CUDA.
+torch_requirement() { sed -n 's/^\(torch==[^ +]*\).*/\1/p' "$1" | head -n 1; }
 
 # The data that fits the machine, unless GLOVEBOX_CORPUS says which.
 corpus() {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Controller, runner and reaper as a service: service.sh up|down|logs|status|prepare
 #
-# Variables, all of them also read from .env: GLOVEBOX_HOME (default ./home), GLOVEBOX_CORPUS, and for the key
-# ANTHROPIC_API_KEY or GLOVEBOX_ANTHROPIC_API_KEY_FILE.
+# Variables, all of them also read from .env: GLOVEBOX_HOME (default ./home), GLOVEBOX_CORPUS, GLOVEBOX_SCALE, and
+# for the key ANTHROPIC_API_KEY or GLOVEBOX_ANTHROPIC_API_KEY_FILE.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh
@@ -18,6 +18,7 @@ export_variables() {
     GLOVEBOX_HOME=${GLOVEBOX_HOME:-$(from_dotenv GLOVEBOX_HOME)}
     GLOVEBOX_HOME=$(realpath -m "${GLOVEBOX_HOME:-home}")
     export GLOVEBOX_CORPUS=${GLOVEBOX_CORPUS:-$(from_dotenv GLOVEBOX_CORPUS)}
+    export GLOVEBOX_SCALE=${GLOVEBOX_SCALE:-$(from_dotenv GLOVEBOX_SCALE)}
     GLOVEBOX_SOCKET=/var/run/docker.sock
     if [[ ${DOCKER_HOST:-} == unix://* ]]; then GLOVEBOX_SOCKET=${DOCKER_HOST#unix://}; fi
     GLOVEBOX_SOCKET_GID=$(stat -L -c %g "$GLOVEBOX_SOCKET" 2>/dev/null || echo 0)
@@ -116,11 +117,12 @@ prepare() {
             ;;
     esac
     say "preparing data ($corpus) in $GLOVEBOX_HOME"
-    docker compose run --rm --no-deps -T "${mounts[@]}" operator prepare --corpus "$corpus" </dev/null
+    docker compose run --rm --no-deps -T "${mounts[@]}" operator prepare --corpus "$corpus" \
+        ${GLOVEBOX_SCALE:+--scale "$GLOVEBOX_SCALE"} </dev/null
 }
 
 announce() {
-    has_gpu || say "no GPU that containers can use: experiments run on the CPU, at the small scale"
+    has_gpu || say "no GPU that containers can use: experiments run on the CPU, at its scale"
     [ -s "$GLOVEBOX_KEY_FILE" ] ||
         say "no ANTHROPIC_API_KEY in the environment or .env: the built-in tuner makes the proposals"
 }

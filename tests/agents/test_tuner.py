@@ -276,6 +276,15 @@ def test_learns_from_experiments_of_other_agents(effect: float | None) -> None:
     assert smaller >= 3 and larger < smaller / 2
 
 
+def test_a_run_that_found_no_gpu_teaches_nothing() -> None:
+    effort = Effort(Landscape(0))
+    for cause, moves in ((Cause.NO_GPU, 0), (Cause.SHAPE, 1)):
+        text = replace(TRAIN_PY, {"MATRIX_LR": 0.05 + 0.01 * moves})
+        decision = Decision(verdict=Verdict.CRASH, cause=cause, rule="R9")
+        effort.record(Proposal(train_py=text, description=""), None, decision)
+        assert f"of {moves} earlier moves" in Tuner(0).propose(effort.context).hypothesis
+
+
 def broken(number: int) -> str:
     raise KeyError(number)
 

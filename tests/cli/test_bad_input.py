@@ -128,7 +128,7 @@ def test_a_train_py_that_cannot_be_run(glovebox: Glovebox, content: bytes | None
 
 def test_a_corpus_or_a_scale_that_does_not_exist(glovebox: Glovebox) -> None:
     glovebox("prepare", "--corpus", "absent").refused(2, "no corpus 'absent'", "stdlib", "climbmix")
-    glovebox("prepare", "--scale", "huge").refused(2, "no scale 'huge'", "cpu or gpu")
+    glovebox("prepare", "--scale", "huge").refused(2, "no scale 'huge'", "cpu, small, medium or gpu")
 
 
 def test_another_tag_in_a_used_home(glovebox: Glovebox) -> None:

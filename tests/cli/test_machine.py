@@ -106,6 +106,12 @@ def test_doctor_on_a_machine_that_is_fit(on_engine: Glovebox, with_data: Callabl
     assert on_engine("doctor", "--device", "cpu").out.count("ok  ") == 9
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_doctor_says_why_it_is_the_cpu(on_engine: Glovebox) -> None:
+    [check] = [check for check in json.loads(on_engine("doctor", "--json").out) if check["check"] == "device"]
+    assert check["ok"] and check["detail"].startswith("cpu; no GPU: The engine cannot give a GPU"), check
+
+
 @pytest.mark.parametrize(("empty", "says"), [("true", "emptied before"), ("false", "shared: ")])
 def test_doctor_says_whether_the_kernels_caches_are_emptied(
     on_engine: Glovebox, empty: str, says: str

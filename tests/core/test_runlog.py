@@ -87,6 +87,7 @@ SCRIPTS = [
     ("'a' * 10**15\n", Cause.OOM, "MemoryError"),
     ("raise SystemExit('no luck')\n", Cause.EXIT, "no luck"),
     ("import os\nos._exit(3)\n", Cause.EXIT, "exit status 3: "),
+    ("import torch\ntorch.zeros(1).cuda()\n", Cause.NO_GPU, "Torch not compiled with CUDA enabled"),
     (
         "try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise NameError('x') from e\n",
         Cause.NAME,
@@ -127,6 +128,12 @@ TRACE = 'Traceback (most recent call last):\n  File "/work/train.py", line 3, in
          "memory: you tried to allocate 4000000000000 bytes. Error code 12", Cause.OOM),
         ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", Cause.OOM),
         ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 7.28 TiB for an array", Cause.OOM),
+        ("RuntimeError: No CUDA GPUs are available", Cause.NO_GPU),
+        ("RuntimeError: Found no NVIDIA driver on your system. Please check that you have", Cause.NO_GPU),
+        ("RuntimeError: The NVIDIA driver on your system is too old (found version 11040).", Cause.NO_GPU),
+        ("RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before "
+         "calling NumCudaDevices() that might have already set an error? Error 802: system not yet",
+         Cause.NO_GPU),
         ("RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", Cause.SHAPE),
         ("RuntimeError: The size of tensor a (3) must match the size of tensor b (4)", Cause.SHAPE),
         ("RuntimeError: shape '[4, 5]' is invalid for input of size 6", Cause.SHAPE),

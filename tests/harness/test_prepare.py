@@ -1,7 +1,10 @@
 """What train.py imports: clock, tokenizer, packing, batches, the dev score, the checkpoint."""
 
+import functools
 import itertools
+import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +20,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 import prepare
+from controller.core.model import TRIVIAL_CAUSES, Cause
+from controller.core.runlog import crash_cause
 
 BOS = 0  # in the packing tests
 Document = NDArray[np.uint16]
@@ -366,6 +371,33 @@ model = torch.nn.Linear(1, 1)
 torch.nn.init.constant_(model.bias, 1)
 batches = prepare.make_dataloader(prepare.Tokenizer.from_directory(), 1, 8, "train")
 """
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_run_that_is_meant_for_a_gpu_and_has_none_ends_at_once(
+    prepared: Path, harness_environment: dict[str, str], tmp_path: Path, thread: bool
+) -> None:
+    shutil.copytree(prepared / "public", tmp_path / "data")
+    path = tmp_path / "data" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scale": "gpu"}))
+    ask = "threading.Thread(target=next, args=(batches,)).start()" if thread else "next(batches)"
+    code = f"""
+import prepare, threading, time
+print("step 1", end="")
+batches = prepare.make_dataloader(prepare.Tokenizer.from_directory(), 1, 8, "train")
+{ask}
+time.sleep(60)
+"""
+    environment = harness_environment | {"GLOVEBOX_DATA": str(tmp_path / "data")}
+    run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=60, check=False)
+    ended = run([sys.executable, "-u", "-c", code], env=environment | {"GLOVEBOX_BUDGET_SECONDS": "100"})
+    assert (ended.returncode, ended.stdout) == (1, f"step 1\n{prepare.NO_GPU}\n"), ended.stderr
+    found = crash_cause(ended.stdout, exit_code=1, oom_killed=False, killed_at_limit=False)
+    assert found == (Cause.NO_GPU, prepare.NO_GPU) and Cause.NO_GPU not in TRIVIAL_CAUSES
+    if not thread:  # a rehearsal, a worker, a person: no run
+        code = code.replace("time.sleep(60)", "")
+        assert run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 def test_the_loader_saves_for_a_script_that_does_not_when_the_kill_is_near(

@@ -107,9 +107,9 @@ def test_less_text_than_wanted_is_scored_as_far_as_it_goes(prepared: Path) -> No
 def test_documents_are_cut_except_where_scores_must_compare_with_upstream() -> None:
     library, shards = (corpus.Corpus(name, "", [], {}) for name in ("stdlib", "climbmix"))
     lengths = [
-        dataset.passage_tokens_of(c, dataset.SCALES[s]) for c in (library, shards) for s in ("cpu", "gpu")
+        dataset.passage_tokens_of(c, dataset.SCALES[s]) for c in (library, shards) for s in dataset.SCALES
     ]
-    assert lengths == [256, 2048, 256, None]
+    assert lengths == [2048, 1024, 512, 256, None, 1024, 512, 256]
     ids = np.arange(5, dtype=np.uint16)
     assert dataset.with_bos(ids, 9, 2).tolist() == [9, 0, 1, 9, 2, 3, 9, 4]
     assert dataset.with_bos(ids, 9, None).tolist() == [9, 0, 1, 2, 3, 4]

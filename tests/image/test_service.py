@@ -240,6 +240,17 @@ def test_home_and_corpus_may_stand_in_the_dotenv(project: Path) -> None:
     assert (project / "told").read_text() == "/elsewhere\nstdlib\n"
 
 
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [("", "prepare --corpus stdlib\n"), ("small", "prepare --corpus stdlib --scale small\n")],
+)
+def test_the_size_of_the_data_may_be_chosen(project: Path, scale: str, said: str) -> None:
+    (project / ".env").write_text(f"GLOVEBOX_SCALE={scale}\n")
+    docker = 'docker() { printf "%s\\n" "$*" >told; }'
+    call(project, f"{docker}; prepare", GLOVEBOX_CORPUS="stdlib")
+    assert (project / "told").read_text().endswith(f" operator {said}")
+
+
 def leave_running(bench: Bench) -> None:
     """What a controller leaves that is killed while T trains, as far as labels go."""
     place = Place(bench.home, "7")

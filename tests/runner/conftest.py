@@ -12,16 +12,28 @@ from pathlib import Path
 import pytest
 
 from controller.clock import SystemClock
+from controller.core.gpu_probe import Gpu
 from controller.core.judge_config import JudgeConfig
 from controller.core.sandbox_config import SealedConfig
 from controller.core.templates import Files, Templates
+from controller.device import Device
 from controller.ports import Sandbox
 from controller.runner.client import RunnerSandbox
 from controller.runner.server import Runner
 from controller.runner.workshop import Workshop
 
 BUDGET = 30.0
-DEVICE = {"scale": "cpu", "name": "cpu", "driver": "", "gpu": []}
+GPU = Gpu(
+    name="NVIDIA L4",
+    driver="580.65.06",
+    cuda="13.0",
+    capability="8.9",
+    total_bytes=24_000_000_000,
+    free_bytes=23_000_000_000,
+    devices=1,
+    bf16=True,
+)
+DEVICE = Device("gpu", SealedConfig(seccomp="{}", gpu=("1",)), GPU, ("2 GPUs of a kind",))
 
 
 def make_templates(home: Path, config: SealedConfig, harness: Path) -> Templates:
@@ -38,7 +50,7 @@ def serving(sandbox: Sandbox, templates: Templates, path: Path) -> Iterator[Runn
 
     def serve() -> None:
         try:
-            Runner(sandbox, Workshop(templates), DEVICE).serve(path, stop)
+            Runner(sandbox, Workshop(templates), DEVICE.told()).serve(path, stop)
         except BaseException as error:
             failures.append(error)
         finally:

@@ -25,12 +25,14 @@ from controller.core.container_spec import ContainerSpec
 from controller.core.model import InfrastructureError, NotReady, UserError
 from controller.core.orders import Item
 from controller.core.place import Place
-from controller.core.sandbox_config import SealedConfig
+from controller.core.sandbox_config import SandboxConfig, SealedConfig
 from controller.core.templates import Templates
+from controller.device import resolve_device
 from controller.runner import wire
 from controller.runner.client import RunnerSandbox
+from controller.settings import Settings
 from tests.fakes import EmptyEngine
-from tests.runner.conftest import BUDGET, make_templates, serving
+from tests.runner.conftest import BUDGET, DEVICE, make_templates, serving
 
 CONFIG = SealedConfig(seccomp="{}")
 
@@ -102,6 +104,16 @@ def test_no_bytes_bring_a_runner_down(served: tuple[RunnerSandbox, Path, Templat
     client, path, _ = served
     assert not answer_to(path, raw).keys().isdisjoint({"refused", "error"})
     client.ping()
+
+
+def test_a_caller_hears_of_the_gpu_that_its_runner_has_asked(
+    served: tuple[RunnerSandbox, Path, Templates],
+) -> None:
+    _, path, _ = served
+    ours = Settings(runner=path, sandbox=SandboxConfig(log_bytes=1))
+    heard = resolve_device(ours)
+    assert (heard.scale, heard.gpu, heard.notes) == ("gpu", DEVICE.gpu, DEVICE.notes)
+    assert (heard.sandbox.gpu, heard.sandbox.log_bytes) == (("1",), 1)
 
 
 def test_what_is_too_long_is_refused_before_it_is_read(
@@ -201,7 +213,7 @@ def test_a_container_without_an_order_is_none_for_a_runner(
 ) -> None:
     client, _, made = served
     with pytest.raises(UserError, match="does not start"):
-        client.start(containers.gpu_probe(CONFIG, Place(made.home, "doctor")))
+        client.start(containers.gpu_probe(CONFIG, Place(made.home, "doctor"), ""))
 
 
 def test_without_a_runner_one_sentence_says_so(tmp_path: Path) -> None:

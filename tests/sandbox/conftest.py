@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tarfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -99,6 +102,34 @@ def require_runtime(name: str) -> None:
     with closing(engine()) as client:
         if name not in client.info()["Runtimes"]:
             pytest.skip(f"the engine knows no runtime called {name}")
+
+
+@contextmanager
+def image_with(**programs: str) -> Iterator[str]:
+    """The sandbox image with other programs (`_` is `-`), on an engine whose `nvidia` runtime is runc.
+
+    Skips where it is another one: a GPU, say.
+    """
+    tag = f"glovebox-stand-in-{'-'.join(programs)}-{os.getpid()}"
+    with closing(engine()) as client:
+        if Path(client.info()["Runtimes"].get("nvidia", {}).get("path", "")).name != "runc":
+            pytest.skip("the engine's runtime called nvidia is not an alias of runc")
+        made = client.create_container("glovebox-sandbox:latest", ["true"])
+        for name, text in programs.items():
+            client.put_archive(made, "/opt/venv/bin", _archive(name.replace("_", "-"), text))
+        client.commit(made, repository=tag)
+        client.remove_container(made)
+        yield tag
+        client.remove_image(tag)
+
+
+def _archive(name: str, text: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mode = len(text), 0o755
+        tar.addfile(entry, io.BytesIO(text.encode()))
+    return packed.getvalue()
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 def spec(bench: Bench, domain: Domain, *argv: str, number: int = 1) -> ContainerSpec:
     """A container that is taken for one of this domain."""
     place = Place(bench.home, "7", number)
-    probe = containers.gpu_probe(bench.config, place)
+    probe = containers.gpu_probe(bench.config, place, "")
     command = ("exec", "--limit", "60", "--", *(argv or ("true",)))
     return replace(
         probe, domain=domain, name=place.name(domain), labels=place.labels(domain), command=command

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -24,7 +21,7 @@ from controller.ports import Slot
 from controller.slot import HostSlot, read_cpu
 from controller.trainer import ContainerTrainer, TrainerConfig
 from tests.fakes import FakeSlot
-from tests.sandbox.conftest import Bench, engine, require_runtime
+from tests.sandbox.conftest import Bench, image_with, require_runtime
 
 SPINS = "while True: pass"
 SLEEPS = "import time\ntime.sleep(1)"
@@ -153,26 +150,8 @@ def test_a_runtime_that_counts_nothing_makes_no_run_look_disturbed(make_bench: C
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
-    """The sandbox image with a stand-in for nvidia-smi, on an engine whose `nvidia` runtime is runc."""
-    tag = f"glovebox-nvidia-smi-{os.getpid()}"
-    with closing(engine()) as client:
-        if Path(client.info()["Runtimes"].get("nvidia", {}).get("path", "")).name != "runc":
-            pytest.skip("the engine's runtime called nvidia is not an alias of runc")
-        made = client.create_container("glovebox-sandbox:latest", ["true"])
-        client.put_archive(made, "/usr/local/bin", _archive("nvidia-smi", NVIDIA_SMI))
-        client.commit(made, repository=tag)
-        client.remove_container(made)
+    with image_with(nvidia_smi=NVIDIA_SMI) as tag:
         yield tag
-        client.remove_image(tag)
-
-
-def _archive(name: str, text: str) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        entry = tarfile.TarInfo(name)
-        entry.size, entry.mode = len(text), 0o755
-        tar.addfile(entry, io.BytesIO(text.encode()))
-    return packed.getvalue()
 
 
 GpuBench = Callable[[str], Bench]
