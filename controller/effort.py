@@ -56,6 +56,8 @@ def run(
     machine = Machine.assemble(config)
     with contextlib.ExitStack() as resources:
         resources.callback(machine.sandbox.close)
+        if machine.slot is not None:
+            resources.callback(machine.slot.close)
         journal = resources.enter_context(contextlib.closing(Journal(config.home, clock, archive.position)))
         repository = _begin(config.home, plan, journal)
         for record in archive.follow():

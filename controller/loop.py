@@ -189,6 +189,8 @@ class Loop:
         self._world.check_inputs()
         if experiment.attempt > 0:  # an engine that was away may have kept it alive
             self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
+        if self._world.slot is not None:
+            self._world.slot.ready(self._world.stop)
         attempt = self._attempt(experiment, experiment.attempt + 1)
         spec = self._world.trainer.spec(attempt)
         self.record(

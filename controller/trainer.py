@@ -88,11 +88,13 @@ class ContainerTrainer:
     def discard(self, attempt: Attempt) -> None:
         place = self._place(attempt)
         workers, requests, replies = zip(*volumes.EXCHANGES, strict=True)
-        ran = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.TELEMETRY, Domain.HOLDER)
+        ran = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.HOLDER)
         self._sandbox.remove(
             containers=[place.name(container) for container in ran],
             volumes=[place.name(volume) for volume in (Item.WORKSPACE, *requests, *replies)],
         )
+        if self._slot is not None:
+            self._slot.vacated()
         reach("discarded")
 
     def _clear(self, attempt: Attempt) -> None:
