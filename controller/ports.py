@@ -374,6 +374,8 @@ class Wish:
     paused: bool
     by: str = ""
     reason: str = ""
+    at: dt.datetime | None = None
+    """When, UTC; None: nobody asked."""
 
 
 class Surroundings(Protocol):

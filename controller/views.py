@@ -18,7 +18,7 @@ from controller.core.experiment import Experiment
 from controller.core.model import Cause, Verdict, Work
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
-from controller.views_json import TEXT_LIMIT, Exhibit, description, effect, marks, refusal
+from controller.views_json import TEXT_LIMIT, Exhibit, baseline_failed, description, effect, marks, refusal
 
 STYLES = {
     Verdict.KEEP: "bold green",
@@ -109,6 +109,8 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
         best.append(where, style="default")
         yield "best", best
         yield "baseline", Text(f"val_bpb {baseline:.6f}  improved by {baseline - frontier.val_bpb:.6f}")
+    if wrong := baseline_failed(state):
+        yield "BASELINE", Text(f"failed, so there is no score to beat: {wrong}", style="bold white on red")
     counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
     yield "experiments", Text(f"{len(state.finished)}{_most(state, 'experiments')} finished: {counts}")
     if failed := state.causes.most_common():

@@ -11,6 +11,7 @@ Anything else is our bug and stops the process with the journal intact.
     GloveboxError
     ├── UserError            exit 2: usage or configuration
     │   └── NotReady         exit 3: the machine lacks something
+    │       └── Unfit        and will, until a person does something about it
     ├── VerificationFailed   exit 4: the record contradicts itself
     │   └── ImpossibleHistory
     ├── InfrastructureError  exit 3: engine, disk or GPU failed under an experiment
@@ -44,6 +45,10 @@ class NotReady(UserError):
     """The machine lacks something an experiment needs; the message says how to get it."""
 
     exit_status = 3
+
+
+class Unfit(NotReady):
+    """The machine lacks something that every experiment needs, and waiting brings none."""
 
 
 class VerificationFailed(GloveboxError):

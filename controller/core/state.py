@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ConfigDict
 
+from controller.core import obstacle
 from controller.core.events import (
     AgentAbsent,
     AgentFailed,
@@ -52,6 +53,7 @@ from controller.core.model import (
     Work,
 )
 from controller.core.notebook import Notebook
+from controller.core.obstacle import Obstacle
 from controller.core.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
 from controller.core.spending import Spending
 from controller.core.suspicion import Suspicion, suspicion
@@ -121,6 +123,8 @@ class ResearchState:
     """What may be on record as removed and be there still; None once a process has gone on after it."""
     baseline_bpb: float | None = None
     """The first score there is, from which improvement is counted."""
+    obstacles_since: int = 0
+    """The first experiment that counts for `obstacle`: those before have stopped a session already."""
     session: SessionStarted | None = None
     stopped: str | None = None
     """Why the last session stopped; None while one runs, or after one was killed."""
@@ -175,6 +179,16 @@ class ResearchState:
     def finished(self) -> Sequence[Experiment]:
         """Every experiment but the open one; a view, not a copy."""
         return self.experiments if self.open is None else Beginning(self.experiments, self.next_number - 1)
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """What the machine lacks, so that no experiment will be scored; None if none stopped the loop."""
+        return obstacle.standing(self.finished, self.obstacles_since) if self.unscored else None
+
+    @property
+    def unscored(self) -> bool:
+        """True while experiments were finished and none of them gave the effort a score to compare with."""
+        return self.baseline_bpb is None and len(self.finished) > 0
 
     @property
     def worked_seconds(self) -> float:
@@ -279,6 +293,8 @@ def _begin_session(state: ResearchState, event: SessionStarted) -> None:
 
     So does a pause that a person asked for. Disk and machine are looked at anew.
     """
+    if state.obstacle is not None:  # whoever began it all the same had a reason: see effort.py
+        state.obstacles_since = len(state.finished)
     state.session, state.stopped, state.agent_errors_in_a_row = event, None, 0
     if state.absence and state.absence.agent != event.agent:
         state.absence = None
