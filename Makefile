@@ -2,7 +2,8 @@
 #
 # Variables: GLOVEBOX_HOME (state of the research, default ./home) and GLOVEBOX_CORPUS (stdlib, climbmix or a folder), both
 # also read from .env; GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private
-# CA), GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`).
+# CA), GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`), ONLY (what
+# `make bench` measures, and arguments: ONLY="gpu --budget 100").
 
 DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap
@@ -45,7 +46,7 @@ check: env-dev ## lint, format, types, import rules
 	@$(BIN)/lint-imports
 
 bench: image env-dev ## measure kill accuracy, overhead, the sandbox's cost, waiting for an agent and a long journal
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench $(ONLY)
 
 attacks: image env-dev ## try to forge a score in every way we know, and score honest models beside
 	@PYTHONPATH=harness $(BIN)/python -m tests.attacks

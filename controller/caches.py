@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -19,6 +19,8 @@ from controller.core.untrusted import clean_line
 
 log = structlog.stdlib.get_logger(__name__)
 
+_LEAVE_TRACES = frozenset({*FORGOTTEN_BEFORE, Domain.JUDGE})
+"""Who runs an experiment's code; and the judge, since what he maps is not dropped."""
 EMPTIED, SHARED = "caches emptied", "shared caches"
 """How far experiments on this engine are isolated from each other."""
 
@@ -56,6 +58,17 @@ class Caches:
             self._traces.add(domain)
             yield
 
+    def ahead(self) -> bool:
+        """Empty them now, beside what else there is to do, if a trainer's start would have to and nobody is there
+        who could leave more. False if there was nothing to do; what fails is tried again by that start.
+        """
+        with self._lock:
+            if not self._emptied or Domain.WORKER not in self._traces or self._running() & _LEAVE_TRACES:
+                return False
+            with suppress(InfrastructureError, NotReady):
+                self._forget()
+            return True
+
     def isolation(self) -> tuple[str, str]:
         """EMPTIED or SHARED, and for the latter the reason. Tries it, if nobody has yet."""
         with self._lock:
@@ -64,8 +77,9 @@ class Caches:
             return (EMPTIED, "") if self._emptied else (SHARED, self._obstacle)
 
     def _forget(self) -> None:
+        before = self._running()
         if self._try(warm=True):
-            self._traces = {*self._running()}  # what runs on may leave some more
+            self._traces = {*before, *self._running()}  # what ran on may have left some more
 
     def _try(self, *, warm: bool) -> bool:
         try:

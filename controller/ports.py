@@ -185,6 +185,8 @@ class Exit:
     """FinishedAt - StartedAt as the engine measured it."""
     killed: bool
     """True if we killed it at its deadline."""
+    kill_sent_seconds: float | None = None
+    """When our SIGKILL was sent, since its start; None if none went to it while it ran."""
 
 
 class Leftovers(Protocol):

@@ -126,10 +126,10 @@ class DockerSandbox:
         stop: threading.Event,
         tick: Callable[[], None] | None = None,
     ) -> Exit:
-        killed = see_through(
+        sent = see_through(
             name, lambda: self._kill(name), self._clock, deadline=deadline, stop=stop, tick=tick
         )
-        return self._exit(name, killed)
+        return self._exit(name, sent)
 
     def running_since(self, name: str) -> float | None:
         with asked_to(f"inspect the container {name}", forgive=_GONE):
@@ -298,7 +298,7 @@ class DockerSandbox:
             return True
         return False
 
-    def _exit(self, name: str, killed: bool) -> Exit:
+    def _exit(self, name: str, kill_sent: float | None) -> Exit:
         seen = self._clock.monotonic()
         began = self.running_since(name)
         with asked_to(f"inspect the container {name}"):
@@ -312,5 +312,6 @@ class DockerSandbox:
             exit_code=state["ExitCode"],
             oom_killed=bool(state["OOMKilled"]),
             seconds=seconds,
-            killed=killed and state["ExitCode"] == _SIGKILLED,
+            killed=kill_sent is not None and state["ExitCode"] == _SIGKILLED,
+            kill_sent_seconds=None if kill_sent is None else kill_sent - began,
         )

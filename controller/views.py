@@ -214,6 +214,9 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
         limit = f" of {experiment.budget_seconds:g} s" if experiment.budget_seconds else ""
         ended = f"exit code {outcome.exit_code}, attempt {experiment.attempt}"
         yield "ran", f"{outcome.seconds:.1f} s{limit}, {ended}"
+        if (sent := outcome.kill_sent_seconds) is not None and experiment.budget_seconds:
+            late, gone = sent - experiment.budget_seconds, outcome.seconds - sent
+            yield "killed", f"{late:.3f} s after its limit, and gone {gone:.3f} s after that"
         if outcome.detail:
             yield "detail", outcome.detail
         claims = {key: value for key, value in outcome.claim.model_dump().items() if value is not None}

@@ -228,6 +228,8 @@ class Claim(Value):
     num_steps: float | None = None
     num_params_M: float | None = None
     training_seconds: float | None = None
+    startup_seconds: float | None = None
+    compile_seconds: float | None = None
     total_tokens_M: float | None = None
     mfu_percent: float | None = None
     depth: float | None = None
@@ -311,6 +313,11 @@ class RunOutcome(Value):
     seconds: float
     """Life of the container as the engine reports it."""
     exit_code: int | None
+    start_seconds: float | None = None
+    """From taking the attempt on to the start of the container; None if it was adopted."""
+    kill_sent_seconds: float | None = None
+    """When our SIGKILL was sent, since that start; None if none was. The rest of its life is what engine,
+    kernel and the GPU's driver took to end it."""
     killed_at_limit: bool = False
     oom_killed: bool = False
     cause: Cause | None = None
