@@ -67,6 +67,7 @@ class DockerSandbox:
             self._client = connect()
 
     def close(self) -> None:
+        self._caches.close()
         while self._streams:
             self._streams.popitem()[1].close()
         self._client.close()
@@ -187,6 +188,7 @@ class DockerSandbox:
             with asked_to(f"remove the volume {name}", forgive=_GONE):
                 self._client.remove_volume(name, force=True)
                 reach("volume-removed")
+        self._caches.begin_ahead()
 
     def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
         ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
