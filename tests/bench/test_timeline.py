@@ -18,7 +18,7 @@ from controller.core.events import (
     TrainingStarted,
     Voided,
 )
-from controller.core.model import Claim, Decision, RunOutcome, Score, Verdict
+from controller.core.model import Cause, Claim, Decision, Refusal, RunOutcome, Score, Verdict
 from tests.bench.gpu import compare
 from tests.bench.timeline import first_step, pace, rows, table, tokens_per_second
 from tests.efforts import START, Story, draw
@@ -82,6 +82,14 @@ def test_an_hour_at_300_seconds_with_one_score_in_five_confirmed() -> None:
     assert found.an_hour == pytest.approx(3600 / 312.5) and found.share == pytest.approx(300 / 312.5)
     assert found.between == pytest.approx(2.0 + 1.24)
     assert found.all_told.an_hour == pytest.approx(3600 / 315.74)
+
+
+def test_a_scoring_that_came_to_nothing_says_nothing_of_how_long_one_takes() -> None:
+    refusal = ScoringFinished(
+        experiment=2, attempt=1, refusal=Refusal(cause=Cause.WORKER_TIMEOUT, detail="no reply in time")
+    )
+    failed = [started(2, 640.0), trained(2, 941.0, 300.0, start_seconds=0.5), record(1300.0, refusal)]
+    assert pace(rows([*JOURNAL, *failed])).overhead == pytest.approx(12.5)
 
 
 def test_an_attempt_that_was_void_is_not_counted() -> None:

@@ -123,8 +123,9 @@ class Pace:
 
 def pace(experiments: Sequence[Row]) -> Pace:
     """Raises ValueError if none of them was scored."""
-    plain = [row.scoring_seconds for row in experiments if row.scoring_seconds and not row.confirmed]
-    proved = [row.scoring_seconds for row in experiments if row.scoring_seconds and row.confirmed]
+    times = [(row.scoring_seconds or 0.0, row.confirmed) for row in experiments if row.score is not None]
+    plain = [seconds for seconds, confirmed in times if not confirmed]
+    proved = [seconds for seconds, confirmed in times if confirmed]
     if not plain and not proved:
         raise ValueError("no experiment was scored")
     scoring = (1 - _CONFIRMED) * _mean(plain or proved) + _CONFIRMED * _mean(proved or plain)
