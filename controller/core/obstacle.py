@@ -7,7 +7,6 @@ only where the unchanged baseline, which a person chose, ended the same way: doc
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from controller.core.experiment import Experiment
@@ -171,16 +170,3 @@ def of(experiment: Experiment) -> Obstacle | None:
     """What stood in the way of one experiment."""
     outcome = experiment.outcome
     return classify(outcome.cause, outcome.detail) if outcome is not None else None
-
-
-def standing(experiments: Sequence[Experiment], since: int) -> Obstacle | None:
-    """What stands in the way of all of them: the last three ended the same way as the unchanged baseline.
-
-    `experiments`: the finished ones of an effort that has no score. Those with a number below `since` have
-    stopped the loop before, and then a person changed something or said to go on.
-    """
-    last = experiments[-IN_A_ROW:]
-    if len(last) < IN_A_ROW or last[0].number < since:
-        return None
-    found = of(experiments[0])
-    return found if found is not None and all(of(experiment) == found for experiment in last) else None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from controller.core.events import SessionStarted
-from controller.core.experiment import Experiment
 from controller.core.model import Cause
-from controller.core.obstacle import classify, standing
+from controller.core.obstacle import Obstacle, classify
 from controller.core.runlog import crash_cause
 from controller.core.state import fold
 from tests.efforts import PROVENANCE, Story
@@ -61,15 +60,17 @@ def test_ends_without_a_traceback() -> None:
     assert classify(Cause.TIMEOUT, "") is None
 
 
-def crashed(*details: str) -> list[Experiment]:
-    """Finished experiments that ended with these lines."""
+def told(details: tuple[str, ...], again: int) -> Obstacle | None:
+    """What stands in the way of experiments that ended with these lines; a session began before `again`."""
     story = Story()
-    for detail in details:
+    for number, detail in enumerate(details):
+        if number == again:
+            story.tell(SessionStarted(agent="tuner", budget_seconds=300, provenance=PROVENANCE))
         log = f"Traceback (most recent call last):\n{detail}\n"
         cause, said = crash_cause(log, exit_code=1, oom_killed=False, killed_at_limit=False)
         assert cause is not None
         story.run("an idea", cause, detail=said)
-    return list(fold(story.records).finished)
+    return fold(story.records).obstacle
 
 
 KERNELS = "ModuleNotFoundError: No module named 'kernels'"
@@ -79,7 +80,7 @@ TYPO = "NameError: name 'x' is not defined"
 
 
 @pytest.mark.parametrize(
-    ("details", "since", "kind"),
+    ("details", "again", "kind"),
     [
         ((KERNELS, KERNELS), 0, None),
         ((KERNELS, KERNELS, KERNELS), 0, "module"),
@@ -90,12 +91,13 @@ TYPO = "NameError: name 'x' is not defined"
         ((TYPO, TYPO, TYPO), 0, None),
         ((NO_GPU, NO_GPU, NO_GPU, NO_GPU, NO_GPU), 3, None),  # begun again after three
         ((NO_GPU,) * 6, 3, "gpu"),
+        ((NO_GPU,) * 3, 2, "gpu"),  # nothing had stopped it: a restart in between changes nothing
     ],
 )
 def test_three_in_a_row_that_ended_like_the_baseline_stop_it(
-    details: tuple[str, ...], since: int, kind: str | None
+    details: tuple[str, ...], again: int, kind: str | None
 ) -> None:
-    found = standing(crashed(*details), since)
+    found = told(details, again)
     assert (found.kind if found else None) == kind
     if found is not None:
         assert found.remedy in found.last_words
