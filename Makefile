@@ -3,7 +3,8 @@
 # Variables: GLOVEBOX_HOME (state of the research, default ./home), GLOVEBOX_CORPUS (stdlib, climbmix or a folder) and
 # GLOVEBOX_SCALE (cpu, small, medium or gpu), also read from .env; GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_LOCK
 # and GLOVEBOX_TORCH_INDEX (another CUDA), GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA),
-# GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`).
+# GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`), ONLY (what
+# `make bench` measures, and arguments: ONLY="gpu --budget 100").
 
 DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap
@@ -46,7 +47,7 @@ check: env-dev ## lint, format, types, import rules
 	@$(BIN)/lint-imports
 
 bench: image env-dev ## measure kill accuracy, overhead, the sandbox's cost, waiting for an agent and a long journal
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench $(ONLY)
 
 attacks: image env-dev ## try to forge a score in every way we know, and score honest models beside
 	@PYTHONPATH=harness $(BIN)/python -m tests.attacks

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -19,6 +19,8 @@ from controller.core.untrusted import clean_line
 
 log = structlog.stdlib.get_logger(__name__)
 
+_LEAVE_TRACES = frozenset({*FORGOTTEN_BEFORE, Domain.JUDGE})
+"""Who runs an experiment's code; and the judge, since what it maps is not dropped."""
 EMPTIED, SHARED = "caches emptied", "shared caches"
 """How far experiments on this engine are isolated from each other."""
 
@@ -36,6 +38,7 @@ class Caches:
         self._lock = threading.Lock()
         self._traces: set[Domain] = set(FORGOTTEN_BEFORE)
         """At first nobody knows what ran before."""
+        self._ahead: threading.Thread | None = None
         self._emptied = False
         """It has worked before."""
         self._obstacle = "" if enabled else "sandbox.empty_caches is off"
@@ -56,6 +59,29 @@ class Caches:
             self._traces.add(domain)
             yield
 
+    def begin_ahead(self) -> None:
+        """To be called when containers were removed. Begins to empty the caches, if a trainer's start would
+        have to and nobody is there who could leave more. That start waits for what is under way, and tries
+        again what failed.
+        """
+        if Domain.WORKER in self._traces and self._emptied and not self._is_ahead:
+            self._ahead = threading.Thread(target=self._empty_ahead, name="empty the caches", daemon=True)
+            self._ahead.start()
+
+    def close(self) -> None:
+        """Wait for what was begun ahead."""
+        if self._ahead is not None:
+            self._ahead.join()
+
+    @property
+    def _is_ahead(self) -> bool:
+        return self._ahead is not None and self._ahead.is_alive()
+
+    def _empty_ahead(self) -> None:
+        with self._lock, suppress(InfrastructureError, NotReady):
+            if Domain.WORKER in self._traces and not self._running() & _LEAVE_TRACES:
+                self._forget(warm=True)
+
     def isolation(self) -> tuple[str, str]:
         """EMPTIED or SHARED, and for the latter the reason. Tries it, if nobody has yet."""
         with self._lock:
@@ -64,8 +90,9 @@ class Caches:
             return (EMPTIED, "") if self._emptied else (SHARED, self._obstacle)
 
     def _forget(self, warm: bool) -> None:
+        before = self._running()
         if self._try(warm=warm):
-            self._traces = {*self._running()}  # what runs on may leave some more
+            self._traces = {*before, *self._running()}  # what ran on may have left some more
 
     def _try(self, *, warm: bool) -> bool:
         try:

@@ -339,7 +339,7 @@ def pause(
 
 @app.command("continue")
 def continue_(home: Home = None) -> None:
-    """End a pause."""
+    """End a pause; or have the next start try again what an effort stopped for that the machine lacks."""
     config = settings.load(home=home)
     require_effort(config.home)
     pause_.leave(config.home, paused=False)

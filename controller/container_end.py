@@ -36,8 +36,8 @@ def see_through(
     deadline: float,
     stop: threading.Event,
     tick: Callable[[], None] | None,
-) -> bool:
-    """Wait for the end or bring it about. True if our SIGKILL went to a running container.
+) -> float | None:
+    """Wait for the end or bring it about. When our SIGKILL went to it while it ran, on `clock`; else None.
 
     `kill` says whether the container was running; the rest is as in `ports.Sandbox.wait`.
     """
@@ -54,23 +54,25 @@ def see_through(
             if tick and now - ticked >= 1.0 and deadline - now > _STOP_SECONDS:
                 ticked = now  # not right before the deadline: a slow tick must not delay the kill
                 tick()
-        return False
+        return None
     finally:
         ending.abandon()
 
 
-def _end(ending: _Ending, name: str, kill: Callable[[], bool], clock: Clock) -> bool:
+def _end(ending: _Ending, name: str, kill: Callable[[], bool], clock: Clock) -> float | None:
     """SIGKILL until it is dead. Raises InfrastructureError if it will not die."""
     give_up = clock.monotonic() + _DEATH_SECONDS
-    killed = False
+    sent: float | None = None
     while True:
+        now = clock.monotonic()
         try:
-            killed = kill() or killed
+            if kill() and sent is None:
+                sent = now
         except InfrastructureError:
             if clock.monotonic() > give_up:
                 raise
         if ending.within(1.0):
-            return killed
+            return sent
         if clock.monotonic() > give_up:
             raise InfrastructureError(f"The container {name} survived its SIGKILL.")
 

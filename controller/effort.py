@@ -14,7 +14,7 @@ from pathlib import Path
 from controller import recovery
 from controller.clock import SystemClock
 from controller.core.events import EffortStarted, SessionStarted
-from controller.core.model import UserError
+from controller.core.model import Provenance, Unfit, UserError
 from controller.core.policy import check
 from controller.core.state import ResearchState, apply
 from controller.home import read_standing
@@ -23,7 +23,7 @@ from controller.ledger import Ledger
 from controller.loop import Loop
 from controller.machine import Machine
 from controller.pause import HomeSurroundings
-from controller.ports import Agent, Observer
+from controller.ports import Agent, Observer, Wish
 from controller.progress import observer
 from controller.repository import GitRepository
 from controller.runs import Runs
@@ -56,6 +56,8 @@ def run(
     machine = Machine.assemble(config)
     with contextlib.ExitStack() as resources:
         resources.callback(machine.sandbox.close)
+        if machine.slot is not None:
+            resources.callback(machine.slot.close)
         journal = resources.enter_context(contextlib.closing(Journal(config.home, clock, archive.position)))
         repository = _begin(config.home, plan, journal)
         for record in archive.follow():
@@ -88,6 +90,7 @@ def run(
         loop = Loop(world, state, Limits(**config.limits.model_dump()), config.budget.wall_seconds)
         recovery.sweep(config.home, world, loop.state)
         recovery.recover(world, machine.sandbox, loop.state)
+        require_fit(state, provenance, config, world.surroundings.wish())
         if (reason := loop.reason_to_stop()) is not None:
             return reason  # a service that is restarted at its limit must not fill the journal with sessions
         loop.record(
@@ -118,6 +121,21 @@ def _plan(config: Settings, state: ResearchState) -> Plan:
         "program.md": read_text(config.program, "program.md"),
     }
     return Plan(tag, files)
+
+
+def require_fit(state: ResearchState, provenance: Provenance, config: Settings, wish: Wish) -> None:
+    """Raises Unfit if the last session stopped for what the machine lacks, and nothing has changed since.
+
+    Before a session is on record: a service that is started again and again must not train three each time.
+    """
+    found, last = state.obstacle, state.finished[-1].finished_at if state.finished else None
+    if found is None or state.session is None or last is None:
+        return
+    changed = state.session.provenance != provenance
+    changed = changed or state.session.settings.get("sandbox") != config.model_dump(mode="json")["sandbox"]
+    told_to = not wish.paused and wish.at is not None and wish.at > dt.datetime.fromisoformat(last)
+    if not changed and not told_to:
+        raise Unfit(found.last_words)
 
 
 def _begin(home: Path, plan: Plan, journal: Journal) -> GitRepository:

@@ -17,6 +17,7 @@ from controller.admission import Admission
 from controller.briefing import Briefing
 from controller.calm import Calm
 from controller.chronicle import Chronicle
+from controller.core import obstacle
 from controller.core.decision import contends, decide, oddity
 from controller.core.events import (
     AnyEvent,
@@ -42,6 +43,7 @@ from controller.core.model import (
     Refusal,
     RunOutcome,
     Score,
+    Unfit,
     UserError,
     VerificationFailed,
 )
@@ -90,7 +92,7 @@ class Loop:
     def run(self) -> str:
         """Work until a limit is reached; return which one.
 
-        Raises Interrupted, NotReady, UserError, VerificationFailed.
+        Raises Interrupted, NotReady, Unfit, UserError, VerificationFailed.
         """
         self._world.prune(self.state, self.record)  # what the last process did not live to remove
         self._researcher.begin()
@@ -109,6 +111,7 @@ class Loop:
     def _work(self) -> str:
         while (reason := self.reason_to_stop()) is None:
             try:
+                self._require_fit()
                 if self._under_way or not self._patience.holds():
                     self.step()
             except AgentExhausted as error:
@@ -127,6 +130,11 @@ class Loop:
         if self._limits.hours is not None and hours >= self._limits.hours:
             return f"limit of {self._limits.hours:g} hours reached"
         return None
+
+    def _require_fit(self) -> None:
+        """Raises Unfit if experiment after experiment ends for what the machine lacks."""
+        if self.state.open is None and (found := self.state.obstacle) is not None:
+            raise Unfit(found.last_words)
 
     @property
     def _under_way(self) -> bool:
@@ -191,6 +199,8 @@ class Loop:
         self._world.check_inputs()
         if experiment.attempt > 0:  # an engine that was away may have kept it alive
             self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
+        if self._world.slot is not None:
+            self._world.slot.ready(self._world.stop)
         attempt = self._attempt(experiment, experiment.attempt + 1)
         spec = self._world.trainer.spec(attempt)
         self.record(
@@ -307,7 +317,9 @@ class Loop:
         self._world.prune(self.state, self.record)
         self._patience.succeeded()
         if experiment.number == 0 and experiment.score is None:
-            log.warning("baseline_failed", cause=experiment.cause, advice="mend train.py or the budget")
+            found = obstacle.of(experiment)
+            advice = found.sentence if found else "mend train.py or the budget"
+            log.warning("baseline_failed", cause=experiment.cause, advice=advice)
 
     # --- faults --------------------------------------------------------------------------------
 

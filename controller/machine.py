@@ -68,7 +68,14 @@ class Machine:
         data_files.verify()
         clock, slot = SystemClock(), None
         if config.noise.enabled:
-            slot = HostSlot(sandbox, clock, config=config.noise, containers=device.sandbox, home=config.home)
+            slot = HostSlot(
+                sandbox,
+                clock,
+                config=config.noise,
+                containers=device.sandbox,
+                home=config.home,
+                budget_seconds=config.budget.wall_seconds,
+            )
         alone = threading.Lock()
         return cls(
             sandbox=sandbox,

@@ -45,8 +45,8 @@ class NotifyConfig(BaseModel):
     """Is run for each event, which it gets as JSON on its standard input. No shell reads it."""
     webhook: SecretStr | None = None
     """Address to which each event is posted as JSON. It is written nowhere: many hold a secret."""
-    on: tuple[Kind, ...] = ("keep", "reject", "stall", "stop")
-    """Which events: `keep`, `discard`, `crash`, `reject`, `stall` and `stop`."""
+    on: tuple[Kind, ...] = ("baseline", "keep", "reject", "stall", "stop")
+    """Which events: `baseline` (has no score), `keep`, `discard`, `crash`, `reject`, `stall` and `stop`."""
     stall_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
     """It is a stall if no experiment was finished for so long, besides waiting for machine, disk or agent."""
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controller.chronicle import Chronicle
 from controller.core.events import Paused, Resumed
-from controller.core.model import InfrastructureError, Interrupted, NotReady
+from controller.core.model import InfrastructureError, Interrupted, NotReady, Unfit
 from controller.core.untrusted import clean_line
 from controller.ports import Clock, Surroundings
 
@@ -187,6 +187,8 @@ def persist(
         began = clock.monotonic()
         try:
             return attempt()
+        except Unfit:
+            raise
         except (InfrastructureError, NotReady) as error:
             if isinstance(error, NotReady) and (backoff.faults == 0 or config.stop_after is not None):
                 raise

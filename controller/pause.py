@@ -7,6 +7,7 @@ is still there after a restart. What came of it is in the journal, as Paused and
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import os
 import pwd
@@ -31,14 +32,17 @@ def read(home: Path) -> Wish:
     try:
         with (home / NAME).open("rb") as file:
             told = json.loads(file.read(_LONGEST))
-        return Wish(told["paused"] is True, clean_line(str(told["by"])), clean_line(str(told["reason"])))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        by, reason = clean_line(str(told["by"])), clean_line(str(told["reason"]))
+        at = dt.datetime.fromisoformat(told["at"]).astimezone(dt.UTC)
+        return Wish(told["paused"] is True, by, reason, at)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return GO_ON
 
 
 def leave(home: Path, *, paused: bool, reason: str = "") -> None:
     """Replace the last wish. Raises UserError if the home does not take it."""
-    told = {"paused": paused, "by": _who(), "reason": clean_line(reason)}
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+    told = {"paused": paused, "by": _who(), "reason": clean_line(reason), "at": now}
     try:
         write_atomic(home / NAME, json.dumps(told).encode("ascii") + b"\n")
     except OSError as error:

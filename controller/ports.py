@@ -185,6 +185,8 @@ class Exit:
     """FinishedAt - StartedAt as the engine measured it."""
     killed: bool
     """True if we killed it at its deadline."""
+    kill_sent_seconds: float | None = None
+    """When our SIGKILL was sent, since its start; None if none went to it while it ran."""
 
 
 class Leftovers(Protocol):
@@ -300,12 +302,19 @@ class Watch(Protocol):
 
 
 class Slot(Protocol):
-    """The place where experiments run, as its other users leave it. Neither method fails or blames anybody
-    when something cannot be found out.
+    """The place where experiments run, as its other users leave it. No method fails or blames anybody when
+    something cannot be found out.
     """
 
+    def ready(self, stop: threading.Event) -> None:
+        """To be called when a training is due and nothing of ours is on the slot. It returns at once, but for
+        the first time in hours, when it takes until the slot has been looked at."""
+
     def watch(self, attempt: Attempt, stop: threading.Event) -> Watch:
-        """Begin to look, before T is started or when it is adopted."""
+        """Begin to look, before T is started or when it is adopted. T waits for nothing."""
+
+    def vacated(self) -> None:
+        """The last container of ours that could use the slot is gone."""
 
     def look(self, stop: threading.Event) -> Disturbance | None:
         """What disturbs the slot while no T runs; None if nothing does. Takes some seconds, unless `stop` is
@@ -383,6 +392,8 @@ class Wish:
     paused: bool
     by: str = ""
     reason: str = ""
+    at: dt.datetime | None = None
+    """When, UTC; None: nobody asked."""
 
 
 class Surroundings(Protocol):

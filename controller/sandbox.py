@@ -72,6 +72,7 @@ class DockerSandbox:
             self._client = connect()
 
     def close(self) -> None:
+        self._caches.close()
         while self._streams:
             self._streams.popitem()[1].close()
         self._client.close()
@@ -153,10 +154,10 @@ class DockerSandbox:
         stop: threading.Event,
         tick: Callable[[], None] | None = None,
     ) -> Exit:
-        killed = see_through(
+        sent = see_through(
             name, lambda: self._kill(name), self._clock, deadline=deadline, stop=stop, tick=tick
         )
-        return self._exit(name, killed)
+        return self._exit(name, sent)
 
     def running_since(self, name: str) -> float | None:
         with asked_to(f"inspect the container {name}", forgive=_GONE):
@@ -216,6 +217,7 @@ class DockerSandbox:
             with asked_to(f"remove the volume {name}", forgive=_GONE):
                 self._client.remove_volume(name, force=True)
                 reach("volume-removed")
+        self._caches.begin_ahead()
 
     def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
         ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
@@ -335,7 +337,7 @@ class DockerSandbox:
             return True
         return False
 
-    def _exit(self, name: str, killed: bool) -> Exit:
+    def _exit(self, name: str, kill_sent: float | None) -> Exit:
         seen = self._clock.monotonic()
         began = self.running_since(name)
         with asked_to(f"inspect the container {name}"):
@@ -349,5 +351,6 @@ class DockerSandbox:
             exit_code=state["ExitCode"],
             oom_killed=bool(state["OOMKilled"]),
             seconds=seconds,
-            killed=killed and state["ExitCode"] == _SIGKILLED,
+            killed=kill_sent is not None and state["ExitCode"] == _SIGKILLED,
+            kill_sent_seconds=None if kill_sent is None else kill_sent - began,
         )

@@ -11,7 +11,7 @@ import structlog
 
 from controller import channels, choose, effort, heartbeat, patience
 from controller.clock import SystemClock
-from controller.core.model import GloveboxError, Interrupted, NotReady, UserError, VerificationFailed
+from controller.core.model import GloveboxError, Interrupted, NotReady, Unfit, UserError, VerificationFailed
 from controller.core.untrusted import clean_line
 from controller.heartbeat import Heartbeat
 from controller.notify import Notifier
@@ -63,7 +63,7 @@ def staying(stop: threading.Event) -> Iterator[None]:
     try:
         yield
     except (UserError, VerificationFailed) as error:
-        if not isinstance(error, NotReady):
+        if not isinstance(error, NotReady) or isinstance(error, Unfit):
             log.error("needs_a_person", reason=clean_line(str(error), _SENTENCE))
             stop.wait()
         raise

@@ -2,14 +2,16 @@
 
 The CPUs' counters are those of the machine (/proc/stat tells them inside a container too), minus what the
 home's containers and the controller used. A GPU is looked at by a container of its own, which prints what the
-driver says. All of it happens beside the thread that keeps T's clock, and nothing of it ever fails a run.
+driver says, all through a session: what it says between two trainings is what the GPU was like before the
+second, and no training waits for it. All of it happens beside the thread that keeps T's clock, and nothing of
+it ever fails a run.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import structlog
 from controller.core import containers, nvidia_smi, templates
 from controller.core.container_spec import ContainerSpec
 from controller.core.disturbance import (
+    FREED_SECONDS,
     CpuReading,
     GpuRecord,
     NoiseConfig,
@@ -34,6 +37,7 @@ from controller.core.model import (
     Disturbance,
     DisturbanceKind,
     GloveboxError,
+    GpuConditions,
     InfrastructureError,
     NotReady,
 )
@@ -51,12 +55,14 @@ _LOOK_SECONDS = 3.0
 """How long a slot without a training is looked at."""
 _FIRST_SECONDS = 15.0
 """For the container that asks the GPU's driver to say something, before a run goes unwatched."""
-_SETTLED_SECONDS = 0.5
-"""After T's end, until what it held of the GPU's memory is free."""
+_ROOM_SECONDS = 60.0
+"""What must be left of that container's life, beside the budget, when a training begins."""
 _KEPT_SECONDS = 2.0
 """Of what a GPU says during a run, one sample in so much time is kept."""
 _GLANCE_SECONDS = 0.2
 """How soon a stop is noticed."""
+_CLOSING_SECONDS = 10.0
+"""For a container that is being started to have started, before it is removed."""
 _LINE_BYTES = 4096
 _PROC_STAT = Path("/proc/stat")
 
@@ -65,23 +71,46 @@ class HostSlot:
     """`ports.Slot` on this machine and a Sandbox."""
 
     def __init__(
-        self, sandbox: Sandbox, clock: Clock, *, config: NoiseConfig, containers: SealedConfig, home: Path
+        self,
+        sandbox: Sandbox,
+        clock: Clock,
+        *,
+        config: NoiseConfig,
+        containers: SealedConfig,
+        home: Path,
+        budget_seconds: float,
     ) -> None:
         self._sandbox, self._clock, self._config = sandbox, clock, config
-        self._containers, self._home = containers, home.resolve()
+        self._containers, self._budget_seconds = containers, budget_seconds
+        self._place = Place(home.resolve(), SLOT_PLACE)
+        self._gpu: _GpuWatch | None = None
+        self._free_since: float | None = None
+        """Since when nothing of ours is on the GPU; None while something may be."""
         self._blind = False
         self._seen = False
         """The GPU's driver has answered us before."""
 
-    def watch(self, attempt: Attempt, stop: threading.Event) -> SlotWatch:
-        place = Place(self._home, attempt.experiment, attempt.number)
-        gpu = None
+    def ready(self, stop: threading.Event) -> None:
+        if self._free_since is None:
+            self._free_since = self._clock.monotonic()
         if self._containers.gpu:
-            with suppress(NotReady):  # T will say the same, in its own words
-                gpu = self._ask_gpu(place, attempt.budget_seconds, stop)
-        cpu = _CpuWatch(self._sandbox, self._clock, place.name(Domain.TRAINER))
+            gpu = self._asking()
+            if not self._blind:
+                gpu.await_samples(2 * len(self._containers.gpu), stop)
+            self._judge_answers(gpu, stop)
+
+    def watch(self, attempt: Attempt, stop: threading.Event) -> SlotWatch:
+        free, self._free_since = self._free_since, None
+        gpu = self._asking() if self._containers.gpu and not self._blind else None
+        if gpu is not None:
+            gpu.keep_few(since=free)
+        trainer = Place(self._place.home, attempt.experiment, attempt.number).name(Domain.TRAINER)
+        cpu = _CpuWatch(self._sandbox, self._clock, trainer)
         cpu.start()
-        return SlotWatch(self._clock, self._config, cpu, gpu, stop)
+        return SlotWatch(self._clock, self._config, cpu, gpu, free, stop)
+
+    def vacated(self) -> None:
+        self._free_since = self._clock.monotonic()
 
     def look(self, stop: threading.Event) -> Disturbance | None:
         if self._containers.gpu and (found := self._look_at_gpu(stop)) is not None:
@@ -92,66 +121,72 @@ class HostSlot:
         cpu = cpu_conditions([before, after]) if before and after else None
         return restless(cpu, None, self._config)
 
+    def close(self) -> None:
+        """Look no more. Doing it twice is fine."""
+        gpu, self._gpu = self._gpu, None
+        if gpu is not None:
+            gpu.close()
+
     def _look_at_gpu(self, stop: threading.Event) -> Disturbance | None:
-        try:
-            gpu = self._ask_gpu(Place(self._home, SLOT_PLACE), 0.0, stop)
-        except NotReady as error:
+        began, gpu = self._clock.monotonic(), self._asking()
+        gpu.await_samples(2 * len(self._containers.gpu), stop, since=began)
+        self._judge_answers(gpu, stop)
+        if isinstance(gpu.failure, NotReady):
             # The engine cannot hand the GPU out. Where it once could, that is a loss, not a lack.
-            detail = clean_line(str(error), 500)
+            detail = clean_line(str(gpu.failure), 500)
             return Disturbance(kind=DisturbanceKind.GPU_LOST, detail=detail) if self._seen else None
-        if gpu is None:
-            return None
-        gpu.close()
-        return restless(None, gpu.record, self._config)
+        return restless(None, gpu.record(since=began), self._config)
 
-    def _ask_gpu(self, place: Place, budget: float, stop: threading.Event) -> _GpuWatch | None:
-        """None if the driver cannot be asked, which is logged once. Raises NotReady without a GPU."""
-        watch = _GpuWatch(self._sandbox, self._clock, templates.telemetry(self._containers, place, budget))
-        try:
-            watch.begin(2 * len(self._containers.gpu), stop)
-        except (InfrastructureError, NotReady) as error:
-            watch.close()
-            self._say_blind(str(error))
-            if isinstance(error, NotReady):
-                raise
-            return None
-        if not watch.record.samples and not watch.record.lost:
-            watch.close()
-            self._say_blind(watch.said or "it said nothing")
-            return None
-        self._seen = True
-        return watch
+    def _asking(self) -> _GpuWatch:
+        """The container that asks the driver; another one if it has ended or would before a training does."""
+        needed = self._clock.monotonic() + self._budget_seconds + _ROOM_SECONDS
+        if self._gpu is None or not self._gpu.goes_on or self._gpu.due < needed:
+            spec = templates.telemetry(self._containers, self._place, self._budget_seconds)
+            self._gpu = _GpuWatch(self._sandbox, self._clock, spec)
+        return self._gpu
 
-    def _say_blind(self, reason: str) -> None:
-        if not self._blind:
+    def _judge_answers(self, gpu: _GpuWatch, stop: threading.Event) -> None:
+        """Whether the driver can be asked. If not, that is logged once, and waited for no more."""
+        if gpu.has_answered:
+            self._seen, self._blind = True, False
+        elif not self._blind and not stop.is_set():
             self._blind = True
-            log.warning("no_gpu_telemetry", reason=clean_line(reason, 500), advice="runs go on without it")
+            reason = clean_line(str(gpu.failure or gpu.said or "it said nothing"), 500)
+            log.warning("no_gpu_telemetry", reason=reason, advice="runs go on without it")
 
 
 class SlotWatch:
     """`ports.Watch`: both halves of it."""
 
     def __init__(
-        self, clock: Clock, config: NoiseConfig, cpu: _CpuWatch, gpu: _GpuWatch | None, stop: threading.Event
+        self,
+        clock: Clock,
+        config: NoiseConfig,
+        cpu: _CpuWatch,
+        gpu: _GpuWatch | None,
+        free: float | None,
+        stop: threading.Event,
     ) -> None:
         self._clock, self._config, self._stop = clock, config, stop
-        self._cpu, self._gpu = cpu, gpu
+        self._cpu, self._gpu, self._free = cpu, gpu, free
 
     def conclude(self, began: float) -> Conditions | None:
         ended = self._clock.monotonic()
-        self._cpu.close()
-        settled, gpu = ended + _SETTLED_SECONDS, None
-        if self._gpu is not None:
-            self._gpu.await_sample(settled, self._stop)
-            gpu = gpu_conditions(self._gpu.record, began, ended, settled)
         self.close()
+        gpu = self._of_gpu(self._gpu, began, ended) if self._gpu is not None else None
         cpu = self._cpu.conditions()
         return judged(cpu, gpu, self._config) if cpu or gpu else None
+
+    def _of_gpu(self, gpu: _GpuWatch, began: float, ended: float) -> GpuConditions | None:
+        gpu.await_samples(1, self._stop, since=ended + FREED_SECONDS)
+        if not gpu.has_answered:
+            return None
+        return gpu_conditions(gpu.record(), self._free, began, ended)
 
     def close(self) -> None:
         self._cpu.close()
         if self._gpu is not None:
-            self._gpu.close()
+            self._gpu.keep_all()
 
 
 def read_cpu(sandbox: Sandbox, clock: Clock) -> CpuReading | None:
@@ -196,45 +231,71 @@ class _CpuWatch(threading.Thread):
 
 
 class _GpuWatch:
-    """The container that asks the driver, and what it said so far."""
+    """The container that asks the driver, and what it said so far. Nobody waits for its start."""
 
     def __init__(self, sandbox: Sandbox, clock: Clock, spec: ContainerSpec) -> None:
         self._sandbox, self._clock, self._spec = sandbox, clock, spec
-        self.record = GpuRecord(spec.digest())
+        self.due = clock.monotonic() + spec.life_seconds
+        """When it ends by itself, Clock.monotonic."""
         self.said = ""
         """The last line that was about no GPU."""
+        self.failure: GloveboxError | None = None
+        """Why it could not be started."""
+        self._lost = ""
+        self._samples: list[tuple[float, GpuSample]] = []
         self._news = threading.Condition()
         self._rest = b""
         self._kept: dict[int, float] = {}
-        self._thinning = False
+        self._keeps_few = False
         self._reader: threading.Thread | None = None
+        self._starter = threading.Thread(target=self._begin, name="begin to watch the GPU", daemon=True)
+        self._starter.start()
 
-    def begin(self, samples: int, stop: threading.Event) -> None:
-        """Start, and wait for so many samples. Raises NotReady, InfrastructureError."""
-        self._sandbox.remove(containers=[self._spec.name])  # what a controller that died left behind
-        self._sandbox.start(self._spec)
-        self._reader = self._sandbox.follow(self._spec.name, self._hear)
-        self._await(lambda: len(self.record.samples) >= samples, _FIRST_SECONDS, stop)
-        self._thinning = True
+    @property
+    def goes_on(self) -> bool:
+        """False once it has no more to say."""
+        if self._starter.is_alive():
+            return True
+        return not self._lost and self._reader is not None and self._reader.is_alive()
 
-    def await_sample(self, since: float, stop: threading.Event) -> None:
-        """Wait for a sample from `since` on, Clock.monotonic; not for ever."""
-        self._thinning = False
+    @property
+    def has_answered(self) -> bool:
+        return bool(self._samples or self._lost)
 
-        def came() -> bool:
-            return bool(self.record.samples) and self.record.samples[-1][0] >= since
-
-        self._await(came, since - self._clock.monotonic() + 3 * containers.TELEMETRY_SECONDS, stop)
-
-    def _await(self, ready: Callable[[], bool], seconds: float, stop: threading.Event) -> None:
-        """Until `ready`, until a GPU is lost or the container has no more to say, or in vain."""
-        end = self._clock.monotonic() + seconds
+    def record(self, since: float = -math.inf) -> GpuRecord:
+        """What came from then on, Clock.monotonic."""
         with self._news:
-            while not ready() and not self.record.lost and not stop.is_set():
+            samples = [(at, sample) for at, sample in self._samples if at >= since]
+            return GpuRecord(self._spec.digest(), samples, self._lost)
+
+    def keep_few(self, since: float | None) -> None:
+        """For as long as a training takes; what was before `since`, Clock.monotonic, is forgotten."""
+        with self._news:
+            self._keeps_few = True
+            self._samples = [sample for sample in self._samples if since is not None and sample[0] >= since]
+
+    def keep_all(self) -> None:
+        self._keeps_few = False
+
+    def await_samples(self, number: int, stop: threading.Event, since: float = -math.inf) -> None:
+        """Until so many came since then, Clock.monotonic, or a GPU is lost; no longer than makes sense."""
+        begin = max(since, self._clock.monotonic())
+        waits = 3.0 * containers.TELEMETRY_SECONDS if self._samples else _FIRST_SECONDS
+        end = begin + max(waits, float(number) * containers.TELEMETRY_SECONDS)
+        with self._news:
+            while not self._lost and sum(at >= since for at, _ in self._samples) < number:
                 left = end - self._clock.monotonic()
-                if left <= 0 or self._reader is None or not self._reader.is_alive():
+                if left <= 0 or stop.is_set() or not self.goes_on:
                     return
                 self._news.wait(min(left, _GLANCE_SECONDS))
+
+    def _begin(self) -> None:
+        try:
+            self._sandbox.remove(containers=[self._spec.name])  # what came before it, if anything did
+            self._sandbox.start(self._spec)
+            self._reader = self._sandbox.follow(self._spec.name, self._hear)
+        except (InfrastructureError, NotReady) as error:
+            self.failure = error
 
     def _hear(self, block: bytes) -> None:
         *lines, rest = (self._rest + block).split(b"\n")
@@ -246,15 +307,16 @@ class _GpuWatch:
 
     def _note(self, heard: GpuSample | GpuLost | None, line: bytes) -> None:
         if isinstance(heard, GpuLost):
-            self.record.lost = self.record.lost or heard.said
+            self._lost = self._lost or heard.said
         elif heard is None:
             self.said = clean_line(line.decode("utf-8", "replace")) or self.said
         else:
             now = self._clock.monotonic()
-            if not self._thinning or now - self._kept.get(heard.index, 0.0) >= _KEPT_SECONDS:
+            if not self._keeps_few or now - self._kept.get(heard.index, 0.0) >= _KEPT_SECONDS:
                 self._kept[heard.index] = now
-                self.record.samples.append((now, heard))
+                self._samples.append((now, heard))
 
     def close(self) -> None:
-        with suppress(GloveboxError):  # the end of the attempt, or its own deadline, removes it too
+        self._starter.join(_CLOSING_SECONDS)
+        with suppress(GloveboxError):  # its own deadline removes it too
             self._sandbox.remove(containers=[self._spec.name])

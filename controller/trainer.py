@@ -72,6 +72,7 @@ class ContainerTrainer:
         )
 
     def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        taken_on = self._clock.monotonic()
         started = self._sandbox.running_since(self.spec(attempt).name)
         if started is None:
             self._clear(attempt)
@@ -83,16 +84,19 @@ class ContainerTrainer:
             end, printed_bytes = self._see_through(attempt, began, stop, tick)
             conditions = watch.conclude(began) if watch is not None else None
         workspace.require(self._sandbox, self._place(attempt))
-        return _outcome(attempt, end, printed_bytes, conditions)
+        start_seconds = round(began - taken_on, 3) if started is None else None
+        return _outcome(attempt, end, printed_bytes, conditions, start_seconds)
 
     def discard(self, attempt: Attempt) -> None:
         place = self._place(attempt)
         workers, requests, replies = zip(*volumes.EXCHANGES, strict=True)
-        ran = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.TELEMETRY, Domain.HOLDER)
+        ran = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.HOLDER)
         self._sandbox.remove(
             containers=[place.name(container) for container in ran],
             volumes=[place.name(volume) for volume in (Item.WORKSPACE, *requests, *replies)],
         )
+        if self._slot is not None:
+            self._slot.vacated()
         reach("discarded")
 
     def _clear(self, attempt: Attempt) -> None:
@@ -169,7 +173,13 @@ def _finish(reader: threading.Thread, log: RunLog) -> bool:
     return True
 
 
-def _outcome(attempt: Attempt, end: Exit, printed_bytes: int, conditions: Conditions | None) -> RunOutcome:
+def _outcome(
+    attempt: Attempt,
+    end: Exit,
+    printed_bytes: int,
+    conditions: Conditions | None,
+    start_seconds: float | None,
+) -> RunOutcome:
     overran = end.exit_code in _ENDED_FOR_IT and end.seconds >= attempt.budget_seconds
     killed_at_limit = end.killed or overran
     try:
@@ -183,6 +193,8 @@ def _outcome(attempt: Attempt, end: Exit, printed_bytes: int, conditions: Condit
     return RunOutcome(
         seconds=end.seconds,
         exit_code=end.exit_code,
+        start_seconds=start_seconds,
+        kill_sent_seconds=round(end.kill_sent_seconds, 3) if end.kill_sent_seconds is not None else None,
         killed_at_limit=killed_at_limit,
         oom_killed=end.oom_killed,
         cause=cause,

@@ -111,11 +111,15 @@ def run(
     )
     machine.trainer.discard(attempt)  # what a try that was killed left behind
     try:
+        if machine.slot is not None:
+            machine.slot.ready(stop)
         outcome = machine.trainer.train(attempt, stop, lambda elapsed: None)
         judgement = None if outcome.cause else _score(machine, attempt, stop, reference)
         machine.check_inputs()
     finally:
         machine.trainer.discard(attempt)
+        if machine.slot is not None:
+            machine.slot.close()
     trial = Trial(folder, outcome, judgement, config.judge.bounds)
     try:
         Runs.append_summary(folder / "run.log", outcome, judgement, trial.decision)

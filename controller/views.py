@@ -18,7 +18,7 @@ from controller.core.experiment import Experiment
 from controller.core.model import Cause, Verdict, Work
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
-from controller.views_json import TEXT_LIMIT, Exhibit, description, effect, marks, refusal
+from controller.views_json import TEXT_LIMIT, Exhibit, baseline_failed, description, effect, marks, refusal
 
 STYLES = {
     Verdict.KEEP: "bold green",
@@ -109,6 +109,8 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
         best.append(where, style="default")
         yield "best", best
         yield "baseline", Text(f"val_bpb {baseline:.6f}  improved by {baseline - frontier.val_bpb:.6f}")
+    if wrong := baseline_failed(state):
+        yield "BASELINE", Text(f"failed, so there is no score to beat: {wrong}", style="bold white on red")
     counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
     yield "experiments", Text(f"{len(state.finished)}{_most(state, 'experiments')} finished: {counts}")
     if failed := state.causes.most_common():
@@ -212,6 +214,9 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
         limit = f" of {experiment.budget_seconds:g} s" if experiment.budget_seconds else ""
         ended = f"exit code {outcome.exit_code}, attempt {experiment.attempt}"
         yield "ran", f"{outcome.seconds:.1f} s{limit}, {ended}"
+        if (sent := outcome.kill_sent_seconds) is not None and experiment.budget_seconds:
+            late, gone = sent - experiment.budget_seconds, outcome.seconds - sent
+            yield "killed", f"{late:.3f} s after its limit, and gone {gone:.3f} s after that"
         if outcome.detail:
             yield "detail", outcome.detail
         claims = {key: value for key, value in outcome.claim.model_dump().items() if value is not None}

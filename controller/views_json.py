@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller import audit, conditions, costs, pause
+from controller.core import obstacle
 from controller.core.disturbance import spoiling
 from controller.core.events import Record
 from controller.core.experiment import Experiment
@@ -43,6 +44,8 @@ def status(state: ResearchState, today: str) -> Json:
             "branch": f"autoresearch/{state.tag}" if state.tag else None,
             "frontier": frontier.model_dump() if frontier else None,
             "baseline_bpb": baseline,
+            "baseline_failed": baseline_failed(state) or None,
+            "obstacle": state.obstacle.kind if state.obstacle else None,
             "improvement_bpb": baseline - best if baseline is not None and best is not None else None,
             "experiments": len(state.finished),
             "worked_seconds": state.worked_seconds,
@@ -65,6 +68,17 @@ def status(state: ResearchState, today: str) -> Json:
             "head": state.head,
         }
     )
+
+
+def baseline_failed(state: ResearchState) -> str:
+    """Why an effort has no score to compare with, in words; empty if it has one, or has only just begun."""
+    if not state.unscored:
+        return ""
+    baseline, refused = state.experiments[0], refusal(state.experiments[0])
+    detail = refused["detail"] if refused else baseline.outcome.detail if baseline.outcome else ""
+    found = obstacle.of(baseline)
+    advice = f" {found.remedy}" if found else ""
+    return f"{baseline.cause}: {clean_line(detail, 300).rstrip('.')}.{advice}"
 
 
 def log(state: ResearchState) -> list[Json]:

@@ -182,23 +182,24 @@ class Story:
         holdout: float | None = None,
         prepared_for: int | None = None,
         stands_in_for: str | None = None,
+        detail: str = "RuntimeError: it failed",
     ) -> None:
-        """One whole experiment: a score, or the cause of its failure."""
+        """One whole experiment: a score, or the cause of its failure; `detail`: a crash's last line."""
         self.propose(description, prepared_for, stands_in_for)
-        self._finish(result, holdout)
+        self._finish(result, holdout, detail)
 
     def crash(self) -> None:
         """The end of an experiment that is in training."""
-        self._finish(Cause.SYNTAX, None)
+        self._finish(Cause.SYNTAX, None, "RuntimeError: it failed")
 
-    def _finish(self, result: float | Cause, holdout: float | None) -> None:
+    def _finish(self, result: float | Cause, holdout: float | None, detail: str) -> None:
         number = self._number
         crash = result if isinstance(result, Cause) and result not in REJECT_CAUSES else None
         outcome = RunOutcome(
             seconds=290.5,
             exit_code=1 if crash else 0,
             cause=crash,
-            detail="RuntimeError: it failed" if crash else "",
+            detail=detail if crash else "",
             claim=Claim(val_bpb=float("nan"), depth=4),
         )
         self.tell(TrainingFinished(experiment=number, attempt=1, outcome=outcome), seconds=290.5)

@@ -209,8 +209,12 @@ class FakeSlot:
     sees: Sequence[Disturbance | None] = field(default_factory=list)
     looks: int = 0
 
+    def ready(self, stop: threading.Event) -> None: ...
+
     def watch(self, attempt: Attempt, stop: threading.Event) -> FakeWatch:
         return FakeWatch()
+
+    def vacated(self) -> None: ...
 
     def look(self, stop: threading.Event) -> Disturbance | None:
         self.looks += 1

@@ -144,3 +144,50 @@ def test_many_threads_leave_no_gap() -> None:
         else:
             assert not since & FORGOTTEN_BEFORE[domains[word]]
             since.add(domains[word])
+
+
+def test_they_are_emptied_as_soon_as_the_last_worker_is_gone() -> None:
+    engine = Engine()
+    caches = engine.caches()
+
+    def removed() -> str:
+        caches.begin_ahead()
+        caches.close()
+        return "".join(engine.happened)
+
+    engine.start(caches, T)
+    assert removed() == "-t", "a trainer's traces are left to the next start"
+    engine.start(caches, W)
+    engine.alive = {J}
+    assert removed() == "w", "there may be a second worker"
+    engine.alive = {R}
+    assert removed() == "w"
+    engine.alive = {Domain.HOLDER, Domain.TELEMETRY}
+    assert removed() == "w-"
+    assert removed() == "w-" and engine.start(caches, T) == "t"
+    # whoever comes in between leaves traces of its own
+    engine.start(caches, W)
+    engine.alive = set()
+    assert removed() == "w-" and engine.start(caches, R, T) == "r-t"
+
+
+def test_a_failure_ahead_is_found_by_the_start_after_it() -> None:
+    engine = Engine()
+    caches = engine.caches()
+    engine.start(caches, T, W)
+    engine.refuses = True
+    caches.begin_ahead()
+    caches.close()
+    with pytest.raises(InfrastructureError, match="permission denied"):
+        engine.start(caches, T)
+
+
+def test_nothing_is_emptied_ahead_where_it_never_worked_or_is_turned_off() -> None:
+    for refuses, enabled in ((True, True), (False, False)):
+        engine = Engine()
+        engine.refuses = refuses
+        caches = engine.caches(enabled)
+        engine.start(caches, T, W)
+        caches.begin_ahead()
+        caches.close()
+        assert engine.happened == ["t", "w"]

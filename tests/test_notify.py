@@ -22,7 +22,7 @@ from controller.agents.replay import Replay
 from controller.channels import to_command, to_webhook
 from controller.clock import SystemClock
 from controller.core.events import AgentAbsent, AgentReturned, AnyEvent, Paused, Resumed, SessionStopped
-from controller.core.model import UserError
+from controller.core.model import Cause, UserError
 from controller.core.notice import Context, Notice, follow
 from controller.core.state import fold
 from controller.journal import read_records
@@ -105,6 +105,26 @@ def test_what_is_told_of_an_effort() -> None:
     assert keep["val_bpb"] == keep["frontier_bpb"] and keep["commit"]
     assert (crash["cause"], crash["val_bpb"], crash["frontier_bpb"]) == ("oom", None, keep["val_bpb"])
     assert not any("holdout" in json.dumps(notice) for notice in told)
+
+
+@pytest.mark.parametrize(
+    ("cause", "detail", "reason"),
+    [
+        (Cause.EXIT, "KeyError: 'getpwuid(): uid not found: 10001'", "`make image`"),
+        (Cause.EXIT, "RuntimeError: boom", "boom"),
+        (Cause.NON_CAUSAL, "", "it cheated"),
+    ],
+)
+def test_a_baseline_without_a_score_is_told_with_what_is_wrong(
+    cause: Cause, detail: str, reason: str
+) -> None:
+    story = Story()
+    story.run("baseline", cause, detail=detail)
+    story.run("an idea", cause, detail=detail)
+    first, second = (notice.as_json() for notice in told_of(story))
+    assert (first["event"], first["experiment"], first["cause"]) == ("baseline", 0, str(cause))
+    assert reason in first["reason"] and "baseline" in NotifyConfig().on
+    assert second["event"] in ("crash", "reject")
 
 
 def test_a_stall_is_told_once_until_it_is_over() -> None:

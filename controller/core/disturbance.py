@@ -7,6 +7,7 @@ no run can choose whether it is repeated.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ _FULL = 0.9
 """From this share of the CPU time on, whoever uses a CPU takes it from somebody else."""
 _LEAST_SECONDS = 4.0
 """A shorter watch says nothing about the CPUs: starting a container is a load of its own."""
+FREED_SECONDS = 0.5
+"""After the end of whatever used a GPU, until the memory that it held is free."""
+_IDLE_SECONDS = 1.2
+"""The same until nothing of it is in the driver's measure of how busy a GPU is, over up to a second."""
 _LEAST_SAMPLES = 3
 """With fewer samples of a GPU no share of them means anything."""
 
@@ -79,7 +84,7 @@ class CpuReading:
 
 @dataclass
 class GpuRecord:
-    """What the container that asks the driver delivered around one training."""
+    """What the container that asks the driver delivered around one training, or in a look without one."""
 
     spec_sha256: str
     samples: list[tuple[float, GpuSample]] = field(default_factory=list)
@@ -128,13 +133,18 @@ def _own(before: CpuReading, after: CpuReading) -> float:
     return sum(max(0.0, seconds) for seconds in used)
 
 
-def gpu_conditions(record: GpuRecord, began: float, ended: float, settled: float) -> GpuConditions:
-    """`began`, `ended`: the training, Clock.monotonic. From `settled` on its memory is free again."""
+def gpu_conditions(record: GpuRecord, free: float | None, began: float, ended: float) -> GpuConditions:
+    """`began`, `ended`: the training. Nothing of ours was on the GPU from `free` until it began; None: nobody
+    knows. All Clock.monotonic. What came before the training says whether others use the GPU, and only that
+    which came when our own use had faded: a training that follows too soon has nothing before it.
+    """
     during = [sample for at, sample in record.samples if began < at <= ended]
-    before = [sample for at, sample in record.samples if at <= began]
-    after = [sample for at, sample in record.samples if at >= settled]
+    since = math.inf if free is None else free
+    before = [sample for at, sample in record.samples if since + FREED_SECONDS <= at <= began]
+    idle = [sample for at, sample in record.samples if since + _IDLE_SECONDS <= at <= began]
+    after = [sample for at, sample in record.samples if at >= ended + FREED_SECONDS]
     # The first look after a while may wake the driver up, and shows a GPU that is busy with that.
-    busy = [sample.utilization for sample in before if sample.utilization is not None]
+    busy = [sample.utilization for sample in idle if sample.utilization is not None]
 
     def over(pick: Callable[[GpuSample], float | None], how: Callable[[list[float]], float]) -> float | None:
         values = [value for sample in during if (value := pick(sample)) is not None]

@@ -11,6 +11,7 @@ Anything else is our bug and stops the process with the journal intact.
     GloveboxError
     ├── UserError            exit 2: usage or configuration
     │   └── NotReady         exit 3: the machine lacks something
+    │       └── Unfit        and will, until a person does something about it
     ├── VerificationFailed   exit 4: the record contradicts itself
     │   └── ImpossibleHistory
     ├── InfrastructureError  exit 3: engine, disk or GPU failed under an experiment
@@ -44,6 +45,10 @@ class NotReady(UserError):
     """The machine lacks something an experiment needs; the message says how to get it."""
 
     exit_status = 3
+
+
+class Unfit(NotReady):
+    """The machine lacks something that every experiment needs, and waiting brings none."""
 
 
 class VerificationFailed(GloveboxError):
@@ -309,6 +314,11 @@ class RunOutcome(Value):
     seconds: float
     """Life of the container as the engine reports it."""
     exit_code: int | None
+    start_seconds: float | None = None
+    """From taking the attempt on to the start of the container; None if it was adopted."""
+    kill_sent_seconds: float | None = None
+    """When our SIGKILL was sent, since that start; None if none was. The rest of its life is what engine,
+    kernel and the GPU's driver took to end it."""
     killed_at_limit: bool = False
     oom_killed: bool = False
     cause: Cause | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from controller.core import obstacle
 from controller.core.events import (
     AgentAbsent,
     AgentReturned,
@@ -21,13 +22,16 @@ from controller.core.events import (
     SessionStopped,
     SlotCalm,
     SlotDisturbed,
+    TrainingFinished,
     TrainingStarted,
 )
 from controller.core.model import Decision, Verdict
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 
-Kind = Literal["keep", "discard", "crash", "reject", "stall", "stop"]
+Kind = Literal["baseline", "keep", "discard", "crash", "reject", "stall", "stop"]
+"""`baseline`: the unchanged train.py has no score, so that no experiment can be compared with it."""
+
 
 _REASON_CHARACTERS = 500
 _LOOKS = 4
@@ -51,6 +55,8 @@ class Context:
     description: str = ""
     val_bpb: float | None = None
     """Its score."""
+    detail: str = ""
+    """Why it has none."""
     decision: Decision | None = None
     """On it."""
     stalled: bool = False
@@ -80,7 +86,7 @@ class Notice:
     """UTC."""
     context: Context
     reason: str = ""
-    """Of a stall or a stop."""
+    """Of a stall or a stop, or why the baseline has no score."""
     seq: int | None = None
     """Of the journal's line it comes from; one that comes twice has the same. None: from none."""
     head: str | None = None
@@ -90,7 +96,7 @@ class Notice:
     def as_json(self) -> dict[str, Any]:
         """As it is told: nothing in it that JSON has no word for."""
         context, verdict = self.context, self.context.decision
-        of_experiment = self.kind in ("keep", "discard", "crash", "reject")
+        of_experiment = self.kind not in ("stall", "stop")
         told = {
             "event": self.kind,
             "time": self.time,
@@ -121,13 +127,15 @@ def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
         case Proposed():
             return _proposed(context, event), None
         case TrainingStarted():
-            return replace(context, val_bpb=None), None
+            return replace(context, val_bpb=None, detail=""), None
+        case TrainingFinished():
+            return replace(context, detail=event.outcome.detail), None
         case ScoringFinished():
-            return replace(context, val_bpb=event.score.val_bpb if event.score else None), None
+            detail = event.refusal.detail if event.refusal else ""
+            return replace(context, val_bpb=event.score.val_bpb if event.score else None, detail=detail), None
         case Decided():
             context = replace(context, decision=event.decision, frontier_bpb=event.frontier_bpb)
-            kind = _KINDS.get(event.decision.verdict)
-            return context, _notice(kind, context, record) if kind else None
+            return context, _decided(context, record)
         case Committed():
             context = replace(context, frontier_bpb=context.val_bpb)
             return context, _notice("keep", context, record, commit=event.commit)
@@ -135,6 +143,17 @@ def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
             return context, _notice("stop", context, record, event.reason)
         case _:
             return _stall(context, record)
+
+
+def _decided(context: Context, record: Record) -> Notice | None:
+    decision = context.decision
+    kind = _KINDS.get(decision.verdict) if decision else None
+    if decision is None or kind is None:
+        return None
+    if context.experiment != 0:
+        return _notice(kind, context, record)
+    found = obstacle.classify(decision.cause, context.detail)
+    return _notice("baseline", context, record, found.sentence if found else context.detail)
 
 
 def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ConfigDict
 
+from controller.core import obstacle
 from controller.core.events import (
     AgentAbsent,
     AgentFailed,
@@ -52,6 +53,7 @@ from controller.core.model import (
     Work,
 )
 from controller.core.notebook import Notebook
+from controller.core.obstacle import Obstacle
 from controller.core.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
 from controller.core.spending import Spending
 from controller.core.suspicion import Suspicion, suspicion
@@ -121,6 +123,10 @@ class ResearchState:
     """What may be on record as removed and be there still; None once a process has gone on after it."""
     baseline_bpb: float | None = None
     """The first score there is, from which improvement is counted."""
+    baseline_lacked: Obstacle | None = None
+    """What ended the unchanged baseline, if that was no doing of its own."""
+    lacked_in_a_row: int = 0
+    """How many of the last experiments ended like it, since a session was begun all the same."""
     session: SessionStarted | None = None
     stopped: str | None = None
     """Why the last session stopped; None while one runs, or after one was killed."""
@@ -175,6 +181,17 @@ class ResearchState:
     def finished(self) -> Sequence[Experiment]:
         """Every experiment but the open one; a view, not a copy."""
         return self.experiments if self.open is None else Beginning(self.experiments, self.next_number - 1)
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """What the machine lacks, so that no experiment will be scored; None if none stopped the loop."""
+        stands = self.baseline_bpb is None and self.lacked_in_a_row >= obstacle.IN_A_ROW
+        return self.baseline_lacked if stands else None
+
+    @property
+    def unscored(self) -> bool:
+        """True while experiments were finished and none of them gave the effort a score to compare with."""
+        return self.baseline_bpb is None and len(self.finished) > 0
 
     @property
     def worked_seconds(self) -> float:
@@ -279,6 +296,8 @@ def _begin_session(state: ResearchState, event: SessionStarted) -> None:
 
     So does a pause that a person asked for. Disk and machine are looked at anew.
     """
+    if state.obstacle is not None:  # whoever began it all the same had a reason: see effort.py
+        state.lacked_in_a_row = 0
     state.session, state.stopped, state.agent_errors_in_a_row = event, None, 0
     if state.absence and state.absence.agent != event.agent:
         state.absence = None
@@ -368,6 +387,11 @@ def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
 
 def _count(state: ResearchState, finished: Experiment) -> None:
     state.notebook.learn(finished)
+    lacked = obstacle.of(finished)
+    if finished.number == 0:
+        state.baseline_lacked = lacked
+    same = lacked is not None and lacked == state.baseline_lacked
+    state.lacked_in_a_row = state.lacked_in_a_row + 1 if same else 0
     if finished.verdict is not None:
         state.verdicts[finished.verdict] += 1
     if finished.verdict is Verdict.KEEP:

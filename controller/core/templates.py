@@ -25,6 +25,10 @@ START_SECONDS = 30.0
 """What starting and ending may add to the time that scoring itself is given."""
 
 
+TELEMETRY_SECONDS = 6 * 3600.0
+"""How long a GPU is watched by the same container, besides the budget of a training."""
+
+
 @dataclass(frozen=True)
 class Files:
     """Where on the host lies what containers mount."""
@@ -169,9 +173,8 @@ def rehearsal(
 
 
 def telemetry(config: SealedConfig, place: Place, budget_seconds: float) -> ContainerSpec:
-    """Asks the driver about the GPU: all through a training, or for a look at a slot that has none."""
-    training = 0.0 if place.experiment == SLOT_PLACE else budget_seconds
-    return containers.telemetry(config, place, training + START_SECONDS)
+    """Asks the driver about the GPU, all through a training and for hours before and after it."""
+    return containers.telemetry(config, place, budget_seconds + TELEMETRY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -230,8 +233,8 @@ class Templates:
     def _place(self, order: Order) -> Place:
         if (order.item is Item.REHEARSAL) != (order.experiment == REHEARSAL_PLACE):
             raise ValueError("a rehearsal is of no experiment, and nothing else is of a rehearsal")
-        if order.experiment == SLOT_PLACE and order.item is not Item.TELEMETRY:
-            raise ValueError("a slot without an experiment is only looked at")
+        if (order.item is Item.TELEMETRY) != (order.experiment == SLOT_PLACE):
+            raise ValueError("a slot is looked at, all through its experiments, and nothing else is of it")
         if order.item is not Item.JUDGE and (order.seed, order.draw) != (None, None):
             raise ValueError("only the judge has a seed, or draws rows")
         if (order.item in VOLUMES) and order.experiment == REHEARSAL_PLACE:

@@ -101,7 +101,14 @@ _NOISES = {
 def _disturbs(name: str, program: str) -> Assault:
     def attack(ground: Ground) -> Ending:
         bench = ground.bench
-        slot = HostSlot(bench.sandbox, bench.clock, config=CONFIG, containers=bench.config, home=bench.home)
+        slot = HostSlot(
+            bench.sandbox,
+            bench.clock,
+            config=CONFIG,
+            containers=bench.config,
+            home=bench.home,
+            budget_seconds=BUDGET,
+        )
         _await_calm(slot, ground)
         run = ground.run(
             _BAD + textwrap.indent(textwrap.dedent(program).strip("\n"), "    "), BUDGET, slot=slot

@@ -1,5 +1,7 @@
 """`make bench`: kill accuracy, overhead, sandbox, rehearsal, waiting for an agent, a long past, scoring.
 
+`make bench ONLY=gpu` measures a real effort on the machine's GPU instead, or anywhere with `--device cpu`.
+
 Other work on the machine shows in every figure; for figures to compare, let it be idle.
 """
 
@@ -15,22 +17,31 @@ from pathlib import Path
 from controller.core.sandbox_config import SandboxConfig
 from controller.seccomp import sealed
 from tests.bench.beside import beside
+from tests.bench.gpu import Measure
 from tests.bench.idle import BUDGET, LEAST, MOST, race
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
 from tests.bench.scoring import BEFORE, harness_of, measure
 from tests.bench.steps import Long
+from tests.bench.timeline import EARNEST_SECONDS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("measures", nargs="*", default=[*MEASURES], metavar="|".join(MEASURES))
+    usual = [name for name in MEASURES if name not in ASKED_FOR]
+    parser.add_argument("measures", nargs="*", default=usual, metavar="|".join(MEASURES))
     parser.add_argument("--runs", type=int, default=20, help="runs killed at their limit")
     parser.add_argument("--rounds", type=int, default=8, help="rounds inside and outside the sandbox")
     parser.add_argument("--experiments", type=int, default=6, help="experiments of the effort")
     parser.add_argument("--past", type=int, default=100_000, help="experiments of the long journal")
     parser.add_argument("--tokens", type=int, default=2_621_440, help="tokens to score at the GPU scale")
     parser.add_argument("--before", default=BEFORE, help="commit whose scoring is measured for comparison")
-    parser.add_argument("--budget", type=float, default=20.0, help="seconds of each experiment")
+    parser.add_argument("--budget", type=float, help="seconds of each experiment; 20, and 300 on a GPU")
+    of_gpu = parser.add_argument_group("gpu")
+    of_gpu.add_argument("--device", default="gpu", help="gpu or cpu")
+    of_gpu.add_argument("--data", type=Path, help="a home whose prepared data and settings are taken")
+    of_gpu.add_argument("--keep", type=Path, help="where the effort's home is made, to stay")
+    of_gpu.add_argument("--upstream", type=Path, help="a train.py that is tried at the same budget")
+    of_gpu.add_argument("--replay", type=Path, help="folder of train.py files to run after the baseline")
     options = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
     for name in options.measures:
@@ -51,7 +62,7 @@ def tax(options: argparse.Namespace) -> None:
 
 def overhead(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as home:
-        of_limit, of_life = overheads(Path(home), options.experiments, options.budget)
+        of_limit, of_life = overheads(Path(home), options.experiments, options.budget or BUDGET_SECONDS)
     _line("overhead: start to start minus limit", of_limit, "aim: ≤ 5 s, scoring included")
     _line("overhead: start to start minus life", of_life, "for runs that end before their limit")
 
@@ -75,13 +86,14 @@ def scoring(options: argparse.Namespace) -> None:
 
 
 def waiting(options: argparse.Namespace) -> None:
+    budget = options.budget or BUDGET_SECONDS
     with tempfile.TemporaryDirectory() as folder:
-        ahead, sequential = race(Path(folder), options.experiments, options.budget)
-    scale = f"answers take {LEAST * options.budget:g} to {MOST * options.budget:g} s, "
+        ahead, sequential = race(Path(folder), options.experiments, budget)
+    scale = f"answers take {LEAST * budget:g} to {MOST * budget:g} s, "
     print(f"waiting: {scale}the scale of 60 to 120 s for 300 s (aim: ≤ 2 % plus scoring)")
     print(f"waiting, asked ahead: {ahead}")
     print(f"waiting, one after the other: {sequential}")
-    shares = [f"{idle.share_in_earnest(options.budget):.2%}" for idle in (ahead, sequential)]
+    shares = [f"{idle.share_in_earnest(budget):.2%}" for idle in (ahead, sequential)]
     print(
         f"waiting, at {BUDGET:g} s and 60 to 120 s: {shares[0]}, one after the other {shares[1]}", flush=True
     )
@@ -123,6 +135,20 @@ def journal(options: argparse.Namespace) -> None:
         old.close()
 
 
+def gpu(options: argparse.Namespace) -> None:
+    measure = Measure(
+        device=options.device,
+        experiments=options.experiments,
+        budget=options.budget or EARNEST_SECONDS,
+        data=options.data,
+        keep=options.keep,
+        upstream=options.upstream,
+        replay=options.replay,
+    )
+    for line in measure.lines():
+        print(line, flush=True)
+
+
 MEASURES = {
     "kill": kill,
     "tax": tax,
@@ -131,7 +157,11 @@ MEASURES = {
     "waiting": waiting,
     "journal": journal,
     "scoring": scoring,
+    "gpu": gpu,
 }
+ASKED_FOR = ("gpu",)
+"""What is measured only when it is asked for by name."""
+BUDGET_SECONDS = 20.0
 
 
 def _line(what: str, values: Sequence[float], aim: str) -> None:

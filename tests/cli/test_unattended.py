@@ -16,7 +16,7 @@ import pytest
 
 from controller import heartbeat
 from controller.home import read_standing
-from tests.cli.conftest import Glovebox, remove_leftovers
+from tests.cli.conftest import PROJECT, Glovebox, remove_leftovers
 from tests.sandbox.conftest import engine as client_of_engine
 
 pytestmark = pytest.mark.engine
@@ -82,3 +82,25 @@ def test_a_start_that_failed_is_made_again_and_the_engines_disk_is_waited_for(
         process.kill()
         process.communicate()
         remove_leftovers(command.home)
+
+
+def test_a_machine_that_lacks_something_ends_it_after_three_and_trains_no_more(
+    prepared: Path, with_data: Callable[[Path], None], on_engine: Glovebox
+) -> None:
+    ours = (PROJECT / "harness" / "train.py").read_text(encoding="utf-8")
+    lacking = ours.replace("\nimport torch\n", "\nimport no_such_module\nimport torch\n", 1)
+    (on_engine.folder / "train.py").write_text(lacking, encoding="utf-8")
+    with_data(on_engine.home)
+    run = ("run", "--device", "cpu", "--agent", "tuner", "--budget", "30", "--experiments", "7")
+    train = str(on_engine.folder / "train.py")
+
+    def finished() -> int:
+        return len(read_standing(on_engine.home)[0].finished)
+
+    for trained in (3, 3):
+        said = on_engine(*run, GLOVEBOX_TRAIN=train)
+        assert said.status == 3 and "lacks a module" in said.err and finished() == trained, said
+    assert "no_such_module" in on_engine("status", "--json").json()["baseline_failed"]
+    assert on_engine("continue").status == 0
+    assert on_engine(*run, GLOVEBOX_TRAIN=train).status == 3 and finished() == 6
+    assert on_engine(*run, GLOVEBOX_TRAIN=train).status == 3 and finished() == 6

@@ -184,7 +184,7 @@ def test_a_gpu_before_during_and_after_a_training() -> None:
         (20.2, sample(70.0, temperature=99.0)),  # T has ended, and its memory is not free yet
         (20.8, sample(3.0, temperature=50.0)),
     ]
-    found = gpu_conditions(GpuRecord("abc", samples), began=3.0, ended=20.0, settled=20.5)
+    found = gpu_conditions(GpuRecord("abc", samples), free=-1.0, began=3.0, ended=20.0)
     assert found == GpuConditions(
         spec_sha256="abc",
         samples=2,
@@ -202,8 +202,30 @@ def test_a_gpu_before_during_and_after_a_training() -> None:
 
 
 def test_a_gpu_that_said_nothing() -> None:
-    found = gpu_conditions(GpuRecord("", lost="GPU is lost."), began=3.0, ended=20.0, settled=20.5)
+    found = gpu_conditions(GpuRecord("", lost="GPU is lost."), free=1.0, began=3.0, ended=20.0)
     assert found == GpuConditions(spec_sha256="", samples=0, lost="GPU is lost.")
+
+
+@pytest.mark.parametrize(
+    ("free", "samples", "foreign"),
+    [
+        (10.0, [(11.3, sample(0.5, utilization=0.3))], (GIB // 2, 0.3)),
+        # Memory is freed before the driver's mean forgets how busy the worker was.
+        (10.0, [(10.6, sample(0.5, utilization=0.9))], (GIB // 2, None)),
+        (10.0, [(10.4, sample(70.0, utilization=0.9))], (None, None)),
+        (10.0, [(9.9, sample(70.0)), (11.3, sample(0.5)), (11.9, sample(0.25))], (GIB // 4, None)),
+        # A run that takes the GPU in its first moment is not before itself.
+        (10.0, [(12.1, sample(70.0, utilization=0.9))], (None, None)),
+        (10.0, [], (None, None)),
+        # Nobody knows what was on the GPU: the training was adopted.
+        (None, [(11.3, sample(9.0, utilization=0.3))], (None, None)),
+    ],
+)
+def test_only_what_came_when_nothing_of_ours_used_the_gpu_is_before_a_training(
+    free: float | None, samples: list[tuple[float, GpuSample]], foreign: tuple[int | None, float | None]
+) -> None:
+    found = gpu_conditions(GpuRecord("", samples), free, began=12.0, ended=20.0)
+    assert (found.foreign_bytes, found.foreign_share) == foreign
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ def expected() -> list[ContainerSpec]:
         *(templates.worker(CONFIG, PLACE, FILES, JUDGING, names, train=TRAIN) for names in EXCHANGES),
         templates.judge(CONFIG, PLACE, FILES, JUDGING, draw=None, seed=7, row_tokens=256),
         templates.rehearsal(CONFIG, Place(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0),
-        templates.telemetry(CONFIG, PLACE, 300.0),
         templates.telemetry(CONFIG, Place(HOME, "slot"), 300.0),
     ]
 
@@ -118,6 +117,7 @@ def test_validation_text_reaches_the_judge_alone() -> None:
         (TEMPLATES.container, Order(experiment="rehearsal", attempt=1, item=Item.TRAINER)),
         (TEMPLATES.container, Order(experiment="slot", attempt=1, item=Item.TRAINER)),
         (TEMPLATES.container, Order(experiment="rehearsal", attempt=1, item=Item.TELEMETRY)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.TELEMETRY)),
     ],
 )
 def test_orders_that_make_no_sense_are_refused(make: Callable[..., object], order: Order) -> None:

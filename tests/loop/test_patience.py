@@ -23,6 +23,7 @@ from controller.core.model import (
     Refusal,
     RunOutcome,
     Score,
+    Unfit,
     UserError,
     Verdict,
     Work,
@@ -33,6 +34,7 @@ from controller.loop import Loop
 from controller.patience import Backoff, PatienceConfig, persist
 from controller.pause import HomeSurroundings
 from controller.ports import Attempt, Context, Wish
+from controller.service import staying
 from controller.snapshot import standing
 from controller.verify import verify
 from controller.world import Limits
@@ -376,3 +378,34 @@ def test_a_person_ends_the_wait_for_a_new_beginning() -> None:
     with pytest.raises(Interrupted):
         persist(attempt, CONFIG, clock, stop, lambda reason, left: None)
     assert clock.seconds == 1
+
+
+def test_a_machine_that_will_not_be_fit_by_itself_is_not_waited_for() -> None:
+    clock, ends = HandClock(), [FAULT, Unfit("no user in the image")]
+
+    def attempt() -> str:
+        raise ends.pop(0)
+
+    with pytest.raises(Unfit):
+        persist(attempt, CONFIG, clock, Hasty(clock), lambda reason, left: None)
+    assert clock.seconds == 10  # the fault before it
+
+
+@pytest.mark.parametrize(("error", "waits"), [(Unfit("no user"), True), (NotReady("no engine"), False)])
+def test_a_service_stays_when_only_a_person_can_help(error: NotReady, waits: bool) -> None:
+    waited = threading.Event()
+    with pytest.raises(type(error)), staying(Staying(waited)):
+        raise error
+    assert waited.is_set() is waits
+
+
+class Staying(threading.Event):
+    """A stop event that says whether somebody waited for it, and comes at once."""
+
+    def __init__(self, waited: threading.Event) -> None:
+        super().__init__()
+        self._waited = waited
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._waited.set()
+        return True

@@ -73,9 +73,14 @@ def test_a_container_empties_them_before_an_experiments_code_and_is_gone(
     bench.sandbox.start(trainer)
     run(bench, Domain.REHEARSAL)  # beside it
     bench.sandbox.remove(containers=[trainer.name])
-    for domain in (Domain.WORKER, Domain.JUDGE, Domain.WORKER, Domain.TRAINER):
+    judge = spec(bench, Domain.JUDGE, "sleep", "60")
+    bench.sandbox.start(judge)
+    for domain in (Domain.WORKER, Domain.WORKER):
         run(bench, domain)
-    assert " ".join(started) == "caches trainer rehearsal worker judge caches worker caches trainer"
+    assert " ".join(started) == "caches trainer rehearsal judge worker caches worker"
+    bench.sandbox.remove(containers=[judge.name])  # nobody is left who knows what the workers knew
+    run(bench, Domain.TRAINER)
+    assert started[-2:] == ["caches", "trainer"] and started.count("caches") == 3
     assert bench.sandbox.leftovers() == ([], [])
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from controller import failpoints
 from controller.calm import lasting
 from controller.core.disturbance import NoiseConfig, cpu_conditions
 from controller.core.domains import Domain
@@ -19,7 +20,6 @@ from controller.core.model import Conditions, DisturbanceKind, RunOutcome
 from controller.core.place import Place
 from controller.ports import Slot
 from controller.slot import HostSlot, read_cpu
-from controller.trainer import ContainerTrainer, TrainerConfig
 from tests.fakes import FakeSlot
 from tests.sandbox.conftest import Bench, image_with, require_runtime
 
@@ -31,6 +31,7 @@ NVIDIA_SMI = """#!/bin/sh
 case "$NVIDIA_VISIBLE_DEVICES" in
     shared) line="0, 40, 1980, 300.00, 97, 40000, 0x0000000000000000" ;;
     mute) echo "No devices were found"; exit 6 ;;
+    slow) sleep 3; line="0, 40, 1980, 300.00, 0, 1, 0x0000000000000000" ;;
     *) line="0, 40, 1980, 300.00, 0, 1, 0x0000000000000004" ;;
 esac
 case "$*" in *event*) new=yes ;; *) new=no ;; esac
@@ -53,28 +54,34 @@ done
 """
 
 
-def slot_of(bench: Bench, config: NoiseConfig | None = None) -> HostSlot:
-    return HostSlot(
-        bench.sandbox, bench.clock, config=config or NoiseConfig(), containers=bench.config, home=bench.home
-    )
-
-
-def run(bench: Bench, program: str, budget: float, config: NoiseConfig | None = None) -> RunOutcome:
-    """Train `program` on a watched slot."""
-    trainer = ContainerTrainer(
+@contextmanager
+def slot_of(bench: Bench, config: NoiseConfig | None = None) -> Iterator[HostSlot]:
+    slot = HostSlot(
         bench.sandbox,
         bench.clock,
-        config=TrainerConfig(),
+        config=config or NoiseConfig(),
         containers=bench.config,
         home=bench.home,
-        files=bench.files,
-        slot=slot_of(bench, config),
+        budget_seconds=30.0,
     )
-    attempt = bench.attempt(program, budget)
+    with closing(slot):
+        yield slot
+
+
+def train(bench: Bench, slot: HostSlot, program: str, budget: float = 30.0) -> RunOutcome:
+    """Train `program` on the slot, which somebody else got ready for it."""
+    trainer, attempt = bench.trainer(slot=slot), bench.attempt(program, budget)
     try:
         return trainer.train(attempt, bench.stop, lambda elapsed: None)
     finally:
         trainer.discard(attempt)
+
+
+def run(bench: Bench, program: str, budget: float, config: NoiseConfig | None = None) -> RunOutcome:
+    """Train `program` on a watched slot."""
+    with slot_of(bench, config) as slot:
+        slot.ready(bench.stop)
+        return train(bench, slot, program, budget)
 
 
 def seen(outcome: RunOutcome) -> Conditions:
@@ -93,8 +100,12 @@ def burners() -> Iterator[None]:
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.engine)])
-def slot(request: pytest.FixtureRequest) -> Slot:
-    return FakeSlot() if request.param == "fake" else slot_of(request.getfixturevalue("bench"))
+def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
+    if request.param == "fake":
+        yield FakeSlot()
+    else:
+        with slot_of(request.getfixturevalue("bench")) as made:
+            yield made
 
 
 def test_nobody_waits_who_wants_to_stop(slot: Slot) -> None:
@@ -128,8 +139,8 @@ def test_usage_is_that_of_the_running_containers_of_this_home(bench: Bench) -> N
 @pytest.mark.engine
 def test_others_on_the_cpus_are_noticed_beside_a_run_and_without_one(bench: Bench) -> None:
     strict = NoiseConfig(cpu_share=0.1, retry_seconds=1.0)
-    with burners():
-        found = lasting(slot_of(bench, strict), strict, bench.stop)
+    with burners(), slot_of(bench, strict) as slot:
+        found = lasting(slot, strict, bench.stop)
         outcome = run(bench, SPINS, 7.0, strict)
     assert found is not None and found.kind is DisturbanceKind.CPU_LOAD
     [disturbance] = seen(outcome).disturbances
@@ -170,8 +181,48 @@ def test_what_the_driver_says_is_on_record(gpu: str, gpu_bench: GpuBench) -> Non
     found = seen(run(bench, "import time\ntime.sleep(3)", 30.0)).gpu
     assert found is not None and found.samples >= 1 and len(found.spec_sha256) == 64
     assert (found.temperature_max, found.sm_clock_mean, found.power_max) == (40.0, 1980.0, 300.0)
-    assert (found.foreign_bytes, found.foreign_share, found.throttled) == (1024**2, 0.0, {})
+    assert (found.foreign_bytes, found.throttled) == (1024**2, {})
     assert bench.sandbox.leftovers() == ([], [])
+
+
+@pytest.fixture
+def reached() -> Iterator[dict[str, float]]:
+    """When each place was last reached, Clock.monotonic."""
+    times: dict[str, float] = {}
+    failpoints.install(lambda place: times.update({place: time.monotonic()}))
+    yield times
+    failpoints.install(None)
+
+
+@pytest.mark.engine
+def test_no_training_waits_for_the_driver(gpu_bench: GpuBench, reached: dict[str, float]) -> None:
+    """The stand-in takes 3 s for its first word, as the driver of an H200 does for its second."""
+    bench = gpu_bench("slow")
+    with slot_of(bench, NoiseConfig(cpu_share=1.0)) as slot:
+        asked = time.monotonic()
+        outcome = train(bench, slot, "import time\ntime.sleep(5)")  # adopted, say: nobody got the slot ready
+        found = seen(outcome).gpu
+        assert reached["container-due-holder"] - asked <= 0.3
+        assert reached["container-due-trainer"] - asked <= 3.0
+        assert found is not None and found.samples >= 1 and found.foreign_bytes is None
+
+        assert slot.look(bench.stop) is None
+        asked = time.monotonic()
+        slot.ready(bench.stop)
+        found = seen(train(bench, slot, SLEEPS)).gpu
+        assert reached["container-due-holder"] - asked <= 0.3
+        assert found is not None and (found.foreign_bytes, found.foreign_share) == (1024**2, 0.0)
+    assert bench.sandbox.leftovers() == ([], [])
+
+
+@pytest.mark.engine
+def test_the_first_training_of_a_session_has_something_before_it(gpu_bench: GpuBench) -> None:
+    bench = gpu_bench("slow")
+    with slot_of(bench, NoiseConfig(cpu_share=1.0)) as slot:
+        slot.ready(bench.stop)
+        slot.look(bench.stop)  # time passes
+        found = seen(train(bench, slot, SLEEPS)).gpu
+    assert found is not None and found.foreign_bytes == 1024**2
 
 
 @pytest.mark.engine
@@ -185,7 +236,8 @@ def test_a_run_whose_gpu_was_lost_is_not_to_blame(gpu_bench: GpuBench) -> None:
 @pytest.mark.engine
 def test_a_gpu_that_somebody_else_uses_is_waited_for(gpu_bench: GpuBench) -> None:
     bench = gpu_bench("shared")
-    found = slot_of(bench).look(bench.stop)
+    with slot_of(bench, NoiseConfig(cpu_share=1.0)) as slot:
+        found = slot.look(bench.stop)
     assert found is not None and found.kind is DisturbanceKind.GPU_SHARED
     assert "39.1 GiB" in found.detail
     assert bench.sandbox.leftovers() == ([], [])

@@ -61,6 +61,9 @@ def test_a_run_that_ignores_its_limit_dies_at_it(bench: Bench, program: str) -> 
     assert outcome.exit_code == 137
     assert outcome.cause is None  # whether it left a checkpoint is for the worker to find out
     assert 2.0 <= outcome.seconds < 2.0 + KILL_SLACK
+    assert outcome.kill_sent_seconds is not None and outcome.start_seconds is not None
+    assert 2.0 <= outcome.kill_sent_seconds <= outcome.seconds + 0.05
+    assert 0 < outcome.start_seconds < 30
 
 
 def test_daemons_of_a_run_die_with_it(bench: Bench) -> None:
@@ -238,7 +241,7 @@ def test_stop_is_noticed_at_once_and_the_run_can_be_adopted(bench: Bench) -> Non
     assert attempt.log_path.read_text() == "first byte\nlast byte\n"
 
     again = bench.trainer().train(attempt, threading.Event(), ticks.append)  # a run that has ended
-    assert again == outcome
+    assert again == outcome.model_copy(update={"start_seconds": None})
     trainer.discard(attempt)
     trainer.discard(attempt)
     assert bench.sandbox.leftovers() == ([], [])

@@ -1,0 +1,172 @@
+"""Recorded outcome → what the machine, not the experiment, lacks for any of them to be scored. Pure.
+
+A run says what ended it, and may lie. The loop stops for it only while an effort has no score at all, and
+only where the unchanged baseline, which a person chose, ended the same way: docs/decisions/unattended.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from controller.core.experiment import Experiment
+from controller.core.model import Cause
+from controller.core.untrusted import clean_line
+
+IN_A_ROW = 3
+"""Experiments that end the same way before the loop stops."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What stands in the way of every experiment. Two are the same if kind and subject are."""
+
+    kind: str
+    subject: str
+    """The name of a module, say; empty where the kind says it all."""
+    detail: str = field(compare=False)
+    """The line with which the run ended; safe."""
+    remedy: str = field(compare=False)
+    """A sentence: what a person can do."""
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.detail.rstrip('.')}. {self.remedy}"
+
+    @property
+    def last_words(self) -> str:
+        """Why the loop stops, and when it goes on."""
+        return (
+            f"Nothing was scored yet and {IN_A_ROW} experiments in a row ended the same way as the unchanged "
+            f"baseline: {self.sentence} No more are trained until the image, the driver, the GPU or the "
+            "settings of the sandbox are others, or `glovebox continue` says to try again; then start again"
+        )
+
+
+@dataclass(frozen=True)
+class _Row:
+    kind: str
+    causes: frozenset[str]
+    """Any of these is enough."""
+    words: re.Pattern[str] | None
+    """And so is a detail with these. What its first group holds is the subject."""
+    remedy: str
+
+
+def _words(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+#: The first row that fits wins.
+_ROWS = (
+    _Row(
+        "driver",
+        frozenset(),
+        _words(
+            r"driver on your system is too old",
+            r"CUDA driver version is insufficient",
+            r"forward compatibility was attempted",
+            r"unsupported (?:PTX version|toolchain)",
+        ),
+        "The image's CUDA is newer than the GPU's driver: update the driver, or name an image with an older "
+        "CUDA in sandbox.image.",
+    ),
+    _Row(
+        "architecture",
+        frozenset(),
+        _words(
+            r"no kernel image is available",
+            r"is not compatible with the current PyTorch",
+            r"invalid device function",
+        ),
+        "The image's PyTorch was not built for this GPU: name an image with one that was in sandbox.image.",
+    ),
+    _Row(
+        "gpu",
+        frozenset({"no-gpu"}),
+        _words(
+            r"not compiled with CUDA enabled",
+            r"Found no NVIDIA driver",
+            r"No CUDA GPUs are available",
+            r"no CUDA-capable device",
+            r"CUDA unknown error",
+            r"CUDA driver initialization failed",
+            r"system not yet initialized",
+            r"libcuda\.so",
+        ),
+        "The container has no GPU that it can use: run `glovebox doctor --device gpu`; look at the driver, "
+        "the container toolkit, the image and sandbox.gpu_access.",
+    ),
+    _Row(
+        "user",
+        frozenset(),
+        _words(r"getpwuid\(\): uid not found", r"No username set in the environment"),
+        "The image knows no user with the id that its containers run as: build it anew with `make image`, or "
+        "add the users to the image of your own.",
+    ),
+    _Row(
+        "module",
+        frozenset(),
+        _words(r"No module named '?([\w.]+)"),
+        "The image lacks a module that train.py imports: name one that has it in sandbox.image, or start a "
+        "new --home with a train.py that does without.",
+    ),
+    _Row(
+        "compiler",
+        frozenset(),
+        _words(
+            r"Failed to find C compiler",
+            r"No working C\+\+ compiler",
+            r"Cannot find a working triton installation",
+            r"\bPython\.h\b",
+        ),
+        "The image lacks the compiler, or Triton, that torch.compile needs: build it anew with `make image`.",
+    ),
+    _Row(
+        "library",
+        frozenset(),
+        _words(
+            r"cannot open shared object file",
+            r"version `?GLIBC\w*_[\d.]+'? not found",
+            r"undefined symbol",
+        ),
+        "The image lacks a library, or has a wrong one: build it anew with `make image`.",
+    ),
+    _Row(
+        "files",
+        frozenset(),
+        _words(
+            r"Read-only file system",
+            r"Permission denied",
+            r"No space left on device",
+            r"cannot place train\.py",
+        ),
+        "The container cannot use its files: look at the image, and at sandbox.workspace_bytes and "
+        "sandbox.trainer.tmp_bytes.",
+    ),
+    _Row(
+        "memory",
+        frozenset({Cause.OOM}),
+        None,
+        "The unchanged train.py needs more memory than there is: free some, raise sandbox.trainer.memory, or "
+        "start a new --home at a smaller scale.",
+    ),
+)
+
+
+def classify(cause: Cause | None, detail: str) -> Obstacle | None:
+    """What a run lacked, from how it ended; None for what is the experiment's own, as far as that tells."""
+    if cause is None:
+        return None
+    for row in _ROWS:
+        found = row.words.search(detail) if row.words else None
+        if found or cause in row.causes:
+            subject = found[1] or "" if found and found.re.groups else ""
+            return Obstacle(row.kind, subject, clean_line(detail, 300), row.remedy)
+    return None
+
+
+def of(experiment: Experiment) -> Obstacle | None:
+    """What stood in the way of one experiment."""
+    outcome = experiment.outcome
+    return classify(outcome.cause, outcome.detail) if outcome is not None else None
