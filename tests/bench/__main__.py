@@ -20,7 +20,7 @@ from tests.bench.beside import beside
 from tests.bench.gpu import Measure
 from tests.bench.idle import BUDGET, LEAST, MOST, race
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
-from tests.bench.scoring import BEFORE, harness_of, measure
+from tests.bench.scoring import BEFORE, Stage, harness_of, measure
 from tests.bench.steps import Long
 from tests.bench.timeline import EARNEST_SECONDS
 
@@ -69,7 +69,7 @@ def overhead(options: argparse.Namespace) -> None:
 
 def scoring(options: argparse.Namespace) -> None:
     config = sealed(SandboxConfig())
-    now = {}
+    now: dict[str, Stage] = {}
     for what, commit in ((f"at {options.before}", options.before), ("now", None)):
         with tempfile.TemporaryDirectory() as folder:
             harness = harness_of(commit, Path(folder))

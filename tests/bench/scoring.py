@@ -115,8 +115,16 @@ def _command(side: str, folders: dict[str, str], *more: object) -> tuple[str, ..
 
 
 def _worker(config: SealedConfig, place: Place, harness: Path, names: Exchange) -> ContainerSpec:
-    given = dict.fromkeys(("train", "harness", "data"), harness)  # replaced below
-    spec = containers.worker(config, place, argument={}, limit_seconds=LIFE_SECONDS, names=names, **given)
+    spec = containers.worker(
+        config,
+        place,
+        argument={},
+        limit_seconds=LIFE_SECONDS,
+        train=SIDES,
+        harness=harness,
+        data=harness,
+        names=names,
+    )
     mounts = (
         *_sides(harness),
         Mount(place.name(names.requests), "/requests", volume=True),

@@ -133,5 +133,7 @@ def plain(writer: Any, logits: torch.Tensor) -> Any:
 
 
 if __name__ == "__main__":
-    side, folders, *more = sys.argv[1:]
-    {"judge": judge, "worker": worker}[side](json.loads(folders), *map(int, more))
+    if sys.argv[1] == "judge":
+        judge(json.loads(sys.argv[2]), int(sys.argv[3]))
+    else:
+        worker(json.loads(sys.argv[2]))
