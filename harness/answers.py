@@ -27,6 +27,7 @@ from exchange import (
     Header,
     SlotReader,
     SlotWriter,
+    payload_bytes,
 )
 from torch import Tensor
 
@@ -35,14 +36,17 @@ LOWEST = torch.finfo(torch.float16).min
 PART_TOKENS = 2048  # encoded at a time: at a vocabulary of 8192, 64 MB for each of a few temporaries
 
 
-def less_largest(logits: Tensor) -> Tensor:
-    """float16 of logits [..., V] less the largest of each row; what is not finite stays so.
+def less_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """float16 of logits [..., V] less the largest of each row, and where that is, int32 [...].
 
-    A logit further below than float16 reaches counts as that far: its probability is 0 in float32 as well.
+    What is not finite is NaN then. A logit further below than float16 reaches counts as that far: its
+    probability is 0 in float32 as well.
     """
     numbers = logits.float()
-    below = numbers - numbers.amax(-1, keepdim=True)
-    return below.clamp_(min=LOWEST).half().masked_fill_(numbers == -math.inf, -math.inf)
+    largest = numbers.argmax(-1, keepdim=True)
+    below = numbers - numbers.gather(-1, largest)
+    coded = below.clamp_(min=LOWEST).half().masked_fill_(numbers == -math.inf, math.nan)
+    return coded, largest.squeeze(-1).int()
 
 
 def describe(logits: object, asked: Header, compact: bool) -> Header:
@@ -82,21 +86,27 @@ class Replies:
             self._writer.publish(number, header)
             return
         assert isinstance(logits, Tensor)
-        space = self._space(number, header)
+        space, places = self._space(number, header)
         with self._blaming():
-            self._put(logits[:, asked.first : asked.last], space)
+            self._put(logits[:, asked.first : asked.last], space, places)
         if self._gpu is None:
             self._writer.publish(number, header)
         else:
             arrived = self._gpu.arrival()
             self._under_way.append(self._publisher.submit(self._publish, number, header, arrived))
 
-    def _put(self, logits: Tensor, space: Tensor) -> None:
+    def _put(self, logits: Tensor, space: Tensor, places: Tensor) -> None:
         """Encode logits [B, T', V] into `space`, or begin to."""
         copy = self._gpu.copy if self._gpu else Tensor.copy_
         step = max(1, PART_TOKENS // logits.size(1))
-        for into, part in zip(torch.split(space, step), torch.split(logits, step), strict=True):
-            copy(into, less_largest(part) if self._compact else part)
+        for start in range(0, len(logits), step):
+            part = slice(start, start + step)
+            if self._compact:
+                coded, largest = less_largest(logits[part])
+                copy(space[part], coded)
+                copy(places[part], largest)
+            else:
+                copy(space[part], logits[part])
 
     def _publish(self, number: int, header: Header, arrived: torch.cuda.Event) -> None:
         arrived.synchronize()
@@ -108,15 +118,19 @@ class Replies:
             with self._blaming():
                 self._under_way.popleft().result()
 
-    def _space(self, number: int, header: Header) -> Tensor:
-        """Where reply `number` belongs, as a tensor [B, T', V]."""
-        size = math.prod(header[1:4]) * ITEM_BYTES[header.dtype]
+    def _space(self, number: int, header: Header) -> tuple[Tensor, Tensor]:
+        """Where reply `number` belongs: its logits [B, T', V], and places of the largest [B, T'] or [0]."""
+        positions, vocab = math.prod(header[1:3]), header.vocab
+        size = payload_bytes(header.dtype, positions, vocab)
         slot = number % SLOTS
         if slot not in self._spaces or self._spaces[slot].numel() < size:
             self._spaces[slot] = torch.frombuffer(self._writer.space(number, size), dtype=torch.uint8)
             if self._gpu:
                 self._gpu.register(self._spaces[slot])
-        return self._spaces[slot][:size].view(DTYPES[header.dtype]).view(header[1:4])
+        numbers = positions * vocab * ITEM_BYTES[header.dtype]
+        logits, places = torch.split(self._spaces[slot][:size], [numbers, size - numbers])
+        shape = header[1:3] if self._compact else (0,)
+        return logits.view(DTYPES[header.dtype]).view(header[1:4]), places.view(torch.int32).view(shape)
 
 
 class Copies:

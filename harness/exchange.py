@@ -22,9 +22,10 @@ All little-endian. The mark is a single byte because one byte cannot be read hal
 payload means nothing. Readers never map a file: a mapping of a file that the other side truncates kills
 the reader with SIGBUS. A writer may map its own.
 
-The dtypes of logits: bfloat16 and float32 as they are, and float16 *less the largest of the row*, all of them
-0 or less and the largest 0. A model's logits are mostly within 16 of the largest, where float16 then is off
-by 0.004 at most, an eighth of what bfloat16 of the same size is.
+The dtypes of logits: bfloat16 and float32 as they are, and float16 *less the largest of the row*; behind
+these follows, int32 [B, T'], where in its row the largest is. What matters of a model's logits is mostly
+within 16 of the largest, where float16 is off by 0.004 at most, an eighth of what bfloat16 of the same size
+is.
 
 Size of the replies folder: SLOTS * (4096 + B * T * V * 4) bytes hold every reply an honest worker can give.
 """
@@ -43,6 +44,7 @@ SLOTS = 4  # one is judged, one is written, one is computed, and one waits, so t
 HEADER_BYTES = 4096  # one page, so that the payload is page-aligned
 BFLOAT16, FLOAT32, FLOAT16_LESS_LARGEST = 1, 2, 3
 ITEM_BYTES = {BFLOAT16: 2, FLOAT32: 4, FLOAT16_LESS_LARGEST: 2}
+PLACE_BYTES = 4
 CLOSED = "closed"  # a file of this name says that the folder's owner sends nothing more
 
 # Both sides poll. A futex does not reach across two containers' mounts, and inotify on a shared tmpfs stays
@@ -82,6 +84,12 @@ class Header(NamedTuple):
     vocab: int
     first: int = 0
     last: int = 0
+
+
+def payload_bytes(dtype: int, positions: int, vocab: int) -> int:
+    """Size of a reply with logits for so many positions."""
+    places = PLACE_BYTES * positions if dtype == FLOAT16_LESS_LARGEST else 0
+    return positions * vocab * ITEM_BYTES[dtype] + places
 
 
 def usable_cpus() -> int:

@@ -39,6 +39,9 @@ from typing import Any, NamedTuple
 import fresh
 import numpy as np
 from exchange import (
+    BFLOAT16,
+    FLOAT16_LESS_LARGEST,
+    FLOAT32,
     ITEM_BYTES,
     SLOTS,
     Closed,
@@ -47,9 +50,10 @@ from exchange import (
     SlotReader,
     SlotWriter,
     await_word,
+    payload_bytes,
     usable_cpus,
 )
-from nats import Judging, Refused
+from nats import Memory, Refused, less_largest_nats, token_nats, widen
 from numpy.typing import NDArray
 
 import probes
@@ -57,7 +61,8 @@ from plan import Batch, Confirmation, Plan, Question, Role, make_confirmation, m
 from probes import Nats, Tokens
 
 WINDOW = 64  # columns wanted before a cut
-CHUNK_NUMBERS = 1 << 19  # logits one thread judges at a time; with fewer, Python takes its part of the time
+CHUNK_NUMBERS = 1 << 18, 1 << 21  # the most logits a thread judges at a time, as they are and in float16
+NUMBERS = {BFLOAT16: np.uint16, FLOAT32: np.float32, FLOAT16_LESS_LARGEST: np.float16}
 
 #: Enough for the exchange to cost little beside the model; all replies that can be under way stay below
 #: 1.1 GB at a vocabulary of 8192, in two bytes for each.
@@ -145,7 +150,7 @@ class Replies:
         self._config = config
         self._vocab = vocab
         self._reader = SlotReader(folder)
-        self._judging = Judging()
+        self._memory = Memory()
         self._started = self._last = time.monotonic()
 
     def wait(self, number: int) -> Header:
@@ -165,10 +170,27 @@ class Replies:
         """Copy and judge reply `number`: targets [B, T] -> nats [B, T]. Raises Refused."""
         self._check(number, header, targets.shape)
         flat = targets.reshape(-1)
-        step = max(1, CHUNK_NUMBERS // self._vocab)
-        starts = range(0, len(flat), step)
-        scores = pool.map(lambda i: self._chunk_nats(number, header.dtype, i, flat[i : i + step]), starts)
-        return np.concatenate(list(scores)).reshape(targets.shape)
+        largest = np.zeros(len(flat), np.int32)
+        compact = header.dtype == FLOAT16_LESS_LARGEST
+        if compact:
+            self._reader.read(number, 2 * len(flat) * self._vocab, largest.view(np.uint8).data)
+        step = max(1, min(math.ceil(len(flat) / usable_cpus()), CHUNK_NUMBERS[compact] // self._vocab))
+
+        def chunk(start: int) -> Nats:
+            part = slice(start, start + step)
+            logits = self._logits(number, header.dtype, start, len(flat[part]))
+            if not compact:
+                return token_nats(widen(logits), flat[part])
+            return less_largest_nats(logits, largest[part], flat[part], self._memory.numbers(self._vocab))
+
+        return np.concatenate(list(pool.map(chunk, range(0, len(flat), step)))).reshape(targets.shape)
+
+    def _logits(self, number: int, dtype: int, start: int, count: int) -> NDArray[Any]:
+        """Those of so many positions from `start` on, in memory of this thread until it asks for more."""
+        row = self._vocab * ITEM_BYTES[dtype]
+        raw = self._memory.raw(count * row)
+        self._reader.read(number, start * row, raw.data)
+        return raw.view(NUMBERS[dtype]).reshape(count, self._vocab)
 
     def _check(self, number: int, header: Header, shape: tuple[int, ...]) -> None:
         got = (header.rows, header.length, header.vocab)
@@ -176,15 +198,9 @@ class Replies:
             raise Refused("wrong-shape", f"the logits have not the shape asked for, {[*shape, self._vocab]}")
         if header.dtype not in ITEM_BYTES:
             raise Refused("wrong-dtype", "logits are not of a dtype that the exchange knows")
-        expected = math.prod(got) * ITEM_BYTES[header.dtype]
+        expected = payload_bytes(header.dtype, math.prod(shape), self._vocab)
         if self._reader.payload_bytes(number) < expected:
             raise Refused("protocol", f"a reply does not hold {expected} bytes of logits")
-
-    def _chunk_nats(self, number: int, dtype: int, start: int, targets: NDArray[np.int64]) -> Nats:
-        item = self._vocab * ITEM_BYTES[dtype]
-        raw = self._judging.raw(len(targets) * item)
-        self._reader.read(number, start * item, raw.data)
-        return self._judging.nats(dtype, raw, targets)
 
 
 def collect(config: Config, folders: tuple[Path, Path], batches: list[Batch], vocab: int) -> list[Nats]:

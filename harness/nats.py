@@ -8,7 +8,6 @@ import threading
 from typing import Any
 
 import numpy as np
-from exchange import BFLOAT16, FLOAT16_LESS_LARGEST, ITEM_BYTES
 from numpy.typing import NDArray
 
 from probes import Nats
@@ -18,9 +17,8 @@ Targets = NDArray[np.int64]
 # Nats per vocabulary entry. Below it they come from logits 16 and more under the largest, and a float32
 # difference of that size is off by up to a millionth; so is its exp, relatively.
 NEAR_CERTAIN = 2.0**-23
-NOT_FINITE_BITS = 0x7C00  # of a float16 without its sign: infinity; above it NaN
-NO_LOGIT = np.array(-65504, np.float16).view(np.int16)  # bits of the lowest float16, whose exp is 0
-PART_NUMBERS = 1 << 17  # worked on at a time: 512 kB in float32, half of an L2 cache
+CACHE_LINE = 64  # bytes
+PART_NUMBERS = 1 << 17  # 512 kB in float32
 
 
 class Refused(Exception):
@@ -35,35 +33,34 @@ def not_finite() -> Refused:
     return Refused("not-finite", "logits hold NaN or infinity")
 
 
-class Judging(threading.local):
+class Memory(threading.local):
     """One thread's memory for logits and for working on them, used again and again.
 
     New memory for every chunk would cost as much as the arithmetic.
     """
 
     def __init__(self) -> None:
-        self._raw = np.empty(0, np.uint8)
-        self._memory = np.empty((0, 0), np.float32)
+        self._raw = self._numbers = np.empty(0, np.uint8)
 
     def raw(self, size: int) -> NDArray[np.uint8]:
         """`size` bytes to read logits into."""
         if len(self._raw) < size:
-            self._raw = np.empty(size, np.uint8)
+            self._raw = aligned(size)
         return self._raw[:size]
 
-    def nats(self, dtype: int, raw: NDArray[np.uint8], targets: Targets) -> Nats:
-        """Negative log-softmax at the targets: logits [N, V] as bytes, targets [N] -> nats [N] >= 0.
+    def numbers(self, vocab: int) -> NDArray[np.float32]:
+        """float32 [some rows, vocab] to work on, half of an L2 cache."""
+        rows = max(1, PART_NUMBERS // vocab)
+        if len(self._numbers) < 4 * rows * vocab:
+            self._numbers = aligned(4 * rows * vocab)
+        return self._numbers[: 4 * rows * vocab].view(np.float32).reshape(rows, vocab)
 
-        Raises Refused if a logit is NaN or infinite, or if the largest of a row that says so is not 0.
-        """
-        vocab = len(raw) // (ITEM_BYTES[dtype] * len(targets))
-        shape = len(targets), vocab
-        if dtype == FLOAT16_LESS_LARGEST:
-            if self._memory.shape[1] != vocab:
-                self._memory = np.empty((max(1, PART_NUMBERS // vocab), vocab), np.float32)
-            return less_largest_nats(raw.view(np.int16).reshape(shape), targets, self._memory)
-        logits = raw.view(np.uint16 if dtype == BFLOAT16 else np.float32)
-        return token_nats(widen(logits).reshape(shape), targets)
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Memory that begins with a cache line: else every second wide load of a CPU takes two of them."""
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size]
 
 
 def token_nats(logits: NDArray[np.float32], targets: Targets) -> Nats:
@@ -99,32 +96,35 @@ def _nats(logits: NDArray[Any], targets: Targets) -> Nats:
     return nats
 
 
-def less_largest_nats(bits: NDArray[np.int16], targets: Targets, memory: NDArray[np.float32]) -> Nats:
-    """`token_nats` of float16 logits less the largest of the row, given as their bits [N, V]; changes them.
+def less_largest_nats(
+    logits: NDArray[np.float16], largest: NDArray[np.int32], targets: Targets, memory: NDArray[np.float32]
+) -> Nats:
+    """`token_nats` of float16 logits [N, V] less the largest of the row, which is at `largest` [N] in it.
 
-    `memory` [n, V] is what a part of them is worked on in, in float32. As integers, the bits of numbers below
-    0 are below 0, so the largest integer of a row is 0 if its largest number is: what is above 0 or NaN shows
-    there, minus infinity in the largest unsigned one. Nothing is subtracted from anything, so float32 is good
-    to a millionth everywhere. torch takes a third of NumPy's time for this. Raises Refused.
+    Overwrites the largest; `memory` [n, V] is what n rows at a time are worked on in. The formula holds for
+    any logit in the place of the largest, as long as no exp overflows; it has to be 0, and the target's no
+    larger, so that nothing need be subtracted. Minus infinity is a probability of 0, as any logit is that
+    lies a hundred below. torch takes a third of NumPy's time for this. Raises Refused if it is not 0, or if a
+    sum is not finite.
     """
     import torch  # takes two seconds, and the other dtypes do without it
 
     rows = np.arange(len(targets))
-    top = bits.argmax(axis=1)
-    largest = bits[rows, top]
-    if bits.view(np.uint16).max() >= NOT_FINITE_BITS + 0x8000 or largest.max() >= NOT_FINITE_BITS:
+    if largest.min() < 0 or largest.max() >= logits.shape[1]:
+        raise Refused("protocol", "the largest logit of a row is nowhere in it")
+    gap, top = -logits[rows, targets].astype(np.float64), logits[rows, largest]
+    logits[rows, largest] = -math.inf
+    others, numbers = torch.empty(len(targets)), torch.from_numpy(memory)
+    step = len(memory)
+    for part, sums in zip(
+        torch.split(torch.from_numpy(logits), step), torch.split(others, step), strict=True
+    ):
+        torch.sum(numbers[: len(part)].copy_(part).exp_(), 1, out=sums)
+    nats: Nats = gap + np.log1p(others.numpy().astype(np.float64))
+    if not np.isfinite(nats).all():
         raise not_finite()
-    if largest.any():
+    if top.any() or gap.min() < 0:
         raise Refused("protocol", "the largest logit of a row is not 0")
-    logits = bits.view(np.float16)
-    gap = -logits[rows, targets].astype(np.float64)
-    bits[rows, top] = NO_LOGIT
-    others = np.empty(len(targets), np.float32)
-    for start in range(0, len(targets), len(memory)):
-        part = torch.from_numpy(logits[start : start + len(memory)])
-        numbers = torch.from_numpy(memory[: len(part)])
-        torch.sum(numbers.copy_(part).exp_(), 1, out=torch.from_numpy(others[start : start + len(part)]))
-    nats: Nats = gap + np.log1p(others.astype(np.float64))
     return nats
 
 

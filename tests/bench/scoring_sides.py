@@ -23,6 +23,8 @@ VOCAB, LENGTH = 8192, 2048
 FRESH = 8, 32  # rows that first and second workers get of an untouched reserve
 COMPACT = hasattr(exchange, "FLOAT16_LESS_LARGEST")
 LONG = 3600.0
+READY = "ready"
+"""A file of this name says that a worker has started; that is not measured."""
 
 
 def judge(folders: dict[str, str], tokens: int) -> None:
@@ -41,7 +43,8 @@ def judge(folders: dict[str, str], tokens: int) -> None:
     known = {field.name for field in dataclasses.fields(judge.Config)}
     config = judge.Config(**{name: value for name, value in settings(folders).items() if name in known})
     torch.set_num_threads(1)
-    (Path(folders["requests"]) / "ready").touch()
+    while not all((Path(folders[name]) / READY).exists() for name in ("replies", "second_replies")):
+        time.sleep(exchange.POLL_SECONDS)
     asked = Counted(judge)
     scored = asked.timed(lambda: judge.score(config, text))
     print(json.dumps({"stage": "scoring", **asked.stage}), flush=True)
@@ -91,11 +94,12 @@ def cpu_seconds() -> float:
 
 def worker(folders: dict[str, str]) -> None:
     """Answer whatever is asked, at once: the logits of a column are the same in every row."""
-    torch.set_num_threads(exchange.usable_cpus())
+    torch.set_num_threads(1)  # a GPU copies by itself, and threads that wait for the next copy would spin
     logits = torch.randn(LENGTH, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
     reader = exchange.SlotReader(Path(folders["requests"]))
     writer = exchange.SlotWriter(Path(folders["replies"]))
     send = compact(writer, logits) if COMPACT else plain(writer, logits)
+    (Path(folders["replies"]) / READY).touch()
     for number in itertools.count():
         header = reader.wait(number, time.monotonic() + LONG)
         tokens = np.empty((header.rows, header.length), np.int32)
@@ -104,16 +108,23 @@ def worker(folders: dict[str, str]) -> None:
 
 
 def compact(writer: Any, logits: torch.Tensor) -> Any:
-    """Into the slot's memory, as a GPU would copy them."""
+    """In the slot's memory. A GPU copies them there by itself; here it is done when others are wanted."""
     import answers
 
-    coded = answers.less_largest(logits)
+    coded, largest = answers.less_largest(logits)
+    there: dict[int, tuple[int, ...]] = {}
 
     def send(number: int, asked: Any) -> None:
-        shape = asked.rows, asked.last - asked.first, VOCAB
-        space = torch.frombuffer(writer.space(number, 2 * shape[0] * shape[1] * VOCAB), dtype=torch.float16)
-        space.view(shape).copy_(coded[asked.first : asked.last])
-        writer.publish(number, exchange.Header(exchange.FLOAT16_LESS_LARGEST, *shape))
+        rows, columns, dtype = asked.rows, asked.last - asked.first, exchange.FLOAT16_LESS_LARGEST
+        slot, wanted = number % exchange.SLOTS, (rows, asked.first, asked.last)
+        if there.get(slot) != wanted:
+            size = exchange.payload_bytes(dtype, rows * columns, VOCAB)
+            space = torch.frombuffer(writer.space(number, size), dtype=torch.uint8)
+            numbers, places = torch.split(space, [size - 4 * rows * columns, 4 * rows * columns])
+            numbers.view(torch.float16).view(rows, columns, VOCAB).copy_(coded[asked.first : asked.last])
+            places.view(torch.int32).view(rows, columns).copy_(largest[asked.first : asked.last])
+            there[slot] = wanted
+        writer.publish(number, exchange.Header(dtype, rows, columns, VOCAB))
 
     return send
 

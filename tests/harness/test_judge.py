@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exchange import FLOAT16_LESS_LARGEST
 from hypothesis import given
 from hypothesis import strategies as st
-from nats import Judging, Refused, token_nats, widen
+from nats import Refused, less_largest_nats, token_nats, widen
 from numpy.typing import NDArray
 
 from judge import account
 from plan import Role, make_plan
+from probes import Nats
 from tests.harness.scoring import LENGTH, VOCAB, Scoring, make_data, reference_nats, rows_of
 
 
@@ -85,45 +85,58 @@ def test_bfloat16_is_the_upper_half_of_a_float32() -> None:
     assert widen(numbers) is numbers
 
 
-def less_largest(logits: NDArray[np.float32]) -> NDArray[np.float16]:
-    below: NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
-    return below.astype(np.float16)
+def judged(sent: NDArray[np.float16], largest: list[int], targets: list[int] | NDArray[np.int64]) -> Nats:
+    """In memory for two rows at a time."""
+    memory = np.empty((2, sent.shape[1]), np.float32)
+    return less_largest_nats(sent.copy(), np.array(largest, np.int32), np.array(targets), memory)
 
 
 @pytest.mark.parametrize("vocab", [5, 2048, 8192])
-def test_float16_less_the_largest_is_judged_as_what_it_is(vocab: int) -> None:
-    """Parts of what is worked on at a time do not divide the rows, and memory is used again."""
-    random, judging = np.random.default_rng(0), Judging()
-    for scale in (3, 30):
-        sent = less_largest(random.normal(0, scale, (70, vocab)).astype(np.float32))
-        targets = random.integers(0, vocab, len(sent))
-        nats = judging.nats(FLOAT16_LESS_LARGEST, sent.copy().view(np.uint8).reshape(-1), targets)
-        exact = reference_nats(sent.astype(np.float32), targets)
-        assert nats == pytest.approx(np.array(exact), rel=1e-6, abs=0)
+@pytest.mark.parametrize("scale", [3, 30])
+def test_float16_less_the_largest_is_judged_as_what_it_is(vocab: int, scale: float) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, scale, (31, vocab))
+    sent = (logits - logits.max(axis=1, keepdims=True)).astype(np.float16)
+    targets = random.integers(0, vocab, len(sent))
+    nats = judged(sent, logits.argmax(axis=1).tolist(), targets)
+    assert nats == pytest.approx(np.array(reference_nats(sent.astype(np.float32), targets)), rel=1e-6, abs=0)
+
+
+def test_any_logit_of_0_may_be_called_the_largest() -> None:
+    sent = np.array([[0, 3, -1], [0, 0, -1]], np.float16)
+    exact = reference_nats(sent.astype(np.float32), np.array([2, 1]))
+    assert judged(sent, [0, 1], [2, 1]) == pytest.approx(np.array(exact), rel=1e-6)
 
 
 def test_float16_keeps_the_precision_of_near_certain_predictions() -> None:
-    sent = np.array([[0, -20, -20, -20], [0, -20, -20, -65504]], np.float16)
-    nats = Judging().nats(FLOAT16_LESS_LARGEST, sent.view(np.uint8).reshape(-1), np.array([0, 3]))
-    assert nats == pytest.approx([3 * math.exp(-20), 65504 + 2 * math.exp(-20)], rel=1e-6, abs=0)
+    sent = np.array([[0, -20, -20, -20], [0, -20, -20, -65504], [0, -20, -20, -np.inf]], np.float16)
+    expected = [3 * math.exp(-20), 65504 + 2 * math.exp(-20), 2 * math.exp(-20)]
+    assert judged(sent, [0, 0, 0], [0, 3, 0]) == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 @pytest.mark.parametrize(
-    ("row", "cause"),
+    ("row", "largest", "target", "cause"),
     [
-        ([0, -1, np.nan], "not-finite"),
-        ([0, -1, -np.nan], "not-finite"),
-        ([0, -1, np.inf], "not-finite"),
-        ([0, -1, -np.inf], "not-finite"),
-        ([0, -1, 2], "protocol"),
-        ([-1, -1, -2], "protocol"),
-        ([-0.0, -1, -2], "protocol"),
+        ([0, -1, np.nan], 0, 1, "not-finite"),
+        ([0, -1, -np.nan], 0, 1, "not-finite"),
+        ([0, -1, np.inf], 0, 1, "not-finite"),
+        ([0, -1, np.inf], 0, 2, "not-finite"),
+        ([0, -1, -np.inf], 0, 2, "not-finite"),
+        ([0, -1, 1000], 0, 1, "not-finite"),
+        ([np.nan, -1, 0], 0, 1, "protocol"),
+        ([0, -1, -2], 1, 1, "protocol"),
+        ([0, -1, -2], 3, 1, "protocol"),
+        ([0, -1, -2], -1, 1, "protocol"),
+        ([-1, -1, -2], 0, 1, "protocol"),
+        ([0, 11, -2], 0, 1, "protocol"),
     ],
 )
-def test_float16_must_be_finite_and_its_largest_0(row: list[float], cause: str) -> None:
-    sent = np.array([[0, -1, -2], row], np.float16)
+def test_float16_must_be_finite_and_the_largest_0(
+    row: list[float], largest: int, target: int, cause: str
+) -> None:
+    sent = np.array([[0, -1, -2], [0, -1, -2], row], np.float16)
     with pytest.raises(Refused) as refusal:
-        Judging().nats(FLOAT16_LESS_LARGEST, sent.view(np.uint8).reshape(-1), np.array([0, 1]))
+        judged(sent, [0, 0, largest], [0, 1, target])
     assert refusal.value.cause == cause
 
 
