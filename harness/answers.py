@@ -128,7 +128,7 @@ class Replies:
             if self._gpu:
                 self._gpu.register(self._spaces[slot])
         numbers = positions * vocab * ITEM_BYTES[header.dtype]
-        logits, places = torch.split(self._spaces[slot][:size], [numbers, size - numbers])
+        places, logits = torch.split(self._spaces[slot][:size], [size - numbers, numbers])
         shape = header[1:3] if self._compact else (0,)
         return logits.view(DTYPES[header.dtype]).view(header[1:4]), places.view(torch.int32).view(shape)
 

@@ -22,8 +22,8 @@ All little-endian. The mark is a single byte because one byte cannot be read hal
 payload means nothing. Readers never map a file: a mapping of a file that the other side truncates kills
 the reader with SIGBUS. A writer may map its own.
 
-The dtypes of logits: bfloat16 and float32 as they are, and float16 *less the largest of the row*; behind
-these follows, int32 [B, T'], where in its row the largest is. What matters of a model's logits is mostly
+The dtypes of logits: bfloat16 and float32 as they are, and float16 *less the largest of the row*; before
+these stands, int32 [B, T'], where in its row the largest is. What matters of a model's logits is mostly
 within 16 of the largest, where float16 is off by 0.004 at most, an eighth of what bfloat16 of the same size
 is.
 

@@ -173,23 +173,23 @@ class Replies:
         largest = np.zeros(len(flat), np.int32)
         compact = header.dtype == FLOAT16_LESS_LARGEST
         if compact:
-            self._reader.read(number, 2 * len(flat) * self._vocab, largest.view(np.uint8).data)
+            self._reader.read(number, 0, largest.view(np.uint8).data)
         step = max(1, min(math.ceil(len(flat) / usable_cpus()), CHUNK_NUMBERS[compact] // self._vocab))
 
         def chunk(start: int) -> Nats:
             part = slice(start, start + step)
-            logits = self._logits(number, header.dtype, start, len(flat[part]))
+            logits = self._logits(number, header.dtype, compact * largest.nbytes, start, len(flat[part]))
             if not compact:
                 return token_nats(widen(logits), flat[part])
             return less_largest_nats(logits, largest[part], flat[part], self._memory.numbers(self._vocab))
 
         return np.concatenate(list(pool.map(chunk, range(0, len(flat), step)))).reshape(targets.shape)
 
-    def _logits(self, number: int, dtype: int, start: int, count: int) -> NDArray[Any]:
+    def _logits(self, number: int, dtype: int, offset: int, start: int, count: int) -> NDArray[Any]:
         """Those of so many positions from `start` on, in memory of this thread until it asks for more."""
         row = self._vocab * ITEM_BYTES[dtype]
         raw = self._memory.raw(count * row)
-        self._reader.read(number, start * row, raw.data)
+        self._reader.read(number, offset + start * row, raw.data)
         return raw.view(NUMBERS[dtype]).reshape(count, self._vocab)
 
     def _check(self, number: int, header: Header, shape: tuple[int, ...]) -> None:

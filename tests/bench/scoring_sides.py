@@ -120,7 +120,7 @@ def compact(writer: Any, logits: torch.Tensor) -> Any:
         if there.get(slot) != wanted:
             size = exchange.payload_bytes(dtype, rows * columns, VOCAB)
             space = torch.frombuffer(writer.space(number, size), dtype=torch.uint8)
-            numbers, places = torch.split(space, [size - 4 * rows * columns, 4 * rows * columns])
+            places, numbers = torch.split(space, [4 * rows * columns, size - 4 * rows * columns])
             numbers.view(torch.float16).view(rows, columns, VOCAB).copy_(coded[asked.first : asked.last])
             places.view(torch.int32).view(rows, columns).copy_(largest[asked.first : asked.last])
             there[slot] = wanted

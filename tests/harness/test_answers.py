@@ -64,7 +64,7 @@ def test_compact_reply_takes_two_bytes_whatever_the_model_gives(dtype: torch.dty
     logits = torch.randn(ROWS, CONTEXT, VOCAB).to(dtype) * 5
     header, content = sent(tmp_path, logits, compact=True)
     assert header == (FLOAT16_LESS_LARGEST, ROWS, CONTEXT, VOCAB, 0, 0)
-    numbers, places = content[: 2 * logits.numel()], content[2 * logits.numel() :]
+    places, numbers = content[: 4 * ROWS * CONTEXT], content[4 * ROWS * CONTEXT :]
     largest = torch.frombuffer(bytearray(places), dtype=torch.int32).view(ROWS, CONTEXT)
     assert torch.equal(largest, logits.argmax(-1).int())
     found = torch.frombuffer(bytearray(numbers), dtype=torch.float16).view(logits.shape).double()
