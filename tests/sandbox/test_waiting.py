@@ -16,8 +16,8 @@ from controller.core.orders import Item
 from controller.core.place import Place
 from controller.core.sandbox_config import MIB, Limits
 from controller.judge import ContainerJudge
-from tests.harness.scoring import MODEL, make_data
-from tests.sandbox.conftest import Bench
+from tests.harness.scoring import MODEL, make_data, reference_bpb, rows_of, tiny_model
+from tests.sandbox.conftest import Bench, require_runtime
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -47,12 +47,11 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
     return bench
 
 
-def judge_of(bench: Bench, ahead: float) -> ContainerJudge:
-    settings = {"batch_tokens": 128, "total_seconds": 100, "leak_fraction": 0.01, "ahead_seconds": ahead}
+def judge_of(bench: Bench, config: JudgeConfig) -> ContainerJudge:
     return ContainerJudge(
         bench.sandbox,
         bench.clock,
-        config=JudgeConfig.model_validate(settings),
+        config=config,
         containers=bench.config,
         home=bench.home,
         files=bench.files,
@@ -85,8 +84,9 @@ class Trial:
 def trials(bench: Bench) -> Iterator[Callable[..., Trial]]:
     made: list[Trial] = []
 
-    def make(ahead: float = 10.0, program: str = TRAINS, budget: float = 12.0) -> Trial:
-        made.append(Trial(bench, judge_of(bench, ahead), program, budget))
+    def make(ahead: float = 8.0, program: str = TRAINS, budget: float = 10.0) -> Trial:
+        config = JudgeConfig(batch_tokens=128, total_seconds=100, leak_fraction=0.01, ahead_seconds=ahead)
+        made.append(Trial(bench, judge_of(bench, config), program, budget))
         return made[-1]
 
     yield make
@@ -136,7 +136,7 @@ def test_a_training_that_ends_early_is_scored_without_anybody_waiting(trials: Ca
 
 def test_what_waits_for_nothing_is_removed(trials: Callable[..., Trial]) -> None:
     crashes = (
-        TRAINS.replace("while prepare.time_left() > 0", "while prepare.time_left() > 6")
+        TRAINS.replace("while prepare.time_left() > 0", "while prepare.time_left() > 4")
         + "    raise ValueError"
     )
     trial = trials(program=crashes)
@@ -153,3 +153,21 @@ def test_only_beside_a_gpu_by_default() -> None:
     assert JudgeConfig().ahead(gpu=True) == AHEAD_SECONDS
     assert JudgeConfig().ahead(gpu=False) == 0
     assert JudgeConfig(ahead_seconds=3).ahead(gpu=False) == 3
+
+
+def test_beside_a_gpu_they_wait_by_default_and_answer_in_float16(make_bench: Callable[..., Bench]) -> None:
+    require_runtime("nvidia")
+    bench = make_bench(gpu=("0",), gpu_access="runtime", workspace_bytes=16 * MIB)
+    make_data(bench.home / "data")
+    config = JudgeConfig(batch_tokens=128, leak_fraction=0.01, total_seconds=100)
+    judge = judge_of(bench, config)
+    trial = Trial(bench, judge, TRAINS, AHEAD_SECONDS)
+    try:
+        trial.train()
+        assert trial.waited == set(ALL)
+        found = trial.score().val_bpb
+    finally:
+        bench.trainer().discard(trial.attempt)
+    exact = reference_bpb(tiny_model(), bench.home / "data", rows_of(bench.home / "data").scored)
+    assert found == pytest.approx(exact, abs=1e-5)
+    assert found != pytest.approx(exact, abs=1e-12), "float32 would have come closer"
