@@ -121,6 +121,7 @@ def test_domains_do_not_share_a_user() -> None:
             [
                 "/data/manifest.json",
                 "/data/tokenizer",
+                "/glovebox/answers.py",
                 "/glovebox/exchange.py",
                 "/glovebox/kernels.py",
                 "/glovebox/prepare.py",
@@ -137,6 +138,7 @@ def test_domains_do_not_share_a_user() -> None:
                 "/glovebox/exchange.py",
                 "/glovebox/fresh.py",
                 "/glovebox/judge.py",
+                "/glovebox/nats.py",
                 "/glovebox/plan.py",
                 "/glovebox/prepare.py",
                 "/glovebox/probes.py",
@@ -151,6 +153,7 @@ def test_domains_do_not_share_a_user() -> None:
             [
                 "/data/manifest.json",
                 "/data/tokenizer",
+                "/glovebox/answers.py",
                 "/glovebox/exchange.py",
                 "/glovebox/kernels.py",
                 "/glovebox/prepare.py",
