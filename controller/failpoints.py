@@ -30,6 +30,7 @@ _AROUND_LINES = tuple(f"{side}-{event}" for event in EVENTS for side in ("before
 
 OF_THE_SANDBOX: tuple[str, ...] = (
     *(f"container-{done}-{domain}" for domain in Domain for done in ("due", "created", "started")),
+    "container-told",
     "container-kill-due",
     "container-killed",
     "container-removed",
@@ -75,6 +76,7 @@ NAMES: tuple[str, ...] = (
     "output-drained",
     "discarded",
     "exchange-made",
+    "made-ready",
     "first-worker-done",
     "second-worker-done",
     "scoring-cleared",

@@ -15,7 +15,7 @@ _ELSEWHERE = {
     f"container-{done}-{domain}"
     for done in ("due", "created", "started")
     for domain in (Domain.PREPARE, Domain.TELEMETRY)
-}
+} | {"container-told", "made-ready", "order-received-begin", "order-carried-out-begin"}
 """Only another command comes there, or a GPU."""
 NOISY = ("before-slot_disturbed", "after-slot_disturbed", "before-slot_calm", "after-slot_calm")
 """Where an effort comes to on a machine that somebody else uses too; `rare.py` makes one."""

@@ -28,6 +28,7 @@ OF_CONTAINERS = {
     "output-drained",
     "discarded",
     "exchange-made",
+    "made-ready",
     "first-worker-done",
     "second-worker-done",
     "scoring-cleared",
