@@ -65,7 +65,8 @@ class Caches:
         again what failed.
         """
         if Domain.WORKER in self._traces and self._emptied and not self._is_ahead:
-            self._ahead = threading.Thread(target=self._empty_ahead, name="empty the caches", daemon=True)
+            # No daemon: a process that ends waits for the container, which nobody else would remove.
+            self._ahead = threading.Thread(target=self._empty_ahead, name="empty the caches")
             self._ahead.start()
 
     def close(self) -> None:

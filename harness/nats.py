@@ -17,7 +17,6 @@ Targets = NDArray[np.int64]
 # Nats per vocabulary entry. Below it they come from logits 16 and more under the largest, and a float32
 # difference of that size is off by up to a millionth; so is its exp, relatively.
 NEAR_CERTAIN = 2.0**-23
-CACHE_LINE = 64  # bytes
 PART_NUMBERS = 1 << 17  # 512 kB in float32
 
 
@@ -45,22 +44,15 @@ class Memory(threading.local):
     def raw(self, size: int) -> NDArray[np.uint8]:
         """`size` bytes to read logits into."""
         if len(self._raw) < size:
-            self._raw = aligned(size)
+            self._raw = np.empty(size, np.uint8)
         return self._raw[:size]
 
     def numbers(self, vocab: int) -> NDArray[np.float32]:
         """float32 [some rows, vocab] to work on, half of an L2 cache."""
         rows = max(1, PART_NUMBERS // vocab)
         if len(self._numbers) < 4 * rows * vocab:
-            self._numbers = aligned(4 * rows * vocab)
+            self._numbers = np.empty(4 * rows * vocab, np.uint8)
         return self._numbers[: 4 * rows * vocab].view(np.float32).reshape(rows, vocab)
-
-
-def aligned(size: int) -> NDArray[np.uint8]:
-    """Memory that begins with a cache line: else every second wide load of a CPU takes two of them."""
-    memory = np.empty(size + CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE
-    return memory[start : start + size]
 
 
 def token_nats(logits: NDArray[np.float32], targets: Targets) -> Nats:

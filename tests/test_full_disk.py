@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from controller import report
 from controller.core.events import SessionStopped
@@ -85,24 +86,26 @@ class Better:
 
 def test_wherever_the_disk_is_full_an_effort_goes_on_when_it_is_not(disk: Disk) -> None:
     """The room that is left grows, so that every kind of write is once the first to find none."""
-    stopped_by = set()
+    failed = set()
     for free_pages in range(0, 60, 2):
         effort = Effort(disk.home, Better())
         effort.world.patience = PatienceConfig(stop_after=3)
         effort.loop(experiments=1).run()
         disk.fill(free_pages)
         try:
-            effort.loop(experiments=3).run()
+            with capture_logs() as logged:
+                effort.loop(experiments=3).run()
         except GloveboxError as error:
             assert isinstance(error, InfrastructureError | UserError)
             assert "\n" not in str(error)
-            stopped_by.add(_kind(str(error)))
+            faults = [line["error"] for line in logged if line["event"] == "infrastructure_fault"]
+            failed |= {_kind(fault) for fault in [*faults, str(error)]}
         else:
             break
         _start_again(effort, disk)
         effort.close()
         subprocess.run(["rm", "-rf", str(disk.home)], check=True)
-    assert {"blob", "runs", "git"} <= stopped_by
+    assert {"blob", "runs", "git", "journal"} <= failed
 
 
 def test_an_effort_waits_for_room_before_it_is_needed(disk: Disk) -> None:

@@ -46,7 +46,7 @@ class Obstacle:
 @dataclass(frozen=True)
 class _Row:
     kind: str
-    causes: frozenset[str]
+    causes: frozenset[Cause]
     """Any of these is enough."""
     words: re.Pattern[str] | None
     """And so is a detail with these. What its first group holds is the subject."""
@@ -83,7 +83,7 @@ _ROWS = (
     ),
     _Row(
         "gpu",
-        frozenset({"no-gpu"}),
+        frozenset({Cause.NO_GPU}),
         _words(
             r"not compiled with CUDA enabled",
             r"Found no NVIDIA driver",

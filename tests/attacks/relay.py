@@ -72,9 +72,11 @@ class Relay:
         nonce, seed = secrets.token_hex(8), secrets.randbits(63)
         writer = channel_programs.program(nonce, bits, seed)
         reader = channel_programs.program(nonce, bits, None)
-        with self.sandbox(empty=True) as first, self.sandbox(empty=empty) as then:
-            wrote = json.loads(self.work(first, writer))  # the caches are empty before it starts
-            sandbox = first if empty else then
+        if not empty:
+            with self.sandbox(empty=True) as first:  # whose caches would be emptied again behind the writer
+                self.train(first, "print(0)")
+        with self.sandbox(empty=empty) as sandbox:
+            wrote = json.loads(self.work(sandbox, writer))  # the caches are empty before it starts
             read = json.loads(self.work(sandbox, reader, SECOND) if second else self.train(sandbox, reader))
         return {
             channel: _compared(bits, seed, channel, wrote[channel], read[channel])

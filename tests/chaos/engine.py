@@ -18,6 +18,7 @@ import docker.utils
 import requests
 
 from controller.clock import SystemClock
+from controller.core.containers import CACHES_SECONDS
 from controller.core.domains import Domain
 from controller.core.place import LABEL_DEADLINE, LABEL_DOMAIN, LABEL_HOME, Place
 from controller.core.sandbox_config import SandboxConfig
@@ -133,7 +134,14 @@ class Watchman:
         return any(name.endswith(SECOND.worker) for name in names)
 
     def leftovers(self) -> list[str]:
-        """Names of the containers and volumes that the engine holds of this home."""
+        """Names of the containers and volumes that the engine holds of this home.
+
+        A runner that lives on may be emptying the caches: that is waited for.
+        """
+        emptying = {"label": [self._ours, f"{LABEL_DOMAIN}={Domain.CACHES}"]}
+        deadline = time.monotonic() + CACHES_SECONDS
+        while self._client.containers(filters=emptying) and time.monotonic() < deadline:
+            time.sleep(0.1)
         containers = self._client.containers(all=True, filters={"label": self._ours})
         volumes = self._client.volumes(filters={"label": self._ours})["Volumes"] or []
         return [one["Names"][0] for one in containers] + [one["Name"] for one in volumes]

@@ -203,6 +203,7 @@ def test_importable_form_needs_build_model_without_arguments(source: str, import
     assert worker.is_importable(source) is importable
 
 
+@pytest.mark.usefixtures("_own_process_state")
 def test_what_was_assigned_to_build_model_is_called(tmp_path: Path) -> None:
     made = "import functools, torch\nbuild_model = functools.partial(torch.nn.Linear, 2, 3)"
     (tmp_path / "train.py").write_text(f"{made}\nif __name__ == '__main__': raise SystemExit('a script')")

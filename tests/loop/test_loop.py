@@ -296,8 +296,9 @@ def test_a_score_that_is_hard_to_believe_is_measured_twice(
         train_py(1.5),
         train_py(0.75, "unsteady"),
         train_py(0.0, "perfect"),
-        train_py(1.25, "claims nan"),
+        train_py(1.25, "claims 1.5"),
         train_py(1.1, "claims 1.15"),
+        train_py(1.0, "claims nan"),
     )
     effort = start(efforts, tmp_path / "home", agent)
     (loop := effort.loop()).run()
@@ -307,13 +308,14 @@ def test_a_score_that_is_hard_to_believe_is_measured_twice(
         (Verdict.REJECT, Cause.IMPLAUSIBLE),
         (Verdict.KEEP, None),
         (Verdict.KEEP, None),
+        (Verdict.KEEP, None),
     ]
     twice = ["quarantined"]
     found = [marks(experiment) for experiment in loop.state.experiments]
-    assert found == [[], twice, twice, twice, ["claim-mismatch"], []]
+    assert found == [[], twice, twice, twice, ["claim-mismatch"], [], []]
     judge = effort.world.judge
     assert isinstance(judge, FakeJudge)
-    assert [number for number, _ in judge.scored] == [*"011223345"]
+    assert [number for number, _ in judge.scored] == [*"0112233456"]
     assert all(e.score.confirmed for e in loop.state.experiments if e.verdict is Verdict.KEEP and e.score)
     assert verify(tmp_path / "home") == []
 
