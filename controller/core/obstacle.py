@@ -68,8 +68,8 @@ _ROWS = (
             r"forward compatibility was attempted",
             r"unsupported (?:PTX version|toolchain)",
         ),
-        "The image's CUDA is newer than the GPU's driver: update the driver, or name an image with an older "
-        "CUDA in sandbox.image.",
+        "The image's CUDA is newer than the GPU's driver: update the driver, or build the image with an older "
+        "CUDA (GLOVEBOX_TORCH_INDEX, docs/service.md).",
     ),
     _Row(
         "architecture",
@@ -79,7 +79,8 @@ _ROWS = (
             r"is not compatible with the current PyTorch",
             r"invalid device function",
         ),
-        "The image's PyTorch was not built for this GPU: name an image with one that was in sandbox.image.",
+        "The image's PyTorch was not built for this GPU: build the image with one that was "
+        "(GLOVEBOX_TORCH_INDEX, docs/service.md).",
     ),
     _Row(
         "gpu",
