@@ -23,7 +23,9 @@ import json
 import math
 import os
 import sys
+import threading
 import time
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -325,13 +327,20 @@ def make_dataloader(
     `split` is "train", or "val" for the dev split; the validation split is out of reach. Epochs count from 1.
     On CUDA the copy is asynchronous: rows are packed while the GPU is still busy with the last batch.
 
-    A script that has saved nothing when the kill is near gets its module-level `model` saved here. A run on
-    data for a GPU that finds none ends here: on a CPU it could only waste its time.
+    In a process of its own, as a worker of a DataLoader is, batches stay in main memory, and each such
+    process gets the same ones.
+
+    The first training batch is not handed out if a `model` could not be saved after the training: raises
+    TypeError, see `save_checkpoint`. A script that has saved nothing when the kill is near gets its
+    module-level `model` saved here. A run on data for a GPU that finds none ends here: on a CPU it could only
+    waste its time.
     """
     import torch
 
     if split == "train":
         _require_gpu()
+        if threading.current_thread() is threading.main_thread() and not _is_forked():
+            _require_storable(sys._getframe(1))  # elsewhere it may not be ready yet
     folder = {"train": "train", "val": "dev"}[split]
     epoch = 0
 
@@ -349,7 +358,7 @@ def make_dataloader(
             asked, before = time.monotonic(), asked
             _save_late(asked - before)
         batch = torch.from_numpy(np.stack([next(rows) for _ in range(B)]))
-        if torch.cuda.is_available():
+        if not _is_forked() and torch.cuda.is_available():
             batch = batch.pin_memory().to("cuda", non_blocking=True)
         yield batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), epoch
 
@@ -420,15 +429,16 @@ def save_checkpoint(model: "torch.nn.Module") -> Path:
     """Write the model's weights as the checkpoint that will be scored, replacing an earlier one in one step.
 
     A run killed at any moment leaves the last complete checkpoint. Call it as often as you like: it costs a
-    copy of the weights. Names are those of the uncompiled model; tied weights are stored once for each name.
+    copy of the weights.
 
-    What a module returns from get_extra_state() must be a tensor or JSON. Raises TypeError if it is not.
+    What is saved is model.state_dict(): parameters and persistent buffers, on any device, under the names of
+    the uncompiled model; tied weights once for each name; what get_extra_state() returns if it is a tensor or
+    comes through JSON unchanged. Raises TypeError, and names the entry, for anything else: other objects, and
+    tensors without memory of their own for each number (meta, lazy, sparse, quantised, expanded).
     """
     from safetensors.torch import save_file
 
-    weights = dict(
-        _storable(name.replace("_orig_mod.", ""), value) for name, value in model.state_dict().items()
-    )
+    weights = dict(_storable(name, value) for name, value in _state_of(model))
     path = Path(os.environ.get("GLOVEBOX_OUT", "."), "checkpoint.safetensors")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(weights, unfinished)
@@ -442,12 +452,60 @@ JSON_MARK = "#json"
 """Ends the name of an entry that holds the bytes of a JSON text, for what is no tensor."""
 
 
+def _state_of(model: "torch.nn.Module") -> Iterator[tuple[str, Any]]:
+    """The entries of state_dict() without torch.compile's part of their names."""
+    return ((name.replace("_orig_mod.", ""), value) for name, value in model.state_dict().items())
+
+
 def _storable(name: str, value: Any) -> "tuple[str, torch.Tensor]":
     """Name and tensor under which an entry of state_dict() is stored. Raises TypeError."""
     import torch
 
     if isinstance(value, torch.Tensor):
+        _require_plain(name, value)
         return name, value.detach().to("cpu", copy=True).contiguous()
+    return name + JSON_MARK, torch.frombuffer(bytearray(_as_json(name, value)), dtype=torch.uint8)
+
+
+def _require_plain(name: str, tensor: "torch.Tensor") -> None:
+    """Raises TypeError for a tensor whose numbers a checkpoint cannot hold, or could not be loaded into."""
+    import torch
+
+    remedy = None
+    if not _has_memory(tensor):
+        remedy = "has no memory: give a meta tensor some with to_empty() and fill it, run a lazy module once"
+    elif tensor.layout != torch.strided or tensor.is_nested:
+        remedy = "is sparse or nested: keep it as a dense tensor"
+    elif tensor.is_quantized:
+        remedy = "is quantised: keep its integers and its scale as two tensors"
+    elif any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        remedy = "is expanded, so that numbers share memory: keep it with .clone(), or as a smaller buffer"
+    elif not _has_storable_type(tensor.dtype):
+        remedy = f"is {tensor.dtype}, which safetensors cannot hold: keep it in another type"
+    if remedy is not None:
+        raise TypeError(f"state_dict() holds a tensor under {name!r} that {remedy}")
+
+
+@functools.cache
+def _has_storable_type(dtype: "torch.dtype") -> bool:
+    import safetensors.torch
+    import torch
+
+    try:
+        safetensors.torch.load(safetensors.torch.save({"": torch.empty(0, dtype=dtype)}))
+    except KeyError:
+        return False
+    return True
+
+
+def _has_memory(tensor: "torch.Tensor") -> bool:
+    import torch
+
+    return not (tensor.is_meta or torch.nn.parameter.is_lazy(tensor))
+
+
+def _as_json(name: str, value: Any) -> bytes:
+    """What is no tensor, as JSON. Raises TypeError if that changes it."""
     try:
         text = json.dumps(value)
         same = json.loads(text) == value
@@ -458,7 +516,33 @@ def _storable(name: str, value: Any) -> "tuple[str, torch.Tensor]":
             f"state_dict() holds a {type(value).__name__} under {name!r}, which a checkpoint cannot: return a"
             " tensor from get_extra_state(), or what is the same after a trip through JSON (no tuples)"
         )
-    return name + JSON_MARK, torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    return text.encode()
+
+
+def _require_storable(frame: types.FrameType | None) -> None:
+    """A `model` of the script, or of a function that leads to this frame, can be saved. Raises TypeError.
+
+    Without this, a script would be told at its end, after the training. What has no memory yet may get some.
+    """
+    import torch
+
+    models = [getattr(sys.modules["__main__"], "model", None)]
+    while frame is not None:
+        models.append(frame.f_locals.get("model"))
+        frame = frame.f_back
+    for model in models:
+        if isinstance(model, torch.nn.Module):
+            for name, value in _state_of(model):
+                if isinstance(value, torch.Tensor):
+                    if _has_memory(value):
+                        _require_plain(name, value)
+                else:
+                    _as_json(name, value)
+
+
+def _is_forked() -> bool:
+    """Is this a process that the run started, a worker of a DataLoader say?"""
+    return os.getpid() != _PROCESS
 
 
 class _LateSave:
@@ -471,6 +555,7 @@ class _LateSave:
 
 
 _late_save = _LateSave()
+_PROCESS = os.getpid()
 
 
 def _save_late(step_seconds: float) -> None:
@@ -484,6 +569,8 @@ def _save_late(step_seconds: float) -> None:
     import torch
 
     left = time_left()
+    if _is_forked():
+        return  # whose copy of the model is the one from before the training
     if not (_late_save.needed and 0 < left <= max(_late_save.below, 2 * step_seconds)):
         return
     _late_save.below = left / 2

@@ -4,9 +4,8 @@
 
 - import-safe, with a module-level `build_model` that can be called without arguments, a function or anything
   else that was assigned to that name: imported as `train`, never run as a script;
-- a flat upstream-style script: run as `__main__` until it asks for its first training batch; its module-level
-`model`
-  is the one to score.
+- a flat upstream-style script: run as `__main__` until it asks for its first training batch, or waits for one
+  that it fetches in another thread or process; its module-level `model` is the one to score.
 
 Holes in the files that the run left are filled. The checkpoint is copied into memory, then parsed, then
 loaded strictly. The model runs in eval mode, uncompiled, in inference mode and under the file's own
@@ -15,9 +14,10 @@ module-level `autocast_ctx` if it has one, else under bfloat16 autocast on CUDA.
 This process runs the experiment's code, so nothing it says is believed: it protects nothing but itself
 against a broken checkpoint. It answers until it is killed. What ends it before has an exit status: 10
 train.py does not import or build; 11 no checkpoint; 12 the checkpoint does not fit, is too big or is no
-safetensors; 13 the forward pass failed; 14 out of memory; 1 the exchange itself failed. On stderr stands
-what a person may want to know, and then one line for the controller, which believes no more of it than a
-name that it knows and a number of a line that there is:
+safetensors; 13 the forward pass failed; 14 out of memory; 15 a flat script fetches batches elsewhere, and its
+main thread does not wait for them; 1 the exchange itself failed. On stderr stands what a person may want to
+know, and then one line for the controller, which believes no more of it than a name that it knows and a
+number of a line that there is:
 
     worker: RuntimeError 57
 
@@ -43,11 +43,12 @@ from typing import Any, NoReturn
 import safetensors.torch
 import torch
 from answers import Lengths, Parts, Replies, answer
+from batches import FirstBatch, NeverWaited, Script
 from exchange import SlotReader, SlotWriter, await_word, usable_cpus
 
 import prepare
 
-BUILD, NO_CHECKPOINT, CHECKPOINT, FORWARD, MEMORY = 10, 11, 12, 13, 14
+BUILD, NO_CHECKPOINT, CHECKPOINT, FORWARD, MEMORY, BATCHES = 10, 11, 12, 13, 14, 15
 MAX_HEADER_BYTES = 8 << 20  # safetensors names and shapes; about 80,000 tensors
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of parameters
 
@@ -58,10 +59,6 @@ class Failure(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-
-
-class FirstBatch(BaseException):
-    """Ends a flat script where training would begin; no Exception, so `except Exception` lets it pass."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,8 @@ def failing_as(status: int, what: str) -> Iterator[None]:
         yield
     except Failure:
         raise
+    except NeverWaited:
+        raise Failure(BATCHES, "batches are fetched elsewhere, and nothing waited for one") from None
     except (Exception, SystemExit, FirstBatch) as error:
         reason = " ".join(f"{what}: {type(error).__name__}: {error}".split())[:500]
         raise Failure(MEMORY if _is_out_of_memory(error) else status, reason) from error
@@ -139,26 +138,14 @@ def run_train(path: Path) -> tuple[types.ModuleType, torch.nn.Module]:
         module.__file__ = str(path)
         sys.modules[module.__name__] = module
         sys.argv = [str(path)]
-        prepare.make_dataloader = NoBatches
-        with contextlib.suppress(FirstBatch):
+        script = Script(module)
+        prepare.make_dataloader = script.make_dataloader
+        with script.until_first_batch():
             exec(compile(source, str(path), "exec"), module.__dict__)
         model = module.build_model() if importable else getattr(module, "model", None)
         if not isinstance(model, torch.nn.Module):
             raise Failure(BUILD, "train.py leaves neither build_model() nor a module-level model")
         return module, _uncompiled(model)
-
-
-class NoBatches:
-    """Stands in for the data loader: whoever asks it for a batch has reached the training."""
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    def __iter__(self) -> "NoBatches":
-        return self
-
-    def __next__(self) -> NoReturn:
-        raise FirstBatch
 
 
 def _uncompiled(model: torch.nn.Module) -> torch.nn.Module:

@@ -46,11 +46,13 @@ USERS: Mapping[Domain, int] = {
 """uid = gid of each domain. `prepare` runs as the owner of the home instead."""
 
 
+_OF_A_MODEL = ("answers.py", "batches.py", "exchange.py", "kernels.py", "prepare.py", "worker.py")
+
 HARNESS: Mapping[Domain, tuple[str, ...]] = {
     Domain.TRAINER: ("kernels.py", "prepare.py"),
-    Domain.WORKER: ("answers.py", "exchange.py", "kernels.py", "prepare.py", "worker.py"),
+    Domain.WORKER: _OF_A_MODEL,
     Domain.JUDGE: ("exchange.py", "fresh.py", "judge.py", "nats.py", "plan.py", "prepare.py", "probes.py"),
-    Domain.REHEARSAL: ("answers.py", "exchange.py", "kernels.py", "prepare.py", "rehearse.py", "worker.py"),
+    Domain.REHEARSAL: (*_OF_A_MODEL, "rehearse.py"),
     Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
 }
 """The files of the harness that each domain is given, read-only."""

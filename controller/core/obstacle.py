@@ -68,8 +68,8 @@ _ROWS = (
             r"forward compatibility was attempted",
             r"unsupported (?:PTX version|toolchain)",
         ),
-        "The image's CUDA is newer than the GPU's driver: update the driver, or build the image with an older "
-        "CUDA (GLOVEBOX_TORCH_INDEX, docs/service.md).",
+        "The image's CUDA is newer than the GPU's driver: update the driver, or build the image with an "
+        "older CUDA (GLOVEBOX_TORCH_INDEX, docs/service.md).",
     ),
     _Row(
         "architecture",

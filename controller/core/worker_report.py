@@ -20,6 +20,11 @@ _ENDS: Mapping[int | None, tuple[Cause, str]] = {
     12: (Cause.LOAD, "the checkpoint cannot be read or does not fit the model"),
     13: (Cause.FORWARD, "train.py failed in the worker's forward pass"),
     14: (Cause.OOM, "the worker had no memory left"),
+    15: (
+        Cause.LOAD,
+        "train.py fetches batches in another thread or process, and its main thread did not come to wait "
+        "for one with a module-level model ready (docs/train-py.md)",
+    ),
     LIMIT_EXIT_CODE: (Cause.WORKER_TIMEOUT, "the worker was not done within its time"),
 }
 _OTHER = Cause.FORWARD, "the worker ended by itself"

@@ -29,6 +29,7 @@ SECRET = "the rows were 17 4 300"
         (11, b"worker: - -", Cause.NO_CHECKPOINT, "the run left no checkpoint"),
         (12, b"worker: SafetensorError -", Cause.LOAD, "does not fit the model: SafetensorError"),
         (14, b"", Cause.OOM, "no memory left"),
+        (15, b"worker: - -", Cause.LOAD, "with a module-level model ready (docs/train-py.md)"),
         (124, b"", Cause.WORKER_TIMEOUT, "not done within its time"),
         (0, b"", Cause.FORWARD, "ended by itself"),
         (77, b"", Cause.FORWARD, "ended by itself"),
@@ -48,7 +49,7 @@ def test_no_more_than_a_few_sentences_can_be_said(status: int | None, output: by
     """Whatever it prints, the detail is among those that an honest worker gives."""
     honest = {
         refusal(code, f"worker: {name} {line}".encode(), lines).detail
-        for code in (10, 11, 12, 13, 14, 124, 0)
+        for code in (10, 11, 12, 13, 14, 15, 124, 0)
         for name in ("-", "ValueError", "Unheard")
         for line in ("-", "1")
     }

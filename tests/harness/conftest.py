@@ -85,3 +85,12 @@ def harness_environment(prepared: Path, tmp_path: Path) -> dict[str, str]:
         "GLOVEBOX_DATA": str(prepared / "public"),
         "GLOVEBOX_OUT": str(tmp_path),
     }
+
+
+@pytest.fixture
+def _own_process_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back afterwards what running a train.py replaces in a process."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setitem(sys.modules, "train", sys)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(prepare, "make_dataloader", prepare.make_dataloader)

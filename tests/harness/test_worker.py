@@ -1,5 +1,6 @@
 """The worker: both forms of train.py, hostile checkpoints, exit statuses; scored by a real judge."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,6 @@ def scoring(data: Path, tmp_path: Path) -> Scoring:
     return scoring
 
 
-@pytest.fixture
-def _own_process_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put back afterwards what running a train.py replaces in a process."""
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    monkeypatch.setitem(sys.modules, "train", sys)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(prepare, "make_dataloader", prepare.make_dataloader)
-
-
 def test_score_is_that_of_a_plain_evaluation(scoring: Scoring) -> None:
     result, status, errors = scoring.run()
     drawn = rows_of(scoring.data)
@@ -61,8 +53,26 @@ def test_score_is_that_of_a_plain_evaluation(scoring: Scoring) -> None:
     assert (status, errors) == (-signal.SIGKILL, "")
 
 
-def test_flat_script_trains_and_is_scored_unedited(scoring: Scoring) -> None:
-    scoring.train.write_text(FLAT)
+#: Fetched ahead in a thread, as scripts for a GPU like to.
+PREFETCHED = FLAT.replace(
+    "train_loader = make_dataloader(tokenizer, 4",
+    """
+import queue, threading
+def prefetched(loader):
+    batches = queue.Queue(3)
+    def fetch():
+        for batch in loader:
+            batches.put(batch)
+    threading.Thread(target=fetch, daemon=True).start()
+    while True:
+        yield batches.get()
+train_loader = prefetched(make_dataloader(tokenizer, 4""",
+).replace('MAX_SEQ_LEN, "train")', 'MAX_SEQ_LEN, "train"))')
+
+
+@pytest.mark.parametrize("script", [FLAT, PREFETCHED])
+def test_flat_script_trains_and_is_scored_unedited(script: str, scoring: Scoring) -> None:
+    scoring.train.write_text(script)
     trainer = [sys.executable, "-O", str(scoring.train)]  # -O: uncompiled here, compiled in the worker
     subprocess.run(trainer, env=scoring.environment(), cwd=scoring.work, check=True, timeout=60)
     result, status, _ = scoring.run()
@@ -245,6 +255,71 @@ def test_extra_state_that_json_would_change_is_refused(state: object, tmp_path: 
     model.extra = {"kept": state}
     with pytest.raises(TypeError, match=r"a dict under '_extra_state'.*get_extra_state\(\)"):
         prepare.save_checkpoint(model)
+
+
+class Holding(torch.nn.Module):
+    """A model with one more entry in its state."""
+
+    held: torch.Tensor
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = self.tied = torch.nn.Linear(2, 2)
+        self.register_buffer("held", tensor)
+
+
+NOT_STORABLE: dict[str, Callable[[], torch.Tensor]] = {
+    "no memory": lambda: torch.empty(2, device="meta"),
+    "sparse": lambda: torch.eye(2).to_sparse(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8),
+    "expanded": lambda: torch.ones(1).expand(3),
+    r"torch\.complex128": lambda: torch.ones(2, dtype=torch.complex128),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch about kinds of tensors that it gives up or that are young
+@pytest.mark.parametrize("reason", NOT_STORABLE)
+def test_a_tensor_that_a_checkpoint_cannot_hold_is_refused_by_name(reason: str, tmp_path: Path) -> None:
+    model = Holding(NOT_STORABLE[reason]())
+    with pytest.raises(TypeError, match=f"under 'held' that .*{reason}"):
+        prepare.save_checkpoint(model)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_lazy_module_is_refused_until_it_has_run() -> None:
+    with pytest.raises(TypeError, match=r"under '0\.weight' that has no memory: .*run a lazy module once"):
+        prepare.save_checkpoint(torch.nn.Sequential(torch.nn.LazyLinear(2)))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.ones(4, 3).t(), torch.arange(8)[::2], torch.ones(2, 2)[0], torch.ones(2, dtype=torch.complex64)],
+)
+def test_tensors_of_any_strides_come_back(tensor: torch.Tensor, tmp_path: Path) -> None:
+    saved, loaded = Holding(tensor), Holding(torch.zeros_like(tensor))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOVEBOX_OUT", str(tmp_path))
+        content = prepare.save_checkpoint(saved).read_bytes()
+    worker.load_weights(loaded, worker.parse_checkpoint(content))
+    assert torch.equal(loaded.held, tensor) and torch.equal(loaded.layer.weight, saved.layer.weight)
+    assert loaded.tied is loaded.layer
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_it_is_trained(public_data: Path) -> None:
+    tokenizer = prepare.Tokenizer.from_directory()
+
+    def train(model: torch.nn.Module) -> int:
+        return sum(1 for _ in itertools.islice(prepare.make_dataloader(tokenizer, 1, 8, "train"), 2))
+
+    for without_memory in (Holding(torch.empty(2, device="meta")), torch.nn.LazyLinear(2)):
+        assert train(without_memory) == 2, "it may get memory before it is saved"
+    with pytest.raises(TypeError, match="under 'held' that is expanded"):
+        train(Holding(torch.ones(1).expand(3)))
+    state = Steps(2, 2)
+    state.extra = {"seen": {1, 2}}
+    with pytest.raises(TypeError, match=r"a dict under '_extra_state'"):
+        train(state)
 
 
 # --- the checkpoint ------------------------------------------------------------
