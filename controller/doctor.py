@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from controller import choose, data, machine
+from controller import choose, data, engine, machine
 from controller.caches import EMPTIED
 from controller.core.model import GloveboxError, UserError
 from controller.core.untrusted import clean_line
@@ -64,9 +64,9 @@ def _ask(name: str, question: Callable[[Settings], str], config: Settings) -> Ch
 
 def _engine(config: Settings) -> str:
     description = machine.sandbox_of(config).describe()
-    through = f" through the runner at {config.runner}" if config.runner else ""
+    through = f"through the runner at {config.runner}" if config.runner else f"at {engine.address()}"
     return (
-        f"{description['engine']}{through}, image {description['image'][:19]}, "
+        f"{description['engine']} {through}, image {description['image'][:19]}, "
         f"runtime {description['runtime']}, {description['confinement']}, {_USERS[description['users']]}"
     )
 
@@ -116,7 +116,9 @@ def _key(config: Settings) -> str:
         return "from ANTHROPIC_API_KEY"
     file = config.anthropic_api_key_file
     if file is None or config.api_key() is None:
-        return "none; the built-in tuner needs none"
+        if config.agent == "claude":
+            raise UserError("None, and the agent claude needs one: set ANTHROPIC_API_KEY.")
+        return "none; only the agent claude needs one"
     if file.stat().st_mode & 0o077:
         raise UserError(f"The key file {file} can be read by others; run: chmod 600 {file}.")
     return f"from {file}"

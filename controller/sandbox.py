@@ -51,7 +51,7 @@ _ENDED = frozenset({EngineFault.GONE, EngineFault.NOT_RUNNING})
 
 
 class DockerSandbox:
-    """`ports.Sandbox` on the Docker engine that the environment names (DOCKER_HOST, or the usual socket).
+    """`ports.Sandbox` on the Docker engine at `engine.address()`.
 
     Raises NotReady if there is no engine, or none that this user may use.
     """

@@ -167,6 +167,14 @@ def test_doctor_without_an_engine_names_everything_that_is_missing(glovebox: Glo
     assert not glovebox.home.exists()
 
 
+@pytest.mark.parametrize(("agent", "ok"), [("claude", False), ("tuner", True), ("nobody", True)])
+def test_each_line_of_doctor_is_true_by_itself(agent: str, ok: bool, glovebox: Glovebox) -> None:
+    lines = glovebox("doctor", GLOVEBOX_AGENT=agent).out.splitlines()
+    [key] = [line for line in lines if line.split()[1] == "key"]
+    assert key.startswith("ok" if ok else "FAIL")
+    assert "needs one: set ANTHROPIC_API_KEY" in key if not ok else "only the agent claude needs one" in key
+
+
 def test_a_home_in_use(glovebox: Glovebox) -> None:
     tell(glovebox.home)
     (glovebox.folder / "mine.py").write_text("model = None\n")
