@@ -205,7 +205,11 @@ ASKED_FOR = {"4", str(LENGTH), str(VOCAB), str(4 * LENGTH * VOCAB * 4), "16", "3
         ("reply(0, logits_for(0)); time.sleep(60)", "worker-timeout"),
         ("slot.write_bytes(bytes(HEADER_BYTES + 9)); time.sleep(60)", "worker-timeout"),
         ("reply(0, logits_for(0)[..., 1:], vocab=request(0).vocab)", "protocol"),
-        ("reply(0, logits_for(0)); os.truncate(slot, 5000)", "protocol"),
+        (
+            "h = request(0); full = struct.pack('<BBxxIII', 1, 2, h.rows, h.length, h.vocab)\n"
+            "slot.write_bytes(full.ljust(5000, b'\\0'))",
+            "protocol",
+        ),
         ("slot.mkdir()", "protocol"),
         ("os.mkfifo(slot)", "protocol"),
         ("slot.symlink_to('/dev/zero')", "protocol"),
