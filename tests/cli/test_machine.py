@@ -126,7 +126,7 @@ def test_a_corpus_without_text(on_engine: Glovebox) -> None:
     (on_engine.folder / "texts").mkdir()
     said = on_engine("prepare", "--corpus", "texts", "--scale", "cpu")
     said.refused(2, "not prepared", "the line above")
-    assert "no .parquet, .jsonl or .txt file" in said.out
+    assert "no .parquet, .jsonl, .json or .txt file" in said.out
     assert not (on_engine.home / "data").exists() and no_leftovers(on_engine.home)
 
 
