@@ -66,8 +66,8 @@ _SCALES = (
 )
 
 _SEPARATOR = (
-    "What stands between two documents in a txt file: any text, '<|endoftext|>' by default; blank-lines; or none: "
-    "a file is a document."
+    "What stands between two documents in a txt file: any text, '<|endoftext|>' by default; blank-lines; "
+    "or none, where a file is a document."
 )
 _WORKERS = (
     "Processes that read text at once, with up to 1 GB of memory each, and downloads at once. "

@@ -28,7 +28,7 @@ import rustbpe
 from corpus import Corpus, Request, open_corpus, origin_of
 from documents import BLANK_LINES, DOCUMENT_CHARS, END_OF_TEXT, KINDS, NO_SEPARATOR, BadInput, Tally, shown
 from folder import told_left_out
-from processes import default_workers, each
+from processes import Workers, default_workers
 from shards import FOLDER_OF_SPLIT, SPLITS, Count, Job, Share, shares_of, tokenize
 
 from prepare import MANIFEST_VERSION, PACKING_BUFFER, SPECIAL_TOKENS, pack_rows, read_documents
@@ -156,18 +156,18 @@ def check_prepared(out: Path, origin: str, scale_name: str) -> str:
 
 def build(folder: Path, corpus: Corpus, scale_name: str, scale: Scale, workers: int) -> str:
     """Write a complete data folder to `folder` and return one line about it. Raises BadInput."""
-    started = time.monotonic()
+    started, public = time.monotonic(), folder / "public"
     for name in FOLDER_OF_SPLIT.values():
         (folder / name).mkdir(parents=True)
     print(f"corpus: {corpus.origin}", flush=True)
-    shares = shares_of(corpus, scale.max_corpus_bytes, workers)
-    # In a child like all that reads the corpus: this process stays small, and there to say what happened.
-    each(train_tokenizer, [Training(folder / "public" / "tokenizer", shares, scale)], 1, str)
-    shutil.copyfile(folder / "public" / "tokenizer" / "token_bytes.npy", folder / "judge" / "token_bytes.npy")
-    print(f"tokenizer: {scale.vocab_size} tokens, after {time.monotonic() - started:.0f} s", flush=True)
-    passage_tokens = passage_tokens_of(corpus, scale)
-    jobs = [Job(index, share, passage_tokens, folder) for index, share in enumerate(shares)]
-    done = each(tokenize, jobs, workers, str)
+    # All that reads the corpus is in a child: this process stays small, and there to say what happened.
+    with Workers(workers) as pool:
+        shares = shares_of(corpus, scale.max_corpus_bytes, pool)
+        pool.each(train_tokenizer, [Training(public / "tokenizer", shares, scale)])
+        shutil.copyfile(public / "tokenizer" / "token_bytes.npy", folder / "judge" / "token_bytes.npy")
+        print(f"tokenizer: {scale.vocab_size} tokens, after {time.monotonic() - started:.0f} s", flush=True)
+        passage_tokens = passage_tokens_of(corpus, scale)
+        done = pool.each(tokenize, [Job(i, share, passage_tokens, folder) for i, share in enumerate(shares)])
     splits = {split: sum((counts[split] for counts, _ in done), Count()) for split in SPLITS}
     write_manifests(folder, corpus, scale_name, scale, splits)
     for line in account(corpus, sum((tally for _, tally in done), Tally()), scale_name, scale):
@@ -189,8 +189,8 @@ def account(corpus: Corpus, tally: Tally, scale_name: str, scale: Scale) -> Iter
         yield f"cut: {tally.long} documents, into pieces of {DOCUMENT_CHARS} characters"
     if tally.empty or tally.halves:
         yield (
-            f"skipped: {tally.empty} documents that are empty or null, {tally.halves} with half of a surrogate"
-            f" pair; the first is {tally.first}"
+            f"skipped: {tally.empty} documents that are empty or null, {tally.halves} with half of a"
+            f" surrogate pair; the first is {tally.first}"
         )
     if told := "; ".join(told_left_out(corpus.left_out)):
         yield f"not read: {told}"

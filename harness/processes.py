@@ -9,12 +9,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from documents import BadInput, shown
 
@@ -40,31 +40,53 @@ def _memory_bytes() -> int:
     return min(limits)
 
 
-def each(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, name: Callable[[Job], str]
-) -> list[Result]:
-    """function(job) of each job, in their order, in up to `workers` child processes.
+class Workers:
+    """Up to `count` child processes. Whoever leaves the `with` early leaves none behind."""
 
-    `name` says which files a job reads. Raises BadInput, also when a child dies.
-    """
-    results: dict[int, Result] = {}
-    under_way: dict[Future[Result], int] = {}
-    children: dict[int | None, BaseProcess] = {}
-    try:
-        with _pool(min(workers, len(jobs)), children) as pool:
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_begin)
+        self._children: dict[int | None, BaseProcess] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for child in self._children.values():
+                child.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+    def each(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], name: Callable[[Job], str] = str
+    ) -> list[Result]:
+        """function(job) of each job, in their order; `name` says which files a job reads.
+
+        Raises BadInput, also when a child dies; then there are no workers any more.
+        """
+        results: dict[int, Result] = {}
+        under_way: dict[Future[Result], int] = {}
+        try:
             for index, job in enumerate(jobs):
                 # No more than there are children: so what is under way is what is being read.
-                if len(under_way) == workers:
+                if len(under_way) == self._count:
                     _collect(under_way, results)
-                under_way[pool.submit(_run, function, job, name(job))] = index
-                children.update((child.pid, child) for child in multiprocessing.active_children())
+                under_way[self._pool.submit(_run, function, job, name(job))] = index
+                alive = multiprocessing.active_children()
+                self._children.update((child.pid, child) for child in alive)
             while under_way:
                 _collect(under_way, results)
-    except (BrokenProcessPool, MemoryError) as error:
-        reading = [name(jobs[index]) for index in sorted(under_way.values())]
-        codes = set() if isinstance(error, MemoryError) else {child.exitcode for child in children.values()}
-        raise BadInput(_death(reading, codes)) from None
-    return [results[index] for index in range(len(jobs))]
+        except (BrokenProcessPool, MemoryError) as error:
+            reading = [name(jobs[index]) for index in sorted(under_way.values())]
+            raise BadInput(_death(reading, self._signals(error))) from None
+        return [results[index] for index in range(len(jobs))]
+
+    def _signals(self, error: Exception) -> set[int]:
+        """Which signals ended a child, where one was ended."""
+        if isinstance(error, MemoryError):
+            return set()
+        self._pool.shutdown()  # it ends the others first
+        return {-child.exitcode for child in self._children.values() if child.exitcode}
 
 
 def _run(function: Callable[[Job], Result], job: Job, reading: str) -> Result:
@@ -84,22 +106,6 @@ def _collect(under_way: dict[Future[Result], int], results: dict[int, Result]) -
         del under_way[future]
 
 
-@contextlib.contextmanager
-def _pool(workers: int, children: dict[int | None, BaseProcess]) -> Iterator[ProcessPoolExecutor]:
-    """A pool of these `children`. Whoever leaves it early leaves nothing behind."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise  # the pool ends the others
-    except BaseException:
-        for child in children.values():
-            child.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _begin() -> None:
     """In a child: Ctrl-C is for the parent to answer; and if that is killed, end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -112,11 +118,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _death(reading: Sequence[str], codes: set[int | None]) -> str:
-    """One sentence for children that ended with these exit codes, minus the signal; none: out of memory."""
+def _death(reading: Sequence[str], signals: set[int]) -> str:
+    """One sentence for a child that was ended by one of these signals; without one, for lack of memory."""
     files = ", ".join(reading[:NAMED]) + (", …" if len(reading) > NAMED else "")
-    crashes = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
-    if crash := next((one for one in crashes if -one in codes), None):
+    crashes = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+    if crash := next((one for one in crashes if one in signals), None):
         return (
             f"a process crashed ({crash.name}) while it read {files}: a file there is damaged; leave it out"
         )

@@ -12,7 +12,7 @@ import numpy as np
 from corpus import Corpus, Part
 from documents import Tally
 from numpy.typing import NDArray
-from processes import each
+from processes import Workers
 
 from prepare import Tokenizer
 
@@ -78,7 +78,7 @@ def split_of(digest: bytes) -> str:
 # --- how much of each part ----------------------------------------------------------------------------------
 
 
-def shares_of(corpus: Corpus, max_bytes: int | None, workers: int) -> list[Share]:
+def shares_of(corpus: Corpus, max_bytes: int | None, workers: Workers) -> list[Share]:
     """Each part with its share of `max_bytes`. Raises BadInput.
 
     The parts of the library and of climbmix are as good as equal. Those of a user's folder are measured, and
@@ -91,9 +91,7 @@ def shares_of(corpus: Corpus, max_bytes: int | None, workers: int) -> list[Share
         return [Share(part, max_bytes // len(parts)) for part in parts]
 
     def measure(limits: Sequence[int]) -> list[int]:
-        return each(
-            text_bytes, [Share(p, n, False) for p, n in zip(parts, limits, strict=True)], workers, str
-        )
+        return workers.each(text_bytes, [Share(p, n, False) for p, n in zip(parts, limits, strict=True)])
 
     limits = fair_limits(len(parts), max_bytes, measure)
     return [Share(part, limit, whole=False) for part, limit in zip(parts, limits, strict=True)]
