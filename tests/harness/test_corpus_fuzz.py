@@ -1,0 +1,79 @@
+"""Preparation against any folder: it ends, with data or with one sentence, and its account adds up.
+
+GLOVEBOX_FUZZ_EXAMPLES=500 asks for as many random folders; by default a few fixed ones are tried.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, event, example, given, settings
+
+from tests.harness.conftest import without_privilege
+from tests.harness.corpora import Corpus, Entry, Link, Repeated, folders
+from tests.harness.small_scale import MAX_CORPUS_BYTES
+
+EXAMPLES = int(os.environ.get("GLOVEBOX_FUZZ_EXAMPLES", "0"))
+SECONDS = 60  # a folder takes about three
+SCRIPT = Path(__file__).with_name("small_scale.py")
+
+
+def folder_of(*entries: Entry, plenty: int = 120_000, kind: str = ".jsonl") -> Corpus:
+    return Corpus(tuple((f"{number}", entry) for number, entry in enumerate(entries)), plenty, kind, True)
+
+
+@given(folders)
+@example(folder_of(*(Entry(".txt", Repeated(unit, 1_000_001), True) for unit in " a1!"), plenty=900_000))
+@example(
+    folder_of(Entry(".jsonl", Repeated("\0", 1_000_001), True), Entry(".x", Link("."), False), kind=".txt")
+)
+@settings(
+    max_examples=EXAMPLES or 4,
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_any_folder_is_prepared_or_refused_in_one_sentence(corpus: Corpus) -> None:
+    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory() as home:
+        folder = Path(place) / "corpus"
+        read, left_out = corpus.write(folder)
+        command = [sys.executable, str(SCRIPT), "--out", f"{home}/data", "--corpus", str(folder)]
+        done = subprocess.run(
+            [*without_privilege(), *command, "--scale", "cpu", "--workers", "2"],
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        out, err = done.stdout.decode(), done.stderr.decode()
+        event(re.sub(r"\S*/\S*|\d+", "", err) or "prepared")
+        if done.returncode == 2:
+            assert re.fullmatch(r"prepare: [^\n]+\n", err), err
+            assert os.listdir(home) == []
+            return
+        assert (done.returncode, err) == (0, ""), (out, err)
+        manifest = json.loads(Path(home, "data", "public", "manifest.json").read_bytes())
+        require_account(out, manifest["corpus"], read, left_out)
+
+
+def require_account(out: str, corpus: dict[str, int], read: int, left_out: int) -> None:
+    told = re.search(r"^read: (\d+) documents from (\d+) of (\d+) files$", out, re.MULTILINE)
+    assert told, out
+    documents, begun, files = map(int, told.groups())
+    assert (documents, files) == (corpus["documents"], read), out
+    cut = re.search(r"^cut: (\d+) files were read in part, (\d+) not at all", out, re.MULTILINE)
+    assert begun == files - (int(cut[2]) if cut else 0), out
+    assert corpus["bytes"] <= MAX_CORPUS_BYTES
+    if cut:
+        assert corpus["bytes"] > 0.97 * MAX_CORPUS_BYTES, out
+    not_read = re.search(r"^not read: (.*)$", out, re.MULTILINE)
+    counts = (
+        re.findall(r"(?:^|; )(\d+) (?:hidden|of another kind|the same as|a link|no regular)", not_read[1])
+        if not_read
+        else []
+    )
+    assert sum(map(int, counts)) == left_out, out
