@@ -118,7 +118,7 @@ def _arguments(request: Request, scale: str, corpus: CorpusMounts | None) -> tup
         "--out": f"{PREPARE_HOME}/data",
         "--downloads": f"{PREPARE_HOME}/downloads",
         "--corpus": corpus.argument if corpus else request.corpus,
-        "--links": PREPARE_LINKS if corpus and len(corpus.mounts) > 1 else None,
+        "--links": PREPARE_LINKS if corpus else None,
         "--scale": scale,
         "--shards": request.shards,
         "--separator": request.separator,

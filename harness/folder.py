@@ -44,8 +44,8 @@ class Listing:
 def find(corpus: Path, links: Path | None = None) -> Listing:
     """What is to be read of a folder, or a file that is the corpus. Raises BadInput if that is nothing.
 
-    A link is followed, but no file or folder is read twice. Where the folder is seen without what is around
-    it, `links` has what those links lead to that lead out of it, under their names.
+    A link is followed, but no file or folder is read twice. In a container a link that leads out of the
+    corpus leads to a file of the container; there, `links` has what such links mean, under their names.
     """
     if corpus.is_file():
         kind = kind_of(corpus.name)
@@ -82,7 +82,7 @@ class _Search:
     """A walk through a folder, in the order of names."""
 
     def __init__(self, listing: Listing, corpus: Path, links: Path | None) -> None:
-        self._listing, self._links = listing, links
+        self._listing, self._corpus, self._links = listing, corpus, links
         self._folders: list[tuple[Path, str]] = [(corpus, "")]
         self._seen: set[tuple[int, int]] = set()
         self._is_new(corpus)
@@ -97,9 +97,8 @@ class _Search:
         if path.name.startswith("."):
             self._listing.leave_out(HIDDEN, name)
             return
-        if path.is_symlink() and not path.exists() and self._links is not None:
-            path = self._links / name
-        if not path.exists():
+        path = self._led_to(path, name)
+        if not path.exists() or (path.is_symlink() and self._leads_out(path)):
             self._listing.leave_out(LINK, name)
         elif not path.is_dir() and not path.is_file():
             self._listing.leave_out(SPECIAL, name)
@@ -109,6 +108,16 @@ class _Search:
             self._take(path, name)
         else:
             self._listing.leave_out(AGAIN, name)
+
+    def _led_to(self, path: Path, name: str) -> Path:
+        return self._links / name if self._links and path.is_symlink() and self._leads_out(path) else path
+
+    def _leads_out(self, link: Path) -> bool:
+        """True if there is something else behind a link than whoever made it meant."""
+        if self._links is None:
+            return False
+        target = Path(os.path.realpath(link))
+        return not any(target.is_relative_to(os.path.realpath(root)) for root in (self._corpus, self._links))
 
     def _is_new(self, path: Path) -> bool:
         status = path.stat()

@@ -66,14 +66,24 @@ def test_links_are_followed_and_nothing_is_read_twice(tmp_path: Path) -> None:
 
 
 def test_what_links_lead_to_is_found_where_it_is_mounted(tmp_path: Path) -> None:
-    """As in a container, where the folder is seen without what is around it."""
-    write(tmp_path, "links/sub/a.jsonl", "links/books/b.txt", "corpus/own.txt")
+    """As in a container, where other files than meant may be behind a link that leads out."""
+    write(tmp_path, "links/sub/a.jsonl", "links/books/b.txt", "corpus/own.txt", "container/file")
     (tmp_path / "corpus" / "sub").mkdir()
-    for name in ("sub/a.jsonl", "books", "c.txt"):
-        (tmp_path / "corpus" / name).symlink_to("/of/another/world")
+    for name, target in {
+        "sub/a.jsonl": "/of/another/world",
+        "books": "../container",
+        "c.txt": "/of/another/world",
+        "d.txt": "../container/file",
+        "more": str(tmp_path / "container"),
+        "near.txt": "sub/../own.txt",
+    }.items():
+        (tmp_path / "corpus" / name).symlink_to(target)
+    (tmp_path / "links" / "books" / "e.txt").symlink_to(tmp_path / "container" / "file")
     listing = folder.find(tmp_path / "corpus", tmp_path / "links")
-    assert names(listing) == ["books/b.txt", "own.txt", "sub/a.jsonl"]
-    assert listing.left_out == {LINK: ["c.txt"]}
+    assert names(listing) == ["books/b.txt", "near.txt", "sub/a.jsonl"]
+    assert sorted(listing.left_out[LINK]) == ["books/e.txt", "c.txt", "d.txt", "more"]
+    assert listing.left_out[AGAIN] == ["own.txt"]
+    assert folder.find(tmp_path / "corpus").left_out[LINK] == ["c.txt", "sub/a.jsonl"]
 
 
 def test_one_file_is_a_corpus(tmp_path: Path) -> None:
