@@ -126,10 +126,10 @@ def documents_of(path: Path, kind: str, separator: str, tally: Tally) -> Iterato
     name = shown(path)
     tally.begin()
     try:
-        if kind == ".parquet":
-            yield from _parquet(path, name, tally)
-        else:
-            with _open(path, kind) as file:
+        with _open(path, kind) as file:  # by Python: to pyarrow a name is UTF-8
+            if kind == ".parquet":
+                yield from _parquet(file, name, tally)
+            else:
                 yield from _text(file, name, kind.removesuffix(".gz"), separator, tally)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(f"{name} is damaged: {error}") from None
@@ -316,11 +316,11 @@ def _too_long(name: str, line: int) -> BadInput:
 # --- parquet ------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, name: str, tally: Tally) -> Iterator[str]:
+def _parquet(opened: BinaryIO, name: str, tally: Tally) -> Iterator[str]:
     """The column `text`. Raises BadInput."""
     row = 1
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(opened)
         if "text" not in file.schema_arrow.names:
             raise BadInput(f'{name} has no column "text"')
         for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=["text"]):

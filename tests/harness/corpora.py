@@ -73,7 +73,8 @@ class Table:
             "dictionary": pa.dictionary(pa.int32(), pa.string()),
         }
         table = pa.table({self.name: pa.array(self.values, types[self.type]), "n": [1] * len(self.values)})
-        pq.write_table(table, path, row_group_size=self.rows_in_group)
+        with path.open("wb") as file:  # the name may be of any bytes
+            pq.write_table(table, file, row_group_size=self.rows_in_group)
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,14 @@ def test_what_a_file_is_not_is_said_with_its_place(
     assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_a_parquet_may_have_any_name(tmp_path: Path) -> None:
+    """Found by the fuzzer: to pyarrow a name is UTF-8."""
+    path = tmp_path / "\udcff.parquet"
+    with path.open("wb") as file:
+        pq.write_table(pa.table({"text": ["one"]}), file)
+    assert read(path)[0] == ["one"]
+
+
 def test_a_record_that_is_too_long_for_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
