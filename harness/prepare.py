@@ -285,6 +285,8 @@ class Tokenizer:
 
     def _pieces(self, text: str) -> list[str]:
         """The text, cut where one of its runs gets too long for tiktoken."""
+        if len(text) <= self.RUN_CHARS:
+            return [text]
         cuts = [0]
         for run in self._LONG_RUN.finditer(text):
             cuts += range(run.start() + self.RUN_CHARS, run.end(), self.RUN_CHARS)
