@@ -182,15 +182,15 @@ def account(corpus: Corpus, tally: Tally, scale_name: str, scale: Scale) -> Iter
     yield f"read: {tally.documents} documents from {tally.begun} of {files} files"
     if tally.finished < files:
         yield (
-            f"cut: {tally.begun - tally.finished} files were read in part, {files - tally.begun} not at all:"
-            f" the scale {scale_name} takes {(scale.max_corpus_bytes or 0) / 1e6:.0f} MB of text"
+            f"cut: the scale {scale_name} takes {(scale.max_corpus_bytes or 0) / 1e6:.0f} MB of text;"
+            f" files read in part: {tally.begun - tally.finished}, not at all: {files - tally.begun}"
         )
     if tally.long:
-        yield f"cut: {tally.long} documents, into pieces of {DOCUMENT_CHARS} characters"
+        yield f"cut: documents into pieces of {DOCUMENT_CHARS} characters: {tally.long}"
     if tally.empty or tally.halves:
         yield (
-            f"skipped: {tally.empty} documents that are empty or null, {tally.halves} with half of a"
-            f" surrogate pair; the first is {tally.first}"
+            f"skipped: documents that are empty or null: {tally.empty}, with half of a surrogate pair:"
+            f" {tally.halves}; the first is {tally.first}"
         )
     if told := "; ".join(told_left_out(corpus.left_out)):
         yield f"not read: {told}"

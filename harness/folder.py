@@ -13,8 +13,8 @@ from documents import KINDS, BadInput, kind_of, shown
 HIDDEN = "hidden"
 OTHER = "of another kind"
 AGAIN = "the same as another one"
-LINK = "a link that leads nowhere or cannot be followed"
-SPECIAL = "no regular file"
+LINK = "links that lead nowhere or cannot be followed"
+SPECIAL = "no regular files"
 
 
 @dataclass(frozen=True)
@@ -138,4 +138,4 @@ def told_left_out(left_out: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """One phrase for each reason: how many, and which ones if they are few."""
     for why, names in sorted(left_out.items()):
         some = ", ".join(map(shown, names[:3])) + (", …" if len(names) > 3 else "")
-        yield f"{len(names)} {why} ({some})"
+        yield f"{why}: {len(names)} ({some})"

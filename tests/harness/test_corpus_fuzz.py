@@ -1,6 +1,7 @@
 """Preparation against any folder: it ends, with data or with one sentence, and its account adds up.
 
-GLOVEBOX_FUZZ_EXAMPLES=500 asks for as many random folders; by default a few fixed ones are tried.
+GLOVEBOX_FUZZ_EXAMPLES=500 asks for as many random folders, and ten times as many files; by default a few fixed
+ones are tried.
 """
 
 import json
@@ -11,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from documents import BLANK_LINES, BadInput, Tally, documents_of, kind_of
+from folder import AGAIN, HIDDEN, LINK, OTHER, SPECIAL
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 
 from tests.harness.conftest import without_privilege
-from tests.harness.corpora import Corpus, Entry, Link, Repeated, folders
+from tests.harness.corpora import Corpus, Entry, Link, Repeated, files, folders
 from tests.harness.small_scale import MAX_CORPUS_BYTES
 
 EXAMPLES = int(os.environ.get("GLOVEBOX_FUZZ_EXAMPLES", "0"))
@@ -32,7 +35,7 @@ def folder_of(*entries: Entry, plenty: int = 120_000, kind: str = ".jsonl") -> C
     folder_of(Entry(".jsonl", Repeated("\0", 1_000_001), True), Entry(".x", Link("."), False), kind=".txt")
 )
 @settings(
-    max_examples=EXAMPLES or 4,
+    max_examples=EXAMPLES or 3,
     derandomize=not EXAMPLES,
     phases=(Phase.explicit, Phase.generate),  # to shrink an example takes longer than to read it
     database=None,
@@ -64,17 +67,33 @@ def test_any_folder_is_prepared_or_refused_in_one_sentence(corpus: Corpus) -> No
 def require_account(out: str, corpus: dict[str, int], read: int, left_out: int) -> None:
     told = re.search(r"^read: (\d+) documents from (\d+) of (\d+) files$", out, re.MULTILINE)
     assert told, out
-    documents, begun, files = map(int, told.groups())
-    assert (documents, files) == (corpus["documents"], read), out
-    cut = re.search(r"^cut: (\d+) files were read in part, (\d+) not at all", out, re.MULTILINE)
-    assert begun == files - (int(cut[2]) if cut else 0), out
+    documents, begun, found = map(int, told.groups())
+    assert (documents, found) == (corpus["documents"], read), out
+    cut = re.search(r"^cut: .*; files read in part: (\d+), not at all: (\d+)$", out, re.MULTILINE)
+    assert begun == found - (int(cut[2]) if cut else 0), out
     assert corpus["bytes"] <= MAX_CORPUS_BYTES
     if cut:
         assert corpus["bytes"] > 0.97 * MAX_CORPUS_BYTES, out
     not_read = re.search(r"^not read: (.*)$", out, re.MULTILINE)
-    counts = (
-        re.findall(r"(?:^|; )(\d+) (?:hidden|of another kind|the same as|a link|no regular)", not_read[1])
-        if not_read
-        else []
-    )
+    reasons = "|".join((AGAIN, HIDDEN, LINK, OTHER, SPECIAL))
+    counts = re.findall(rf"(?:^|; )(?:{reasons}): (\d+) ", not_read[1]) if not_read else []
     assert sum(map(int, counts)) == left_out, out
+
+
+@given(files())
+@settings(max_examples=10 * EXAMPLES or 100, derandomize=not EXAMPLES, database=None, deadline=None)
+def test_any_file_is_read_or_refused_in_one_sentence(entry: Entry) -> None:
+    """The same in this process, for many more files."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, f"a{entry.name}")
+        entry.write(path)
+        kind, tally = kind_of(path.name), Tally()
+        assert kind is not None
+        try:
+            texts = list(documents_of(path, kind, BLANK_LINES, tally))
+        except BadInput as error:
+            assert str(path) in str(error) and str(error).isprintable()
+            return
+        assert all(texts) and "".join(texts).encode() is not None
+        assert (tally.documents, tally.begun, tally.finished) == (len(texts), 1, 1)
+        assert bool(tally.first) == (tally.empty + tally.halves > 0)

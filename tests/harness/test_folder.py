@@ -41,7 +41,7 @@ def test_every_kind_in_every_folder_is_found_and_the_rest_is_told(tmp_path: Path
         SPECIAL: ["pipe.txt", "socket.txt"],
     }
     told = "; ".join(folder.told_left_out(listing.left_out))
-    assert "5 of another kind (gz, h.md, i, …)" in told and "2 hidden (.git, deep/._a.txt)" in told
+    assert "of another kind: 5 (gz, h.md, i, …)" in told and "hidden: 2 (.git, deep/._a.txt)" in told
 
 
 def test_links_are_followed_and_nothing_is_read_twice(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path: Path) -> Non
     with pytest.raises(BadInput) as refusal:
         folder.find(tmp_path)
     assert "no .parquet, .jsonl, .json or .txt file" in str(refusal.value)
-    assert r"not read: 2 of another kind (a.md, b\n.zst)" in str(refusal.value)
+    assert r"not read: of another kind: 2 (a.md, b\n.zst)" in str(refusal.value)
 
 
 @pytest.mark.parametrize("closed", ["a.txt", "deep"])
