@@ -1,7 +1,7 @@
 """Preparation against any folder: it ends, with data or with one sentence, and its account adds up.
 
-GLOVEBOX_FUZZ_EXAMPLES=500 asks for as many random folders, and ten times as many files; by default a few fixed
-ones are tried.
+GLOVEBOX_FUZZ_EXAMPLES=500 asks for as many random folders, and ten times as many files; by default a few
+fixed ones are tried.
 """
 
 import json
