@@ -65,6 +65,15 @@ _SCALES = (
     "Default: what fits this machine."
 )
 
+_SEPARATOR = (
+    "What stands between two documents in a txt file: any text, '<|endoftext|>' by default; blank-lines; "
+    "or none, where a file is a document."
+)
+_WORKERS = (
+    "Processes that read text at once, with up to 1 GB of memory each, and downloads at once. "
+    "Default: as many as CPUs and memory allow."
+)
+
 log = structlog.stdlib.get_logger(__name__)
 
 #: What names of environment variables begin with that hold a secret.
@@ -115,18 +124,19 @@ def _end(sentence: str, status: int) -> NoReturn:
 def prepare(
     home: Home = None,
     corpus: Annotated[
-        str, typer.Option(help="stdlib, climbmix, or a folder of parquet, jsonl or txt files.")
+        str, typer.Option(help="stdlib, climbmix, or a folder or a file of txt, jsonl, json or parquet.")
     ] = "stdlib",
     scale: Annotated[str | None, typer.Option(help=_SCALES)] = None,
     shards: Annotated[
         int | None, typer.Option(help="Training shards of climbmix to download.", min=1)
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Parallel downloads.", min=1)] = None,
+    separator: Annotated[str | None, typer.Option(help=_SEPARATOR)] = None,
+    workers: Annotated[int | None, typer.Option(help=_WORKERS, min=1)] = None,
 ) -> None:
     """Make the data and the tokenizer, once."""
     config = settings.load(home=home)
     with HomeLock(config.home):
-        request = preparation.Request(corpus=corpus, scale=scale, shards=shards, workers=workers)
+        request = preparation.Request(corpus, scale, shards, workers, separator)
         preparation.prepare(config, request, signals.stop_on_signals())
 
 

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from controller import data, machine
-from controller.core.containers import PREPARE_CORPUS, PREPARE_HOME, preparer
+from controller import data, data_corpus, machine
+from controller.core.containers import PREPARE_HOME, PREPARE_LINKS, preparer
 from controller.core.engine_info import owner_inside
 from controller.core.model import InfrastructureError, UserError
 from controller.core.place import Place
+from controller.core.sandbox_config import GIB
+from controller.data_corpus import CorpusMounts
 from controller.device import resolve_device
 from controller.harness_files import HarnessFiles
+from controller.ports import Exit
 from controller.seccomp import sealed
 from controller.settings import PROJECT, Settings
 
-NAMED_CORPORA = ("stdlib", "climbmix")
+_FAULT = 1
+"""Exit status of a Python that ended with a traceback."""
 LIMIT_SECONDS = 24 * 3600.0
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _CA_VARIABLES = ("GLOVEBOX_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
@@ -34,6 +38,8 @@ class Request:
     """A name of `data.Size`; None: what fits the machine."""
     shards: int | None
     workers: int | None
+    separator: str | None = None
+    """Of a txt; None: what the harness has by default."""
 
 
 def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
@@ -45,7 +51,7 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
         raise UserError(
             "A runner prepares no data; that is for whoever owns this machine: run `make prepare` there."
         )
-    corpus = _corpus_folder(request.corpus)
+    corpus = data_corpus.find(request.corpus)
     if request.scale not in (None, *get_args(data.Size)):
         raise UserError(f"There is no scale {request.scale!r}; choose cpu, small, medium or gpu.")
     scale = request.scale or _fitting(config)
@@ -61,7 +67,7 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
         limit_seconds=LIMIT_SECONDS,
         owner=owner_inside(engine["users"], home.st_uid, home.st_gid),
         harness=harness.folder,
-        corpus=corpus,
+        corpus=corpus.mounts if corpus else (),
         network=network,
         ca_bundle=_ca_bundle() if network else None,
         proxies={name: os.environ[name] for name in _PROXY_VARIABLES if name in os.environ},
@@ -74,15 +80,31 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
         following.join(timeout=10)
     finally:
         sandbox.remove(containers=[spec.name])
-    if end.exit_code == 2:
-        where = f" ({PREPARE_CORPUS} is {corpus})" if corpus else ""
-        raise UserError(f"The data was not prepared; the line above says why{where}.")
-    if end.exit_code != 0:
-        reason = "ran out of memory" if end.oom_killed else f"ended with status {end.exit_code}"
-        raise InfrastructureError(
-            f"The preparation of the data {reason}; running it again resumes or starts clean."
-        )
+    _require_success(end, corpus, spec.limits.memory)
     data.read(config.home)
+
+
+def _require_success(end: Exit, corpus: CorpusMounts | None, memory: int) -> None:
+    """Raises UserError for what only another request can change, InfrastructureError for the rest."""
+    if end.exit_code == 2:
+        where = f" ({corpus.argument} is {corpus.source})" if corpus else ""
+        raise UserError(f"The data was not prepared; the line above says why{where}.")
+    if end.oom_killed and end.exit_code != 0:
+        raise UserError(
+            f"The preparation of the data ran out of its {memory / GIB:.1f} GiB of memory: run it with fewer "
+            "--workers, or set sandbox.prepare.memory higher."
+        )
+    if end.exit_code == _FAULT:
+        raise InfrastructureError("The preparation of the data failed by a fault of ours; it is shown above.")
+    if end.killed:
+        raise UserError(
+            f"The data was not prepared within {LIMIT_SECONDS / 3600:.0f} hours: give it less text."
+        )
+    if end.exit_code != 0:
+        raise InfrastructureError(
+            f"The preparation of the data was ended from outside (status {end.exit_code}); running it again "
+            "starts clean, with what was downloaded."
+        )
 
 
 def _fitting(config: Settings) -> str:
@@ -91,27 +113,19 @@ def _fitting(config: Settings) -> str:
     return data.size_for(gpu.total_bytes if gpu else None)
 
 
-def _corpus_folder(corpus: str) -> Path | None:
-    if corpus in NAMED_CORPORA:
-        return None
-    folder = Path(corpus).expanduser().resolve()
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no corpus {corpus!r}: choose stdlib, climbmix or a folder of parquet, jsonl or txt."
-        )
-    return folder
-
-
-def _arguments(request: Request, scale: str, corpus: Path | None) -> tuple[str, ...]:
+def _arguments(request: Request, scale: str, corpus: CorpusMounts | None) -> tuple[str, ...]:
     options = {
         "--out": f"{PREPARE_HOME}/data",
         "--downloads": f"{PREPARE_HOME}/downloads",
-        "--corpus": PREPARE_CORPUS if corpus else request.corpus,
+        "--corpus": corpus.argument if corpus else request.corpus,
+        "--links": PREPARE_LINKS if corpus else None,
         "--scale": scale,
         "--shards": request.shards,
+        "--separator": request.separator,
         "--workers": request.workers,
     }
-    return tuple(word for key, value in options.items() if value is not None for word in (key, str(value)))
+    # With "=", so that a value may begin with a dash.
+    return tuple(f"{key}={value}" for key, value in options.items() if value is not None)
 
 
 def _ca_bundle() -> Path | None:

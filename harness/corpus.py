@@ -5,23 +5,23 @@ documents (`str`, not empty), always in the same order. Three corpora exist:
 
 - `stdlib`: library sources and documentation of the Python installation that runs this file; no download.
 - `climbmix`: the shards that upstream trains on; the split of each shard is pinned, so scores compare.
-- a folder of .parquet (column `text`), .jsonl (field `text`) and .txt (a file is a document).
+- a folder, or a file, of .parquet, .jsonl, .json and .txt: see `documents.py` for what is read of each.
 
 Only preparation imports this module; it is not mounted into an experiment.
 """
 
 import hashlib
-import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-import pyarrow.parquet as pq
-from download import BadInput, download_shards
+from documents import END_OF_TEXT, BadInput, Tally, documents_of, shown
+from download import download_shards
+from folder import Source, find
 
 CLIMBMIX_URL = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
 CLIMBMIX_HELD_BACK = {6540: "dev", 6541: "holdout", 6542: "validation"}  # 6542 is upstream's validation shard
@@ -29,17 +29,24 @@ CLIMBMIX_DEFAULT_SHARDS = 10
 
 LIBRARY_SUFFIXES = {".py", ".pyi", ".md", ".rst", ".txt"}
 LIBRARY_FILE_BYTES = range(512, 128 * 1024)  # smaller files are stubs, larger ones are mostly tables
-PART_BYTES = 4_000_000  # text files are grouped into parts of about this size
+PART_BYTES = 4_000_000  # small files are grouped into parts of about this size
+
+Item = TypeVar("Item")
 
 
 class Part(Protocol):
-    """One unit of work for one process."""
+    """One unit of work for one process. Its str() names the files, for a sentence."""
 
     @property
     def split(self) -> str | None:
         """The split that all its documents belong to; None lets each document's hash decide."""
 
-    def documents(self) -> Iterator[str]: ...
+    @property
+    def files(self) -> int:
+        """How many files it reads."""
+
+    def documents(self, tally: Tally) -> Iterator[str]:
+        """Raises BadInput."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +55,63 @@ class Corpus:
     origin: str
     """One line that tells two different requests apart; it goes into the manifest."""
     parts: Sequence[Part]
-    inputs: dict[str, dict[str, int | str]]
+    inputs: dict[str, dict[str, int | str]] = field(default_factory=dict)
     """For downloads: file name -> {"bytes", "sha256"}."""
+    measured: bool = False
+    """Its parts may be of any size, so how much of each fits under a cap has to be found out."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Why -> the names of what was found and is not read."""
 
 
-def open_corpus(
-    request: str, downloads: Path, shards: int | None, workers: int, max_bytes: int | None
-) -> Corpus:
-    """The corpus named `stdlib` (at most `max_bytes` of it) or `climbmix`, or else the folder at that path.
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for."""
 
-    Raises BadInput.
-    """
-    if request == "climbmix":
-        return climbmix_corpus(downloads, CLIMBMIX_DEFAULT_SHARDS if shards is None else shards, workers)
-    if shards is not None:
-        raise BadInput("--shards only means something with --corpus climbmix")
-    if request == "stdlib":
+    corpus: str
+    """`stdlib`, `climbmix` or a path."""
+    shards: int | None = None
+    """Of climbmix."""
+    separator: str | None = None
+    """Of a .txt; None: END_OF_TEXT."""
+    links: Path | None = None
+    """Where to find what the links of a folder lead to, see `folder.find`."""
+
+    @property
+    def is_path(self) -> bool:
+        return self.corpus not in ("stdlib", "climbmix")
+
+    def check(self) -> None:
+        """Raises BadInput."""
+        if self.shards is not None and self.corpus != "climbmix":
+            raise BadInput("--shards only means something with --corpus climbmix")
+        if self.separator is not None and not self.is_path:
+            raise BadInput("--separator only means something with a folder or a file of texts")
+        if self.separator == "":
+            raise BadInput("--separator is empty: give the text between two documents, blank-lines or none")
+
+
+def open_corpus(request: Request, downloads: Path, workers: int, max_bytes: int | None) -> Corpus:
+    """The corpus asked for; of `stdlib` at most `max_bytes`. Raises BadInput."""
+    request.check()
+    if request.corpus == "climbmix":
+        return climbmix_corpus(downloads, _shards(request), workers)
+    if request.corpus == "stdlib":
         return library_corpus(max_bytes)
-    return folder_corpus(Path(request))
+    return path_corpus(request)
 
 
-def origin_of(request: str, shards: int | None) -> str:
+def origin_of(request: Request) -> str:
     """`Corpus.origin` without reading or downloading the text, to recognise data that is already prepared."""
-    if request == "climbmix":
-        return climbmix_origin(CLIMBMIX_DEFAULT_SHARDS if shards is None else shards)
-    if request == "stdlib":
+    request.check()
+    if request.corpus == "climbmix":
+        return climbmix_origin(_shards(request))
+    if request.corpus == "stdlib":
         return library_origin()
-    return folder_origin(Path(request), folder_files(Path(request)))
+    return path_origin(request, find(Path(request.corpus), request.links).files)
+
+
+def _shards(request: Request) -> int:
+    return CLIMBMIX_DEFAULT_SHARDS if request.shards is None else request.shards
 
 
 # --- the library of this Python installation ----------------------------------------------------------------
@@ -103,7 +140,8 @@ def library_corpus(max_bytes: int | None) -> Corpus:
             break
         chosen.append((path, size))
         total += size
-    return Corpus("stdlib", library_origin(), _text_parts(chosen), {})
+    parts = [LibraryFiles(tuple(group)) for group in _grouped(chosen)]
+    return Corpus("stdlib", library_origin(), parts)
 
 
 def _library_files(roots: Sequence[str]) -> Iterator[Path]:
@@ -125,120 +163,98 @@ def _is_utf8(data: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class TextFiles:
+class LibraryFiles:
     """UTF-8 text files, one document each."""
 
     paths: tuple[Path, ...]
     split: str | None = None
 
-    def documents(self) -> Iterator[str]:
+    def __str__(self) -> str:
+        return _named(self.paths)
+
+    @property
+    def files(self) -> int:
+        return len(self.paths)
+
+    def documents(self, tally: Tally) -> Iterator[str]:
         for path in self.paths:
+            tally.begin()
             try:
                 text = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{path} is not UTF-8 text (byte {error.start})") from None
-            if text:
-                yield text
+            except (OSError, UnicodeDecodeError):
+                raise BadInput(f"{shown(path)} was changed while it was read") from None
+            yield from tally.accept(text, shown(path))
+            tally.finished += 1
 
 
-def _text_parts(files: Sequence[tuple[Path, int]]) -> list[TextFiles]:
-    """Group (path, size) pairs, in their order, into parts of about PART_BYTES."""
-    groups: list[list[Path]] = []
+def _grouped(files: Iterable[tuple[Item, int]]) -> list[list[Item]]:
+    """Group (file, size) pairs, in their order, into parts of about PART_BYTES."""
+    groups: list[list[Item]] = []
     room = 0
-    for path, size in files:
+    for file, size in files:
         if room <= 0:
             groups.append([])
             room = PART_BYTES
-        groups[-1].append(path)
+        groups[-1].append(file)
         room -= size
-    return [TextFiles(tuple(group)) for group in groups]
+    return groups
 
 
-# --- a folder of the user's ---------------------------------------------------------------------------------
+# --- texts of the user's ------------------------------------------------------------------------------------
 
 
-def folder_files(folder: Path) -> list[Path]:
-    """The corpus files below `folder`, sorted by their path in it. Raises BadInput if there are none."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder} is not a corpus: give stdlib, climbmix or a folder")
-    if not os.access(folder, os.R_OK | os.X_OK):  # a search would pass over it without a word
-        raise BadInput(f"{folder} may not be read by user {os.getuid()}; let others read it")
-    try:
-        files = sorted(
-            p for p in folder.rglob("*") if p.suffix in {".parquet", ".jsonl", ".txt"} and p.is_file()
-        )
-    except OSError as error:
-        raise BadInput(f"cannot read {folder}: {error.strerror}") from None
-    if not files:
-        raise BadInput(f"no .parquet, .jsonl or .txt file in {folder}")
-    return files
+def path_corpus(request: Request) -> Corpus:
+    listing = find(Path(request.corpus), request.links)
+    separator = (request.separator or END_OF_TEXT).replace("\r\n", "\n")  # as the text that is read
+    parts = [Texts(tuple(group), separator) for group in _groups(listing.files)]
+    return Corpus(
+        "folder", path_origin(request, listing.files), parts, measured=True, left_out=listing.left_out
+    )
 
 
-def folder_origin(folder: Path, files: Sequence[Path]) -> str:
+def path_origin(request: Request, files: Sequence[Source]) -> str:
     """Names the folder and hashes its listing, so that files added later are noticed."""
-    listing = "\n".join(f"{p.relative_to(folder)}\t{p.stat().st_size}" for p in files)
+    path = Path(request.corpus)
+    listing = "\n".join(f"{source.name}\t{source.size}" for source in files)
+    listing += f"\nseparator {request.separator or END_OF_TEXT}"
     digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
-    return f"folder {folder.resolve().name} with {len(files)} files, listing {digest[:16]}"
+    kind = "folder" if path.is_dir() else "file"
+    return f"{kind} {shown(path.resolve().name)} with {len(files)} files, listing {digest[:16]}"
 
 
-def folder_corpus(folder: Path) -> Corpus:
-    files = folder_files(folder)
-    for path in files:
-        if not os.access(path, os.R_OK):
-            raise BadInput(f"cannot read {path}: permission denied")
-    parts: list[Part] = []
-    parts.extend(ParquetFile(p) for p in files if p.suffix == ".parquet")
-    parts.extend(JsonLines(p) for p in files if p.suffix == ".jsonl")
-    texts = [(p, p.stat().st_size) for p in files if p.suffix == ".txt"]
-    # In hash order a part is a mixture of the whole folder, however its files are named.
-    texts.sort(key=lambda item: hashlib.sha256(item[0].read_bytes()).digest())
-    parts.extend(_text_parts(texts))
-    return Corpus("folder", folder_origin(folder, files), parts, {})
+def _groups(files: Sequence[Source]) -> Iterator[list[Source]]:
+    """Each large file by itself, so that it can share a cap with the others; small ones together.
+
+    In hash order a group is a mixture of the whole folder, however its files are named.
+    """
+    ordered = sorted(files, key=lambda source: hashlib.sha256(os.fsencode(source.name)).digest())
+    yield from ([source] for source in ordered if source.size >= PART_BYTES)
+    small = [(source, source.size) for source in ordered if source.size < PART_BYTES]
+    yield from _grouped(small)
 
 
 @dataclass(frozen=True)
-class JsonLines:
-    """One JSON object a line, the document in its field `text`."""
+class Texts:
+    """Files of a user's."""
 
-    path: Path
+    sources: tuple[Source, ...]
+    separator: str
     split: str | None = None
 
-    def documents(self) -> Iterator[str]:
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except ValueError:  # bad JSON or bad UTF-8
-                    raise BadInput(f"{self.path} line {number} is not JSON") from None
-                text = record.get("text") if isinstance(record, dict) else None
-                if not isinstance(text, str):
-                    raise BadInput(f'{self.path} line {number} has no field "text" holding a string')
-                if text:
-                    yield text
+    def __str__(self) -> str:
+        return _named([source.path for source in self.sources])
+
+    @property
+    def files(self) -> int:
+        return len(self.sources)
+
+    def documents(self, tally: Tally) -> Iterator[str]:
+        for source in self.sources:
+            yield from documents_of(source.path, source.kind, self.separator, tally)
 
 
-@dataclass(frozen=True)
-class ParquetFile:
-    """A parquet file, the documents in its column `text`."""
-
-    path: Path
-    split: str | None = None
-
-    def documents(self) -> Iterator[str]:
-        try:
-            file = pq.ParquetFile(self.path)
-            if "text" not in file.schema_arrow.names:
-                raise BadInput(f'{self.path} has no column "text"')
-            for batch in file.iter_batches(batch_size=1024, columns=["text"]):
-                for text in batch.column(0).to_pylist():
-                    if text is not None and not isinstance(text, str):
-                        raise BadInput(f'the column "text" of {self.path} does not hold strings')
-                    if text:
-                        yield text
-        except (OSError, ValueError) as error:  # pyarrow's own errors are of these two kinds
-            raise BadInput(f"{self.path} is not a readable parquet file: {error}") from None
+def _named(paths: Sequence[Path]) -> str:
+    return shown(paths[0]) + (f" and {len(paths) - 1} more files" if len(paths) > 1 else "")
 
 
 # --- upstream's shards --------------------------------------------------------------------------------------
@@ -259,5 +275,20 @@ def climbmix_corpus(downloads: Path, shards: int, workers: int) -> Corpus:
     splits = {**dict.fromkeys(range(shards), "train"), **CLIMBMIX_HELD_BACK}
     names = {f"shard_{index:05d}.parquet": split for index, split in splits.items()}
     inputs = download_shards(climbmix_url(), list(names), downloads / "climbmix", workers)
-    parts = [ParquetFile(downloads / "climbmix" / name, split) for name, split in names.items()]
+    parts = [Shard(downloads / "climbmix" / name, split) for name, split in names.items()]
     return Corpus("climbmix", climbmix_origin(shards), parts, inputs)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A parquet file all of whose documents belong to one split."""
+
+    path: Path
+    split: str
+    files: int = 1
+
+    def __str__(self) -> str:
+        return shown(self.path)
+
+    def documents(self, tally: Tally) -> Iterator[str]:
+        return documents_of(self.path, ".parquet", "", tally)

@@ -3,8 +3,8 @@
     DIR/public   manifest, tokenizer, train and dev shards: what an experiment may see
     DIR/judge    manifest, byte table, validation and hold-out shards: the judge's alone
 
-A shard is a flat file of little-endian uint16 tokens; every document in it starts with BOS. The tokenizer is
-trained on the train split alone. `python prepare.py` runs this; an experiment does not see this module.
+The tokenizer is trained on the train split alone. `python prepare.py` runs this; an experiment does not see
+this module.
 """
 
 import argparse
@@ -15,31 +15,23 @@ import fcntl
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rustbpe
-from corpus import Corpus, Part, open_corpus, origin_of
-from download import BadInput
-from numpy.typing import NDArray
+from corpus import Corpus, Request, open_corpus, origin_of
+from documents import BLANK_LINES, DOCUMENT_CHARS, END_OF_TEXT, KINDS, NO_SEPARATOR, BadInput, Tally, shown
+from folder import told_left_out
+from processes import Workers, default_workers
+from shards import FOLDER_OF_SPLIT, SPLITS, Count, Job, Share, shares_of, tokenize
 
-from prepare import MANIFEST_VERSION, PACKING_BUFFER, SPECIAL_TOKENS, Tokenizer, pack_rows, read_documents
-
-SPLITS = ("train", "dev", "validation", "holdout")
-FOLDER_OF_SPLIT = {
-    "train": "public/train",
-    "dev": "public/dev",
-    "validation": "judge/val",
-    "holdout": "judge/holdout",
-}
-SHARE_OF_SPLIT = {"validation": 0.04, "holdout": 0.03, "dev": 0.03}  # of the documents; the rest is train
+from prepare import MANIFEST_VERSION, PACKING_BUFFER, SPECIAL_TOKENS, pack_rows, read_documents
 
 # GPT-4's pattern, but numbers are cut after two digits: with a small vocabulary three would waste it.
 SPLIT_PATTERN = (
@@ -47,7 +39,9 @@ SPLIT_PATTERN = (
     r" ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 TOKENIZER_DOCUMENT_CHARS = 10_000  # of a longer document the tokenizer is trained on the head
-SORT_TOKENS = 1 << 24  # so many tokens are held in memory to be put into hash order
+
+_TOO_LITTLE = "the corpus has too little text or too few documents"
+_SEPARATE = f"one long .txt becomes many documents with --separator {BLANK_LINES}, or another one"
 
 
 @dataclass(frozen=True)
@@ -108,22 +102,20 @@ SCALES = {
 }
 
 
-def prepare(
-    out: Path, downloads: Path, request: str, scale_name: str, shards: int | None, workers: int
-) -> str:
+def prepare(out: Path, downloads: Path, request: Request, scale_name: str, workers: int) -> str:
     """Build the data folder `out`, unless it is there already; returns one line about it for the user.
 
     Everything is written to `out`.partial, which then gets its name in one step. Raises BadInput.
     """
     if out.exists() and any(out.iterdir()):
-        return check_prepared(out, origin_of(request, shards), scale_name)
+        return check_prepared(out, origin_of(request), scale_name)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     with locked(out.parent):
         shutil.rmtree(partial, ignore_errors=True)  # what a killed preparation left
         try:
             scale = SCALES[scale_name]
-            corpus = open_corpus(request, downloads, shards, workers, scale.max_corpus_bytes)
+            corpus = open_corpus(request, downloads, workers, scale.max_corpus_bytes)
             summary = build(partial, corpus, scale_name, scale, workers)
             os.rename(partial, out)
             _fsync(out.parent)
@@ -164,22 +156,44 @@ def check_prepared(out: Path, origin: str, scale_name: str) -> str:
 
 def build(folder: Path, corpus: Corpus, scale_name: str, scale: Scale, workers: int) -> str:
     """Write a complete data folder to `folder` and return one line about it. Raises BadInput."""
-    started = time.monotonic()
+    started, public = time.monotonic(), folder / "public"
     for name in FOLDER_OF_SPLIT.values():
         (folder / name).mkdir(parents=True)
-    limit = None if scale.max_corpus_bytes is None else scale.max_corpus_bytes // max(len(corpus.parts), 1)
     print(f"corpus: {corpus.origin}", flush=True)
-    train_tokenizer(folder / "public" / "tokenizer", corpus, scale, limit)
-    shutil.copyfile(folder / "public" / "tokenizer" / "token_bytes.npy", folder / "judge" / "token_bytes.npy")
-    print(f"tokenizer: {scale.vocab_size} tokens, after {time.monotonic() - started:.0f} s", flush=True)
-    passage_tokens = passage_tokens_of(corpus, scale)
-    jobs = [Job(index, part, limit, passage_tokens, folder) for index, part in enumerate(corpus.parts)]
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        counts = pool.map(tokenize_part, jobs, chunksize=1)
-    splits = {split: sum((count[split] for count in counts), Count()) for split in SPLITS}
+    # All that reads the corpus is in a child: this process stays small, and there to say what happened.
+    with Workers(workers) as pool:
+        shares = shares_of(corpus, scale.max_corpus_bytes, pool)
+        pool.each(train_tokenizer, [Training(public / "tokenizer", shares, scale)])
+        shutil.copyfile(public / "tokenizer" / "token_bytes.npy", folder / "judge" / "token_bytes.npy")
+        print(f"tokenizer: {scale.vocab_size} tokens, after {time.monotonic() - started:.0f} s", flush=True)
+        passage_tokens = passage_tokens_of(corpus, scale)
+        done = pool.each(tokenize, [Job(i, share, passage_tokens, folder) for i, share in enumerate(shares)])
+    splits = {split: sum((counts[split] for counts, _ in done), Count()) for split in SPLITS}
     write_manifests(folder, corpus, scale_name, scale, splits)
+    for line in account(corpus, sum((tally for _, tally in done), Tally()), scale_name, scale):
+        print(line, flush=True)
     tokens = ", ".join(f"{split} {splits[split].tokens / 1e6:.2f}M" for split in SPLITS)
     return f"prepared at scale {scale_name} in {time.monotonic() - started:.0f} s; tokens: {tokens}"
+
+
+def account(corpus: Corpus, tally: Tally, scale_name: str, scale: Scale) -> Iterator[str]:
+    """What was read, what was not, and why: one line for each."""
+    files = sum(part.files for part in corpus.parts)
+    yield f"read: {tally.documents} documents from {tally.begun} of {files} files"
+    if tally.finished < files:
+        yield (
+            f"cut: the scale {scale_name} takes {(scale.max_corpus_bytes or 0) / 1e6:.0f} MB of text;"
+            f" files read in part: {tally.begun - tally.finished}, not at all: {files - tally.begun}"
+        )
+    if tally.long:
+        yield f"cut: documents into pieces of {DOCUMENT_CHARS} characters: {tally.long}"
+    if tally.empty or tally.halves:
+        yield (
+            f"skipped: documents that are empty or null: {tally.empty}, with half of a surrogate pair:"
+            f" {tally.halves}; the first is {tally.first}"
+        )
+    if told := "; ".join(told_left_out(corpus.left_out)):
+        yield f"not read: {told}"
 
 
 def passage_tokens_of(corpus: Corpus, scale: Scale) -> int | None:
@@ -191,57 +205,39 @@ def passage_tokens_of(corpus: Corpus, scale: Scale) -> int | None:
     return None if corpus.name == "climbmix" and scale == SCALES["gpu"] else scale.max_seq_len
 
 
-def documents_by_split(part: Part, limit: int | None) -> Iterator[tuple[str, bytes, str]]:
-    """(split, content hash, document) of each document of a part, until `limit` bytes of text have been seen.
+@dataclass(frozen=True)
+class Training:
+    """What the tokenizer is trained on, and the folder it is written to."""
 
-    The hash decides the split, so two copies of a document never end up on both sides of a fence.
-    """
-    seen = 0
-    for text in part.documents():
-        content = text.encode("utf-8", "surrogatepass")
-        seen += len(content)
-        if limit is not None and seen > limit:
-            return
-        digest = hashlib.sha256(content).digest()
-        yield part.split or split_of(digest), digest, text
+    folder: Path
+    shares: Sequence[Share]
+    scale: Scale
 
+    def __str__(self) -> str:
+        return f"{self.shares[0]} and what follows" if len(self.shares) > 1 else str(self.shares[0])
 
-def split_of(digest: bytes) -> str:
-    """The split of a document with this content hash; the shares are SHARE_OF_SPLIT.
-
-    Takes other bytes of the hash than those which order (and so select) the documents.
-    """
-    point = int.from_bytes(digest[-8:], "big") / 2**64
-    for split, share in SHARE_OF_SPLIT.items():
-        if point < share:
-            return split
-        point -= share
-    return "train"
-
-
-def train_tokenizer(folder: Path, corpus: Corpus, scale: Scale, limit: int | None) -> None:
-    """Train BPE on the train split and write `tokenizer.json` and `token_bytes.npy`. Raises BadInput."""
-
-    def train_texts() -> Iterator[str]:
-        room = scale.tokenizer_chars
-        for part in corpus.parts:
-            if part.split in (None, "train"):
-                for split, _, text in documents_by_split(part, limit):
+    def texts(self) -> Iterator[str]:
+        """The heads of documents of the train split."""
+        room = self.scale.tokenizer_chars
+        for share in self.shares:
+            if share.part.split in (None, "train"):
+                for split, _, text in share.documents(Tally()):
                     if split == "train":
                         yield text[:TOKENIZER_DOCUMENT_CHARS]
                         room -= min(len(text), TOKENIZER_DOCUMENT_CHARS)
                         if room <= 0:
                             return
 
+
+def train_tokenizer(training: Training) -> None:
+    """Train BPE on the train split and write `tokenizer.json` and `token_bytes.npy`. Raises BadInput."""
+    scale, folder = training.scale, training.folder
     trainer = rustbpe.Tokenizer()
     merged = scale.vocab_size - len(SPECIAL_TOKENS)
-    trainer.train_from_iterator(train_texts(), merged, pattern=SPLIT_PATTERN)
+    trainer.train_from_iterator(training.texts(), merged, pattern=SPLIT_PATTERN)
     ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
     if len(ranks) < merged:
-        raise BadInput(
-            "the corpus has too little text or too few documents"
-            f" for a vocabulary of {scale.vocab_size} tokens"
-        )
+        raise BadInput(f"{_TOO_LITTLE} for a vocabulary of {scale.vocab_size} tokens ({_SEPARATE})")
     special = {name: merged + i for i, name in enumerate(SPECIAL_TOKENS)}
     stored_ranks = {base64.b64encode(token).decode(): rank for token, rank in ranks.items()}
     folder.mkdir()
@@ -250,68 +246,6 @@ def train_tokenizer(folder: Path, corpus: Corpus, scale: Scale, limit: int | Non
     lengths = {rank: len(token) for token, rank in ranks.items()}
     token_bytes = [lengths.get(token_id, 0) for token_id in range(scale.vocab_size)]
     np.save(folder / "token_bytes.npy", np.array(token_bytes, np.int32))
-
-
-@dataclass(frozen=True)
-class Count:
-    """How much of a split there is; counts add up."""
-
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: "Count") -> "Count":
-        return Count(self.documents + other.documents, self.tokens + other.tokens, self.bytes + other.bytes)
-
-
-@dataclass(frozen=True)
-class Job:
-    """The part of a corpus that one call of tokenize_part turns into shards number `index`."""
-
-    index: int
-    part: Part
-    limit: int | None
-    passage_tokens: int | None
-    folder: Path
-
-
-def tokenize_part(job: Job) -> dict[str, Count]:
-    """Write one shard per split that the part has documents for; returns the counts.
-
-    Documents of a part whose split is pinned keep their order; the others are put into hash order, so that a
-    folder sorted by topic does not become a curriculum.
-    """
-    tokenizer = Tokenizer.from_directory(job.folder / "public" / "tokenizer")
-    token_bytes = np.load(job.folder / "public" / "tokenizer" / "token_bytes.npy")
-    held: dict[str, list[tuple[bytes, NDArray[np.uint16]]]] = {split: [] for split in SPLITS}
-    held_tokens, counts = 0, dict.fromkeys(SPLITS, Count())
-    for split, digest, text in documents_by_split(job.part, job.limit):
-        ids = np.array(tokenizer.enc.encode_ordinary(text), np.uint16)
-        tokens = with_bos(ids, tokenizer.bos_token_id, job.passage_tokens)
-        held[split].append((digest, tokens))
-        held_tokens += len(tokens)
-        counts[split] += Count(1, len(tokens), int(token_bytes[ids].sum()))
-        if held_tokens > SORT_TOKENS:
-            _append_shards(job, held)
-            held_tokens = 0
-    _append_shards(job, held)
-    return counts
-
-
-def with_bos(ids: NDArray[np.uint16], bos_token_id: int, passage_tokens: int | None) -> NDArray[np.uint16]:
-    """The ids with BOS before them, or before each passage of `passage_tokens` of them."""
-    starts = range(0, len(ids), passage_tokens or max(len(ids), 1))
-    return np.insert(ids, list(starts), bos_token_id)
-
-
-def _append_shards(job: Job, held: dict[str, list[tuple[bytes, NDArray[np.uint16]]]]) -> None:
-    for split, documents in held.items():
-        if documents:
-            if job.part.split is None:
-                documents.sort(key=lambda item: item[0])
-            with (job.folder / FOLDER_OF_SPLIT[split] / f"{job.index:05d}.bin").open("ab") as shard:
-                shard.write(np.concatenate([tokens for _, tokens in documents]).astype("<u2").tobytes())
-            documents.clear()
 
 
 def score_tokens_of(folder: Path, split: str, scale: Scale, wanted: int) -> int:
@@ -325,8 +259,8 @@ def score_tokens_of(folder: Path, split: str, scale: Scale, wanted: int) -> int:
     available = scale.max_seq_len * sum(1 for _ in itertools.islice(rows, wanted // scale.max_seq_len))
     if available < wanted // 4:
         raise BadInput(
-            "the corpus has too little text or too few documents:"
-            f" {available} tokens fell to the {split} split, {wanted // 4} are needed"
+            f"{_TOO_LITTLE}: {available} tokens fell to the {split} split, {wanted // 4} are needed"
+            f" ({_SEPARATE})"
         )
     return available
 
@@ -394,29 +328,48 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def main() -> int:
-    """Exit status: 0 done, or already done; 2 bad input, with one sentence on stderr."""
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Prepare data and tokenizer once.")
     parser.add_argument("--out", type=Path, required=True, help="the data folder to make")
     parser.add_argument(
-        "--corpus", required=True, help="stdlib, climbmix, or a folder of .parquet, .jsonl, .txt"
+        "--corpus", required=True, help=f"stdlib, climbmix, or a folder or file of {', '.join(KINDS)}"
     )
     parser.add_argument(
         "--scale", required=True, choices=SCALES, help="the size of the game, for a CPU or a GPU of that size"
     )
     parser.add_argument("--shards", type=int, help="climbmix: how many training shards")
     parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="parallel processes"
+        "--separator",
+        help=f"what stands between two documents in a .txt: a text, by default {END_OF_TEXT}; {BLANK_LINES};"
+        f" or {NO_SEPARATOR}: a file is a document",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="processes that read text at once, each with up to 1 GB of memory, and downloads at once;"
+        " default: what CPUs and memory allow",
     )
     parser.add_argument("--downloads", type=Path, help="where downloads are kept; default: beside --out")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--links", type=Path, help="a folder with what the links lead to that lead out of --corpus"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Exit status: 0 done, or already done; 2 bad input, with one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may be of any bytes
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    args = arguments()
     os.umask(0o022)  # other users read the data: the experiment's and the judge's
     out = args.out.absolute()
+    request = Request(args.corpus, args.shards, args.separator, args.links)
     try:
         if args.workers < 1:
             raise BadInput("--workers must be at least 1")
         downloads = args.downloads or out.with_name("downloads")
-        print(prepare(out, downloads, args.corpus, args.scale, args.shards, args.workers))
+        print(prepare(out, downloads, request, args.scale, args.workers))
         return 0
     except BadInput as error:
         sentence = str(error)
@@ -426,7 +379,7 @@ def main() -> int:
                 f"no room left to write below {out.parent}: free some space and run the same command again"
             )
         elif error.errno in {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}:
-            sentence = f"cannot use {error.filename or out}: {error.strerror}"
+            sentence = f"cannot use {shown(error.filename or out)}: {error.strerror}"
         else:
             raise
     print(f"prepare: {sentence}", file=sys.stderr)

@@ -15,15 +15,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import requests
+from documents import BadInput
 
 ATTEMPTS = 6  # in a row without a single new byte
 BACK_OFF_SECONDS = 1.0  # doubled after each fruitless attempt
 TIMEOUT_SECONDS = (10, 60)  # to connect; between two reads
 CHUNK_BYTES = 1 << 16  # what is lost, at most, when a connection breaks
-
-
-class BadInput(Exception):
-    """What the user asked for cannot be done; the message is one sentence for them."""
 
 
 class _Incomplete(Exception):

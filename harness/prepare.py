@@ -19,14 +19,17 @@ import bisect
 import contextlib
 import functools
 import inspect
+import itertools
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
 import types
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -232,6 +235,15 @@ TIME_BUDGET: float = _time_budget  # seconds of training for a clock that starts
 class Tokenizer:
     """Byte-level BPE, served by tiktoken."""
 
+    RUN_CHARS = 1 << 16
+    """tiktoken panics at about a million characters that its pattern takes for one piece. Such a piece either
+    has no white space, but for one before it, or nothing else: what is longer of either is cut. Unicode's
+    White_Space, which is what \\s is to tiktoken, but not to Python."""
+    _SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+    _LONG_RUN = re.compile(
+        f"(?<![^{_SPACE}])[^{_SPACE}]{{{RUN_CHARS + 1},}}|(?<![{_SPACE}])[{_SPACE}]{{{RUN_CHARS + 1},}}"
+    )
+
     def __init__(self, enc: tiktoken.Encoding, bos_token_id: int) -> None:
         self.enc = enc
         self.bos_token_id = bos_token_id
@@ -266,8 +278,21 @@ class Tokenizer:
         if prepend is not None:
             first = [prepend if isinstance(prepend, int) else self.enc.encode_single_token(prepend)]
         if isinstance(text, str):
-            return first + self.enc.encode_ordinary(text)
-        return [first + ids for ids in self.enc.encode_ordinary_batch(text, num_threads=num_threads)]
+            return first + self._encode(text)
+        with ThreadPoolExecutor(num_threads) as threads:
+            return [first + ids for ids in threads.map(self._encode, text)]
+
+    def _encode(self, text: str) -> list[int]:
+        return [token for piece in self._pieces(text) for token in self.enc.encode_ordinary(piece)]
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text, cut where one of its runs gets too long for tiktoken."""
+        if len(text) <= self.RUN_CHARS:
+            return [text]
+        cuts = [0]
+        for run in self._LONG_RUN.finditer(text):
+            cuts += range(run.start() + self.RUN_CHARS, run.end(), self.RUN_CHARS)
+        return [text[start:end] for start, end in itertools.pairwise([*cuts, len(text)])]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.enc.decode(list(ids))

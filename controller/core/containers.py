@@ -41,8 +41,8 @@ _WARM = (
 
 _WITH_GPU = (Domain.TRAINER, Domain.WORKER, Domain.TELEMETRY)
 
-PREPARE_HOME, PREPARE_CORPUS = "/home/glovebox", "/corpus"
-"""Where the preparer finds the home and a corpus folder."""
+PREPARE_HOME, PREPARE_CORPUS, PREPARE_LINKS = "/home/glovebox", "/corpus", "/links"
+"""Where the preparer finds the home, a corpus, and what the links of a corpus lead to."""
 
 
 def holder(config: SealedConfig, place: Place, limit_seconds: float) -> ContainerSpec:
@@ -181,23 +181,22 @@ def preparer(
     limit_seconds: float,
     owner: tuple[int, int],
     harness: Path,
-    corpus: Path | None = None,
+    corpus: tuple[Mount, ...] = (),
     network: bool = False,
     ca_bundle: Path | None = None,
     proxies: Mapping[str, str] | None = None,
 ) -> ContainerSpec:
     """Prepares the data, once. Our code, as the home's `owner` (uid, gid); sees the home at /home/glovebox.
 
-    `arguments` go to prepare.py as they are; a `corpus` folder is at /corpus. `ca_bundle` and `proxies`
+    `arguments` go to prepare.py as they are; `corpus` is what it is to read. `ca_bundle` and `proxies`
     (environment variables) are for a network behind a private CA; they need `network`.
     """
     mounts = [
         Mount(str(place.home), PREPARE_HOME, read_only=False),
         *_harness(Domain.PREPARE, harness),
+        *corpus,
     ]
     environment = dict(proxies or {}) if network else {}
-    if corpus is not None:
-        mounts.append(Mount(str(corpus), PREPARE_CORPUS))
     if network and ca_bundle is not None:
         mounts.append(Mount(str(ca_bundle), "/glovebox/ca.pem"))
         environment |= {"SSL_CERT_FILE": "/glovebox/ca.pem", "REQUESTS_CA_BUNDLE": "/glovebox/ca.pem"}

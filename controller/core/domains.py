@@ -9,7 +9,7 @@
     rehearsal 10004  train.py, tokenizer                      -
     telemetry 10005  the GPU's driver                         -
     caches    root   the image's libraries                    the kernel's caches, to empty them
-    prepare   owner  a corpus folder                          the home, to put data/ there
+    prepare   owner  a corpus                                 the home, to put data/ there
 
 Each also reads the files of the harness that `HARNESS` names for it. `controller.core.containers` makes the
 mounts out of this, and `controller.core.container_spec` holds what is the same for all of them.
@@ -53,7 +53,16 @@ HARNESS: Mapping[Domain, tuple[str, ...]] = {
     Domain.WORKER: _OF_A_MODEL,
     Domain.JUDGE: ("exchange.py", "fresh.py", "judge.py", "nats.py", "plan.py", "prepare.py", "probes.py"),
     Domain.REHEARSAL: (*_OF_A_MODEL, "rehearse.py"),
-    Domain.PREPARE: ("corpus.py", "dataset.py", "download.py", "prepare.py"),
+    Domain.PREPARE: (
+        "corpus.py",
+        "dataset.py",
+        "documents.py",
+        "download.py",
+        "folder.py",
+        "prepare.py",
+        "processes.py",
+        "shards.py",
+    ),
 }
 """The files of the harness that each domain is given, read-only."""
 

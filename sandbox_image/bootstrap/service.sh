@@ -111,14 +111,16 @@ prepare() {
     case $corpus in
         stdlib | climbmix) ;;
         *)
-            corpus=$(realpath -m "$corpus")
-            [ -d "$corpus" ] || stop "there is no folder $corpus; GLOVEBOX_CORPUS is stdlib, climbmix or a folder."
-            mounts=(--volume "$corpus:$corpus:ro")
+            corpus=$(realpath -ms "$corpus")
+            [ -e "$corpus" ] || stop "there is no $corpus; GLOVEBOX_CORPUS is stdlib, climbmix, a folder or a file."
+            # A snapshot of a model hub holds links to files beside it.
+            mounts=(--volume "${corpus%%/snapshots/*}:${corpus%%/snapshots/*}:ro")
             ;;
     esac
     say "preparing data ($corpus) in $GLOVEBOX_HOME"
     docker compose run --rm --no-deps -T "${mounts[@]}" operator prepare --corpus "$corpus" \
-        ${GLOVEBOX_SCALE:+--scale "$GLOVEBOX_SCALE"} </dev/null
+        ${GLOVEBOX_SCALE:+--scale "$GLOVEBOX_SCALE"} \
+        ${GLOVEBOX_SEPARATOR:+--separator "$GLOVEBOX_SEPARATOR"} </dev/null
 }
 
 announce() {

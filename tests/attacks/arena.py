@@ -21,7 +21,7 @@ from typing import Any
 import dataset
 import fresh
 import numpy as np
-from corpus import open_corpus
+from corpus import Request, open_corpus
 
 from controller import settings, trial
 from controller.core.container_spec import Mount
@@ -275,5 +275,5 @@ def _prepare(home: Path) -> None:
         return
     home.mkdir(parents=True, exist_ok=True)
     write_corpus(home / "corpus")
-    opened = open_corpus(str(home / "corpus"), home / "downloads", None, 1, None)
+    opened = open_corpus(Request(str(home / "corpus")), home / "downloads", 1, None)
     dataset.build(home / "data", opened, "cpu", SCALE, 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dataset
-from corpus import open_corpus
+from corpus import Request, open_corpus
 
 from controller.failpoints import VARIABLE
 from controller.files import PARTIAL
@@ -74,7 +74,7 @@ _MENDED_BY_A_START = re.compile(
 def prepare(data: Path) -> None:
     """Small data, made as `glovebox prepare` makes it but for the scale."""
     write_corpus(data.parent / "corpus")
-    opened = open_corpus(str(data.parent / "corpus"), data.parent / "downloads", None, 1, None)
+    opened = open_corpus(Request(str(data.parent / "corpus")), data.parent / "downloads", 1, None)
     dataset.build(data, opened, "cpu", SCALE, 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -148,13 +149,17 @@ def no_leftovers(home: Path) -> bool:
 
 @pytest.fixture(scope="session")
 def prepared(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home that `glovebox prepare` put data into."""
+    """A home that `glovebox prepare` put data into, from a folder of links as a model hub makes it."""
     folder = tmp_path_factory.mktemp("prepared")
-    write_corpus(folder / "corpus")
+    write_corpus(folder / "blobs")
+    (folder / "corpus").mkdir()
+    for path in (folder / "blobs").iterdir():
+        (folder / "corpus" / path.name).symlink_to(f"../blobs/{path.name}")
     command = Glovebox(folder / "home", folder)
     said = command("prepare", "--corpus", "corpus", "--scale", "cpu", timeout=240)
     assert said.status == 0, said
     assert said.err == ""
+    assert re.search(r"^read: \d+ documents from (\d+) of \1 files$", said.out, re.MULTILINE), said
     yield command.home
     remove_leftovers(command.home)
 

@@ -122,17 +122,27 @@ def test_doctor_says_whether_the_kernels_caches_are_emptied(
     assert ("sandbox.empty_caches is off" in check["detail"]) is (empty == "false")
 
 
-def test_a_corpus_without_text(on_engine: Glovebox) -> None:
-    (on_engine.folder / "texts").mkdir()
-    said = on_engine("prepare", "--corpus", "texts", "--scale", "cpu")
-    said.refused(2, "not prepared", "the line above")
-    assert "no .parquet, .jsonl or .txt file" in said.out
+def test_a_corpus_with_too_little_text(on_engine: Glovebox) -> None:
+    (on_engine.folder / "input.txt").write_text("one\n--\ntwo")
+    said = on_engine("prepare", "--corpus", "input.txt", "--separator", "--", "--scale", "cpu")
+    said.refused(2, "not prepared", "the line above", f"/corpus/input.txt is {on_engine.folder}/input.txt")
+    assert "prepare: the corpus has too little text" in said.out
     assert not (on_engine.home / "data").exists() and no_leftovers(on_engine.home)
+
+
+def test_too_little_memory_for_a_corpus(on_engine: Glovebox) -> None:
+    (on_engine.folder / "input.txt").write_text("text")
+    little = json.dumps({"prepare": {"memory": 60_000_000}})
+    said = on_engine("prepare", "--corpus", "input.txt", "--scale", "cpu", GLOVEBOX_SANDBOX=little)
+    said.refused(2, "ran out of its 0.1 GiB", "--workers", "sandbox.prepare.memory")
+    assert no_leftovers(on_engine.home)
 
 
 def test_preparing_twice_and_preparing_something_else(prepared: Path, on_engine: Glovebox) -> None:
     again = Glovebox(prepared, prepared.parent)
-    before = (prepared / "data" / "public" / "manifest.json").stat()
+    manifest = prepared / "data" / "public" / "manifest.json"
+    before = manifest.stat()
     assert again("prepare", "--corpus", "corpus", "--scale", "cpu").status == 0
     again("prepare", "--scale", "gpu").refused(2, "not prepared")
-    assert (prepared / "data" / "public" / "manifest.json").stat() == before
+    after = manifest.stat()
+    assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)

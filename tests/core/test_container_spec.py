@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.core import containers, volumes
-from controller.core.container_spec import ContainerSpec
+from controller.core.container_spec import ContainerSpec, Mount
 from controller.core.domains import FORGOTTEN_BEFORE, Domain
 from controller.core.engine_info import NOT_MAPPED, IdMap
 from controller.core.place import Place
@@ -169,7 +169,16 @@ def test_domains_do_not_share_a_user() -> None:
         (
             Domain.PREPARE,
             ["/home/glovebox"],
-            [f"/glovebox/{name}.py" for name in ("corpus", "dataset", "download", "prepare")],
+            [
+                "/glovebox/corpus.py",
+                "/glovebox/dataset.py",
+                "/glovebox/documents.py",
+                "/glovebox/download.py",
+                "/glovebox/folder.py",
+                "/glovebox/prepare.py",
+                "/glovebox/processes.py",
+                "/glovebox/shards.py",
+            ],
         ),
     ],
 )
@@ -278,7 +287,7 @@ def test_only_a_download_gets_network_and_only_then_proxies_and_ca() -> None:
             limit_seconds=1.0,
             owner=(0, 0),
             harness=HARNESS,
-            corpus=Path("/srv/texts"),
+            corpus=(Mount("/srv/texts", "/corpus"),),
             network=network,
             ca_bundle=Path("/etc/ca.pem"),
             proxies={"https_proxy": "http://proxy"},

@@ -127,6 +127,22 @@ def test_token_bytes_of_tokens_that_are_no_utf8_by_themselves(public_data: Path)
     assert int((token_bytes == 0).sum()) == 4
 
 
+@pytest.mark.parametrize("unit", [" ", "a", "!", "\n", "_-"], ids=ascii)
+def test_a_run_of_any_length_is_encoded(public_data: Path, unit: str) -> None:
+    """tiktoken panics at a million characters of one class, and a panic is no Exception."""
+    tokenizer = prepare.Tokenizer.from_directory()
+    text = "some text" + unit * (1_000_001 // len(unit) + 1) + "more"
+    assert tokenizer.decode(tokenizer.encode(text)) == text  # type: ignore[arg-type]
+
+
+def test_a_text_without_long_runs_is_cut_nowhere(public_data: Path) -> None:
+    tokenizer = prepare.Tokenizer.from_directory()
+    text = (" " * 65_536 + "x" * 65_536) * 3 + " some words"
+    assert tokenizer._pieces(text) == [text]
+    assert tokenizer.encode([" " * 1_000_001]) == [tokenizer.encode(" " * 1_000_001)]
+    assert len(tokenizer._pieces(text + "x" * 65_532)) == 2
+
+
 def test_encode_prepends_and_takes_lists(public_data: Path) -> None:
     tokenizer = prepare.Tokenizer.from_directory()
     plain = tokenizer.encode("some text")

@@ -15,11 +15,13 @@ from typing import Any
 
 import corpus
 import dataset
-import download
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shards
+from documents import END_OF_TEXT, BadInput, Tally
+from folder import Source
 
 import prepare
 
@@ -63,7 +65,7 @@ def test_judge_manifest_belongs_to_the_public_one(prepared: Path) -> None:
 def test_counts_in_the_manifest_are_those_of_the_shards(prepared: Path) -> None:
     manifest = manifest_of(prepared)
     token_bytes = np.load(prepared / "public" / "tokenizer" / "token_bytes.npy")
-    for split, folder in dataset.FOLDER_OF_SPLIT.items():
+    for split, folder in shards.FOLDER_OF_SPLIT.items():
         tokens = np.concatenate([np.fromfile(p, "<u2") for p in sorted((prepared / folder).glob("*.bin"))])
         assert len(tokens) == manifest["splits"][split]["tokens"]
         assert int(token_bytes[tokens].sum()) == manifest["splits"][split]["bytes"]
@@ -75,9 +77,9 @@ def test_nothing_is_lost_and_no_document_is_in_two_splits(prepared: Path, corpus
     manifest = manifest_of(prepared)
     assert manifest["corpus"]["documents"] == len(texts)
     assert manifest["corpus"]["bytes"] == sum(len(text.encode()) for text in texts)
-    expected = {split: 0 for split in dataset.SPLITS}
+    expected = {split: 0 for split in shards.SPLITS}
     for text in texts:
-        expected[dataset.split_of(hashlib.sha256(text.encode()).digest())] += 1
+        expected[shards.split_of(hashlib.sha256(text.encode()).digest())] += 1
     assert {split: facts["documents"] for split, facts in manifest["splits"].items()} == expected
 
 
@@ -100,19 +102,19 @@ def test_less_text_than_wanted_is_scored_as_far_as_it_goes(prepared: Path) -> No
     scale, wanted = dataset.SCALES["cpu"], 10_000_000
     tokens = manifest_of(prepared)["splits"]["train"]["tokens"]
     assert 0.95 * tokens < dataset.score_tokens_of(prepared, "train", scale, 2 * tokens) < tokens
-    with pytest.raises(download.BadInput, match=f"{wanted // 4} are needed"):
+    with pytest.raises(BadInput, match=f"{wanted // 4} are needed"):
         dataset.score_tokens_of(prepared, "train", scale, wanted)
 
 
 def test_documents_are_cut_except_where_scores_must_compare_with_upstream() -> None:
-    library, shards = (corpus.Corpus(name, "", [], {}) for name in ("stdlib", "climbmix"))
+    library, climbmix = (corpus.Corpus(name, "", []) for name in ("stdlib", "climbmix"))
     lengths = [
-        dataset.passage_tokens_of(c, dataset.SCALES[s]) for c in (library, shards) for s in dataset.SCALES
+        dataset.passage_tokens_of(c, dataset.SCALES[s]) for c in (library, climbmix) for s in dataset.SCALES
     ]
     assert lengths == [2048, 1024, 512, 256, None, 1024, 512, 256]
     ids = np.arange(5, dtype=np.uint16)
-    assert dataset.with_bos(ids, 9, 2).tolist() == [9, 0, 1, 9, 2, 3, 9, 4]
-    assert dataset.with_bos(ids, 9, None).tolist() == [9, 0, 1, 2, 3, 4]
+    assert shards.with_bos(ids, 9, 2).tolist() == [9, 0, 1, 9, 2, 3, 9, 4]
+    assert shards.with_bos(ids, 9, None).tolist() == [9, 0, 1, 2, 3, 4]
 
 
 def test_another_user_may_read_everything(prepared: Path) -> None:
@@ -158,7 +160,7 @@ def test_data_of_another_version_is_refused_with_a_remedy(tmp_path: Path) -> Non
     (tmp_path / "public" / "manifest.json").write_text(
         '{"version": 0, "scale": "cpu", "corpus": {"origin": "x"}}'
     )
-    with pytest.raises(download.BadInput, match=r"another version.*remove"):
+    with pytest.raises(BadInput, match=r"another version.*remove"):
         dataset.check_prepared(tmp_path, "x", "cpu")
 
 
@@ -177,7 +179,7 @@ def write_parquet_of_numbers(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "sentence"),
     [
-        (lambda folder: None, "no .parquet, .jsonl or .txt file"),
+        (lambda folder: None, "no .parquet, .jsonl, .json or .txt file"),
         (write_lines("a.jsonl", '{"body": "x"}'), 'line 1 has no field "text"'),
         (write_lines("a.jsonl", '{"text": "x"}', "", "[1]"), 'line 3 has no field "text"'),
         (write_lines("a.jsonl", "{"), "line 1 is not JSON"),
@@ -212,7 +214,7 @@ def test_too_few_documents_get_one_sentence(
 
 def test_unknown_corpus_and_misplaced_shards(tmp_path: Path, run_prepare: RunPrepare) -> None:
     nowhere = run_prepare("--out", tmp_path / "data", "--corpus", tmp_path / "nowhere", "--scale", "cpu")
-    assert (nowhere.returncode, "stdlib, climbmix or a folder" in nowhere.stderr) == (2, True)
+    assert (nowhere.returncode, "stdlib, climbmix, a folder or a file" in nowhere.stderr) == (2, True)
     shards = run_prepare("--out", tmp_path / "data", "--corpus", "stdlib", "--scale", "cpu", "--shards", 3)
     assert (shards.returncode, "--shards" in shards.stderr) == (2, True)
 
@@ -269,23 +271,26 @@ def test_folder_of_three_formats(tmp_path: Path) -> None:
     (tmp_path / "deep" / "b.jsonl").write_text('{"text": "j1"}\n\n{"text": "j2\\u00e9", "id": 7}\n')
     (tmp_path / "c.txt").write_text("t1\nstill t1")
     (tmp_path / "ignored.md").write_text("no")
-    found = corpus.open_corpus(str(tmp_path), tmp_path / "downloads", None, 1, None)
-    texts = [text for part in found.parts for text in part.documents()]
-    assert texts == ["p1", "p2", "j1", "j2é", "t1\nstill t1"]
+    found = corpus.open_corpus(corpus.Request(str(tmp_path)), tmp_path / "downloads", 1, None)
+    texts = [text for part in found.parts for text in part.documents(Tally())]
+    assert sorted(texts) == ["j1", "j2é", "p1", "p2", "t1\nstill t1"]
     assert {part.split for part in found.parts} == {None}
 
 
 def test_folder_origin_notices_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
-    before = corpus.origin_of(str(tmp_path), None)
+    request = corpus.Request(str(tmp_path))
+    before = corpus.origin_of(request)
+    assert corpus.origin_of(corpus.Request(str(tmp_path), separator="blank-lines")) != before
     (tmp_path / "b.txt").write_text("b")
-    assert corpus.origin_of(str(tmp_path), None) != before
+    assert corpus.origin_of(request) != before
 
 
-def test_library_corpus_is_bounded_distinct_and_repeatable() -> None:
+def test_library_corpus_is_bounded_distinct_and_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "LIBRARY_SUFFIXES", {".pyi"})  # all of them take ten seconds to read
     first, second = corpus.library_corpus(2_000_000), corpus.library_corpus(2_000_000)
     assert first == second
-    texts = [text for part in first.parts for text in part.documents()]
+    texts = [text for part in first.parts for text in part.documents(Tally())]
     size = sum(len(text.encode()) for text in texts)
     assert 1_500_000 < size <= 2_000_000
     assert len(set(texts)) == len(texts) > 100
@@ -293,8 +298,8 @@ def test_library_corpus_is_bounded_distinct_and_repeatable() -> None:
 
 def test_selection_by_hash_does_not_skew_the_splits() -> None:
     digests = sorted(hashlib.sha256(str(i).encode()).digest() for i in range(20_000))[:5_000]
-    shares = {split: sum(dataset.split_of(d) == split for d in digests) / 5_000 for split in dataset.SPLITS}
-    for split, share in dataset.SHARE_OF_SPLIT.items():
+    shares = {split: sum(shards.split_of(d) == split for d in digests) / 5_000 for split in shards.SPLITS}
+    for split, share in shards.SHARE_OF_SPLIT.items():
         assert shares[split] == pytest.approx(share, abs=0.012)
 
 
@@ -309,10 +314,10 @@ def test_large_parts_are_written_in_blocks(
         (tmp_path / "public/tokenizer" / name).write_bytes(
             (prepared / "public/tokenizer" / name).read_bytes()
         )
-    monkeypatch.setattr(dataset, "SORT_TOKENS", 50_000)
-    dataset.tokenize_part(
-        dataset.Job(0, corpus.JsonLines(corpus_folder / "texts.jsonl"), None, 256, tmp_path)
-    )
+    monkeypatch.setattr(shards, "SORT_TOKENS", 50_000)
+    source = Source("texts.jsonl", corpus_folder / "texts.jsonl", ".jsonl", 0)
+    share = shards.Share(corpus.Texts((source,), END_OF_TEXT))
+    shards.tokenize(shards.Job(0, share, 256, tmp_path))
     tokenizer = prepare.Tokenizer.from_directory(prepared / "public" / "tokenizer")
     whole = shard_texts(prepared / "public" / "train", tokenizer, bos)
     blocks = shard_texts(tmp_path / "public" / "train", tokenizer, bos)

@@ -19,6 +19,7 @@ import download
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from documents import BadInput
 
 import prepare
 
@@ -173,14 +174,14 @@ def test_a_part_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Pa
 
 
 def test_a_missing_shard_is_reported_at_once(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(download.BadInput, match="404"):
+    with pytest.raises(BadInput, match="404"):
         fetch(server, tmp_path, ["shard_00099.parquet"])
     assert server.asked["shard_00099.parquet"] == 1
 
 
 def test_a_server_out_of_reach_is_reported_after_some_attempts(server: Server, tmp_path: Path) -> None:
     server.moods[NAMES[0]] = ["503"] * 100
-    with pytest.raises(download.BadInput, match=r"after 6 attempts.*503"):
+    with pytest.raises(BadInput, match=r"after 6 attempts.*503"):
         fetch(server, tmp_path, NAMES[:1])
     assert server.asked[NAMES[0]] == download.ATTEMPTS
 

@@ -10,7 +10,7 @@ from typing import get_args
 import dataset
 import pytest
 import torch
-from corpus import open_corpus
+from corpus import Request, open_corpus
 from safetensors.torch import save_file
 from torch import nn
 
@@ -26,7 +26,7 @@ def home(
 ) -> Path:
     """Prepared at that size, of a text that is too short for such a vocabulary and so many scored tokens."""
     home = tmp_path_factory.mktemp("home")
-    corpus = open_corpus(str(corpus_folder), home / "downloads", None, 1, None)
+    corpus = open_corpus(Request(str(corpus_folder)), home / "downloads", 1, None)
     size = dataset.SCALES[request.param]
     less = dataclasses.replace(
         size,

@@ -251,6 +251,24 @@ def test_the_size_of_the_data_may_be_chosen(project: Path, scale: str, said: str
     assert (project / "told").read_text().endswith(f" operator {said}")
 
 
+@pytest.mark.parametrize(
+    ("corpus", "mounted"),
+    [
+        ("texts", "texts"),
+        ("input.txt", "input.txt"),
+        ("hub/snapshots/abc", "hub"),
+        ("hub/snapshots/abc/a", "hub"),
+    ],
+)
+def test_a_corpus_is_mounted_with_what_its_links_lead_to(project: Path, corpus: str, mounted: str) -> None:
+    (project / corpus).mkdir(parents=True)
+    docker = 'docker() { printf "%s\\n" "$*" >told; }'
+    call(project, f"{docker}; prepare", GLOVEBOX_CORPUS=corpus, GLOVEBOX_SEPARATOR="--- -")
+    told = (project / "told").read_text()
+    assert f"--volume {project}/{mounted}:{project}/{mounted}:ro " in told
+    assert told.endswith(f" operator prepare --corpus {project}/{corpus} --separator --- -\n")
+
+
 def leave_running(bench: Bench) -> None:
     """What a controller leaves that is killed while T trains, as far as labels go."""
     place = Place(bench.home, "7")
