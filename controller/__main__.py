@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 
 def main() -> None:
     """Run the command. Ctrl-C while it is still being loaded just ends it, without a traceback."""
+    require_utf8()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from controller.cli import main as run
 
     run()
+
+
+def require_utf8() -> None:
+    """Start anew in UTF-8 mode if names of files and arguments would go by another encoding.
+
+    The encoding of an interpreter is settled before its first line. Why all of it and not piece by piece:
+    docs/decisions/encoding.md
+    """
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":
