@@ -110,7 +110,7 @@ def run(
 
 def _ended(reason: str, state: ResearchState) -> str:
     """Why an effort stopped. Raises UserError if none of its experiments has a score: that is no success."""
-    if state.finished and (failed := baseline_failed(state)) and not any(e.score for e in state.finished):
+    if failed := baseline_failed(state):
         raise UserError(f"{reason}, and nothing has a score; the baseline: {failed}")
     return reason
 

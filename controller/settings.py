@@ -223,7 +223,19 @@ def load(**overrides: Any) -> Settings:
             f"The setting {field[1] if field else 'that was given'} cannot be read: in the environment "
             'and in .env, lists and tables are JSON, ["a", "b"] for instance.'
         ) from error
-    return settings.model_copy(update={"home": settings.home.absolute()})
+    home = settings.home.absolute()
+    if not _is_text(str(home)):
+        raise UserError(f"The name of the home {clean_line(str(home))} is no UTF-8; choose another folder.")
+    return settings.model_copy(update={"home": home})
+
+
+def _is_text(name: str) -> bool:
+    """False for a name that was made under another encoding: the engine takes names as UTF-8 alone."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sentence(error: ValidationError) -> str:

@@ -29,6 +29,8 @@ def decode(content: bytes) -> str:
             warnings.simplefilter("ignore")  # some codecs warn of what they read
             text = content.decode(encoding)
     except UnicodeDecodeError as error:
+        if _passed_over(content):
+            return plain_text(content.decode(encoding, "replace"))
         line = _NEWLINE.sub("\n", content[: error.start].decode("latin-1")).count("\n") + 1
         raise SyntaxError(
             f"line {line}: the byte 0x{content[error.start]:02x} is not {encoding}; save the file as UTF-8"
@@ -38,11 +40,27 @@ def decode(content: bytes) -> str:
     return plain_text(text)
 
 
+def _passed_over(content: bytes) -> bool:
+    """Whether the bytes that are no text are in comments, and in a file that says that it is UTF-8.
+
+    There the interpreter does not look at them; without a mark or a declaration it refuses them anywhere.
+    """
+    said = content.startswith(codecs.BOM_UTF8) or _declared(_as_lines(content)) is not None
+    try:
+        return said and bool(_parse(content))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+
 def parse(text: str) -> ast.Module:
     """The program as a tree. Raises SyntaxError, ValueError, RecursionError, MemoryError."""
+    return _parse(plain_text(text).encode("utf-8"))
+
+
+def _parse(content: bytes) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an odd escape in somebody's string is no news to us
-        return ast.parse(plain_text(text).encode("utf-8"), "train.py")
+        return ast.parse(content, "train.py")
 
 
 def plain_text(text: str) -> str:
@@ -57,13 +75,17 @@ def plain_text(text: str) -> str:
 def _encoding(content: bytes) -> str:
     """By which the interpreter reads `content`."""
     marked = content.startswith(codecs.BOM_UTF8)
-    # The first lines are looked at as bytes: what they hold beside the declaration may be of any encoding.
-    text = _NEWLINE.sub("\n", content.removeprefix(codecs.BOM_UTF8).decode("latin-1"))
+    text = _as_lines(content)
     found = _declared(text)
     encoding = "utf-8" if found is None else _usual_name(text[found])
     if marked and encoding != "utf-8":
         raise SyntaxError(f"it begins with UTF-8's byte order mark and declares {encoding}; declare utf-8")
     return encoding
+
+
+def _as_lines(content: bytes) -> str:
+    """Something to look for a declaration in, whatever the encoding turns out to be."""
+    return _NEWLINE.sub("\n", content.removeprefix(codecs.BOM_UTF8).decode("latin-1"))
 
 
 def _declared(text: str) -> slice | None:

@@ -165,7 +165,7 @@ def test_try_leaves_the_effort_alone(effort: Effort) -> None:
     said = command("try", "mine.py", "--budget", "30", "--device", "cpu", "--json").json()
     assert said["verdict"] == "scored" and 1 < said["val_bpb"] < 10 and said["claim"]["val_bpb"] == 0.000001
     assert "holdout" not in json.dumps(said)
-    assert f"{said['val_bpb']:.6f}" in Path(said["log"]).read_text()
+    assert f"{said['val_bpb']:.6f}" in Path(said["log"]).read_text(encoding="utf-8")
     assert (command.home / "audit.jsonl").read_bytes() == before
     assert no_leftovers(command.home)
 
