@@ -31,12 +31,7 @@ def read(path: Path) -> str:
     Anything else is refused, not waited for: opening a named pipe blocks until somebody writes to it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise Unreadable(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, not a text file")
-            content = file.read()
+        content = _read_regular(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise Unreadable(f"{path} is a link that leads nowhere") from None
@@ -44,6 +39,18 @@ def read(path: Path) -> str:
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
     return decode(content, path)
+
+
+def _read_regular(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise Unreadable(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, not a text file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def decode(content: bytes, path: Path) -> str:

@@ -107,7 +107,7 @@ def make_untraceable() -> None:
 
 def container_start() -> float:
     """When this process started, in CLOCK_MONOTONIC seconds; proc_pid_stat(5), field 22, is since boot."""
-    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot
     return time.monotonic() - max(0.0, age)

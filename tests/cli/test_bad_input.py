@@ -67,7 +67,9 @@ def test_a_replay_folder_without_programs(glovebox: Glovebox) -> None:
     ("content", "words"),
     [
         (b"budget = [", ["glovebox.toml", "cannot be read"]),
-        (b"agent = '\xff'", ["glovebox.toml", "cannot be read", "utf-8"]),
+        (b"\nagent = '\xff'", ["glovebox.toml, line 2", "0xff is not UTF-8; save"]),
+        ("agent = ''".encode("utf-16"), ["glovebox.toml is UTF-16; save it as UTF-8"]),
+        (b"\xef\xbb\xbf\nagent = 'x", ["glovebox.toml", "line 2"]),
         (b"colour = 'red'", ["no setting colour"]),
         (b"[sandbox]\nimages = 'x'", ["no setting sandbox.images"]),
         (b"[budget]\nwall_seconds = 'long'", ["budget.wall_seconds", "number"]),
@@ -103,16 +105,25 @@ def test_a_variable_that_was_meant_to_be_a_setting(glovebox: Glovebox, name: str
     glovebox("run").refused(2, *words)
 
 
-def test_a_dotenv_that_is_no_text(glovebox: Glovebox) -> None:
-    (glovebox.folder / ".env").write_bytes(b"A=\xff\n")
-    glovebox("status").refused(2, ".env cannot be read")
+def test_a_settings_file_may_begin_with_a_byte_order_mark(glovebox: Glovebox) -> None:
+    glovebox.home.mkdir()
+    (glovebox.home / "glovebox.toml").write_bytes(b"\xef\xbb\xbfagent = 'nobody'\r\n")
+    glovebox("run").refused(2, "no agent", "nobody")
+
+
+def test_a_settings_file_that_is_no_file_is_not_waited_for(glovebox: Glovebox) -> None:
+    glovebox.home.mkdir()
+    os.mkfifo(glovebox.home / "glovebox.toml")
+    glovebox("status", timeout=30).refused(2, "glovebox.toml is a named pipe")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (None, ["There is no train.py", "mine.py"]),
-        (b"model = '\xff'", ["mine.py", "UTF-8"]),
+        (b"\nmodel = '\xff'", ["mine.py", "line 2", "0xff", "UTF-8"]),
+        (b"# coding: klingon\nmodel = 1", ["mine.py", "klingon"]),
+        (b"model = '\x00'", ["mine.py", "null"]),
         (b"def build_model(:\n", ["mine.py", "line 1"]),
         (b"print('hello')\n", ["mine.py", "build_model"]),
         (b"", ["mine.py", "empty"]),
