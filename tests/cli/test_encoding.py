@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controller.core.place import Place
 from tests.cli.conftest import PROJECT, Glovebox
@@ -54,6 +56,28 @@ def test_every_stream_takes_every_text(told: Glovebox, environment: dict[str, st
     status, out, err = run(told, "show", "5", "--audit", **environment)
     assert (status, err) == (0, b"")
     assert "wider" in out.decode(environment.get("PYTHONIOENCODING", "latin-1").split(":")[0])
+
+
+ANY_LOCALE = st.fixed_dictionaries(
+    {"PYTHONUTF8": st.sampled_from(["", "0", "1"])},
+    optional={
+        "LC_ALL": st.sampled_from(["C", "POSIX", "C.UTF-8", "de_DE.ISO-8859-1", "ja_JP.EUC-JP", "x", ""]),
+        "LC_CTYPE": st.sampled_from(["C", "de_DE.ISO-8859-1", "UTF-8"]),
+        "LANGUAGE": st.sampled_from(["de", "ja"]),
+        "PYTHONCOERCECLOCALE": st.sampled_from(["0", "1", "warn"]),
+        "PYTHONIOENCODING": st.sampled_from(
+            ["ascii", "latin-1", "cp437:strict", "utf-8:ignore", ":strict", "utf-7"]
+        ),
+    },
+)
+
+
+@settings(max_examples=5, deadline=None)
+@given(environment=ANY_LOCALE, verb=st.sampled_from([*VERBS, ["--help"], ["show", "5", "--json"]]))
+def test_any_locale(told: Glovebox, environment: dict[str, str], verb: list[str]) -> None:
+    status, out, err = run(told, *verb, **environment)
+    assert status == (2 if verb[0] == "run" else 0), (environment, err)
+    assert b"Traceback" not in out + err
 
 
 @pytest.mark.parametrize(
