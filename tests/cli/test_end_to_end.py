@@ -114,7 +114,7 @@ def effort(tmp_path_factory: pytest.TempPathFactory, with_data: Callable[[Path],
     folder = tmp_path_factory.mktemp("größe→")
     ideas = [train_py(lr=0.03), train_py(lr=0.03).replace("began, step =", "crash, step =")]
     command, run = make_effort(folder, with_data, train_py(), ideas)
-    said = command(*run)
+    said = command(*run, timeout=240)
     assert said.status == 0 and said.err == "glovebox: limit of 3 experiments reached\n", said
     yield command, [json.loads(line) for line in said.out.splitlines()]
     remove_leftovers(command.home)
