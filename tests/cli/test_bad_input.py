@@ -69,7 +69,7 @@ def test_a_replay_folder_without_programs(glovebox: Glovebox) -> None:
         (b"budget = [", ["glovebox.toml", "cannot be read"]),
         (b"\nagent = '\xff'", ["glovebox.toml, line 2", "0xff is not UTF-8; save"]),
         ("agent = ''".encode("utf-16"), ["glovebox.toml is UTF-16; save it as UTF-8"]),
-        (b"\xef\xbb\xbf\nagent = 'x", ["glovebox.toml", "line 2"]),
+        (b"\xef\xbb\xbf\nagent = 'x\n", ["glovebox.toml", "line 2"]),
         (b"colour = 'red'", ["no setting colour"]),
         (b"[sandbox]\nimages = 'x'", ["no setting sandbox.images"]),
         (b"[budget]\nwall_seconds = 'long'", ["budget.wall_seconds", "number"]),

@@ -157,7 +157,8 @@ def test_status_report_and_verify(effort: Effort) -> None:
     assert status["experiments"] == 3 and status["stopped"] == "limit of 3 experiments reached"
     assert command("verify", "--json").json() == {"problems": []}
     assert command("report").out.splitlines() == [
-        str(command.home / "report" / name) for name in ("report.md", "progress.png", "holdout.png")
+        str(command.home / "report" / name).encode("ascii", "backslashreplace").decode()
+        for name in ("report.md", "progress.png", "holdout.png")
     ]
     assert "NameError" in command("show", "2").out
 
