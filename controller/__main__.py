@@ -24,7 +24,10 @@ def require_utf8() -> None:
     docs/decisions/encoding.md
     """
     if sys.getfilesystemencoding() != "utf-8" and sys.executable:
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+        # As bytes: not every encoding (EUC-JP) gives back what it was given.
+        with open("/proc/self/cmdline", "rb") as file:
+            _, *arguments = file.read().split(b"\0")[:-1]
+        os.execv(sys.executable, [os.fsencode(sys.executable), b"-X", b"utf8", *arguments])
 
 
 if __name__ == "__main__":

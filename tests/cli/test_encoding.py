@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.core.place import Place
@@ -31,8 +31,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Glovebox:
     folder = tmp_path_factory.mktemp("größe→🧪")
     story = tell(folder / "home")
     story.experiment(BASELINE + f"A = 5  # {WORDS[:10]}\n", 1.25, WORDS)
-    (folder / "elsewhere").mkdir()
-    return Glovebox(folder / "home", folder / "elsewhere", {"DOCKER_HOST": "unix:///nowhere"})
+    # An interpreter in an EUC-JP locale finds no module from a current folder whose name it cannot decode.
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    return Glovebox(folder / "home", elsewhere, {"DOCKER_HOST": "unix:///nowhere"})
 
 
 def run(command: Glovebox, *arguments: str, **environment: str) -> tuple[int, bytes, bytes]:
@@ -74,6 +75,7 @@ ANY_LOCALE = st.fixed_dictionaries(
 
 @settings(max_examples=5, deadline=None)
 @given(environment=ANY_LOCALE, verb=st.sampled_from([*VERBS, ["--help"], ["show", "5", "--json"]]))
+@example(environment={"PYTHONUTF8": "", "LC_ALL": "ja_JP.EUC-JP"}, verb=["run", "--tag", "größer→🧪"])
 def test_any_locale(told: Glovebox, environment: dict[str, str], verb: list[str]) -> None:
     status, out, err = run(told, *verb, **environment)
     assert status == (2 if verb[0] == "run" else 0), (environment, err)
