@@ -1,10 +1,11 @@
 # Every target sets up what it needs; a second run skips what is done.
 #
-# Variables: GLOVEBOX_HOME (state of the research, default ./home), GLOVEBOX_CORPUS (stdlib, climbmix or a folder) and
-# GLOVEBOX_SCALE (cpu, small, medium or gpu), also read from .env; GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_LOCK
-# and GLOVEBOX_TORCH_INDEX (another CUDA), GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA),
-# GLOVEBOX_BASE_IMAGE, PYTEST (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`), ONLY (what
-# `make bench` measures, and arguments: ONLY="gpu --budget 100").
+# Variables, in the environment or in .env (controller/dotenv.py): GLOVEBOX_HOME (state of the research, default ./home),
+# GLOVEBOX_CORPUS (stdlib, climbmix, a folder or a file), GLOVEBOX_SEPARATOR (what splits a txt of it), GLOVEBOX_SCALE (cpu,
+# small, medium or gpu), GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_LOCK and GLOVEBOX_TORCH_INDEX (another CUDA),
+# GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA) and GLOVEBOX_BASE_IMAGE. Of one call alone: PYTEST
+# (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`), ONLY (what `make bench` measures, and
+# arguments: ONLY="gpu --budget 100").
 
 DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap

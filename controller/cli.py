@@ -98,6 +98,7 @@ Number = Annotated[int, typer.Argument(help="The experiment's number.", min=0)]
 def main() -> None:
     """Run the command; a person's mistake becomes one sentence and an exit status."""
     streams.complete()
+    streams.accept_any_text()
     logs.configure(sys.stderr, logging.WARNING)
     try:
         if place := os.environ.get(failpoints.VARIABLE):

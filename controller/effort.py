@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller import recovery
+from controller import recovery, text_files
 from controller.clock import SystemClock
+from controller.core import source
 from controller.core.events import EffortStarted, SessionStarted
 from controller.core.model import Provenance, Unfit, UserError
 from controller.core.policy import check
@@ -30,6 +31,7 @@ from controller.runs import Runs
 from controller.settings import PROJECT, Settings
 from controller.snapshot import Archive, Snapshot
 from controller.storage import Storage
+from controller.views_json import baseline_failed
 from controller.world import Limits, World
 
 
@@ -92,7 +94,9 @@ def run(
         recovery.recover(world, machine.sandbox, loop.state)
         require_fit(state, provenance, config, world.surroundings.wish())
         if (reason := loop.reason_to_stop()) is not None:
-            return reason  # a service that is restarted at its limit must not fill the journal with sessions
+            return _ended(
+                reason, loop.state
+            )  # a service that is restarted at its limit must not fill the journal with sessions
         loop.record(
             SessionStarted(
                 agent=agent.name,
@@ -101,7 +105,14 @@ def run(
                 settings=config.model_dump(mode="json", exclude={"anthropic_api_key", "notify"}),
             )
         )
-        return loop.run()
+        return _ended(loop.run(), loop.state)
+
+
+def _ended(reason: str, state: ResearchState) -> str:
+    """Why an effort stopped. Raises UserError if none of its experiments has a score: that is no success."""
+    if failed := baseline_failed(state):
+        raise UserError(f"{reason}, and nothing has a score; the baseline: {failed}")
+    return reason
 
 
 def _plan(config: Settings, state: ResearchState) -> Plan:
@@ -164,8 +175,12 @@ def default_tag(now: dt.datetime) -> str:
 
 
 def read_train(path: Path) -> str:
-    """Read a train.py a person named. Raises UserError if no experiment can be made of it."""
-    text = read_text(path, "train.py")
+    """Read a train.py a person named, as the interpreter would. Raises UserError if no experiment can be made
+    of it."""
+    try:
+        text = source.decode(_read(path, "train.py"))
+    except SyntaxError as error:
+        raise UserError(f"{path} cannot be run: {error.msg}.") from None
     objection = check(text, None)
     if objection is not None:
         raise UserError(f"{path} cannot be run: {objection.detail}.")
@@ -175,11 +190,16 @@ def read_train(path: Path) -> str:
 def read_text(path: Path, what: str) -> str:
     """Read a file a person named. Raises UserError if it is not there or not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8")
+        return text_files.decode(_read(path, what), path)
+    except text_files.Unreadable as error:
+        raise UserError(f"{error}.") from None
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"There is no {what} at {path}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 

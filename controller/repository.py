@@ -162,9 +162,7 @@ class GitRepository:
 
     def _store(self, text: str) -> str:
         """Write a blob, byte for byte; return its hash."""
-        with tempfile.TemporaryFile() as file:
-            file.write(text.encode("utf-8"))
-            file.seek(0)
+        with _as_input(text) as file:
             return self._made("hash-object", "-w", "--no-filters", "--stdin", stdin=file)
 
     def _tree(self, blobs: Mapping[str, str]) -> str:
@@ -177,7 +175,8 @@ class GitRepository:
 
     def _commit_tree(self, tree: str, parent: str | None, message: str) -> str:
         parents = ("-p", parent) if parent else ()
-        return self._made("commit-tree", tree, *parents, "-m", message)
+        with _as_input(message) as file:
+            return self._made("commit-tree", tree, *parents, "-F", "-", stdin=file)
 
     def _made(self, *arguments: str, stdin: BinaryIO | None = None, index: Path | None = None) -> str:
         """Hash of the object that git was told to write, durably."""
@@ -208,6 +207,15 @@ class GitRepository:
         text = self._git.run("log", "-z", walk, "--no-color", "--format=%H%n%B", head)
         entries = [entry.partition("\n") for entry in text.decode("utf-8", "replace").split("\0")[:-1]]
         return [(commit, _trailers(message)) for commit, _, message in entries]
+
+
+@contextmanager
+def _as_input(text: str) -> Iterator[BinaryIO]:
+    """A file that git reads `text` from; an argument would go by the locale's encoding."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode("utf-8"))
+        file.seek(0)
+        yield file
 
 
 @contextmanager

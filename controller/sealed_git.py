@@ -130,8 +130,8 @@ class SealedGit:
         """A GIT_DIR with our settings and perhaps the repository's branches."""
         with tempfile.TemporaryDirectory(prefix="glovebox-git-") as folder:
             view = Path(folder)
-            (view / "HEAD").write_text("ref: refs/heads/none\n")
-            (view / "config").write_text(_OURS)
+            (view / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
+            (view / "config").write_text(_OURS, encoding="utf-8")
             if references:
                 (view / "refs").symlink_to(self._theirs / "refs")
                 with suppress(FileNotFoundError):  # a person's gc makes one

@@ -12,17 +12,25 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
-    DotEnvSettingsSource,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
-from controller import variables
+from controller import dotenv, text_files, variables
 from controller.agents.claude_config import ClaudeConfig
 from controller.attendance import AbsenceConfig
 from controller.core.disturbance import NoiseConfig
@@ -38,6 +46,8 @@ from controller.trainer import TrainerConfig
 
 SETTINGS_FILE = "glovebox.toml"
 PROJECT = Path(__file__).resolve().parent.parent
+_PATHS = ("home", "train", "program", "runner", "anthropic_api_key_file")
+"""In which `~` is filled in: neither `.env` nor TOML does."""
 
 
 class BudgetConfig(BaseModel):
@@ -70,7 +80,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="GLOVEBOX_",
         env_nested_delimiter="__",
-        env_file=".env",
         env_ignore_empty=True,
         extra="forbid",
         frozen=True,
@@ -116,19 +125,20 @@ class Settings(BaseSettings):
     """A file that holds the key instead; only its owner should be able to read it."""
 
     def api_key(self) -> SecretStr | None:
-        """The key, wherever it comes from; None if there is none. Raises UserError if its file is no good."""
-        if self.anthropic_api_key is not None or self.anthropic_api_key_file is None:
-            return self.anthropic_api_key
+        """The key, wherever it comes from; None if there is none. Raises UserError if it can be none."""
+        if self.anthropic_api_key is not None:
+            return _key(self.anthropic_api_key.get_secret_value(), "The variable ANTHROPIC_API_KEY")
+        path = self.anthropic_api_key_file
+        if path is None:
+            return None
         try:
-            text = self.anthropic_api_key_file.read_text(encoding="ascii").strip()
+            text = text_files.decode(path.read_bytes(), path)
         except OSError as error:
-            raise UserError(
-                f"The key file {self.anthropic_api_key_file} cannot be read: {error.strerror}."
-            ) from error
-        except UnicodeDecodeError:
+            raise UserError(f"The key file {path} cannot be read: {error.strerror}.") from error
+        except text_files.Unreadable:
             # No `from`: the error would carry the file's content into a traceback.
-            raise UserError(f"The key file {self.anthropic_api_key_file} holds no key.") from None
-        return SecretStr(text) if text else None
+            raise UserError(f"The key file {path} holds no key.") from None
+        return _key(text, f"The key file {path}")
 
     @classmethod
     def settings_customise_sources(
@@ -139,20 +149,34 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        dotenv = _OurDotEnv(settings_cls, dotenv_settings)
-        return init_settings, env_settings, dotenv, _TomlSource(settings_cls)
+        return init_settings, env_settings, _from_dotenv(settings_cls), _TomlSource(settings_cls)
+
+    @field_validator(*_PATHS)
+    @classmethod
+    def _fill_in_home(cls, path: Path | None) -> Path | None:
+        return path and Path(dotenv.full_path(str(path)))
 
 
-class _OurDotEnv(InitSettingsSource):
+def _key(text: str, where: str) -> SecretStr | None:
+    """None for an empty one. Raises UserError for what cannot be sent as a key, without showing it."""
+    text = text.strip()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise UserError(f"{where} holds no key: there are characters in it that no key has.")
+    return SecretStr(text) if text else None
+
+
+def _from_dotenv(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
     """What .env says about settings; the variables of the make targets may stand in it too."""
+    source = EnvSettingsSource(settings_cls)
+    source.env_vars = {name.lower(): value for name, value in _read_dotenv().items() if value}
+    return source
 
-    def __init__(self, settings_cls: type[BaseSettings], dotenv: PydanticBaseSettingsSource) -> None:
-        super().__init__(settings_cls, init_kwargs={})
-        self._dotenv = dotenv
 
-    def __call__(self) -> dict[str, Any]:
-        known = {*self.settings_cls.model_fields, "ANTHROPIC_API_KEY"}
-        return {name: value for name, value in self._dotenv().items() if name in known}
+def _read_dotenv() -> dict[str, str]:
+    try:
+        return dotenv.read()
+    except text_files.Unreadable as error:
+        raise UserError(f"{error}.") from None
 
 
 class _TomlSource(InitSettingsSource):
@@ -163,18 +187,20 @@ class _TomlSource(InitSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         home = self.current_state.get("home") or os.environ.get("GLOVEBOX_HOME") or "home"
-        for folder in (Path(home).expanduser(), Path()):
+        for folder in (Path(os.path.expanduser(home)), Path()):
             # Not Path.exists: that one raises in a folder that may not be searched.
             # An empty one says nothing: `make up` leaves one, so that it can be mounted.
-            if os.path.exists(folder / SETTINGS_FILE) and os.path.getsize(folder / SETTINGS_FILE):
-                return _read_toml(folder / SETTINGS_FILE)
+            if os.path.lexists(folder / SETTINGS_FILE) and (told := _read_toml(folder / SETTINGS_FILE)):
+                return told
         return {}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(text_files.read(path))
+    except text_files.Unreadable as error:
+        raise UserError(f"{error}.") from None
+    except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"The settings file {path} cannot be read: {clean_line(str(error))}.") from error
 
 
@@ -185,7 +211,7 @@ def load(**overrides: Any) -> Settings:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        named = [*os.environ, *DotEnvSettingsSource(Settings).env_vars]
+        named = [*os.environ, *_read_dotenv()]
         if (objection := variables.objection(named, Settings.model_fields)) is not None:
             raise UserError(clean_line(objection))
         settings = Settings(**given)
@@ -197,9 +223,19 @@ def load(**overrides: Any) -> Settings:
             f"The setting {field[1] if field else 'that was given'} cannot be read: in the environment "
             'and in .env, lists and tables are JSON, ["a", "b"] for instance.'
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The file .env cannot be read: {clean_line(str(error))}.") from error
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    home = settings.home.absolute()
+    if not _is_text(str(home)):
+        raise UserError(f"The name of the home {clean_line(str(home))} is no UTF-8; choose another folder.")
+    return settings.model_copy(update={"home": home})
+
+
+def _is_text(name: str) -> bool:
+    """False for a name that was made under another encoding: the engine takes names as UTF-8 alone."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sentence(error: ValidationError) -> str:

@@ -1,8 +1,11 @@
-"""Standard streams as a command finds them: they may be closed, and whoever reads them may go away."""
+"""Standard streams as a command finds them: closed, made for few letters, with a reader that goes away."""
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
+import locale
 import os
 import sys
 
@@ -20,6 +23,26 @@ def complete() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def accept_any_text() -> None:
+    """Let stdout and stderr take every text: what their encoding lacks is written as an escape, `\\u2192`.
+
+    It is the encoding of the person's locale, unless PYTHONIOENCODING says otherwise; where the locale says
+    none (C, POSIX), UTF-8.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            named = stream.encoding if os.environ.get("PYTHONIOENCODING") else _of_the_locale()
+            stream.reconfigure(encoding=named, errors="backslashreplace")
+
+
+def _of_the_locale() -> str:
+    try:
+        name = codecs.lookup(locale.getencoding()).name
+    except LookupError:
+        return "utf-8"
+    return "utf-8" if name == "ascii" else name
 
 
 def flush_stdout() -> None:

@@ -107,7 +107,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 # --- the model -----------------------------------------------------------------
 
 
-def is_importable(source: str) -> bool:
+def is_importable(source: bytes | str) -> bool:
     """Does train.py define a module-level `build_model` that can be called without arguments?
 
     What is assigned to the name is taken to be, but for a lambda that wants some: `functools.partial(...)`.
@@ -132,7 +132,7 @@ def _assigns_to(node: ast.Assign | ast.AnnAssign, name: str) -> bool:
 def run_train(path: Path) -> tuple[types.ModuleType, torch.nn.Module]:
     """Execute train.py in the form it is written in; its module and the model it builds. Raises Failure."""
     with failing_as(BUILD, "train.py"):
-        source = path.read_text(encoding="utf-8")
+        source = path.read_bytes()  # decoded as the interpreter does: mark, declaration, ends of lines
         importable = is_importable(source)
         module = types.ModuleType("train" if importable else "__main__")
         module.__file__ = str(path)

@@ -53,13 +53,13 @@ def flip(path: Path, position: int | None = None) -> None:
 
 
 def edit(path: Path, before: str, after: str) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert before in text
-    path.write_text(text.replace(before, after, 1))
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
 
 
 def append(path: Path, text: str) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 

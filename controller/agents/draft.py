@@ -16,6 +16,7 @@ from controller.agents.reply import ToolUse
 from controller.core.edits import BadEdit, apply
 from controller.core.model import Edit, Proposal
 from controller.core.notebook import IDEA_CHARACTERS
+from controller.core.source import plain_text
 from controller.core.untrusted import clean_line, clean_text, fence
 from controller.ports import Context
 
@@ -147,13 +148,13 @@ class Draft:
 
     def _edit(self, given: EditTrainPy) -> str:
         edit = Edit(old=given.old, new=given.new)
-        self._text = apply(self._text, edit)
+        self._text = plain_text(apply(self._text, edit))
         if self._edits is not None:
             self._edits.append(edit)
         return "Done."
 
     def _replace(self, given: ReplaceTrainPy) -> str:
-        self._text = given.text
+        self._text = plain_text(given.text)
         self._edits = None
         return f"Done. The draft has {given.text.count(chr(10)) + 1} lines now."
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from controller.core.experiment import Experiment
 from controller.core.model import Claim, Verdict
 from controller.core.notebook import Idea, Mode, effect, idea_name
+from controller.core.source import parse
 from controller.core.untrusted import clean_line, clean_text, clip, fence, fence_code
 from controller.ports import Context
 
@@ -229,9 +229,7 @@ def _excerpt(context: Context, number: int) -> str:
 def outline(source: str) -> str:
     """The public names of a module with their docstrings, bodies left out. A text that is no Python stays."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return source
     head = ast.get_docstring(tree)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from pathlib import Path
 
 from controller.core.experiment import Experiment
 from controller.core.model import AgentExhausted, Proposal, UserError
+from controller.core.source import decode, parse
 from controller.ports import Context
 
 
 class Replay:
     """An `Agent` whose ideas are files. They are read once, at construction.
 
-    Raises UserError if the folder is missing, holds no `*.py`, or one of them is not UTF-8.
+    Raises UserError if the folder is missing, holds no `*.py`, or one of them is no text.
     """
 
     name = "replay"
@@ -58,9 +58,9 @@ class Replay:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text") from error
+        return decode(path.read_bytes())
+    except SyntaxError as error:
+        raise UserError(f"{path} cannot be run: {error.msg}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -68,10 +68,7 @@ def _read(path: Path) -> str:
 def _title(train_py: str) -> str:
     """First line of the module's docstring, or nothing."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(train_py)
-        docstring = ast.get_docstring(tree)
+        docstring = ast.get_docstring(parse(train_py))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     return docstring.strip().split("\n")[0] if docstring and docstring.strip() else ""

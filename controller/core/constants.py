@@ -19,12 +19,12 @@ import itertools
 import math
 import re
 import tokenize
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from controller.core.model import AgentError
 from controller.core.seeds import is_seed
+from controller.core.source import parse
 
 Literal = bool | int | float | str
 
@@ -81,9 +81,7 @@ def find(source: str) -> list[Constant]:
     Raises AgentError if the source does not parse or has no marked section.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape in somebody's string is no news to our reader
-            tree = ast.parse(source)
+        tree = parse(source)
         comments = _comments(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise AgentError("train.py does not parse, so its tunable constants cannot be read") from error

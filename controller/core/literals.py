@@ -7,6 +7,8 @@ import io
 import tokenize
 import zlib
 
+from controller.core.source import parse
+
 TEXT_LIMIT, WHOLE_LIMIT = 24 * 1024, 40 * 1024
 """Bytes. harness/train.py has 8,600 and 14,300; modded-nanogpt's train_gpt.py 15,800 and 29,600."""
 
@@ -28,7 +30,7 @@ def excess(source: str, frontier: str) -> str | None:
 def text_bytes(source: str) -> int:
     """Size of all literals, all comments and every name once, compressed; 0 if it does not parse."""
     try:
-        tree = ast.parse(source.encode("utf-8", "surrogatepass"))
+        tree = parse(source)
         return _packed("\n".join([*_literals(tree), *_names(tree), *_comments(source)]))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return 0

@@ -24,9 +24,11 @@ Anything else is our bug and stops the process with the journal intact.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
+
+from controller.core.source import plain_text
 
 
 class GloveboxError(Exception):
@@ -172,7 +174,7 @@ class Edit(Value):
 class Proposal(Value):
     """A full new text of train.py with what its author says about it."""
 
-    train_py: str
+    train_py: Annotated[str, AfterValidator(plain_text)]
     description: str
     """One line for the ledger."""
     hypothesis: str = ""

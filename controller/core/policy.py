@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import io
-import tokenize
-import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from controller.core.literals import excess
 from controller.core.normal_form import MAX_DEPTH, depth, normalised
+from controller.core.source import parse
 from controller.core.untrusted import clean_line
 
 #: Upstream's train.py has 26 KB. Room for ten times that; core/literals.py sees to what it may hold.
@@ -56,7 +54,7 @@ def _check_text(train_py: str, max_bytes: int) -> Objection | None:
     if len(train_py) > max_bytes or len(train_py.encode("utf-8", "surrogatepass")) > max_bytes:
         return Objection("too-large", f"train.py has more than {max_bytes} bytes")
     try:
-        tree = _parse(train_py)
+        tree = parse(train_py)
     except SyntaxError as error:
         line = f"line {error.lineno}: " if error.lineno else ""
         return Objection("syntax", clean_line(f"{line}{error.msg}"))
@@ -92,18 +90,6 @@ def _check_novelty(train_py: str, frontier_py: str | None, tried: Collection[str
     return None
 
 
-def _parse(text: str) -> ast.Module:
-    """Parse the bytes, as the interpreter in the container will."""
-    source = text.encode("utf-8")
-    encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
-    if encoding not in ("utf-8", "utf-8-sig"):
-        # Another encoding would make the file that runs differ from the text that is on record.
-        raise SyntaxError(f"train.py declares the encoding {encoding}; it must be UTF-8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an invalid escape sequence is the author's business
-        return ast.parse(source, "train.py")
-
-
 def _module_names(tree: ast.Module) -> Iterator[str]:
     """Names bound at module level, inside `if`, `with`, `for` and `try` too."""
     pending: list[ast.AST] = list(tree.body)
@@ -126,7 +112,7 @@ def digest(text: str) -> str:
     A text that cannot be parsed stands for itself.
     """
     try:
-        content = normalised(_parse(text))
+        content = normalised(parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         content = text
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

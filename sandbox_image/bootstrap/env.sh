@@ -39,7 +39,7 @@ main() {
     say "installing the Python environment ($level) into .venv"
     [ -x .venv/bin/python ] || python3 -m venv .venv
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    if [ -n "${GLOVEBOX_WHEELS:-}" ]; then export PIP_FIND_LINKS=$GLOVEBOX_WHEELS; fi
+    if [ -n "${GLOVEBOX_WHEELS:-}" ]; then arguments+=("--find-links=$GLOVEBOX_WHEELS"); fi
     if [ -n "${GLOVEBOX_CA_BUNDLE:-}" ]; then export PIP_CERT=$GLOVEBOX_CA_BUNDLE; fi
     .venv/bin/python -m pip install -qq --only-binary=:all: --require-hashes "${arguments[@]}" ||
         stop "pip could not install the locked packages; the lines above say why."

@@ -1,16 +1,46 @@
 # Where Python packages come from on this machine, and which of the two lock files fits it.
 # shellcheck shell=bash
 #
+# The variables stand in the environment or in .env, which the program reads for us: see controller/dotenv.py. Paths are
+# absolute from there on.
+#
+# GLOVEBOX_HOME=DIR           state of the research
+# GLOVEBOX_CORPUS, GLOVEBOX_SCALE   the data: stdlib, climbmix, a folder or a file; cpu, small, medium or gpu
+# GLOVEBOX_SEPARATOR                what splits a txt of the corpus into documents
+# GLOVEBOX_BASE_IMAGE=NAME    base of the images, see base.sh
 # GLOVEBOX_VARIANT=cpu|cuda   the lock file to use, instead of the choice below
 # GLOVEBOX_LOCK=FILE          a lock file of one's own in its place, with hashes
 # GLOVEBOX_TORCH_INDEX=URL    an index that has torch for another CUDA; it is installed from there without hashes
 # GLOVEBOX_WHEELS=DIR         a folder of wheels; without it pip's own find-links setting
 # GLOVEBOX_CA_BUNDLE=FILE     certificate authorities to trust; without it those of PIP_CERT, SSL_CERT_FILE or the system
 
-# The first folder among pip's find-links, or nothing.
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly PROJECT VARIABLES="GLOVEBOX_HOME GLOVEBOX_CORPUS GLOVEBOX_SEPARATOR GLOVEBOX_SCALE GLOVEBOX_VARIANT GLOVEBOX_LOCK
+    GLOVEBOX_TORCH_INDEX GLOVEBOX_WHEELS GLOVEBOX_CA_BUNDLE GLOVEBOX_BASE_IMAGE"
+
+# from_settings NAME...: a shell assignment for each that is set, in the environment or in .env.
+from_settings() { (cd "$PROJECT" && python3 -B -X utf8 -m controller.dotenv "$@"); }
+
+load_variables() {
+    local told
+    need python3 python3
+    # shellcheck disable=SC2086 # one word for each variable
+    told=$(from_settings $VARIABLES) || exit
+    eval "$told"
+    # shellcheck disable=SC2086
+    export $VARIABLES
+}
+
+load_variables
+
+# The folder of GLOVEBOX_WHEELS, else the first one among pip's find-links, or nothing.
 wheels_folder() {
     local candidate
-    for candidate in ${GLOVEBOX_WHEELS:-${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2>/dev/null)}}; do
+    if [ -n "${GLOVEBOX_WHEELS:-}" ]; then
+        [ ! -d "$GLOVEBOX_WHEELS" ] || realpath "$GLOVEBOX_WHEELS"
+        return
+    fi
+    for candidate in ${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2>/dev/null)}; do
         if [ -d "$candidate" ]; then
             realpath "$candidate"
             return

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Controller, runner and reaper as a service: service.sh up|down|logs|status|prepare
 #
-# Variables, all of them also read from .env: GLOVEBOX_HOME (default ./home), GLOVEBOX_CORPUS, GLOVEBOX_SCALE, and
-# for the key ANTHROPIC_API_KEY or GLOVEBOX_ANTHROPIC_API_KEY_FILE.
+# Variables besides those of packages.sh, and like them also in .env: for the key ANTHROPIC_API_KEY or
+# GLOVEBOX_ANTHROPIC_API_KEY_FILE.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh
@@ -15,12 +15,11 @@ is_rootless() { docker info --format '{{.SecurityOptions}}' 2>/dev/null | grep -
 
 # What compose.yaml asks for.
 export_variables() {
-    GLOVEBOX_HOME=${GLOVEBOX_HOME:-$(from_dotenv GLOVEBOX_HOME)}
     GLOVEBOX_HOME=$(realpath -m "${GLOVEBOX_HOME:-home}")
-    export GLOVEBOX_CORPUS=${GLOVEBOX_CORPUS:-$(from_dotenv GLOVEBOX_CORPUS)}
-    export GLOVEBOX_SCALE=${GLOVEBOX_SCALE:-$(from_dotenv GLOVEBOX_SCALE)}
+    local host
+    host=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || host= # DOCKER_HOST counts
     GLOVEBOX_SOCKET=/var/run/docker.sock
-    if [[ ${DOCKER_HOST:-} == unix://* ]]; then GLOVEBOX_SOCKET=${DOCKER_HOST#unix://}; fi
+    if [[ $host == unix://* ]]; then GLOVEBOX_SOCKET=${host#unix://}; fi
     GLOVEBOX_SOCKET_GID=$(stat -L -c %g "$GLOVEBOX_SOCKET" 2>/dev/null || echo 0)
     GLOVEBOX_UID=$(id -u) GLOVEBOX_GID=$(id -g)
     GLOVEBOX_RUNNER_UID=$GLOVEBOX_UID GLOVEBOX_REAPER_UID=$GLOVEBOX_UID
@@ -31,8 +30,10 @@ export_variables() {
         GLOVEBOX_UID=0 GLOVEBOX_GID=0 GLOVEBOX_RUNNER_UID=0 GLOVEBOX_REAPER_UID=0 GLOVEBOX_SOCKET_GID=0
     fi
     GLOVEBOX_KEY_FILE=$PWD/.secrets/anthropic_api_key
-    GLOVEBOX_SETTINGS=$({ cat "$GLOVEBOX_HOME/glovebox.toml" 2>/dev/null || true; } | sha256sum | cut -c1-16)
-    export GLOVEBOX_KEY_FILE GLOVEBOX_SETTINGS GLOVEBOX_RUNNER_UID GLOVEBOX_REAPER_UID
+    GLOVEBOX_DOTENV=$PWD/.secrets/settings.env
+    service_settings=$(from_settings --service)
+    GLOVEBOX_SETTINGS=$({ cat "$GLOVEBOX_HOME/glovebox.toml" 2>/dev/null || true; echo "$service_settings"; } | sha256sum | cut -c1-16)
+    export GLOVEBOX_KEY_FILE GLOVEBOX_DOTENV GLOVEBOX_SETTINGS GLOVEBOX_RUNNER_UID GLOVEBOX_REAPER_UID
     export GLOVEBOX_HOME GLOVEBOX_SOCKET GLOVEBOX_SOCKET_GID GLOVEBOX_UID GLOVEBOX_GID
 }
 
@@ -65,24 +66,31 @@ make_home() {
     chmod 2750 "$GLOVEBOX_HOME/runner/socket"
 }
 
+# What of .env the service's containers are told: they read it where they would read .env, by the same rules.
+make_settings_file() {
+    mkdir -p -m 700 "${GLOVEBOX_DOTENV%/*}"
+    (umask 077 && touch "$GLOVEBOX_DOTENV")
+    printf '%s\n' "$service_settings" >"$GLOVEBOX_DOTENV" # in place: it is mounted
+    if is_root; then chown "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_DOTENV"; fi
+}
+
 # What the runner is told of the settings: those that shape containers, wherever they stand.
 make_runner_settings() {
     local told
-    told=$(docker compose run --rm --no-deps -T --entrypoint python operator -m controller.runner_settings </dev/null)
+    told=$(compose run --rm --no-deps -T --entrypoint python operator -m controller.runner_settings </dev/null)
     printf '%s\n' "$told" >.secrets/runner.env
 }
 
-# from_dotenv NAME: its value in .env, without quotes.
-from_dotenv() {
-    [ -r .env ] || return 0
-    sed -n "s/^\(export \)\?$1=//p" .env | tail -n 1 | sed "s/^\([\"']\)\(.*\)\1\$/\2/"
-}
+# compose has rules of its own for .env; it need not read it, since everything it asks for is exported here.
+compose() { docker compose --env-file /dev/null "$@"; }
 
 # The key on stdout; nothing if there is none.
 key() {
-    local value=${ANTHROPIC_API_KEY:-} file=${GLOVEBOX_ANTHROPIC_API_KEY_FILE:-}
-    [ -n "$value" ] || value=$(from_dotenv ANTHROPIC_API_KEY)
-    [ -n "$file" ] || file=$(from_dotenv GLOVEBOX_ANTHROPIC_API_KEY_FILE)
+    local told value file
+    told=$(from_settings ANTHROPIC_API_KEY GLOVEBOX_ANTHROPIC_API_KEY_FILE) || exit
+    local ANTHROPIC_API_KEY='' GLOVEBOX_ANTHROPIC_API_KEY_FILE=''
+    eval "$told"
+    value=$ANTHROPIC_API_KEY file=$GLOVEBOX_ANTHROPIC_API_KEY_FILE
     if [ -z "$value" ] && [ -n "$file" ]; then
         [ -r "$file" ] || stop "the key file $file cannot be read; mend GLOVEBOX_ANTHROPIC_API_KEY_FILE."
         value=$(<"$file")
@@ -118,7 +126,7 @@ prepare() {
             ;;
     esac
     say "preparing data ($corpus) in $GLOVEBOX_HOME"
-    docker compose run --rm --no-deps -T "${mounts[@]}" operator prepare --corpus "$corpus" \
+    compose run --rm --no-deps -T "${mounts[@]}" operator prepare --corpus "$corpus" \
         ${GLOVEBOX_SCALE:+--scale "$GLOVEBOX_SCALE"} \
         ${GLOVEBOX_SEPARATOR:+--separator "$GLOVEBOX_SEPARATOR"} </dev/null
 }
@@ -132,24 +140,25 @@ announce() {
 # True if the runner is to be made anew, because settings, image or key changed.
 renews_runner() {
     local plan
-    plan=$(docker compose up --detach --dry-run ${key_changed:-} 2>&1) && [[ $plan == *-runner-1*Recreate* ]]
+    plan=$(compose up --detach --dry-run ${key_changed:-} 2>&1) && [[ $plan == *-runner-1*Recreate* ]]
 }
 
 # Where the research stands, also while there is no service.
 status() {
     local state terminal=(-T)
     if [ -t 0 ] && [ -t 1 ]; then terminal=(); fi # as wide as the window
-    state=$(docker compose ps --all --format '{{.State}}' controller)
+    state=$(compose ps --all --format '{{.State}}' controller)
     case $state in
         running)
-            docker compose exec "${terminal[@]}" controller python -m controller status
+            compose exec "${terminal[@]}" controller python -m controller status
             return
             ;;
         restarting) state="the service cannot start; make logs says why." ;;
         *) state="the service is not running; start it with: make up" ;;
     esac
     if [ -s "$GLOVEBOX_HOME/audit.jsonl" ]; then
-        docker compose --progress quiet run --rm --no-deps -T operator status </dev/null || true
+        make_settings_file
+        compose --progress quiet run --rm --no-deps -T operator status </dev/null || true
     fi
     stop "$state"
 }
@@ -157,7 +166,7 @@ status() {
 # The homes that the service's containers were made for, and the one that is asked for.
 homes() {
     local ids
-    ids=$(docker compose ps --all --quiet)
+    ids=$(compose ps --all --quiet)
     {
         # shellcheck disable=SC2086 # one word for each container
         [ -z "$ids" ] || docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' $ids
@@ -181,7 +190,7 @@ end_experiments() {
 down() {
     local home found
     found=$(homes)
-    docker compose down --remove-orphans
+    compose down --remove-orphans
     while read -r home; do end_experiments "$home"; done <<<"$found"
 }
 
@@ -191,21 +200,23 @@ main() {
         up)
             make_home
             make_key_file
+            make_settings_file
             make_runner_settings
             announce
             prepare
             # It tidies up through the runner.
-            if renews_runner; then docker compose stop controller; fi
-            docker compose up --detach --remove-orphans ${key_changed:-}
+            if renews_runner; then compose stop controller; fi
+            compose up --detach --remove-orphans ${key_changed:-}
             say "the research goes on by itself in $GLOVEBOX_HOME; look at it with: make status, make logs; end it with: make down"
             ;;
         prepare)
             make_home
             make_key_file
+            make_settings_file
             prepare
             ;;
         down) down ;;
-        logs) docker compose logs --follow --tail 200 ;;
+        logs) compose logs --follow --tail 200 ;;
         status) status ;;
         *) stop "usage: service.sh up|down|logs|status|prepare" ;;
     esac

@@ -69,13 +69,13 @@ def test_proposes_in_the_order_of_names_and_then_is_exhausted(folder: Path) -> N
     proposals = [agent.propose(context()) for _ in range(3)]
     descriptions = [proposal.description for proposal in proposals]
     assert descriptions == ["02_deeper.py", "10_wider.py: Wider blocks.", "20_broken.py"]
-    assert proposals[0].train_py == "B = 'ü'\r\n"
+    assert proposals[0].train_py == "B = 'ü'\n"
     with pytest.raises(AgentExhausted, match="has been proposed"):
         agent.propose(context())
 
 
 def test_skips_what_its_history_has_run(folder: Path) -> None:
-    history = ran("baseline", "B = 'ü'\r\n")
+    history = ran("baseline", "B = 'ü'\n")
     assert Replay(folder).propose(context(history)).description.startswith("10_wider.py")
 
 

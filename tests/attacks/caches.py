@@ -102,7 +102,7 @@ def _fills(ground: Ground) -> Ending:
 
 def reclaimable() -> int:
     """Bytes that the kernel keeps of names and inodes, and could free."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("SReclaimable:"))
 
 

@@ -137,7 +137,7 @@ def _peak(ground: Ground, program: str) -> int:
 
 def _resident(process: subprocess.Popen[str]) -> int:
     try:
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -205,7 +205,7 @@ def _opened(ground: Ground, program: str, trace: Path) -> list[str]:
         ground.sweep()
     if process.returncode != 0 or '"verdict": "crash"' not in said or '"cause": "exit"' in said:
         raise RuntimeError(f"the try ended with {process.returncode}: {said[-300:]} {error[-300:]}")
-    opened = re.findall(r'open\w*\([^"]*"([^"]*)"', trace.read_text(errors="replace"))
+    opened = re.findall(r'open\w*\([^"]*"([^"]*)"', trace.read_text(encoding="utf-8", errors="replace"))
     if not any(path.endswith("run.log") for path in opened):
         raise RuntimeError(f"the trace of {time.monotonic() - began:.0f} s does not even show run.log")
     return opened

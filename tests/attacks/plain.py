@@ -31,7 +31,7 @@ def _no_batches(*_args: object) -> NoReturn:
 
 def build(train: Path) -> torch.nn.Module:
     """The model of train.py, in either of the two forms."""
-    source = train.read_text()
+    source = train.read_text(encoding="utf-8")
     module = types.ModuleType("train" if "build_model" in source else "__main__")
     prepare.make_dataloader = _no_batches  # type: ignore[assignment]
     sys.modules["train"] = module

@@ -81,7 +81,7 @@ def _written(trial: Trial) -> str:
 
 
 def _complaint(log: Path) -> str:
-    if not log.is_file() or MARK not in log.read_text(errors="replace"):
+    if not log.is_file() or MARK not in log.read_text(encoding="utf-8", errors="replace"):
         return f"nothing of it is in {NAME}: did it speak at all?"
     status = log.stat()
     if status.st_mode & 0o777 != 0o600 or status.st_size > MAX_WORKER_LOG_BYTES:

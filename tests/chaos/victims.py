@@ -189,7 +189,7 @@ class Runner:
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
     """False for one that hung and goes on now; one that was asked to end gets the time that takes."""
-    state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    state = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     if state == "T":
         process.send_signal(signal.SIGCONT)
         return False

@@ -67,7 +67,9 @@ def test_a_replay_folder_without_programs(glovebox: Glovebox) -> None:
     ("content", "words"),
     [
         (b"budget = [", ["glovebox.toml", "cannot be read"]),
-        (b"agent = '\xff'", ["glovebox.toml", "cannot be read", "utf-8"]),
+        (b"\nagent = '\xff'", ["glovebox.toml, line 2", "0xff is not UTF-8; save"]),
+        ("agent = ''".encode("utf-16"), ["glovebox.toml is UTF-16; save it as UTF-8"]),
+        (b"\xef\xbb\xbf\nagent = x\n", ["glovebox.toml", "line 2"]),
         (b"colour = 'red'", ["no setting colour"]),
         (b"[sandbox]\nimages = 'x'", ["no setting sandbox.images"]),
         (b"[budget]\nwall_seconds = 'long'", ["budget.wall_seconds", "number"]),
@@ -103,16 +105,25 @@ def test_a_variable_that_was_meant_to_be_a_setting(glovebox: Glovebox, name: str
     glovebox("run").refused(2, *words)
 
 
-def test_a_dotenv_that_is_no_text(glovebox: Glovebox) -> None:
-    (glovebox.folder / ".env").write_bytes(b"A=\xff\n")
-    glovebox("status").refused(2, ".env cannot be read")
+def test_a_settings_file_may_begin_with_a_byte_order_mark(glovebox: Glovebox) -> None:
+    glovebox.home.mkdir()
+    (glovebox.home / "glovebox.toml").write_bytes(b"\xef\xbb\xbfagent = 'nobody'\r\n")
+    glovebox("run").refused(2, "no agent", "nobody")
+
+
+def test_a_settings_file_that_is_no_file_is_not_waited_for(glovebox: Glovebox) -> None:
+    glovebox.home.mkdir()
+    os.mkfifo(glovebox.home / "glovebox.toml")
+    glovebox("status", timeout=30).refused(2, "glovebox.toml is a named pipe")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (None, ["There is no train.py", "mine.py"]),
-        (b"model = '\xff'", ["mine.py", "UTF-8"]),
+        (b"\nmodel = '\xff'", ["mine.py", "line 2", "0xff", "UTF-8"]),
+        (b"# coding: klingon\nmodel = 1", ["mine.py", "klingon"]),
+        (b"model = '\x00'", ["mine.py", "null"]),
         (b"def build_model(:\n", ["mine.py", "line 1"]),
         (b"print('hello')\n", ["mine.py", "build_model"]),
         (b"", ["mine.py", "empty"]),
@@ -124,6 +135,27 @@ def test_a_train_py_that_cannot_be_run(glovebox: Glovebox, content: bytes | None
     glovebox("try", "mine.py").refused(2, *words)
     glovebox("run", GLOVEBOX_TRAIN="mine.py").refused(2, *words)
     assert not (glovebox.home / "audit.jsonl").exists() and not (glovebox.home / "tries").exists()
+
+
+def test_instructions_that_are_no_text(glovebox: Glovebox) -> None:
+    (glovebox.folder / "mine.md").write_bytes(b"Try\nt\xfcrme.\n")
+    glovebox("run", GLOVEBOX_PROGRAM="mine.md").refused(
+        2, "mine.md, line 2: the byte 0xfc is not UTF-8; save"
+    )
+
+
+def test_a_key_that_can_be_none(glovebox: Glovebox) -> None:
+    said = glovebox("run", "--agent", "claude", ANTHROPIC_API_KEY="“sk-ant-secret”")
+    said.refused(2, "ANTHROPIC_API_KEY holds no key")
+    assert "secret" not in said.err
+    (glovebox.folder / "key").write_bytes(b"\xef\xbb\xbfsk-ant\xff")
+    said = glovebox("run", "--agent", "claude", GLOVEBOX_ANTHROPIC_API_KEY_FILE="key")
+    said.refused(2, "key file key holds no key")
+
+
+def test_a_home_whose_name_is_no_text(glovebox: Glovebox) -> None:
+    """The engine would be told another name."""
+    glovebox("status", "--home", os.fsdecode(b"gr\xf6\xdfe")).refused(2, "no UTF-8; choose another folder")
 
 
 def test_a_corpus_or_a_scale_that_does_not_exist(glovebox: Glovebox) -> None:

@@ -19,7 +19,7 @@ from tests.cli.conftest import Glovebox, no_leftovers, remove_leftovers
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 TRAIN = '''\
-"""A bigram model with a bottleneck, trained for {seconds} seconds."""
+"""A bigram model with a bottleneck → {width} wide (für {seconds} Sekunden)."""
 
 import time
 
@@ -75,6 +75,15 @@ def train_py(seconds: float = 0, lr: float = 3e-3, width: int = 16) -> str:
     return TRAIN.format(seconds=seconds, lr=lr, width=width)
 
 
+#: An interpreter that would take names, arguments and streams for ASCII.
+NO_UTF8 = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def as_an_editor_may(text: str) -> bytes:
+    """The same program as some editors save it: with a mark, and a return at the end of each line."""
+    return b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
+
+
 Effort = tuple[Glovebox, list[dict[str, Any]]]
 """A command on a home, and what `run` logged there."""
 
@@ -84,14 +93,15 @@ def make_effort(
 ) -> tuple[Glovebox, list[str]]:
     """A home with data, and the command line that runs `ideas` on top of `baseline` in it."""
     (folder / "ideas").mkdir()
-    (folder / "baseline.py").write_text(baseline)
+    (folder / "baseline.py").write_bytes(as_an_editor_may(baseline))
     for number, idea in enumerate(ideas):
-        (folder / "ideas" / f"{number}.py").write_text(idea)
+        (folder / "ideas" / f"{number}.py").write_bytes(as_an_editor_may(idea))
     with_data(folder / "home")
     environment = {
         "GLOVEBOX_TRAIN": "baseline.py",
         "GLOVEBOX_JUDGE__SCORE_TOKENS": "2048",
         "GLOVEBOX_JUDGE__HOLDOUT_SCORE_TOKENS": "1024",
+        **NO_UTF8,
     }
     run = ["run", "--budget", "30", "--device", "cpu", "--agent", "replay:ideas"]
     run += ["--experiments", str(1 + len(ideas))]
@@ -101,10 +111,10 @@ def make_effort(
 @pytest.fixture(scope="module")
 def effort(tmp_path_factory: pytest.TempPathFactory, with_data: Callable[[Path], None]) -> Iterator[Effort]:
     """An effort of three experiments at its limit, and what it logged."""
-    folder = tmp_path_factory.mktemp("effort")
+    folder = tmp_path_factory.mktemp("größe→")
     ideas = [train_py(lr=0.03), train_py(lr=0.03).replace("began, step =", "crash, step =")]
     command, run = make_effort(folder, with_data, train_py(), ideas)
-    said = command(*run)
+    said = command(*run, timeout=240)
     assert said.status == 0 and said.err == "glovebox: limit of 3 experiments reached\n", said
     yield command, [json.loads(line) for line in said.out.splitlines()]
     remove_leftovers(command.home)
@@ -128,7 +138,11 @@ def test_git_and_the_record_of_every_run(effort: Effort) -> None:
     commits = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split()
     kept = [row["commit"] for row in command("log", "--json").json() if row["verdict"] == "keep"]
     assert commits[1:] == kept
-    assert (command.home / "repo" / "train.py").read_text() == train_py(lr=0.03)
+    assert (command.home / "repo" / "train.py").read_bytes() == train_py(lr=0.03).encode()
+    subjects = subprocess.run(
+        [*git[:3], "log", "--format=%s"], capture_output=True, check=True
+    ).stdout.decode()
+    assert subjects.startswith("0.py: A bigram model with a bottleneck → 16 wide (für 0 Sekunden).\n")
     assert len((command.home / "results.tsv").read_text().splitlines()) == 4
     for number, row in enumerate(command("log", "--json").json()):
         log = (command.home / "runs" / f"{number:06}" / "run.log").read_text()
@@ -143,7 +157,8 @@ def test_status_report_and_verify(effort: Effort) -> None:
     assert status["experiments"] == 3 and status["stopped"] == "limit of 3 experiments reached"
     assert command("verify", "--json").json() == {"problems": []}
     assert command("report").out.splitlines() == [
-        str(command.home / "report" / name) for name in ("report.md", "progress.png", "holdout.png")
+        str(command.home / "report" / name).encode("ascii", "backslashreplace").decode()
+        for name in ("report.md", "progress.png", "holdout.png")
     ]
     assert "NameError" in command("show", "2").out
 
@@ -165,7 +180,7 @@ def test_try_leaves_the_effort_alone(effort: Effort) -> None:
     said = command("try", "mine.py", "--budget", "30", "--device", "cpu", "--json").json()
     assert said["verdict"] == "scored" and 1 < said["val_bpb"] < 10 and said["claim"]["val_bpb"] == 0.000001
     assert "holdout" not in json.dumps(said)
-    assert f"{said['val_bpb']:.6f}" in Path(said["log"]).read_text()
+    assert f"{said['val_bpb']:.6f}" in Path(said["log"]).read_text(encoding="utf-8")
     assert (command.home / "audit.jsonl").read_bytes() == before
     assert no_leftovers(command.home)
 

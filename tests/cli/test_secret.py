@@ -48,7 +48,7 @@ def test_the_environment_comes_before_the_file(key_file: Path, monkeypatch: pyte
 
 
 def test_an_empty_file_is_no_key(key_file: Path) -> None:
-    key_file.write_text("\n")
+    key_file.write_text("\n", encoding="utf-8")
     assert choose.make_agent(settings.load(anthropic_api_key_file=key_file)).name == "tuner"
 
 

@@ -38,8 +38,6 @@ def cause(train_py: str, frontier_py: str | None = FRONTIER, *earlier: str) -> s
         ("Here is the file:\n```python\nmodel = 1\n```\n", "syntax"),
         ("model = '\x00'", "syntax"),
         ("model = '\ud800'", "syntax"),
-        ("# coding: latin-1\nmodel = 1\n", "syntax"),
-        ("# coding: no-such-thing\nmodel = 1\n", "syntax"),
         ("model = " + "-" * 200_000 + "1", "syntax"),
         ("model = " + "(" * 5000 + ")" * 5000, "syntax"),
         ("print('no model')\n", "form"),

@@ -289,7 +289,7 @@ def test_a_judge_that_waits_reads_nothing_before_the_word(scoring: Scoring) -> N
 def waits_for_signal(process: "subprocess.Popen[str]") -> None:
     """Returns when it sleeps in sigwait."""
     deadline = time.monotonic() + 60
-    while "sigtimedwait" not in Path(f"/proc/{process.pid}/wchan").read_text():
+    while "sigtimedwait" not in Path(f"/proc/{process.pid}/wchan").read_text(encoding="utf-8"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         os.sched_yield()

@@ -68,7 +68,7 @@ def test_a_private_ca_is_preferred(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_every_locked_package_has_hashes_and_no_address(lock: Path) -> None:
-    text = lock.read_text()
+    text = lock.read_text(encoding="utf-8")
     entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(entries) > 10
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []

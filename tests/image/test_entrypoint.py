@@ -183,6 +183,6 @@ def test_refuses_to_run_where_it_could_kill_a_whole_machine() -> None:
 def only_child(pid: int) -> int:
     """The process id of the one child of `pid`, as soon as it has one."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    while not (found := children.read_text().split()):
+    while not (found := children.read_text(encoding="utf-8").split()):
         time.sleep(0.005)
     return int(found[0])

@@ -35,6 +35,9 @@ def project(tmp_path: Path) -> Path:
     """What of the project the service needs, at a place of its own."""
     shutil.copytree(PROJECT / "sandbox_image", tmp_path / "sandbox_image")
     shutil.copy(PROJECT / "compose.yaml", tmp_path)
+    (tmp_path / "controller").mkdir()
+    for name in ("__init__.py", "dotenv.py", "text_files.py"):
+        shutil.copy(PROJECT / "controller" / name, tmp_path / "controller")
     return tmp_path
 
 
@@ -64,6 +67,8 @@ def key_of(project: Path, **environment: str) -> Path:
         ("GLOVEBOX_ANTHROPIC_API_KEY_FILE=mine\n", {}, KEY + "-mine"),
         ("", {"GLOVEBOX_ANTHROPIC_API_KEY_FILE": "mine"}, KEY + "-mine"),
         ("ANTHROPIC_API_KEY=other\n", {"ANTHROPIC_API_KEY": KEY}, KEY),
+        (f"ANTHROPIC_API_KEY = '{KEY}' # mine\r\n", {"ANTHROPIC_API_KEY": ""}, KEY),
+        ("GLOVEBOX_ANTHROPIC_API_KEY_FILE=~/mine\n", {"HOME": "."}, KEY + "-mine"),
     ],
 )
 def test_the_key_file_holds_the_key_for_its_owner_alone(
@@ -111,6 +116,7 @@ def variables(project: Path) -> dict[str, str]:
         "GLOVEBOX_RUNNER_UID": str(owner),
         "GLOVEBOX_REAPER_UID": str(owner),
         "GLOVEBOX_KEY_FILE": str(project / ".secrets" / "anthropic_api_key"),
+        "GLOVEBOX_DOTENV": str(project / ".secrets" / "settings.env"),
         "ANTHROPIC_API_KEY": KEY,
     }
 
@@ -118,7 +124,7 @@ def variables(project: Path) -> dict[str, str]:
 @pytest.mark.engine
 def test_the_service_can_read_the_key_and_inspect_does_not_show_it(project: Path, compose: list[str]) -> None:
     (project / ".env").write_text(f"ANTHROPIC_API_KEY={KEY}\nGLOVEBOX_LIMITS__DOLLARS=3\n")
-    key_of(project)
+    call(project, "make_key_file; make_settings_file")
     environment = variables(project)
 
     def run(*arguments: str) -> str:
@@ -132,7 +138,9 @@ def test_the_service_can_read_the_key_and_inspect_does_not_show_it(project: Path
     run(*compose, "create", "--no-recreate", "controller")
     container = run(*compose, "ps", "--all", "--quiet", "controller").strip()
     inspected = run("docker", "inspect", container)
-    assert KEY not in inspected and "GLOVEBOX_LIMITS__DOLLARS=3" in inspected
+    assert KEY not in inspected and "DOLLARS" not in inspected
+    told = run(*compose, "run", "--rm", "--no-deps", "-T", "controller", "/opt/glovebox/.env")
+    assert told == "GLOVEBOX_LIMITS__DOLLARS='3'\n"
 
 
 SOCKET = "/var/run/docker.sock"
@@ -238,6 +246,33 @@ def test_home_and_corpus_may_stand_in_the_dotenv(project: Path) -> None:
     assert (project / "told").read_text() == f"{project}/there\nclimbmix\n"
     call(project, show, GLOVEBOX_HOME="/elsewhere", GLOVEBOX_CORPUS="stdlib")
     assert (project / "told").read_text() == "/elsewhere\nstdlib\n"
+    (project / ".env").write_bytes(b"GLOVEBOX_HOME = '~/gb' # big disk\r\nGLOVEBOX_CORPUS=~/texts\r\n")
+    call(project, show, HOME="/home/me")
+    assert (project / "told").read_text() == "/home/me/gb\n/home/me/texts\n"
+
+
+def test_what_the_service_is_told_changes_with_the_dotenv_and_holds_no_key(project: Path) -> None:
+    show = 'make_settings_file; echo "$GLOVEBOX_SETTINGS" >told'
+    (project / ".env").write_text(
+        f'ANTHROPIC_API_KEY={KEY}\nGLOVEBOX_TAG = "it\'s" # mine\n', encoding="utf-8"
+    )
+    call(project, show)
+    path = project / ".secrets" / "settings.env"
+    before = (path.read_text(encoding="utf-8"), (project / "told").read_text(encoding="utf-8"))
+    assert before[0] == 'GLOVEBOX_TAG="it\'s"\n' and path.stat().st_mode & 0o777 == 0o600
+    (project / ".env").write_text("GLOVEBOX_TAG=other\n", encoding="utf-8")
+    call(project, show)
+    assert path.read_text(encoding="utf-8") == "GLOVEBOX_TAG='other'\n"
+    assert (project / "told").read_text(encoding="utf-8") != before[1]
+
+
+def test_a_dotenv_that_cannot_be_read_stops_every_script(project: Path) -> None:
+    (project / ".env").write_text("\nGLOVEBOX_HOME='there\n", encoding="utf-8")
+    for script in ("service.sh", "image.sh", "env.sh", "controller.sh", "demo.sh"):
+        path = project / "sandbox_image" / "bootstrap" / script
+        done = subprocess.run([path, "up"], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith("glovebox: .env, line 2: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

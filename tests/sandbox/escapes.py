@@ -131,7 +131,7 @@ def checked(result: int) -> int:
 
 
 def numbers() -> dict[str, int]:
-    found = re.findall(r"^#define __NR_(\w+) (\d+)$", HEADER.read_text(), re.MULTILINE)
+    found = re.findall(r"^#define __NR_(\w+) (\d+)$", HEADER.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: int(number) for name, number in found}
 
 
@@ -189,7 +189,7 @@ def _() -> object:
 
 @attempt("C6", "abstract AF_UNIX names of the host")
 def _() -> object:
-    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]
     return refuse([line for line in lines if "@" in line or "/" in line])
 
 
@@ -234,7 +234,7 @@ def writable(path: Path) -> bool:
 
 @attempt("C7", "replace a mounted file")
 def _() -> object:
-    Path("/work/mine").write_text("x")
+    Path("/work/mine").write_text("x", encoding="utf-8")
     os.rename("/work/mine", "/work/prepare.py")
     return "replaced"
 
@@ -465,7 +465,9 @@ each(
         "kill PID 1": lambda: refuse(kill_pid_1()),
         "real-time scheduling": lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)),
         "a higher priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, -5),
-        "be spared by the OOM killer": lambda: Path("/proc/self/oom_score_adj").write_text("-1000"),
+        "be spared by the OOM killer": lambda: Path("/proc/self/oom_score_adj").write_text(
+            "-1000", encoding="utf-8"
+        ),
         "larger files": lambda: raise_limit(resource.RLIMIT_FSIZE),
         "core dumps": lambda: raise_limit(resource.RLIMIT_CORE),
         "a controlling terminal": lambda: os.open("/dev/tty", os.O_RDWR),
@@ -547,7 +549,9 @@ each(
 
 
 def status(field: str) -> str:
-    found = re.search(rf"^{field}:\s+(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^{field}:\s+(\w+)$", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return found[1] if found else "?"
 
 
