@@ -18,6 +18,8 @@ from controller.core.untrusted import clean_line
 from controller.notify import Undelivered
 
 _SECONDS = 30.0
+_GRACE_SECONDS = 5.0
+"""For a process that was killed to be gone."""
 #: These may come right; every other refusal will be the same next time.
 _PASSING = frozenset({408, 425, 429})
 #: Settings and keys are none of the command's business.
@@ -52,7 +54,8 @@ def _run(arguments: Sequence[str], content: bytes, seconds: float) -> None:
     except subprocess.TimeoutExpired as error:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        with suppress(subprocess.TimeoutExpired):  # one that became another user's cannot be killed by us
+            process.communicate(timeout=_GRACE_SECONDS)
         raise Undelivered(f"the command did not end within {seconds:g} s") from error
     if process.returncode != 0:
         raise Undelivered(f"the command ended with status {process.returncode}")

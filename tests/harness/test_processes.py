@@ -68,7 +68,7 @@ def test_a_child_that_fails_ends_all_of_it(jobs: Sequence[str], sentence: str) -
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
 
 
 def is_worker(pid: int) -> bool:
