@@ -18,11 +18,26 @@ from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from tests.loop.effort import Effort
 
+_TELL_A_PROGRAM = ("GLOVEBOX_", "ANTHROPIC_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONWARNINGS", "TZ")
+_OF_THE_SUITE = {"GLOVEBOX_TEST_RUNTIMES", "GLOVEBOX_UPSTREAM", "GLOVEBOX_FUZZ_EXAMPLES"} | {
+    "GLOVEBOX_CA_BUNDLE",
+    "GLOVEBOX_WHEELS",
+}
+"""What somebody tells the tests, or the set-up scripts that some of them run, on purpose."""
+
 
 def pytest_configure() -> None:
-    """What is ignored in a job in the background, or under nohup, would be ignored in all its children; and
-    a child that is not told of the user's Docker context would look for another engine.
+    """Nothing depends on what this process inherited.
+
+    What is ignored in a job in the background, or under nohup, would be ignored in all its children. Other
+    users, those of containers above all, read the files that tests write. And a child that is not told of
+    the user's Docker context would look for another engine.
     """
+    os.umask(0o022)
+    for name in [
+        name for name in os.environ if name.startswith(_TELL_A_PROGRAM) and name not in _OF_THE_SUITE
+    ]:
+        del os.environ[name]
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -199,7 +199,7 @@ _NOTHINGS = {
     "Python with NUL in it": ("model = '\x00'\n", "syntax"),
     "brackets without end": ("model = " + "(" * 100_000, "syntax"),
     "minus signs without end": ("model = " + "-" * 200_000 + "1\n", "syntax"),
-    "in an encoding of its own": ("# coding: utf-7\nmodel = 1\n", "syntax"),
+    "the frontier in an encoding of its own": ("# coding: utf-7\n" + BASELINE, "no-op"),
     "without a model": ("print('hello')\n", "form"),
     "5 MB": ("model = 1\n" + "#" * 5_000_000, "too-large"),
     "one byte too large": ("model = 1\n" + "#" * (MAX_BYTES - 9), "too-large"),

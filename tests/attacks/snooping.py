@@ -6,6 +6,7 @@ import hashlib
 import json
 
 from controller.core.policy import MAX_BYTES
+from controller.core.source import plain_text
 from controller.trial import Trial
 from tests.attacks.cases import NO_GAIN, Case, uniform
 
@@ -136,6 +137,8 @@ def _untouched(trial: Trial) -> str:
     return ""
 
 
+_UTF_7 = ("€ß" * 100).encode("utf-7").decode("ascii")
+
 _NOTHING_THERE = "only the judge's container mounts it; what it sends is inputs"
 _READ_ONLY = "mounted read-only; the judge uses its own copies"
 
@@ -179,9 +182,9 @@ CASES = (
     Case(
         "M9",
         "carries text in an encoding of its own",
-        "# -*- coding: utf-7 -*-\n" + uniform(),
-        ("refused",),
-        "what runs must be what is on record",
+        plain_text("# -*- coding: utf-7 -*-\n" + uniform(module=f"TEXT = '{_UTF_7}'")),
+        (NO_GAIN,),
+        "a proposal is UTF-8, whatever it declares: what runs is what is on record",
     ),
     Case(
         "M10",

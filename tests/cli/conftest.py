@@ -58,6 +58,7 @@ class Glovebox:
     environment: Mapping[str, str] = field(default_factory=dict)
     prefix: Sequence[str] = ()
     """Command that runs the command, as another user for instance."""
+    umask: int = 0o022
 
     def __call__(self, *arguments: str, timeout: float = 120, **extra: str) -> Said:
         """`extra` are environment variables."""
@@ -65,6 +66,7 @@ class Glovebox:
             self.command(*arguments),
             env=self.env(**extra),
             cwd=self.folder,
+            umask=self.umask,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -79,6 +81,7 @@ class Glovebox:
             self.command(*arguments),
             env=self.env(**extra),
             cwd=self.folder,
+            umask=self.umask,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -155,7 +158,7 @@ def prepared(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (folder / "corpus").mkdir()
     for path in (folder / "blobs").iterdir():
         (folder / "corpus" / path.name).symlink_to(f"../blobs/{path.name}")
-    command = Glovebox(folder / "home", folder)
+    command = Glovebox(folder / "home", folder, umask=0o077)
     said = command("prepare", "--corpus", "corpus", "--scale", "cpu", timeout=240)
     assert said.status == 0, said
     assert said.err == ""

@@ -105,7 +105,8 @@ def make_effort(
     }
     run = ["run", "--budget", "30", "--device", "cpu", "--agent", "replay:ideas"]
     run += ["--experiments", str(1 + len(ideas))]
-    return Glovebox(folder / "home", folder, environment), run
+    # What containers read is readable for them, whatever a person's umask.
+    return Glovebox(folder / "home", folder, environment, umask=0o077), run
 
 
 @pytest.fixture(scope="module")
