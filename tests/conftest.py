@@ -19,10 +19,13 @@ from controller.seccomp import sealed
 from tests.loop.effort import Effort
 
 _TELL_A_PROGRAM = ("GLOVEBOX_", "ANTHROPIC_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONWARNINGS", "TZ")
-_OF_THE_SUITE = {"GLOVEBOX_TEST_RUNTIMES", "GLOVEBOX_UPSTREAM", "GLOVEBOX_FUZZ_EXAMPLES"} | {
+_OF_THE_SUITE = (
     "GLOVEBOX_CA_BUNDLE",
+    "GLOVEBOX_FUZZ_EXAMPLES",
+    "GLOVEBOX_TEST_RUNTIMES",
+    "GLOVEBOX_UPSTREAM",
     "GLOVEBOX_WHEELS",
-}
+)
 """What somebody tells the tests, or the set-up scripts that some of them run, on purpose."""
 
 
@@ -34,10 +37,9 @@ def pytest_configure() -> None:
     the user's Docker context would look for another engine.
     """
     os.umask(0o022)
-    for name in [
-        name for name in os.environ if name.startswith(_TELL_A_PROGRAM) and name not in _OF_THE_SUITE
-    ]:
-        del os.environ[name]
+    for name in sorted(os.environ):
+        if name.startswith(_TELL_A_PROGRAM) and name not in _OF_THE_SUITE:
+            del os.environ[name]
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
