@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -299,6 +300,7 @@ def test_the_environment_of_a_person_is_not_heard(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when started from a git hook, or by somebody with a rich ~/.gitconfig."""
+    importlib.import_module("git")  # asks for the version of git when it is first imported
     witness, theirs = tmp_path / "ran", tmp_path / "theirs"
     (theirs / "hooks").mkdir(parents=True)
     for name in ("reference-transaction", "post-index-change"):
