@@ -25,6 +25,7 @@ from controller.core.model import (
     Work,
 )
 from controller.effort import read_train
+from controller.files import write_atomic
 from controller.home import read_standing
 from controller.machine import Machine
 from controller.ports import Attempt
@@ -101,7 +102,7 @@ def run(
     if reference is None:
         reference = read_standing(config.home)[0].reference
     folder = _new_folder(config.home)
-    (folder / "train.py").write_text(train_py, encoding="utf-8", newline="")
+    write_atomic(folder / "train.py", train_py.encode())  # readable for the users of containers
     attempt = Attempt(
         experiment="try",
         number=1,
