@@ -39,7 +39,7 @@ demo: image env ## a few minutes of real research in the foreground
 	@$(BOOTSTRAP)/demo.sh "$(DEMO_HOME)"
 
 test: image env-dev ## run all tests
-	@PYTHONUTF8=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST)
+	@LC_ALL=C.UTF-8 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST)
 
 check: env-dev ## lint, format, types, import rules
 	@$(BIN)/ruff check .

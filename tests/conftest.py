@@ -18,7 +18,16 @@ from controller.sandbox import DockerSandbox
 from controller.seccomp import sealed
 from tests.loop.effort import Effort
 
-_TELL_A_PROGRAM = ("GLOVEBOX_", "ANTHROPIC_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONWARNINGS", "TZ")
+_TELL_A_PROGRAM = (
+    "GLOVEBOX_",
+    "ANTHROPIC_",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "LC_",
+    "NO_COLOR",
+    "PYTHONWARNINGS",
+    "TZ",
+)
 _OF_THE_SUITE = (
     "GLOVEBOX_CA_BUNDLE",
     "GLOVEBOX_FUZZ_EXAMPLES",
@@ -40,6 +49,7 @@ def pytest_configure() -> None:
     for name in sorted(os.environ):
         if name.startswith(_TELL_A_PROGRAM) and name not in _OF_THE_SUITE:
             del os.environ[name]
+    os.environ["LANG"] = "C.UTF-8"  # for children; `make test` starts this process so
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
