@@ -136,11 +136,11 @@ class Watchman:
     def leftovers(self) -> list[str]:
         """Names of the containers and volumes that the engine holds of this home.
 
-        A runner that lives on may be emptying the caches: that is waited for.
+        A runner that lives on may be emptying the caches: that is waited for, until what did it is removed.
         """
         emptying = {"label": [self._ours, f"{LABEL_DOMAIN}={Domain.CACHES}"]}
         deadline = time.monotonic() + CACHES_SECONDS
-        while self._client.containers(filters=emptying) and time.monotonic() < deadline:
+        while self._client.containers(all=True, filters=emptying) and time.monotonic() < deadline:
             time.sleep(0.1)
         containers = self._client.containers(all=True, filters={"label": self._ours})
         volumes = self._client.volumes(filters={"label": self._ours})["Volumes"] or []
