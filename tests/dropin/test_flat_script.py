@@ -123,7 +123,7 @@ def test_it_is_scored_as_it_claims(try_it: Try) -> None:
     trial = try_it(FLAT, 40.0)
     score, claim = trial.judgement, trial.outcome.claim
     assert isinstance(score, Score), trial.as_text()
-    # Whether its process still gets to end is up to what else the machine does: what it printed is what counts.
+    # Whether its process still gets to end depends on what else the machine does: what it printed counts.
     assert claim.num_steps is not None and claim.num_steps > 11
     assert claim.val_bpb == pytest.approx(score.val_bpb, abs=0.002)
     assert 1 < score.val_bpb < 4
