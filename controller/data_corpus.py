@@ -19,6 +19,7 @@ from pathlib import Path
 from controller.core.container_spec import Mount
 from controller.core.containers import PREPARE_CORPUS, PREPARE_LINKS
 from controller.core.model import UserError
+from controller.text_files import is_text
 
 NAMED = ("stdlib", "climbmix")
 _SYSTEM = tuple(Path("/", name) for name in ("boot", "dev", "etc", "proc", "sys"))
@@ -45,9 +46,7 @@ def find(corpus: str) -> CorpusMounts | None:
     _require_text(source)
     if source.is_file():
         _require_text(given)
-        argument = (
-            f"{PREPARE_CORPUS}/{given.name}"  # a link may be named after what it is, and its target not
-        )
+        argument = f"{PREPARE_CORPUS}/{given.name}"  # a link may say what it is where its target does not
         return CorpusMounts(source, argument, (Mount(str(source), argument),))
     if not source.is_dir():
         raise UserError(
@@ -60,16 +59,8 @@ def find(corpus: str) -> CorpusMounts | None:
 
 def _require_text(path: Path) -> None:
     """The engine takes names that are text."""
-    if not _is_text(str(path)):
+    if not is_text(str(path)):
         raise UserError(f"The name of the corpus {str(path)!r} is not UTF-8: give it another one.")
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _leading_out(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -82,7 +73,7 @@ def _leading_out(folder: Path) -> Iterator[tuple[str, Path]]:
                 inside = target.is_relative_to(folder) and not os.path.isabs(os.readlink(link))
                 if not inside and _may_be_read(target, folder):
                     relative = str(link.relative_to(folder))
-                    if _is_text(relative) and _is_text(str(target)):
+                    if is_text(relative) and is_text(str(target)):
                         yield relative, target
 
 

@@ -112,13 +112,13 @@ def _notify(config: Settings) -> str:
 
 def _key(config: Settings) -> str:
     """Where the key comes from. Whether the API takes it shows with the first request."""
-    if config.anthropic_api_key is not None:
-        return "from ANTHROPIC_API_KEY"
-    file = config.anthropic_api_key_file
-    if file is None or config.api_key() is None:
+    key, file = config.api_key(), config.anthropic_api_key_file
+    if key is None:
         if config.agent == "claude":
             raise UserError("None, and the agent claude needs one: set ANTHROPIC_API_KEY.")
         return "none; only the agent claude needs one"
+    if config.anthropic_api_key is not None or file is None:
+        return "from ANTHROPIC_API_KEY"
     if file.stat().st_mode & 0o077:
         raise UserError(f"The key file {file} can be read by others; run: chmod 600 {file}.")
     return f"from {file}"

@@ -94,9 +94,8 @@ def run(
         recovery.recover(world, machine.sandbox, loop.state)
         require_fit(state, provenance, config, world.surroundings.wish())
         if (reason := loop.reason_to_stop()) is not None:
-            return _ended(
-                reason, loop.state
-            )  # a service that is restarted at its limit must not fill the journal with sessions
+            # A service that is restarted at its limit must not fill the journal with sessions.
+            return _ended(reason, loop.state)
         loop.record(
             SessionStarted(
                 agent=agent.name,

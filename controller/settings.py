@@ -224,18 +224,9 @@ def load(**overrides: Any) -> Settings:
             'and in .env, lists and tables are JSON, ["a", "b"] for instance.'
         ) from error
     home = settings.home.absolute()
-    if not _is_text(str(home)):
+    if not text_files.is_text(str(home)):
         raise UserError(f"The name of the home {clean_line(str(home))} is no UTF-8; choose another folder.")
     return settings.model_copy(update={"home": home})
-
-
-def _is_text(name: str) -> bool:
-    """False for a name that was made under another encoding: the engine takes names as UTF-8 alone."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _sentence(error: ValidationError) -> str:

@@ -53,6 +53,15 @@ def _read_regular(path: Path) -> bytes:
         os.close(descriptor)
 
 
+def is_text(name: str) -> bool:
+    """False for a name that was made under another encoding: the engine takes names as UTF-8 alone."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def decode(content: bytes, path: Path) -> str:
     """The text in `content`, without a byte order mark. Raises Unreadable."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -360,7 +361,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Exit status: 0 done, or already done; 2 bad input, with one sentence on stderr."""
     for stream in (sys.stdout, sys.stderr):  # names of files may be of any bytes
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     args = arguments()
     os.umask(0o022)  # other users read the data: the experiment's and the judge's
     out = args.out.absolute()

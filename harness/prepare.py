@@ -22,6 +22,7 @@ import inspect
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import re
 import sys
@@ -364,7 +365,7 @@ def make_dataloader(
 
     if split == "train":
         _require_gpu()
-        if threading.current_thread() is threading.main_thread() and not _is_forked():
+        if threading.current_thread() is threading.main_thread() and not _is_child():
             _require_storable(sys._getframe(1))  # elsewhere it may not be ready yet
     folder = {"train": "train", "val": "dev"}[split]
     epoch = 0
@@ -383,7 +384,7 @@ def make_dataloader(
             asked, before = time.monotonic(), asked
             _save_late(asked - before)
         batch = torch.from_numpy(np.stack([next(rows) for _ in range(B)]))
-        if not _is_forked() and torch.cuda.is_available():
+        if not _is_child() and torch.cuda.is_available():
             batch = batch.pin_memory().to("cuda", non_blocking=True)
         yield batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), epoch
 
@@ -565,9 +566,10 @@ def _require_storable(frame: types.FrameType | None) -> None:
                     _as_json(name, value)
 
 
-def _is_forked() -> bool:
+def _is_child() -> bool:
     """Is this a process that the run started, a worker of a DataLoader say?"""
-    return os.getpid() != _PROCESS
+    # One that was spawned has imported this module by itself.
+    return os.getpid() != _PROCESS or multiprocessing.parent_process() is not None
 
 
 class _LateSave:
@@ -594,7 +596,7 @@ def _save_late(step_seconds: float) -> None:
     import torch
 
     left = time_left()
-    if _is_forked():
+    if _is_child():
         return  # whose copy of the model is the one from before the training
     if not (_late_save.needed and 0 < left <= max(_late_save.below, 2 * step_seconds)):
         return

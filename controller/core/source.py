@@ -64,7 +64,7 @@ def _parse(content: bytes) -> ast.Module:
 
 
 def plain_text(text: str) -> str:
-    """The same program, declared as UTF-8 and with newlines alone. Doing it twice changes nothing more."""
+    """The same program, declared as UTF-8 and with newlines alone. Idempotent."""
     text = _NEWLINE.sub("\n", text.lstrip(_MARK))
     found = _declared(text)
     if found is None or _usual_name(text[found]) == "utf-8":

@@ -17,7 +17,8 @@ is_rootless() { docker info --format '{{.SecurityOptions}}' 2>/dev/null | grep -
 export_variables() {
     GLOVEBOX_HOME=$(realpath -m "${GLOVEBOX_HOME:-home}")
     local host
-    host=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || host= # DOCKER_HOST counts
+    # That of DOCKER_HOST, if it is set.
+    host=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || host=
     GLOVEBOX_SOCKET=/var/run/docker.sock
     if [[ $host == unix://* ]]; then GLOVEBOX_SOCKET=${host#unix://}; fi
     GLOVEBOX_SOCKET_GID=$(stat -L -c %g "$GLOVEBOX_SOCKET" 2>/dev/null || echo 0)

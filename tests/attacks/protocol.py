@@ -222,7 +222,7 @@ CASES = (
     _answers(
         "rewrites an answer while it is read", _FLICKER, NON_CAUSAL, STATEFUL, PROTOCOL, NO_GAIN, why=_COPIED
     ),
-    _answers("truncates an answer while it is read", _TRUNCATE, PROTOCOL, NO_GAIN, why=_COPIED),
+    _answers("truncates an answer while it is read", _TRUNCATE, PROTOCOL, why=_COPIED),
     _spoils(
         "a link in place of a slot",
         "os.symlink('/proc/self/mem', '/replies/slot-0')",

@@ -199,12 +199,22 @@ def test_doctor_without_an_engine_names_everything_that_is_missing(glovebox: Glo
     assert not glovebox.home.exists()
 
 
-@pytest.mark.parametrize(("agent", "ok"), [("claude", False), ("tuner", True), ("nobody", True)])
-def test_each_line_of_doctor_is_true_by_itself(agent: str, ok: bool, glovebox: Glovebox) -> None:
-    lines = glovebox("doctor", GLOVEBOX_AGENT=agent).out.splitlines()
-    [key] = [line for line in lines if line.split()[1] == "key"]
-    assert key.startswith("ok" if ok else "FAIL")
-    assert "needs one: set ANTHROPIC_API_KEY" in key if not ok else "only the agent claude needs one" in key
+@pytest.mark.parametrize(
+    ("agent", "given", "said"),
+    [
+        ("claude", "", "FAIL None, and the agent claude needs one: set ANTHROPIC_API_KEY."),
+        ("claude", "schlüssel", "FAIL The variable ANTHROPIC_API_KEY holds no key: "),
+        ("claude", "  ", "FAIL None, and the agent claude needs one"),
+        ("claude", "key", "ok from ANTHROPIC_API_KEY"),
+        ("tuner", "", "ok none; only the agent claude needs one"),
+        ("nobody", "", "ok none; only the agent claude needs one"),
+    ],
+)
+def test_each_line_of_doctor_is_true_by_itself(agent: str, given: str, said: str, glovebox: Glovebox) -> None:
+    lines = glovebox("doctor", GLOVEBOX_AGENT=agent, ANTHROPIC_API_KEY=given).out.splitlines()
+    [key] = [" ".join(line.split()) for line in lines if line.split()[1] == "key"]
+    status, _, detail = said.partition(" ")
+    assert key.startswith(f"{status} key {detail}")
 
 
 def test_a_home_in_use(glovebox: Glovebox) -> None:

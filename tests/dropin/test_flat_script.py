@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from controller.core.disturbance import spoiling
 from controller.core.model import Score
+from controller.trial import Trial
 from tests.dropin.conftest import Try
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -119,12 +121,20 @@ print(f"num_steps:        {step}")
 '''
 
 
+def undisturbed(try_it: Try, text: str, budget: float) -> Trial:
+    """On a machine that others keep busy, the first of three tries that they did not disturb, or the last."""
+    for _ in range(2):
+        trial = try_it(text, budget)
+        if spoiling(trial.outcome) is None:
+            return trial
+    return try_it(text, budget)
+
+
 def test_it_is_scored_as_it_claims(try_it: Try) -> None:
-    trial = try_it(FLAT, 40.0)
+    trial = undisturbed(try_it, FLAT, 40.0)
     score, claim = trial.judgement, trial.outcome.claim
     assert isinstance(score, Score), trial.as_text()
-    # Whether its process still gets to end depends on what else the machine does: what it printed counts.
-    assert claim.num_steps is not None and claim.num_steps > 11
+    assert not trial.outcome.killed_at_limit and claim.num_steps is not None and claim.num_steps > 11
     assert claim.val_bpb == pytest.approx(score.val_bpb, abs=0.002)
     assert 1 < score.val_bpb < 4
 

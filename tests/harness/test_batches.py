@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import batches
 import pytest
@@ -137,20 +136,22 @@ def test_an_error_while_others_ask_is_the_scripts_own(tmp_path: Path) -> None:
         run(tmp_path, ask + "1 / 0")
 
 
-def test_the_real_loader_knows_a_process_that_was_forked(public_data: Path) -> None:
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_the_real_loader_knows_a_process_of_a_run(context: str, public_data: Path) -> None:
     """Its copy of the model is the one from before the training, so it never saves."""
-    tokenizer = prepare.Tokenizer.from_directory()
-    loader = prepare.make_dataloader(tokenizer, 2, 32, "train")
-    rows = torch.utils.data.DataLoader(_Rows(loader), batch_size=None, num_workers=1)
-    inputs, targets, forked = next(iter(rows))
-    assert forked and inputs.shape == (2, 32) and torch.equal(inputs[:, 1:], targets[:, :-1])
-    assert not prepare._is_forked()
+    rows = torch.utils.data.DataLoader(
+        _Rows(), batch_size=None, num_workers=1, multiprocessing_context=context
+    )
+    inputs, targets, child = next(iter(rows))
+    assert child and inputs.shape == (2, 32) and torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert not prepare._is_child()
 
 
-class _Rows(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self.loader = loader
+Row = tuple[torch.Tensor, torch.Tensor, bool]
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
-        for inputs, targets, _ in self.loader:
-            yield inputs, targets, prepare._is_forked()
+
+class _Rows(torch.utils.data.IterableDataset[Row]):
+    def __iter__(self) -> Iterator[Row]:
+        tokenizer = prepare.Tokenizer.from_directory()
+        for inputs, targets, _ in prepare.make_dataloader(tokenizer, 2, 32, "train"):
+            yield inputs, targets, prepare._is_child()
