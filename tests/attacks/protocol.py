@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller import worker_log
+from controller.trial import Trial
 from tests.attacks.cases import (
     FORWARD,
     LATE,
@@ -68,16 +70,22 @@ else:
 
 _TERMINATE = "import os, signal\nos.kill(1, signal.SIGTERM)\nimport time\ntime.sleep(60)"
 
-# What an attack replaces: how an answer is written. `honestly` writes it as it should be.
-_WRITER = """
-import itertools, os, threading, time
-from exchange import HEADER_BYTES, SlotWriter
-honestly = SlotWriter.write
+# What an attack replaces: how an answer is published that lies in the slot already. `honestly` does it as it
+# should be done. worker.log tells that it came to this: an attack that does nothing must not pass for one
+# that failed.
+_REPLACED = "an answer was replaced"
+_WRITER = f"""
+import itertools, math, os, sys, threading, time
+from exchange import HEADER_BYTES, SLOTS, SlotWriter, payload_bytes
+honestly = SlotWriter.publish
 
-def write(self, number, header, payload):
+def publish(self, number, header):
+    if number == 0:
+        print("{_REPLACED}", file=sys.stderr, flush=True)
+    size = payload_bytes(header.dtype, math.prod(header[1:3]), header.vocab)
 @WRITE@
 
-SlotWriter.write = write
+SlotWriter.publish = publish
 """
 
 
@@ -85,8 +93,14 @@ def _writer(text: str) -> str:
     return _WRITER.replace("@WRITE@", "\n".join(f"    {line}" for line in text.strip().splitlines()))
 
 
+def _inert(trial: Trial) -> str:
+    log = trial.folder / worker_log.NAME
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return "" if _REPLACED in said else "it replaced nothing"
+
+
 def _answers(name: str, text: str, *expected: str, why: str, **judge: Any) -> Case:
-    return Case("M13", name, uniform(worker=_writer(text)), expected, why, judge)
+    return Case("M13", name, uniform(worker=_writer(text)), expected, why, judge, complaint=_inert)
 
 
 def _spoils(name: str, text: str, *expected: str, why: str, **judge: Any) -> Case:
@@ -94,14 +108,17 @@ def _spoils(name: str, text: str, *expected: str, why: str, **judge: Any) -> Cas
 
 
 _REWRITE = """
-if number >= 2:
-    os.pwrite(self._open(number), b"\\xff" * 65536, HEADER_BYTES)
+if number >= SLOTS:  # the judge has taken the one that was there
+    file = self._open(number)
+    mine = os.pread(file, size, HEADER_BYTES)
+    os.pwrite(file, b"\\xff" * 65536, HEADER_BYTES)
     time.sleep(0.2)
-honestly(self, number, header, payload)
+    os.pwrite(file, mine, HEADER_BYTES)
+honestly(self, number, header)
 """
 
 _FLICKER = """
-honestly(self, number, header, payload)
+honestly(self, number, header)
 file, other = self._open(number), os.urandom(1 << 20).replace(b"\\x7f", b"\\x00").replace(b"\\xff", b"\\x00")
 def flicker():
     for turn in range(2000):
@@ -109,18 +126,32 @@ def flicker():
 threading.Thread(target=flicker, daemon=True).start()
 """
 
+_TOO_MUCH = """
+os.pwrite(self._open(number), os.urandom(4096), HEADER_BYTES + size)
+honestly(self, number, header)
+"""
+
+_TOO_LITTLE = """
+os.ftruncate(self._open(number), HEADER_BYTES + size - 4)
+honestly(self, number, header)
+"""
+
+_ANOTHER_DTYPE = """
+os.pwrite(self._open(number), b"\\x3c" * 2 * size, HEADER_BYTES)
+honestly(self, number, header._replace(dtype=3))
+"""
+
 _TRUNCATE = """
-honestly(self, number, header, payload)
+honestly(self, number, header)
 os.ftruncate(self._open(number), HEADER_BYTES + 100)
 """
 
 _AHEAD = """
-honestly(self, number, header, payload)
-honestly(self, number + 2, header, payload)
+honestly(self, number, header)
+honestly(self, number + SLOTS, header)
 """
 
 _WRONG_MARK = """
-honestly(self, number, header, payload)
 os.pwrite(self._open(number), bytes([99]), 0)
 """
 
@@ -171,14 +202,14 @@ CASES = (
     ),
     _answers(
         "stalls midway",
-        "if number == 3: time.sleep(300)\nhonestly(self, number, header, payload)",
+        "if number == 3: time.sleep(300)\nhonestly(self, number, header)",
         LATE,
         why=_DEADLINES,
         batch_seconds=3.0,
     ),
     _answers(
         "answers each batch just in time",
-        "time.sleep(4)\nhonestly(self, number, header, payload)",
+        "time.sleep(4)\nhonestly(self, number, header)",
         LATE,
         why=_DEADLINES,
         batch_seconds=8.0,
@@ -186,26 +217,26 @@ CASES = (
     ),
     _answers(
         "answers too much",
-        "honestly(self, number, header, memoryview(bytes(payload) + bytes(4096)))",
-        PROTOCOL,
-        why=_CHECKED,
+        _TOO_MUCH,
+        NO_GAIN,
+        why="what follows a payload means nothing",
     ),
-    _answers("answers too little", "honestly(self, number, header, payload[:-4])", PROTOCOL, why=_CHECKED),
+    _answers("answers too little", _TOO_LITTLE, PROTOCOL, why=_CHECKED),
     _answers(
         "another shape in the header",
-        "honestly(self, number, header._replace(vocab=1), payload)",
+        "honestly(self, number, header._replace(vocab=1))",
         WRONG_SHAPE,
         why=_CHECKED,
     ),
     _answers(
         "an unknown dtype in the header",
-        "honestly(self, number, header._replace(dtype=77), payload)",
+        "honestly(self, number, header._replace(dtype=77))",
         WRONG_DTYPE,
         why=_CHECKED,
     ),
     _answers(
         "another dtype in the header",
-        "honestly(self, number, header._replace(dtype=1), payload)",
+        _ANOTHER_DTYPE,
         PROTOCOL,
         why=_CHECKED,
     ),
@@ -222,7 +253,13 @@ CASES = (
     _answers(
         "rewrites an answer while it is read", _FLICKER, NON_CAUSAL, STATEFUL, PROTOCOL, NO_GAIN, why=_COPIED
     ),
-    _answers("truncates an answer while it is read", _TRUNCATE, PROTOCOL, why=_COPIED),
+    _answers(
+        "truncates an answer while it is read",
+        _TRUNCATE,
+        PROTOCOL,
+        FORWARD,
+        why="the judge sees a short answer; or it has its copy, and the worker's own memory is gone",
+    ),
     _spoils(
         "a link in place of a slot",
         "os.symlink('/proc/self/mem', '/replies/slot-0')",

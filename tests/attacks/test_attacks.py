@@ -14,7 +14,9 @@ from tests.attacks.honest import HONEST
 from tests.attacks.suite import ASSAULTS, ATTACKS
 
 FIRST_OF_ROW = {case.row: case for case in reversed(ATTACKS)}
-QUICK = sorted(FIRST_OF_ROW.values(), key=ATTACKS.index)
+REPLACES = next(case for case in ATTACKS if case.name == "answers too little")
+"""It needs to know how a worker answers, and would notice if that was changed."""
+QUICK = sorted([*FIRST_OF_ROW.values(), REPLACES], key=ATTACKS.index)
 
 TEXTS = {case.name: case.train_py for case in ATTACKS} | {model.name: model.train_py for model in HONEST}
 
