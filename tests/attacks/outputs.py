@@ -6,7 +6,6 @@ from tests.attacks.cases import (
     FORWARD,
     NO_GAIN,
     NOT_FINITE,
-    PROTOCOL,
     WRONG_DTYPE,
     WRONG_SHAPE,
     Case,
@@ -83,8 +82,8 @@ CASES = (
     _returns(
         "a tensor lying about its shape",
         "lie(idx)",
-        PROTOCOL,
-        why="the judge counts the bytes itself",
+        NO_GAIN,
+        why="its one row is copied to every place of the answer, and scored as that",
         module=_LYING_SHAPE + "def lie(idx):\n" + _LYING_OUTPUT.replace("\n", "\n    "),
     ),
     _returns(

@@ -35,7 +35,7 @@ os.write(2, (line + confirmed).encode())
 _RESULT_FILES = (
     _RESULTS
     + """
-for name in ("result", "result.json", "stdout", "scored", "judge.json", "slot-2", "slot-0.json"):
+for name in ("result", "result.json", "stdout", "scored", "judge.json", "slot-4", "slot-0.json"):
     with open(f"/replies/{name}", "w") as file:
         file.write(line)
 """
