@@ -1,6 +1,6 @@
 # Every target sets up what it needs; a second run skips what is done.
 #
-# Variables, in the environment or in .env (controller/dotenv.py): GLOVEBOX_HOME (state of the research, default ./home),
+# Variables, in the environment or in .env (controller/system/dotenv.py): GLOVEBOX_HOME (state of the research, default ./home),
 # GLOVEBOX_CORPUS (stdlib, climbmix, a folder or a file), GLOVEBOX_SEPARATOR (what splits a txt of it), GLOVEBOX_SCALE (cpu,
 # small, medium or gpu), GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_LOCK and GLOVEBOX_TORCH_INDEX (another CUDA),
 # GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA) and GLOVEBOX_BASE_IMAGE. Of one call alone: PYTEST

@@ -1,7 +1,7 @@
 """`glovebox`: the composition root. The only reader of argv; a function for each verb, all on one page.
 
-What a verb needs is put together in `controller.machine` (what attempts run on), `controller.effort` (one
-life of the loop), `controller.service` (the loop for weeks), `controller.home` (a home as others left it).
+Each verb is put together in `controller.app`: `machine` (what attempts run on), `run` (one session of the
+loop), `service` (the loop for weeks), `home` (a home as others left it).
 """
 
 from __future__ import annotations
@@ -21,29 +21,24 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from controller import (
-    __version__,
-    audit,
-    choose,
-    doctor,
-    failpoints,
-    life,
-    logs,
-    preparation,
-    report,
-    runner_service,
-    service,
-    settings,
-    signals,
-    streams,
-    trial,
-    verify,
-    views,
-    views_json,
+from controller import __version__, failpoints, settings
+from controller.app import (
+    agent as choose,
 )
-from controller import pause as pause_
-from controller.clock import SystemClock
-from controller.core.model import (
+from controller.app import (
+    doctor,
+    preparation,
+    service,
+    trial,
+)
+from controller.app import (
+    liveness as life,
+)
+from controller.app import (
+    runner as runner_service,
+)
+from controller.app.home import read_standing, read_state, reap, require_effort
+from controller.core.errors import (
     GloveboxError,
     InfrastructureError,
     Interrupted,
@@ -52,10 +47,16 @@ from controller.core.model import (
     VerificationFailed,
 )
 from controller.core.untrusted import clean_line
-from controller.home import read_standing, read_state, reap, require_effort
-from controller.home_lock import HomeLock, home_in_use
-from controller.journal import read_blob
-from controller.runs import Runs
+from controller.store import pause as pause_
+from controller.store import verify
+from controller.store.journal import read_blob
+from controller.store.lock import HomeLock, home_in_use
+from controller.store.runs import Runs
+from controller.system import logs, signals, streams
+from controller.system.clock import SystemClock
+from controller.views import audit, report
+from controller.views import facts as views_json
+from controller.views import tables as views
 
 _SENTENCE = 2000
 """Characters of the longest sentence that is worth reading; a path may be in it."""

@@ -15,10 +15,10 @@ import signal
 from collections.abc import Callable
 from typing import get_args
 
-from controller.core import orders
-from controller.core.domains import Domain
+from controller.core.containers import orders
+from controller.core.containers.domains import Domain
+from controller.core.errors import UserError
 from controller.core.events import AnyEvent
-from controller.core.model import UserError
 from controller.core.untrusted import clean_line
 
 VARIABLE = "GLOVEBOX_FAILPOINT"

@@ -13,12 +13,17 @@ from collections.abc import Callable
 
 import structlog
 
-from controller.admission import Admission
-from controller.briefing import Briefing
-from controller.calm import Calm
-from controller.chronicle import Chronicle
+from controller.components import Limits, World
 from controller.core import obstacle
 from controller.core.decision import contends, decide, oddity
+from controller.core.errors import (
+    AgentExhausted,
+    InfrastructureError,
+    Interrupted,
+    Unfit,
+    UserError,
+    VerificationFailed,
+)
 from controller.core.events import (
     AnyEvent,
     Committed,
@@ -32,31 +37,19 @@ from controller.core.events import (
     VoidCause,
     Voided,
 )
-from controller.core.experiment import Experiment, Phase
-from controller.core.exposure import exposed
-from controller.core.model import (
-    AgentExhausted,
-    Disturbance,
-    Frontier,
-    InfrastructureError,
-    Interrupted,
-    Refusal,
-    RunOutcome,
-    Score,
-    Unfit,
-    UserError,
-    VerificationFailed,
-)
+from controller.core.experiment import Experiment, Phase, trailers
+from controller.core.scoring.exposure import exposed
 from controller.core.state import ResearchState
-from controller.core.trailers import trailers
 from controller.core.untrusted import clean_line
-from controller.desk import Budget
-from controller.patience import Patience
-from controller.ports import (
-    Attempt,
-)
-from controller.researcher import Researcher
-from controller.world import Limits, World
+from controller.core.values import Disturbance, Frontier, Refusal, RunOutcome, Score
+from controller.ports import Attempt
+from controller.proposals.acceptance import Admission
+from controller.proposals.context import Briefing
+from controller.proposals.proposer import Researcher
+from controller.proposals.services import Budget
+from controller.repeats import Calm
+from controller.retry import Patience
+from controller.store.effort import Chronicle
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """What the loop needs from the world, as Protocols. All on one page: it is what an adapter has to be.
 
-Adapters implement these; tests use the real ones. The few fakes that exist live in `tests/fakes.py`
+Adapters implement these; tests use the real ones. The few fakes that exist live in `tests/support/fakes.py`
 and pass the same contract tests as the real adapter.
 """
 
@@ -15,10 +15,13 @@ from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
-from controller.core.container_spec import ContainerSpec
+from controller.core.containers.spec import ContainerSpec
+from controller.core.containers.volumes import VolumeSpec
 from controller.core.events import AnyEvent, Record
 from controller.core.experiment import Experiment
-from controller.core.model import (
+from controller.core.notebook import Notebook
+from controller.core.state import ResearchState
+from controller.core.values import (
     Conditions,
     Disturbance,
     Draw,
@@ -31,9 +34,6 @@ from controller.core.model import (
     Usage,
     Work,
 )
-from controller.core.notebook import Notebook
-from controller.core.state import ResearchState
-from controller.core.volumes import VolumeSpec
 
 
 class Clock(Protocol):
@@ -366,7 +366,7 @@ class Judge(Protocol):
         `draw` gives it rows that no other scoring of its effort got; None: it is of no effort, as a try, and
         gets rows that are set aside for those. `reference` is what the baseline's workers used; with it, each
         worker may use so much and a share of the budget, and is refused as over-budget beyond that
-        (core/allowance.py). What was used is in the result, refused or not.
+        (core/scoring/allowance.py). What was used is in the result, refused or not.
 
         Raises InfrastructureError, Interrupted. Leaves no container or exchange volume behind.
         """

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import structlog
 
+from controller.components import World
+from controller.core.errors import InfrastructureError, UserError
 from controller.core.experiment import Phase
-from controller.core.model import InfrastructureError, Provenance, UserError
 from controller.core.state import ResearchState
+from controller.core.values import Provenance
 from controller.failpoints import reach
 from controller.files import remove_partial
 from controller.ports import Leftovers
-from controller.world import World
 
 log = structlog.stdlib.get_logger(__name__)
 

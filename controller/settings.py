@@ -30,19 +30,19 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from controller import dotenv, text_files, variables
-from controller.agents.claude_config import ClaudeConfig
-from controller.attendance import AbsenceConfig
-from controller.core.disturbance import NoiseConfig
-from controller.core.judge_config import JudgeConfig
-from controller.core.model import UserError
-from controller.core.sandbox_config import SandboxConfig
+from controller.agents.llm.config import ClaudeConfig
+from controller.core.containers.config import SandboxConfig
+from controller.core.errors import UserError
+from controller.core.hardware.disturbance import NoiseConfig
+from controller.core.scoring.config import JudgeConfig
 from controller.core.untrusted import clean_line
-from controller.notify import NotifyConfig
-from controller.patience import PatienceConfig
-from controller.rehearsal import RehearsalConfig
-from controller.storage import StorageConfig
-from controller.trainer import TrainerConfig
+from controller.observers.notify import NotifyConfig
+from controller.proposals.availability import AbsenceConfig
+from controller.retry import PatienceConfig
+from controller.sandbox.rehearsal import RehearsalConfig
+from controller.sandbox.training import TrainerConfig
+from controller.store.retention import StorageConfig
+from controller.system import dotenv, text_files, variables
 
 SETTINGS_FILE = "glovebox.toml"
 PROJECT = Path(__file__).resolve().parent.parent

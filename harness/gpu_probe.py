@@ -1,7 +1,7 @@
 """Can torch use the GPU of this container? Prints one line of JSON; nothing else imports or mounts this file.
 
 The controller runs its text in the image, on the device, as T would be run: `python -c TEXT`. What the line
-means is decided in `controller.core.gpu_probe`. It protects nothing and scores nothing.
+means is decided in `controller.core.hardware.gpu_probe`. It protects nothing and scores nothing.
 
     {"torch": "2.13.0", "cuda": "13.0", "arches": ["sm_75", ...], "devices": 1, "name": "NVIDIA H200",
      "capability": [9, 0], "total_bytes": ..., "free_bytes": ..., "bf16": true, "correct": true}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from controller import engine as engines
-from controller.clock import SystemClock
-from controller.core.model import NotReady
-from controller.core.sandbox_config import SandboxConfig
-from controller.sandbox import DockerSandbox
-from controller.seccomp import sealed
+from controller.core.containers.config import SandboxConfig
+from controller.core.errors import NotReady
+from controller.sandbox.engine import connection as engines
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.seccomp import sealed
+from controller.system.clock import SystemClock
 from tests.loop.effort import Effort
 
 _TELL_A_PROGRAM = (

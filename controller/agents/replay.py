@@ -9,9 +9,10 @@ import ast
 import hashlib
 from pathlib import Path
 
+from controller.core.errors import AgentExhausted, UserError
 from controller.core.experiment import Experiment
-from controller.core.model import AgentExhausted, Proposal, UserError
-from controller.core.source import decode, parse
+from controller.core.program.source import decode, parse
+from controller.core.values import Proposal
 from controller.ports import Context
 
 

@@ -22,9 +22,20 @@ from dataclasses import dataclass
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from controller.core.constants import Choices, Constant, Literal, find, render, replace, same, tidy, tunable
+from controller.agents.search_space import (
+    Choices,
+    Constant,
+    Literal,
+    find,
+    render,
+    replace,
+    same,
+    tidy,
+    tunable,
+)
+from controller.core.errors import AgentError, AgentExhausted
 from controller.core.experiment import Experiment
-from controller.core.model import AgentError, AgentExhausted, Cause, Proposal, Verdict
+from controller.core.values import Cause, Proposal, Verdict
 from controller.ports import Context
 
 # The figures below were chosen on synthetic landscapes; tests/agents/test_tuner.py holds one of them.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from controller.core.events import ClaimMismatch, Quarantined
 from controller.core.experiment import Experiment
-from controller.core.exposure import doubtful, exposed
-from controller.core.model import (
+from controller.core.scoring.exposure import doubtful, exposed
+from controller.core.values import (
     REJECT_CAUSES,
     Cause,
     Decision,

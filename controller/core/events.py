@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from controller.core.model import (
+from controller.core.values import (
     Decision,
     Disturbance,
     Draw,
@@ -95,7 +95,7 @@ class Proposed(Value):
     train_sha256: str
     """Blob: the full text as it will run."""
     digest: str
-    """Of what the text does, as far as its syntax tells: see core/policy.py."""
+    """Of what the text does, as far as its syntax tells: see core/program/policy.py."""
     diff_sha256: str
     """Blob: the change against the parent."""
 
@@ -225,7 +225,7 @@ class ApiRequested(Value):
     """The experiment that is to come of it."""
     purpose: Literal["propose", "fix"]
     mode: str = ""
-    """What the digest of history asked for: see agents/prompt.py."""
+    """What the digest of history asked for: see agents/llm/prompt.py."""
     model: str
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     request_sha256: str

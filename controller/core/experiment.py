@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from controller.core.errors import ImpossibleHistory
 from controller.core.events import (
     AnyEvent,
     ClaimMismatch,
@@ -20,16 +21,7 @@ from controller.core.events import (
     TrainingStarted,
     Voided,
 )
-from controller.core.model import (
-    Cause,
-    Decision,
-    ImpossibleHistory,
-    Provenance,
-    Refusal,
-    RunOutcome,
-    Score,
-    Verdict,
-)
+from controller.core.values import Cause, Decision, Provenance, Refusal, RunOutcome, Score, Verdict
 
 
 class Phase(StrEnum):
@@ -169,3 +161,22 @@ def _require_possible(experiment: Experiment, record: Record) -> None:
     noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
     if noted.get(type(event)) is not None:
         raise ImpossibleHistory(f"{event.event} stands twice for one attempt")
+
+
+def trailers(experiment: Experiment, head: str) -> dict[str, str]:
+    """The end of a kept commit's message, for an auditor who has only the repository: what was scored, on
+    what, and the hash that the journal ended with before the commit (`head`).
+
+    Raises ValueError for an experiment without a score or a session: none such is ever kept.
+    """
+    score, provenance = experiment.score, experiment.provenance
+    if score is None or provenance is None:
+        raise ValueError(f"experiment {experiment.number} cannot be committed")
+    return {
+        "Experiment": str(experiment.number),
+        "Val-Bpb": f"{score.val_bpb:.6f}",
+        "Image": provenance.image,
+        "Data": provenance.data,
+        "Prepare": provenance.prepare,
+        "Journal": head,
+    }

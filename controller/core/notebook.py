@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from controller.core.experiment import Experiment
-from controller.core.model import Verdict
 from controller.core.untrusted import clean_line
+from controller.core.values import Verdict
 
 _NEAR_MISSES = 8
 _REMEMBERED_MISSES = 4

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 
 from controller.core.experiment import Experiment
-from controller.core.model import Cause
 from controller.core.untrusted import clean_line
+from controller.core.values import Cause
 
 IN_A_ROW = 3
 """Experiments that end the same way before the loop stops."""

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from controller.core.errors import VerificationFailed
 from controller.core.events import ApiAnswered, ApiFailed, ApiRequested
-from controller.core.model import Usage, VerificationFailed
+from controller.core.values import Usage
 
 Purpose = Literal["propose", "fix"]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import ConfigDict
 
 from controller.core import obstacle
+from controller.core.errors import ImpossibleHistory
 from controller.core.events import (
     AgentAbsent,
     AgentFailed,
@@ -40,23 +41,13 @@ from controller.core.events import (
     Voided,
 )
 from controller.core.experiment import Experiment, Phase, advance
-from controller.core.growing import Beginning, Growing
-from controller.core.model import (
-    Cause,
-    Disturbance,
-    Draw,
-    Fresh,
-    Frontier,
-    ImpossibleHistory,
-    Score,
-    Verdict,
-    Work,
-)
 from controller.core.notebook import Notebook
 from controller.core.obstacle import Obstacle
-from controller.core.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
+from controller.core.program.suspicion import Suspicion, suspicion
+from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
+from controller.core.sequences import Beginning, Growing
 from controller.core.spending import Spending
-from controller.core.suspicion import Suspicion, suspicion
+from controller.core.values import Cause, Disturbance, Draw, Fresh, Frontier, Score, Verdict, Work
 
 
 @dataclass(frozen=True)
@@ -200,6 +191,12 @@ class ResearchState:
             return self.earlier_seconds
         began, last = map(dt.datetime.fromisoformat, (self.session_began, self.last_time))
         return self.earlier_seconds + max(0.0, (last - began).total_seconds())
+
+    def limit(self, name: str) -> float | None:
+        """A limit that the last session ran under, `hours` for instance; None if it had none."""
+        limits = self.session.settings.get("limits") if self.session else None
+        value = limits.get(name) if isinstance(limits, Mapping) else None
+        return float(value) if isinstance(value, (int, float)) else None
 
     def count(self, verdict: Verdict) -> int:
         """Of finished experiments."""

@@ -1,7 +1,7 @@
 # Where Python packages come from on this machine, and which of the two lock files fits it.
 # shellcheck shell=bash
 #
-# The variables stand in the environment or in .env, which the program reads for us: see controller/dotenv.py. Paths are
+# The variables stand in the environment or in .env, which the program reads for us: see controller/system/dotenv.py. Paths are
 # absolute from there on.
 #
 # GLOVEBOX_HOME=DIR           state of the research
@@ -19,7 +19,7 @@ readonly PROJECT VARIABLES="GLOVEBOX_HOME GLOVEBOX_CORPUS GLOVEBOX_SEPARATOR GLO
     GLOVEBOX_TORCH_INDEX GLOVEBOX_WHEELS GLOVEBOX_CA_BUNDLE GLOVEBOX_BASE_IMAGE"
 
 # from_settings NAME...: a shell assignment for each that is set, in the environment or in .env.
-from_settings() { (cd "$PROJECT" && python3 -B -X utf8 -m controller.dotenv "$@"); }
+from_settings() { (cd "$PROJECT" && python3 -B -X utf8 -m controller.system.dotenv "$@"); }
 
 load_variables() {
     local told

@@ -78,7 +78,7 @@ make_settings_file() {
 # What the runner is told of the settings: those that shape containers, wherever they stand.
 make_runner_settings() {
     local told
-    told=$(compose run --rm --no-deps -T --entrypoint python operator -m controller.runner_settings </dev/null)
+    told=$(compose run --rm --no-deps -T --entrypoint python operator -m controller.app.runner_settings </dev/null)
     printf '%s\n' "$told" >.secrets/runner.env
 }
 
@@ -176,7 +176,7 @@ homes() {
 }
 
 # end_experiments HOME: a controller ends its experiment when it is stopped. One that was dead already has not, nor
-# has one without a runner. The label is controller/core/place.py's.
+# has one without a runner. The label is controller/core/containers/names.py's.
 end_experiments() {
     local label
     if [ -e "$1/lock" ] && ! flock --shared --nonblock "$1/lock" true; then

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from controller.agents.replay import Replay
+from controller.core.errors import AgentExhausted, UserError
 from controller.core.events import Proposed
 from controller.core.experiment import Experiment
-from controller.core.model import AgentExhausted, Frontier, UserError
 from controller.core.notebook import Notebook
+from controller.core.values import Frontier
 from controller.ports import Context
-from tests.fakes import FakeDesk
+from tests.support.fakes import FakeDesk
 
 
 def ran(*texts: str) -> list[Experiment]:

@@ -11,23 +11,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from controller.agents.search_space import Literal, Range, find, replace, tunable
 from controller.agents.tuner import Tuner
-from controller.core.constants import Literal, Range, find, replace, tunable
+from controller.core.errors import AgentExhausted
 from controller.core.events import Proposed
 from controller.core.experiment import Experiment, Phase
-from controller.core.model import (
-    AgentExhausted,
-    Cause,
-    Decision,
-    Frontier,
-    Proposal,
-    RunOutcome,
-    Score,
-    Verdict,
-)
 from controller.core.notebook import Notebook
+from controller.core.values import Cause, Decision, Frontier, Proposal, RunOutcome, Score, Verdict
 from controller.ports import Context
-from tests.fakes import FakeDesk
+from tests.support.fakes import FakeDesk
 
 TRAIN_PY = """\
 import torch

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from controller.core.model import GloveboxError, NotReady
+from controller.core.errors import GloveboxError, NotReady
 from tests.attacks.arena import Arena, Comparison, Ending
 from tests.attacks.cases import Case
 from tests.attacks.ground import Assault, Gained, Ground, grounds

@@ -23,15 +23,17 @@ import fresh
 import numpy as np
 from corpus import Request, open_corpus
 
-from controller import settings, trial
-from controller.core.container_spec import Mount
+from controller import settings
+from controller.app import trial
+from controller.app.machine import Machine, sandbox_of
+from controller.core.containers.config import MIB, Limits, SandboxConfig
+from controller.core.containers.names import Place
+from controller.core.containers.orders import Item
+from controller.core.containers.spec import Mount
 from controller.core.decision import decide
-from controller.core.judge_config import JudgeConfig
-from controller.core.model import Frontier, GloveboxError, Score, UserError, Verdict, Work
-from controller.core.orders import Item
-from controller.core.place import Place
-from controller.core.sandbox_config import MIB, Limits, SandboxConfig
-from controller.machine import Machine, sandbox_of
+from controller.core.errors import GloveboxError, UserError
+from controller.core.scoring.config import JudgeConfig
+from controller.core.values import Frontier, Score, Verdict, Work
 from controller.ports import Attempt
 from tests.attacks.cases import NO_GAIN, Case
 from tests.attacks.honest import HONEST, Honest

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from controller.core.container_spec import MASKED
-from controller.core.sandbox_config import MIB
+from controller.core.containers.config import MIB
+from controller.core.containers.spec import MASKED
 from tests.attacks.channel_programs import CHANNELS
 from tests.attacks.ground import Assault, Ending, Gained, Ground
 from tests.attacks.relay import Relay, Relayed

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.trial import Trial
+from controller.app.trial import Trial
 
 NO_GAIN = "no gain"
 """Scored, and not better than the uniform distribution that every attack here starts from."""

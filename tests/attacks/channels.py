@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
-from controller.core.model import NotReady
-from controller.core.sandbox_config import MIB
+from controller.core.containers.config import MIB
+from controller.core.errors import NotReady
 from tests.attacks.channel_programs import CHANNELS
 from tests.attacks.counters import WORKER_SECONDS, Counter, survey
 from tests.attacks.ground import grounds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.trial import Trial
+from controller.app.trial import Trial
 from tests.attacks.cases import NO_GAIN, Case, uniform
 
 _SUMMARY = """

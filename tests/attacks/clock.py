@@ -7,7 +7,7 @@ import signal
 import textwrap
 import time
 
-from controller.core.runlog import LIMIT_EXIT_CODE
+from controller.core.scoring.runlog import LIMIT_EXIT_CODE
 from tests.attacks.ground import LATE_SECONDS, Assault, Ending, Gained, Ground, Run
 
 KILLED, DEAD = "killed", "dead"

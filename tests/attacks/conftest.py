@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.core.model import NotReady
+from controller.core.errors import NotReady
 from tests.attacks.arena import Arena
 from tests.attacks.ground import Ground, grounds
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import textwrap
 import time
 
-from controller.calm import lasting
-from controller.core.disturbance import NoiseConfig
-from controller.slot import HostSlot
+from controller.core.hardware.disturbance import NoiseConfig
+from controller.repeats import lasting
+from controller.sandbox.monitor import HostSlot
 from tests.attacks.ground import Assault, Ending, Gained, Ground, Run
 
 COUNTS = "counts"

@@ -7,7 +7,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from controller.core.sandbox_config import MIB
+from controller.core.containers.config import MIB
 from tests.attacks.ground import ENGINE_LOG_BYTES, LOG, Assault, Ending, Gained, Ground, Run
 
 CAPPED, FLAT, ENDED = "capped", "flat", "ended"

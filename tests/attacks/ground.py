@@ -23,16 +23,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from controller.clock import SystemClock
-from controller.core.domains import Domain
-from controller.core.model import RunOutcome
-from controller.core.place import Place
-from controller.core.sandbox_config import MIB, Limits, SandboxConfig
-from controller.harness_files import HarnessFiles
+from controller.core.containers.config import MIB, Limits, SandboxConfig
+from controller.core.containers.domains import Domain
+from controller.core.containers.names import Place
+from controller.core.values import RunOutcome
 from controller.ports import Slot
-from controller.sandbox import DockerSandbox
-from controller.seccomp import sealed
-from controller.trainer import TrainerConfig
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.seccomp import sealed
+from controller.sandbox.training import TrainerConfig
+from controller.system.clock import SystemClock
 from tests.sandbox.conftest import Bench
 
 PROJECT = Path(__file__).parents[2]

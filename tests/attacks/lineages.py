@@ -19,8 +19,8 @@ import fresh
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.exposure import exposed
-from controller.core.model import Fresh, Score
+from controller.core.scoring.exposure import exposed
+from controller.core.values import Fresh, Score
 
 Numbers = NDArray[Any]
 

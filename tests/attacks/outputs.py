@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from tests.attacks.cases import (
-    FORWARD,
-    NO_GAIN,
-    NOT_FINITE,
-    WRONG_DTYPE,
-    WRONG_SHAPE,
-    Case,
-    uniform,
-)
+from tests.attacks.cases import FORWARD, NO_GAIN, NOT_FINITE, WRONG_DTYPE, WRONG_SHAPE, Case, uniform
 
 _LYING_SHAPE = """
 class Lying(torch.Tensor):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller import worker_log
-from controller.trial import Trial
+from controller.app.trial import Trial
+from controller.store import worker_log
 from tests.attacks.cases import (
     FORWARD,
     LATE,

@@ -11,13 +11,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from controller.core import containers, volumes
-from controller.core.container_spec import ContainerSpec
-from controller.core.orders import Item
-from controller.core.place import Place
-from controller.core.sandbox_config import MIB, SealedConfig
-from controller.core.volumes import EXCHANGES, FIRST, SECOND, Exchange
-from controller.sandbox import DockerSandbox
+from controller.core.containers import domain_specs as containers
+from controller.core.containers import volumes
+from controller.core.containers.config import MIB, SealedConfig
+from controller.core.containers.names import Place
+from controller.core.containers.orders import Item
+from controller.core.containers.spec import ContainerSpec
+from controller.core.containers.volumes import EXCHANGES, FIRST, SECOND, Exchange
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from tests.attacks import channel_programs
 from tests.sandbox.conftest import SMALL, Bench
 

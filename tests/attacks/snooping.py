@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from controller.core.policy import MAX_BYTES
-from controller.core.source import plain_text
-from controller.trial import Trial
+from controller.app.trial import Trial
+from controller.core.program.policy import MAX_BYTES
+from controller.core.program.source import plain_text
 from tests.attacks.cases import NO_GAIN, Case, uniform
 
 # The needles are written backwards, so that a text does not find itself. The arena fills them in: bytes of

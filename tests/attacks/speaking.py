@@ -11,14 +11,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from controller.agents import prompt
+from controller.agents.llm import prompt
+from controller.app.trial import Trial
 from controller.core.events import Proposed
 from controller.core.experiment import Experiment
-from controller.core.model import Refusal
-from controller.core.runlog import MAX_WORKER_LOG_BYTES, excerpt
-from controller.runs import describe
-from controller.trial import Trial
-from controller.worker_log import NAME
+from controller.core.scoring.runlog import MAX_WORKER_LOG_BYTES, excerpt
+from controller.core.values import Refusal
+from controller.store.runs import describe
+from controller.store.worker_log import NAME
 from tests.attacks.cases import FORWARD, PROTOCOL, WRONG_SHAPE, Case, uniform
 
 MARK, BASE = "RowsOfValidation", 770_000

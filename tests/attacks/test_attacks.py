@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from controller.core.policy import check
+from controller.core.program.policy import check
 from tests.attacks.arena import Arena
 from tests.attacks.cases import Case
 from tests.attacks.ground import Ground

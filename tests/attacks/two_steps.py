@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.core.state import ResearchState, fold
-from controller.journal import read_records
+from controller.store.journal import read_records
 from tests.attacks.cases import uniform
 from tests.attacks.ground import PROJECT, Assault, Ending, Gained, Ground
 

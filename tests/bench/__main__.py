@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.core.sandbox_config import SandboxConfig
-from controller.seccomp import sealed
+from controller.core.containers.config import SandboxConfig
+from controller.sandbox.seccomp import sealed
 from tests.bench.beside import beside
 from tests.bench.gpu import Measure
 from tests.bench.idle import BUDGET, LEAST, MOST, race

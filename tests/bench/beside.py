@@ -9,14 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.clock import SystemClock
-from controller.core.model import RehearsalResult
-from controller.core.runlog import claim
-from controller.core.sandbox_config import SealedConfig
-from controller.core.templates import Files
-from controller.harness_files import HarnessFiles
-from controller.rehearsal import ContainerRehearsal, RehearsalConfig
-from controller.sandbox import DockerSandbox
+from controller.core.containers.config import SealedConfig
+from controller.core.containers.templates import Files
+from controller.core.scoring.runlog import claim
+from controller.core.values import RehearsalResult
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.rehearsal import ContainerRehearsal, RehearsalConfig
+from controller.system.clock import SystemClock
 from tests.bench.measures import PROJECT, STEPS, train
 from tests.show.live import prepare
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.core.model import Claim
-from controller.journal import read_records
+from controller.core.values import Claim
+from controller.store.journal import read_records
 from tests.bench.measures import PROJECT
 from tests.bench.timeline import EARNEST_SECONDS, Pace, Row, first_step, pace, rows, table, tokens_per_second
 

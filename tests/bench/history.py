@@ -24,9 +24,9 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from controller.core.model import Cause, Claim, Decision, RunOutcome, Score, Usage, Verdict
-from controller.journal import GENESIS, NAME, encode_line
-from tests.efforts import PROVENANCE, START, draw
+from controller.core.values import Cause, Claim, Decision, RunOutcome, Score, Usage, Verdict
+from controller.store.journal import GENESIS, NAME, encode_line
+from tests.support.efforts import PROVENANCE, START, draw
 
 #: One keep in so many; the others are discarded.
 _KEEP_EVERY = 100

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from controller import effort, logs, settings
-from controller.agents.claude import Claude
-from controller.clock import SystemClock
+from controller import settings
+from controller.agents.llm.conversation import Claude
+from controller.app import run as effort
 from controller.core.events import (
     ApiAnswered,
     ApiFailed,
@@ -31,11 +31,13 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from controller.home_lock import HomeLock
-from controller.journal import read_records
-from tests.messages_server import MessagesServer
+from controller.store.journal import read_records
+from controller.store.lock import HomeLock
+from controller.system import logs
+from controller.system.clock import SystemClock
 from tests.show.live import prepare
 from tests.show.script import TRAIN, Script, thinking_time
+from tests.support.messages_server import MessagesServer
 
 BUDGET = 300.0
 """Seconds of an experiment in earnest."""

@@ -14,17 +14,17 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.clock import SystemClock
+from controller.core.containers.config import SealedConfig
+from controller.core.containers.templates import Files
 from controller.core.events import TrainingFinished, TrainingStarted
-from controller.core.model import RunOutcome
-from controller.core.runlog import claim
-from controller.core.sandbox_config import SealedConfig
-from controller.core.templates import Files
-from controller.harness_files import HarnessFiles
-from controller.journal import read_records
+from controller.core.scoring.runlog import claim
+from controller.core.values import RunOutcome
 from controller.ports import Attempt
-from controller.sandbox import DockerSandbox
-from controller.trainer import ContainerTrainer, TrainerConfig
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.training import ContainerTrainer, TrainerConfig
+from controller.store.journal import read_records
+from controller.system.clock import SystemClock
 
 PROJECT = Path(__file__).parents[2]
 

@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from controller.clock import SystemClock
-from controller.core import containers, volumes
-from controller.core.container_spec import ContainerSpec, Mount
-from controller.core.place import Place
-from controller.core.sandbox_config import SealedConfig
-from controller.core.volumes import EXCHANGES, Exchange
-from controller.sandbox import DockerSandbox
+from controller.core.containers import domain_specs as containers
+from controller.core.containers import volumes
+from controller.core.containers.config import SealedConfig
+from controller.core.containers.names import Place
+from controller.core.containers.spec import ContainerSpec, Mount
+from controller.core.containers.volumes import EXCHANGES, Exchange
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.system.clock import SystemClock
 
 PROJECT = Path(__file__).parents[2]
 SIDES = Path(__file__).with_name("scoring_sides.py")

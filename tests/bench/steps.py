@@ -5,16 +5,16 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from controller.agents.prompt import proposal_parts
-from controller.briefing import Briefing
+from controller.agents.llm.prompt import proposal_parts
 from controller.core.experiment import Experiment
-from controller.core.model import Proposal
+from controller.core.values import Proposal
 from controller.ports import Context
-from controller.repository import GitRepository
-from controller.snapshot import Snapshot, standing
+from controller.proposals.context import Briefing
+from controller.store.repository import GitRepository
+from controller.store.snapshot import Snapshot, standing
 from tests.bench.history import write_history
-from tests.fakes import FakeDesk, train_py
 from tests.loop.effort import BASELINE, Effort
+from tests.support.fakes import FakeDesk, train_py
 
 
 def cpu_seconds() -> float:

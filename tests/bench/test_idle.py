@@ -17,9 +17,9 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from controller.core.model import Decision, RunOutcome, Usage, Verdict
+from controller.core.values import Decision, RunOutcome, Usage, Verdict
 from tests.bench.idle import idle
-from tests.efforts import START, draw
+from tests.support.efforts import START, draw
 
 NAME = "0" * 64
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.journal import NAME
-from controller.repository import GitRepository
-from controller.snapshot import SNAPSHOT
+from controller.store.journal import NAME
+from controller.store.repository import GitRepository
+from controller.store.snapshot import SNAPSHOT
 from tests.bench.steps import Long, cpu_seconds
 
 

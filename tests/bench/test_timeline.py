@@ -18,10 +18,10 @@ from controller.core.events import (
     TrainingStarted,
     Voided,
 )
-from controller.core.model import Cause, Claim, Decision, Refusal, RunOutcome, Score, Verdict
+from controller.core.values import Cause, Claim, Decision, Refusal, RunOutcome, Score, Verdict
 from tests.bench.gpu import compare
 from tests.bench.timeline import first_step, pace, rows, table, tokens_per_second
-from tests.efforts import START, Story, draw
+from tests.support.efforts import START, Story, draw
 
 NAME = "0" * 64
 

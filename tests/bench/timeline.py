@@ -17,7 +17,7 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from controller.core.model import Claim, Decision, RunOutcome, Score
+from controller.core.values import Claim, Decision, RunOutcome, Score
 
 EARNEST_SECONDS = 300.0
 """The budget that experiments an hour are reckoned for."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from controller.core.model import NotReady
+from controller.core.errors import NotReady
 from controller.failpoints import NAMES
 from tests.chaos.effort import Effort, prepare
 from tests.chaos.engine import require

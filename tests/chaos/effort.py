@@ -18,13 +18,13 @@ from corpus import Request, open_corpus
 
 from controller.failpoints import VARIABLE
 from controller.files import PARTIAL
-from controller.verify import verify
+from controller.store.verify import verify
 from tests.chaos.engine import Watchman
 from tests.chaos.texts import BUDGET_SECONDS, Researcher, Texts
 from tests.chaos.victims import Runner
 from tests.chaos.witness import Story, picture, problems
 from tests.cli.corpus import write_corpus
-from tests.messages_server import MessagesServer
+from tests.support.messages_server import MessagesServer
 
 PROJECT = Path(__file__).parents[2]
 FILES = 400

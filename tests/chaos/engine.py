@@ -17,14 +17,14 @@ import docker.errors
 import docker.utils
 import requests
 
-from controller.clock import SystemClock
-from controller.core.containers import CACHES_SECONDS
-from controller.core.domains import Domain
-from controller.core.place import LABEL_DEADLINE, LABEL_DOMAIN, LABEL_HOME, Place
-from controller.core.sandbox_config import SandboxConfig
-from controller.core.volumes import SECOND
-from controller.sandbox import DockerSandbox
-from controller.seccomp import sealed
+from controller.core.containers.config import SandboxConfig
+from controller.core.containers.domain_specs import CACHES_SECONDS
+from controller.core.containers.domains import Domain
+from controller.core.containers.names import LABEL_DEADLINE, LABEL_DOMAIN, LABEL_HOME, Place
+from controller.core.containers.volumes import SECOND
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.seccomp import sealed
+from controller.system.clock import SystemClock
 
 GRACE_SECONDS = 5.0
 """How long past its deadline a container may live, whoever else is dead."""

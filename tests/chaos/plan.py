@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from controller.core.domains import Domain
+from controller.core.containers.domains import Domain
 from controller.failpoints import NAMES, OF_A_CALLER, OF_THE_RUNNER, OF_THE_SANDBOX
 
 _AGENT = ("api_", "prepared", "preparation_dropped", "rehears", "agent_")

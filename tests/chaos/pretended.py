@@ -13,18 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controller import failpoints
-from controller.attendance import AbsenceConfig
-from controller.core.disturbance import NoiseConfig
+from controller.core.errors import AgentAway, AgentError
 from controller.core.experiment import Experiment
-from controller.core.model import AgentAway, AgentError, Disturbance, Proposal, RehearsalResult, RunOutcome
-from controller.journal import read_records
+from controller.core.hardware.disturbance import NoiseConfig
+from controller.core.values import Disturbance, Proposal, RehearsalResult, RunOutcome
 from controller.ports import Attempt, Context, Wish
+from controller.proposals.availability import AbsenceConfig
 from controller.recovery import recover, sweep
-from controller.snapshot import EVERY
-from controller.storage import Storage, StorageConfig
-from tests.fakes import LOAD, Calm, FakeSlot, FakeTrainer, train_py
+from controller.store.journal import read_records
+from controller.store.retention import Storage, StorageConfig
+from controller.store.snapshot import EVERY
 from tests.loop.effort import Effort, Workspaces
 from tests.loop.slow import Slow, Step, fails, insert, whole
+from tests.support.fakes import LOAD, Calm, FakeSlot, FakeTrainer, train_py
 
 QUICK = AbsenceConfig(retry_seconds=0.001, max_retry_seconds=0.001)
 

@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from controller.clock import SystemClock
+from controller.app.run import publisher
+from controller.components import Limits, World
 from controller.core.decision import Bounds
 from controller.core.events import SessionStarted
 from controller.core.experiment import Experiment
-from controller.core.model import Proposal
-from controller.effort import publisher
-from controller.journal import Journal
+from controller.core.values import Proposal
 from controller.loop import Loop
 from controller.ports import Context
-from controller.repository import GitRepository
-from controller.runs import Runs
-from controller.snapshot import EVERY, standing
-from controller.world import Limits, World
+from controller.store.journal import Journal
+from controller.store.repository import GitRepository
+from controller.store.runs import Runs
+from controller.store.snapshot import EVERY, standing
+from controller.system.clock import SystemClock
 from tests.chaos.effort import Effort
 from tests.chaos.plan import LONG, NOISY, Kill
-from tests.fakes import Calm, FakeJudge, FakeTrainer, Silent
+from tests.support.fakes import Calm, FakeJudge, FakeTrainer, Silent
 
 _WATCHED = {
     "GLOVEBOX_NOISE__ENABLED": "true",

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from controller import failpoints
-from controller.core.model import UserError
-from controller.verify import verify
+from controller.core.errors import UserError
+from controller.store.verify import verify
 from tests.chaos import pretended
 from tests.chaos.witness import Story, picture, problems
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.messages_server import (
+from tests.support.messages_server import (
     Answer,
     Body,
     Fail,

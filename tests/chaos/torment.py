@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from controller.core.domains import Domain
+from controller.core.containers.domains import Domain
 from tests.chaos.circumstances import at_place
 from tests.chaos.effort import Effort, Failed, until_overdue
 from tests.chaos.plan import WATCHED, Kill

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from controller.core.sandbox_config import SandboxConfig
+from controller.core.containers.config import SandboxConfig
 from controller.failpoints import VARIABLE
 from tests.chaos.texts import BUDGET_SECONDS
 
@@ -183,7 +183,7 @@ class Runner:
 
     def ask(self) -> None:
         """What compose's health check does."""
-        command = [sys.executable, "-m", "controller.runner.client", str(self.socket)]
+        command = [sys.executable, "-m", "controller.sandbox.runner.client", str(self.socket)]
         subprocess.run(command, env=self._environment, capture_output=True, check=False, timeout=60)
 
 

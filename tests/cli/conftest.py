@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from controller.clock import SystemClock
+from controller.core.containers.config import SandboxConfig
 from controller.core.events import EffortStarted
-from controller.core.sandbox_config import SandboxConfig
-from controller.journal import Journal
-from controller.sandbox import DockerSandbox
-from controller.seccomp import sealed
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.seccomp import sealed
+from controller.store.journal import Journal
+from controller.system.clock import SystemClock
 from tests.cli.corpus import write_corpus
 
 PROJECT = Path(__file__).parents[2]

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from controller.app.run import read_train
 from controller.cli import app
-from controller.core.model import GloveboxError, UserError
-from controller.core.source import plain_text
-from controller.effort import read_train
+from controller.core.errors import GloveboxError, UserError
+from controller.core.program.source import plain_text
 from tests.cli.conftest import NO_ENGINE, begin
-from tests.train_texts import FAILS, MARK, RUNS
+from tests.support.train_texts import FAILS, MARK, RUNS
 
 
 @pytest.fixture(scope="module")

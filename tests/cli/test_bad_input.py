@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Glovebox
-from tests.story import tell
+from tests.support.story import tell
 
 NOBODY = 65534
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controller.core.place import Place
+from controller.core.containers.names import Place
 from tests.cli.conftest import PROJECT, Glovebox
-from tests.story import BASELINE, tell
+from tests.support.story import BASELINE, tell
 
 WORDS = "wider → wärmer 🧪 \udcfc\ud83d ﷺ"
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -113,7 +113,7 @@ def test_json_and_files_are_the_same_everywhere(told: Glovebox) -> None:
 def test_a_home_is_the_same_home_in_every_locale(told: Glovebox) -> None:
     """Its containers are labelled with a hash of its name."""
     show = "from controller.__main__ import require_utf8; require_utf8()\n"
-    show += "import sys, pathlib; from controller.core.place import Place\n"
+    show += "import sys, pathlib; from controller.core.containers.names import Place\n"
     show += "print(Place(pathlib.Path(sys.argv[1]), '1').home_id)"
     for environment in (ASCII, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "de_DE.ISO-8859-1"}):
         told_of = subprocess.run(

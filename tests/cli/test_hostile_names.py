@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Glovebox
-from tests.hostile import unseen
-from tests.story import tell
+from tests.support.hostile import unseen
+from tests.support.story import tell
 
 NAME = "home [/] [red]\x1b[31m\u202e\x1b]52;c;aGk=\x07"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from controller import logs
+from controller.system import logs
 
 
 @pytest.fixture(autouse=True)

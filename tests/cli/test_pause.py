@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from controller.clock import SystemClock
 from controller.core.events import Paused
-from controller.heartbeat import Heartbeat
-from controller.home_lock import HomeLock
-from controller.journal import Journal
-from controller.pause import read
+from controller.observers.heartbeat import Heartbeat
+from controller.store.journal import Journal
+from controller.store.lock import HomeLock
+from controller.store.pause import read
+from controller.system.clock import SystemClock
 from tests.cli.conftest import Glovebox, begin
-from tests.fakes import HandClock
+from tests.support.fakes import HandClock
 
 
 def test_a_pause_is_asked_for_shown_and_ended(glovebox: Glovebox) -> None:

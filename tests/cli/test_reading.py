@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Glovebox
-from tests.story import tell
+from tests.support.story import tell
 
 VERBS = ("prepare", "run", "try", "status", "log", "show", "report", "verify", "doctor", "reap")
 

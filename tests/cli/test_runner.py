@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.journal import read_records
+from controller.store.journal import read_records
 from tests.cli.conftest import NO_ENGINE, Glovebox, no_leftovers, remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py, wait_until_training
 

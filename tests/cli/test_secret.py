@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from controller import choose, settings
-from controller.core.model import UserError
-from controller.core.place import LABEL_HOME, Place
+from controller import settings
+from controller.app import agent as choose
+from controller.core.containers.names import LABEL_HOME, Place
+from controller.core.errors import UserError
 from tests.cli.conftest import Glovebox, remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py
-from tests.messages_server import Fail, MessagesServer
+from tests.support.messages_server import Fail, MessagesServer
 
 KEY = "sk-ant-a-key-that-is-none"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from controller import heartbeat
-from controller.home import read_standing
+from controller.app.home import read_standing
+from controller.observers import heartbeat
 from tests.cli.conftest import PROJECT, Glovebox, remove_leftovers
 from tests.sandbox.conftest import engine as client_of_engine
 

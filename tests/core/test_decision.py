@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core.decision import Bounds, claim_bound, contends, decide, suspicion
-from controller.core.model import REJECT_CAUSES, Cause, Claim, Frontier, Refusal, RunOutcome, Score, Verdict
+from controller.core.values import REJECT_CAUSES, Cause, Claim, Frontier, Refusal, RunOutcome, Score, Verdict
 
 FINISHED = RunOutcome(seconds=300, exit_code=0)
 KILLED = RunOutcome(seconds=300, exit_code=137, killed_at_limit=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from controller.core.events import SessionStarted
-from controller.core.model import Cause
 from controller.core.obstacle import Obstacle, classify
-from controller.core.runlog import crash_cause
+from controller.core.scoring.runlog import crash_cause
 from controller.core.state import fold
-from tests.efforts import PROVENANCE, Story
+from controller.core.values import Cause
+from tests.support.efforts import PROVENANCE, Story
 
 #: Last lines of real logs → kind, subject.
 LINES = [

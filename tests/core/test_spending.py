@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 
 from controller.core.events import ApiAnswered, ApiFailed, ApiRequested
-from controller.core.model import Usage
 from controller.core.spending import ImpossibleCall, Spending
+from controller.core.values import Usage
 
 MONDAY, TUESDAY = "2026-03-02T23:59:59+00:00", "2026-03-03T00:00:01+00:00"
 

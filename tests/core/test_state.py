@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.core.errors import ImpossibleHistory
 from controller.core.events import (
     AgentAbsent,
     AgentFailed,
@@ -24,10 +25,10 @@ from controller.core.events import (
     Voided,
 )
 from controller.core.experiment import Phase
-from controller.core.model import Cause, Decision, ImpossibleHistory, Refusal, Score, Verdict
 from controller.core.state import ResearchState, apply, fold
-from controller.journal import read_records
-from tests.story import BASELINE, PROVENANCE, Story, tell
+from controller.core.values import Cause, Decision, Refusal, Score, Verdict
+from controller.store.journal import read_records
+from tests.support.story import BASELINE, PROVENANCE, Story, tell
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ import fresh
 import numpy as np
 import pytest
 
-from controller import settings, trial
-from controller.core.model import NotReady
-from controller.machine import sandbox_of
-from controller.trial import Trial
+from controller import settings
+from controller.app import trial
+from controller.app.machine import sandbox_of
+from controller.app.trial import Trial
+from controller.core.errors import NotReady
 from tests.cli.conftest import Glovebox, remove_leftovers
-from tests.sealing import seal
+from tests.support.sealing import seal
 
 Try = Callable[[str, float], Trial]
 """Runs and scores a train.py with a budget in seconds."""

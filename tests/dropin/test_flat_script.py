@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from controller.core.disturbance import spoiling
-from controller.core.model import Score
-from controller.trial import Trial
+from controller.app.trial import Trial
+from controller.core.hardware.disturbance import spoiling
+from controller.core.values import Score
 from tests.dropin.conftest import Try
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.model import Score
+from controller.core.values import Score
 from tests.dropin.conftest import Try
 from tests.dropin.edges import on_a_cpu
 

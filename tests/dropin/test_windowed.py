@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from controller.core.model import Score
-from controller.trial import Trial
+from controller.app.trial import Trial
+from controller.core.values import Score
 from tests.dropin.conftest import Try
 from tests.dropin.shapes import WINDOWED
 

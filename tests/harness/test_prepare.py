@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 import prepare
-from controller.core.model import TRIVIAL_CAUSES, Cause
-from controller.core.runlog import crash_cause
+from controller.core.scoring.runlog import crash_cause
+from controller.core.values import TRIVIAL_CAUSES, Cause
 
 BOS = 0  # in the packing tests
 Document = NDArray[np.uint16]

@@ -1,4 +1,4 @@
-"""The worker reads the same files called train.py as the controller: tests/train_texts.py."""
+"""The worker reads the same files called train.py as the controller: tests/support/train_texts.py."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 import prepare
 import worker
-from tests.train_texts import FAILS, RUNS
+from tests.support.train_texts import FAILS, RUNS
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from corpus import Request, open_corpus
 from safetensors.torch import save_file
 from torch import nn
 
-from controller import data
+from controller.store import data
 from tests.harness.scoring import IMPORTABLE, Scoring
 
 BETWEEN = [name for name in dataset.SCALES if name not in ("cpu", "gpu")]

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.attention.flex_attention import flex_attention
 
-from controller.core import constants
+from controller.agents import search_space as constants
 
 TRAIN = Path(__file__).parents[2] / "harness" / "train.py"
 SUMMARY = (

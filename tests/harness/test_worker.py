@@ -19,15 +19,7 @@ from safetensors.torch import save, save_file
 
 import prepare
 import worker
-from tests.harness.scoring import (
-    FLAT,
-    IMPORTABLE,
-    Scoring,
-    make_data,
-    reference_bpb,
-    rows_of,
-    tiny_model,
-)
+from tests.harness.scoring import FLAT, IMPORTABLE, Scoring, make_data, reference_bpb, rows_of, tiny_model
 
 LIMIT = 1 << 20
 

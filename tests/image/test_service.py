@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from controller import runner_settings
-from controller.core import containers, volumes
-from controller.core.place import Place
-from controller.core.sandbox_config import SandboxConfig
-from controller.home_lock import HomeLock
-from controller.notify import NotifyConfig
+from controller.app import runner_settings
+from controller.core.containers import domain_specs as containers
+from controller.core.containers import volumes
+from controller.core.containers.config import SandboxConfig
+from controller.core.containers.names import Place
+from controller.observers.notify import NotifyConfig
 from controller.settings import BudgetConfig, Settings
+from controller.store.lock import HomeLock
 from tests.image.conftest import PROJECT
 from tests.sandbox.conftest import Bench, bench, make_bench, open_bench
 
@@ -180,7 +181,7 @@ def test_who_has_what(project: Path) -> None:
         assert holds("controller", f"{home}/{part}") == [True], part
     assert holds("runner", home) == [True, False]
     assert not holds("reaper", home)
-    assert parts["reaper"]["entrypoint"] == ["python", "-m", "controller.reaper", "/tmp/alive"]
+    assert parts["reaper"]["entrypoint"] == ["python", "-m", "controller.sandbox.engine.reaper", "/tmp/alive"]
     assert parts["controller"]["healthcheck"]["test"] == ["CMD", "python", "-m", "controller", "health"]
     for name, service in parts.items():
         assert KEY not in json.dumps(service), name

@@ -7,21 +7,21 @@ import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from controller.clock import SystemClock
+from controller.app.run import publisher
+from controller.components import Limits, World
 from controller.core.decision import Bounds
 from controller.core.events import EffortStarted, SessionStarted
-from controller.core.model import Cause, Verdict
 from controller.core.state import ResearchState
-from controller.effort import publisher
-from controller.journal import Journal
+from controller.core.values import Cause, Verdict
 from controller.loop import Loop
 from controller.ports import Agent
-from controller.repository import GitRepository
-from controller.runs import Runs
-from controller.snapshot import standing
-from controller.world import Limits, World
-from tests.efforts import PROVENANCE
-from tests.fakes import Calm, FakeJudge, FakeTrainer, Silent, train_py
+from controller.store.journal import Journal
+from controller.store.repository import GitRepository
+from controller.store.runs import Runs
+from controller.store.snapshot import standing
+from controller.system.clock import SystemClock
+from tests.support.efforts import PROVENANCE
+from tests.support.fakes import Calm, FakeJudge, FakeTrainer, Silent, train_py
 
 BASELINE = train_py(3.0)
 

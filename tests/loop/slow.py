@@ -8,24 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from controller.attendance import AbsenceConfig
-from controller.core.edits import rebase
+from controller.core.errors import AgentExhausted, Interrupted
 from controller.core.events import AnyEvent, Record
 from controller.core.experiment import Experiment
-from controller.core.model import (
-    AgentExhausted,
-    Edit,
-    Interrupted,
-    Proposal,
-    RehearsalResult,
-    RunOutcome,
-    Usage,
-)
+from controller.core.program.edits import rebase
 from controller.core.state import ResearchState
-from controller.journal import read_records
+from controller.core.values import Edit, Proposal, RehearsalResult, RunOutcome, Usage
 from controller.ports import Attempt, Context, Request
-from tests.fakes import FakeTrainer, Silent
+from controller.proposals.availability import AbsenceConfig
+from controller.store.journal import read_records
 from tests.loop.effort import Effort, start
+from tests.support.fakes import FakeTrainer, Silent
 
 PRICE = 0.25
 """Dollars of each call."""

@@ -9,34 +9,27 @@ from pathlib import Path
 import pytest
 
 from controller.agents.replay import Replay
-from controller.briefing import History
-from controller.core.events import Record, ScoringStarted
-from controller.core.experiment import Experiment, Phase
-from controller.core.model import (
+from controller.core.errors import (
     AgentExhausted,
-    Cause,
-    Draw,
     InfrastructureError,
     Interrupted,
-    Proposal,
-    Refusal,
-    RunOutcome,
-    Score,
     UserError,
-    Verdict,
     VerificationFailed,
-    Work,
 )
+from controller.core.events import Record, ScoringStarted
+from controller.core.experiment import Experiment, Phase
 from controller.core.state import ResearchState
-from controller.journal import read_records
+from controller.core.values import Cause, Draw, Proposal, Refusal, RunOutcome, Score, Verdict, Work
 from controller.ports import Attempt, Context
+from controller.proposals.context import History
 from controller.recovery import check_comparable, recover
-from controller.repository import GitRepository
-from controller.verify import verify
-from controller.views_json import marks
-from tests.efforts import PROVENANCE
-from tests.fakes import FakeJudge, FakeTrainer, Silent, train_py
+from controller.store.journal import read_records
+from controller.store.repository import GitRepository
+from controller.store.verify import verify
+from controller.views.facts import marks
 from tests.loop.effort import Effort, Workspaces, start, verdicts
+from tests.support.efforts import PROVENANCE
+from tests.support.fakes import FakeJudge, FakeTrainer, Silent, train_py
 
 
 @pytest.fixture

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from controller.core.errors import AgentError, AgentExhausted, Interrupted
 from controller.core.events import PreparationDropped, ProposalRefused, Record, Rehearsed, RepairGivenUp
 from controller.core.experiment import Experiment
-from controller.core.model import AgentError, AgentExhausted, Cause, Interrupted, Proposal, Verdict
 from controller.core.state import ResearchState
-from controller.journal import read_records
+from controller.core.values import Cause, Proposal, Verdict
 from controller.ports import Context
-from tests.fakes import train_py
+from controller.store.journal import read_records
 from tests.loop.effort import Effort, start, verdicts
 from tests.loop.slow import FakeRehearsal, PatientTrainer, Slow, Step, Watch, fails, insert
+from tests.support.fakes import train_py
 
 FIRST, SECOND = insert(2.9, "first"), insert(2.8, "second")
 

@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from controller import views, views_json
 from controller.agents.replay import Replay
+from controller.app.run import require_fit
+from controller.core.errors import Unfit
 from controller.core.events import SessionStarted, SessionStopped
-from controller.core.model import Cause, Provenance, Unfit, Verdict
 from controller.core.state import ResearchState, fold
-from controller.effort import require_fit
-from controller.journal import read_records
+from controller.core.values import Cause, Provenance, Verdict
 from controller.ports import Wish
 from controller.settings import Settings
-from tests.efforts import PROVENANCE, START, Story
-from tests.fakes import train_py
+from controller.store.journal import read_records
+from controller.views import facts as views_json
+from controller.views import tables as views
 from tests.loop.effort import Effort, start, verdicts
-from tests.test_views import printed
+from tests.support.efforts import PROVENANCE, START, Story
+from tests.support.fakes import train_py
+from tests.views.test_tables import printed
 
 NO_USER = "crash KeyError: 'getpwuid(): uid not found: 10001'"
 CRASH = (Verdict.CRASH, Cause.EXIT)

@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from controller.clock import SystemClock
-from controller.core import containers
-from controller.core.container_spec import ContainerSpec
-from controller.core.engine_info import security_options
-from controller.core.judge_config import JudgeConfig
-from controller.core.model import Score
-from controller.core.place import Place
-from controller.core.sandbox_config import MIB, Limits, SandboxConfig, SealedConfig
-from controller.judge import ContainerJudge
-from controller.sandbox import DockerSandbox
-from controller.seccomp import sealed
+from controller.core.containers import domain_specs as containers
+from controller.core.containers.config import MIB, Limits, SandboxConfig, SealedConfig
+from controller.core.containers.engine_info import security_options
+from controller.core.containers.names import Place
+from controller.core.containers.spec import ContainerSpec
+from controller.core.scoring.config import JudgeConfig
+from controller.core.values import Score
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.scoring import ContainerJudge
+from controller.sandbox.seccomp import sealed
+from controller.system.clock import SystemClock
 from tests.harness.scoring import MODEL, make_data
 from tests.sandbox.conftest import engine, open_bench
 

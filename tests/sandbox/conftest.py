@@ -16,17 +16,19 @@ import docker
 import docker.utils
 import pytest
 
-from controller.clock import SystemClock
-from controller.core import containers, volumes
-from controller.core.model import NotReady, RunOutcome
-from controller.core.place import Place
-from controller.core.sandbox_config import MIB, Limits, SandboxConfig, SealedConfig
-from controller.core.templates import Files
-from controller.harness_files import HarnessFiles
+from controller.core.containers import domain_specs as containers
+from controller.core.containers import volumes
+from controller.core.containers.config import MIB, Limits, SandboxConfig, SealedConfig
+from controller.core.containers.names import Place
+from controller.core.containers.templates import Files
+from controller.core.errors import NotReady
+from controller.core.values import RunOutcome
 from controller.ports import Attempt, Slot
-from controller.sandbox import DockerSandbox
-from controller.seccomp import sealed
-from controller.trainer import ContainerTrainer, TrainerConfig
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.seccomp import sealed
+from controller.sandbox.training import ContainerTrainer, TrainerConfig
+from controller.system.clock import SystemClock
 
 HARNESS = Path(__file__).parents[2] / "harness"
 

@@ -11,16 +11,17 @@ from dataclasses import replace
 import pytest
 
 from controller import failpoints
-from controller.caches import EMPTIED, SHARED
-from controller.core import containers
-from controller.core.container_spec import ContainerSpec
-from controller.core.domains import Domain
-from controller.core.judge_config import JudgeConfig
-from controller.core.model import GloveboxError, InfrastructureError, Score
-from controller.core.place import Place
-from controller.core.sandbox_config import MIB, Limits
-from controller.judge import ContainerJudge
-from controller.sandbox import DockerSandbox
+from controller.core.containers import domain_specs as containers
+from controller.core.containers.config import MIB, Limits
+from controller.core.containers.domains import Domain
+from controller.core.containers.names import Place
+from controller.core.containers.spec import ContainerSpec
+from controller.core.errors import GloveboxError, InfrastructureError
+from controller.core.scoring.config import JudgeConfig
+from controller.core.values import Score
+from controller.sandbox.engine.caches import EMPTIED, SHARED
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.scoring import ContainerJudge
 from tests.harness.scoring import make_data
 from tests.sandbox.cis import TRAINS
 from tests.sandbox.conftest import Bench, engine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.model import Cause
+from controller.core.values import Cause
 from tests.sandbox.conftest import Bench
 
 pytestmark = pytest.mark.engine

@@ -1,4 +1,4 @@
-"""What the loop may rely on: real Trainer and Judge and the fakes of tests/fakes.py, held to one contract."""
+"""What the loop may rely on: real Trainer and Judge and their fakes, held to one contract."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.judge_config import JudgeConfig
-from controller.core.model import Cause, InfrastructureError, Interrupted, RunOutcome, Score
-from controller.core.sandbox_config import MIB, Limits, SandboxConfig
-from controller.judge import ContainerJudge
+from controller.core.containers.config import MIB, Limits, SandboxConfig
+from controller.core.errors import InfrastructureError, Interrupted
+from controller.core.scoring.config import JudgeConfig
+from controller.core.values import Cause, RunOutcome, Score
 from controller.ports import Attempt, Judge, Trainer
-from controller.seccomp import sealed
-from tests.fakes import FakeJudge, FakeTrainer, train_py
+from controller.sandbox.scoring import ContainerJudge
+from controller.sandbox.seccomp import sealed
 from tests.harness.scoring import MODEL, make_data
 from tests.sandbox.conftest import open_bench
+from tests.support.fakes import FakeJudge, FakeTrainer, train_py
 
 REAL = f"""
 import torch

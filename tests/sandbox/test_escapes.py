@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from controller.seccomp import PROFILE
+from controller.sandbox.seccomp import PROFILE
 from tests.sandbox.conftest import Bench, require_runtime
 
 pytestmark = pytest.mark.engine

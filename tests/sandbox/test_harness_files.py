@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.model import UserError, VerificationFailed
-from controller.harness_files import NAMES, HarnessFiles
+from controller.core.errors import UserError, VerificationFailed
+from controller.sandbox.harness_files import NAMES, HarnessFiles
 from tests.sandbox.conftest import HARNESS
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from controller.core.sandbox_config import SandboxConfig
-from controller.seccomp import PROFILE, sealed
+from controller.core.containers.config import SandboxConfig
+from controller.sandbox.seccomp import PROFILE, sealed
 
 RULES: dict[str, Any] = json.loads(PROFILE.read_text())
 ALLOWING = [rule for rule in RULES["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW"]

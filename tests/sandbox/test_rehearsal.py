@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from controller.core.model import Interrupted
-from controller.core.sandbox_config import MIB, Limits
+from controller.core.containers.config import MIB, Limits
+from controller.core.errors import Interrupted
 from controller.ports import Rehearsal
-from controller.rehearsal import ContainerRehearsal, RehearsalConfig
+from controller.sandbox.rehearsal import ContainerRehearsal, RehearsalConfig
 from tests.harness.scoring import FLAT, IMPORTABLE, make_data
 from tests.loop.slow import FakeRehearsal
 from tests.sandbox.conftest import Bench

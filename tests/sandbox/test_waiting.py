@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from controller import failpoints
-from controller.caches import EMPTIED
-from controller.core.domains import Domain
-from controller.core.judge_config import AHEAD_SECONDS, JudgeConfig
-from controller.core.model import Score
-from controller.core.orders import Item
-from controller.core.place import SLOT_PLACE, Place
-from controller.core.sandbox_config import MIB, Limits
-from controller.judge import ContainerJudge
+from controller.core.containers.config import MIB, Limits
+from controller.core.containers.domains import Domain
+from controller.core.containers.names import SLOT_PLACE, Place
+from controller.core.containers.orders import Item
+from controller.core.scoring.config import AHEAD_SECONDS, JudgeConfig
+from controller.core.values import Score
+from controller.sandbox.engine.caches import EMPTIED
+from controller.sandbox.scoring import ContainerJudge
 from tests.harness.scoring import MODEL, make_data, reference_bpb, rows_of, tiny_model
 from tests.sandbox.conftest import Bench, require_runtime
 

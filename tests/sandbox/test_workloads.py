@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from controller.core.sandbox_config import MIB, Limits
+from controller.core.containers.config import MIB, Limits
 from tests.sandbox.conftest import Bench, require_runtime
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

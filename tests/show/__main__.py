@@ -14,13 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from controller.agents.claude_config import ClaudeConfig
+from controller.agents.llm.config import ClaudeConfig
 from tests.bench.idle import idle
-from tests.messages_server import MessagesServer
 from tests.show import live
 from tests.show.account import Account
+from tests.show.outages import missing
 from tests.show.script import Script, thinking_time
-from tests.show.weather import missing
+from tests.support.messages_server import MessagesServer
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from controller.agents.llm.prices import Price
 from controller.core.events import (
     AgentAbsent,
     AgentReturned,
@@ -20,11 +21,10 @@ from controller.core.events import (
     Proposed,
     Record,
 )
-from controller.core.money import Price
 from controller.core.state import ResearchState, fold
-from controller.journal import read_blob, read_records
-from controller.verify import verify
-from tests.messages_server import MessagesServer
+from controller.store.journal import read_blob, read_records
+from controller.store.verify import verify
+from tests.support.messages_server import MessagesServer
 
 E = TypeVar("E")
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.cli.corpus import write_corpus
-from tests.messages_server import MessagesServer
 from tests.show.script import TRAIN
+from tests.support.messages_server import MessagesServer
 
 PROJECT = Path(__file__).parents[2]
 KEY, NEXT_KEY = "sk-test-never-to-be-seen", "sk-test-of-the-day-after"

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from tests.messages_server import (
+from tests.support.messages_server import (
     Answer,
     Body,
     Cut,
@@ -36,7 +36,7 @@ from tests.messages_server import (
     unauthorised,
 )
 
-#: tests/fakes.py understands this as well: the first comment tells what a run does, WIDTH its score.
+#: tests/support/fakes.py understands this as well: the first comment tells what a run does, WIDTH its score.
 TRAIN = '''\
 """A bigram model with a bottleneck."""
 

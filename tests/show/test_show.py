@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from controller.agents.claude import Claude
-from controller.agents.claude_config import ClaudeConfig
+from controller.agents.llm.config import ClaudeConfig
+from controller.agents.llm.conversation import Claude
 from controller.agents.tuner import Tuner
-from controller.attendance import AbsenceConfig
-from controller.clock import SystemClock
+from controller.core.errors import UserError
 from controller.core.events import Prepared
-from controller.core.model import UserError
 from controller.core.state import ResearchState, fold
-from controller.journal import read_records
+from controller.proposals.availability import AbsenceConfig
+from controller.store.journal import read_records
+from controller.system.clock import SystemClock
 from tests.bench.idle import idle
 from tests.loop.effort import Effort, start
 from tests.loop.slow import PatientTrainer, Watch
-from tests.messages_server import MessagesServer
 from tests.show import live
 from tests.show.account import Account
+from tests.show.outages import missing
 from tests.show.script import TRAIN, Script
-from tests.show.weather import missing
+from tests.support.messages_server import MessagesServer
 
 EXPERIMENTS = 30
 

@@ -1,0 +1,150 @@
+"""Requests to the Messages API: each on record with its cost, and repeated while that helps."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from pydantic import JsonValue, SecretStr
+
+from controller.agents.llm.config import ClaudeConfig
+from controller.agents.llm.failures import Away, Busy, Failure, Unusable, judge
+from controller.agents.llm.reply import Reply
+from controller.agents.llm.transport import Broken, Transport
+from controller.core.errors import AgentAway, AgentError, Interrupted
+from controller.core.values import Usage
+from controller.ports import Clock, Desk, Request
+
+log = structlog.stdlib.get_logger(__name__)
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
+#: Failures of one request that were charged, before it is given up: patience must not burn money.
+_MAX_CHARGED = 3
+#: Code and prose have about one token for three bytes. The API counts after the fact: `Gauge.observe`.
+_TOKENS_PER_BYTE = 0.5
+
+
+class Gauge:
+    """Tokens of a request, estimated from its bytes, on the high side."""
+
+    def __init__(self) -> None:
+        self.tokens_per_byte = _TOKENS_PER_BYTE
+
+    def tokens(self, body: bytes) -> int:
+        return math.ceil(len(body) * self.tokens_per_byte)
+
+    def observe(self, body: bytes, usage: Usage) -> None:
+        """Learn from what the API counted: an estimate that was too low is not made a second time."""
+        counted = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
+        if counted > self.tokens(body):
+            self.tokens_per_byte = 1.05 * counted / len(body)
+            log.warning("tokens_underestimated", counted=counted, tokens_per_byte=self.tokens_per_byte)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What a request is for."""
+
+    purpose: Literal["propose", "fix"]
+    mode: str
+
+
+class Api:
+    """One model at one endpoint."""
+
+    def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
+        """Raises UserError if the model's price is not known, or if the key can be none."""
+        self.gauge = Gauge()
+        self._config = config
+        self._clock = clock
+        self._price = config.price()
+        self._random = random.Random()
+        self._transport = Transport(config, key, clock)
+
+    def ask(self, desk: Desk, topic: Topic, body: dict[str, Any]) -> Reply:
+        """The reply to one request, which is repeated while the API is busy and our patience lasts.
+
+        Raises AgentAway, AgentExhausted, Interrupted; AgentError if this request will never be answered.
+        """
+        give_up = self._clock.monotonic() + self._config.patience_seconds
+        wait, charged = _FIRST_WAIT, 0
+        while True:
+            if desk.stop.is_set():
+                raise Interrupted("stopped by a person")
+            outcome = self._send(desk, topic, body)
+            if isinstance(outcome, Reply):
+                return outcome
+            verdict = judge(outcome.failure, self._clock.now())
+            match verdict:
+                case Away(reason=reason, seconds=seconds):
+                    raise AgentAway(reason, seconds)
+                case Unusable(reason=reason):
+                    raise AgentError(reason)
+                case Busy(reason=reason, after=after):
+                    charged += outcome.cost_usd > 0
+                    pause = max(after or 0.0, wait * self._random.uniform(0.5, 1))
+                    if charged >= _MAX_CHARGED or self._clock.monotonic() + pause > give_up:
+                        raise AgentAway(reason, after or 0.0)
+                    if desk.stop.wait(pause):
+                        raise Interrupted("stopped by a person")
+                    wait = min(2 * wait, _LONGEST_WAIT)
+
+    def encode(self, body: dict[str, Any]) -> bytes:
+        """The body as it is sent. The key is in a header and not in here."""
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+    def _send(self, desk: Desk, topic: Topic, body: dict[str, Any]) -> Reply | _Failed:
+        encoded = self.encode(body)
+        reserve = self._price.most(self.gauge.tokens(encoded), self._config.max_tokens)
+        parameters: dict[str, JsonValue] = {
+            "max_tokens": self._config.max_tokens,
+            "effort": self._config.effort,
+            "temperature": self._config.temperature,
+        }
+        call = desk.sending(
+            Request(topic.purpose, topic.mode, self._config.model, parameters, encoded, reserve)
+        )
+        began, reply = self._clock.monotonic(), Reply()
+        broken = self._transport.send(encoded, reply, desk.stop)
+        seconds = self._clock.monotonic() - began
+        if broken is None:
+            self.gauge.observe(encoded, reply.usage)
+            desk.answered(
+                call,
+                reply=reply.record(),
+                stop_reason=reply.stop_reason,
+                usage=reply.usage,
+                seconds=seconds,
+                cost_usd=self._price.cost(reply.usage),
+            )
+            return reply
+        failed = _Failed(broken.failure, self._charge(broken, reply, reserve))
+        desk.failed(
+            call,
+            status=failed.failure.status,
+            error=failed.failure.message,
+            usage=reply.usage,
+            seconds=seconds,
+            cost_usd=failed.cost_usd,
+        )
+        if desk.stop.is_set():
+            raise Interrupted("stopped by a person")
+        return failed
+
+    def _charge(self, broken: Broken, reply: Reply, reserve: float) -> float:
+        """The most a failed request can have cost; of a reply that was cut only the input is known."""
+        if not broken.sent:
+            return 0.0
+        if not reply.started:
+            return reserve
+        return self._price.cost(reply.usage.model_copy(update={"output_tokens": self._config.max_tokens}))
+
+
+@dataclass(frozen=True)
+class _Failed:
+    failure: Failure
+    cost_usd: float

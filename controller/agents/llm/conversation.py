@@ -1,0 +1,186 @@
+"""`claude`: a language model behind the Messages API proposes changes to train.py.
+
+A proposal is one conversation: the model is told where the effort stands, works on a draft through the tools
+of agents/llm/tools.py, and submits it within a bounded number of replies. Only the proposal and what stands
+in the journal outlive a conversation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from pydantic import SecretStr
+
+from controller.agents.llm.client import Api, Topic
+from controller.agents.llm.config import ClaudeConfig
+from controller.agents.llm.prompt import Parts, fix_parts, proposal_parts
+from controller.agents.llm.reply import Reply, ToolUse
+from controller.agents.llm.tools import TOOLS, Draft, Result
+from controller.core.errors import AgentAway, AgentError, AgentExhausted
+from controller.core.experiment import Experiment
+from controller.core.untrusted import clean_line
+from controller.core.values import Proposal
+from controller.ports import Clock, Context
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: Share of the context for the digest of history, and how much may be used up before a word was said.
+_DIGEST_SHARE, _OPENING_SHARE = 0.15, 0.75
+#: The longest train.py that may be submitted: the next conversation must have room for it.
+_TRAIN_PY_SHARE = 0.4
+_MAX_DECLINED = 2
+
+_DECLINED = (
+    "Your last reply was declined by the API's filter and is not shown. The work is on the training "
+    "script of a small language model; take another way."
+)
+_NOTHING_CALLED = "You called no tool. Only `submit` ends this; everything else is not seen by anybody."
+_CUT = "Your last reply was cut off at its greatest length. Use shorter edits."
+
+#: How long the API keeps what stands before the mark. The stable parts must live through an experiment.
+_HOUR = {"type": "ephemeral", "ttl": "1h"}
+_MINUTES = {"type": "ephemeral"}
+
+Block = dict[str, Any]
+
+
+class Claude:
+    """An `Agent` that asks a language model. It is asked by one thread at a time."""
+
+    name = "claude"
+    prepares_ahead = True
+
+    def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
+        """Raises UserError if the model's price is not known."""
+        self._config = config
+        self._api = Api(config, key, clock)
+
+    def propose(self, context: Context) -> Proposal:
+        mode = context.notebook.mode(self._config.plateau_after)
+        room = int(_DIGEST_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte)
+        parts = proposal_parts(context, mode, self._config.max_turns, room)
+        topic = Topic("propose", mode.value)
+        return self._converse(context, topic, parts, self._draft(context, context.train_py))
+
+    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+        """None too if the model finds no repair worth making, or none within its replies."""
+        train_py = context.source(crashed.number)
+        parts = fix_parts(context, crashed, train_py, self._config.max_turns)
+        try:
+            return self._converse(context, Topic("fix", ""), parts, self._draft(context, train_py))
+        except (AgentAway, AgentExhausted):
+            raise
+        except AgentError as error:
+            log.info("no_repair", experiment=crashed.number, reason=clean_line(str(error)))
+            return None
+
+    def _draft(self, context: Context, train_py: str) -> Draft:
+        longest = _TRAIN_PY_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte
+        return Draft(context, train_py, int(longest))
+
+    def _converse(self, context: Context, topic: Topic, parts: Parts, draft: Draft) -> Proposal:
+        messages: list[Block] = [{"role": "user", "content": _opening(parts)}]
+        self._require_room(context, topic, messages)
+        declined = 0
+        for left in reversed(range(self._config.max_turns)):
+            reply = self._api.ask(context.desk, topic, self._body(context, messages))
+            if reply.stop_reason == "model_context_window_exceeded":
+                raise AgentError("The conversation outgrew the model's context window.")
+            if reply.stop_reason == "refusal":
+                declined += 1
+                if declined > _MAX_DECLINED:
+                    raise AgentError(f"The model declined {declined} times in one conversation.")
+                messages[-1]["content"].append(
+                    _text(_DECLINED)
+                )  # to quote the refused reply is to be refused
+                continue
+            results = [_result(use, result) for use, result in _carried_out(reply, draft)]
+            if draft.proposal is not None:
+                return draft.proposal
+            if not results and topic.purpose == "fix" and reply.stop_reason == "end_turn":
+                raise AgentError("The model sees no small mistake to mend.")
+            _append(messages, reply, [*results, *_remarks(reply, bool(results), left)])
+        raise AgentError(f"The model submitted nothing usable within {self._config.max_turns} replies.")
+
+    def _body(self, context: Context, messages: list[Block]) -> Block:
+        """One request. Raises AgentError if it is over the limit of tokens."""
+        body = {
+            "model": self._config.model,
+            "max_tokens": self._config.max_tokens,
+            "tools": TOOLS,
+            "system": [_text(context.program)] if context.program.strip() else [],
+            "messages": _marked(messages),
+            "stream": True,
+        }
+        if self._config.effort is not None:
+            body["output_config"] = {"effort": self._config.effort}
+        if self._config.temperature is not None:
+            body["temperature"] = self._config.temperature
+        if self._tokens(body) > self._config.max_context_tokens:
+            raise AgentError("The conversation outgrew claude.max_context_tokens.")
+        return body
+
+    def _require_room(self, context: Context, topic: Topic, messages: list[Block]) -> None:
+        """Raises AgentExhausted: without room for a proposal there is no next one. A repair can be left."""
+        needed = self._tokens({"system": context.program, "tools": TOOLS, "messages": messages})
+        if needed > _OPENING_SHARE * self._config.max_context_tokens:
+            kind = AgentExhausted if topic.purpose == "propose" else AgentError
+            raise kind(
+                f"program.md, prepare.py and train.py take about {needed} tokens and leave no room "
+                f"for a conversation in the {self._config.max_context_tokens} of "
+                "claude.max_context_tokens; raise it."
+            )
+
+    def _tokens(self, body: Block) -> int:
+        return self._api.gauge.tokens(self._api.encode(body))
+
+
+def _opening(parts: Parts) -> list[Block]:
+    return [
+        _text(parts.effort) | {"cache_control": _HOUR},
+        _text(parts.frontier) | {"cache_control": _HOUR},
+        _text(parts.moment) | {"cache_control": _MINUTES},
+    ]
+
+
+def _marked(messages: list[Block]) -> list[Block]:
+    """The messages with a cache mark on the last block, which is the fourth at most."""
+    *earlier, last = messages
+    *blocks, end = last["content"]
+    return [*earlier, {**last, "content": [*blocks, {"cache_control": _MINUTES, **end}]}]
+
+
+def _append(messages: list[Block], reply: Reply, answer: list[Block]) -> None:
+    """Quote the reply and answer it; the API accepts no empty reply, so then only the answer is added."""
+    if reply.content:
+        messages.append({"role": "assistant", "content": reply.content})
+        messages.append({"role": "user", "content": answer})
+    else:
+        messages[-1]["content"].extend(answer)
+
+
+def _remarks(reply: Reply, called: bool, left: int) -> list[Block]:
+    remarks = [_CUT] if reply.stop_reason == "max_tokens" else []
+    if not called:
+        remarks.append(_NOTHING_CALLED)
+    remarks.append(f"Replies left: {left}.")
+    return [_text(" ".join(remarks))]
+
+
+def _carried_out(reply: Reply, draft: Draft) -> list[tuple[ToolUse, Result]]:
+    uses = reply.tool_uses
+    return list(zip(uses, draft.answer(uses), strict=True))
+
+
+def _result(use: ToolUse, result: Result) -> Block:
+    return {
+        "type": "tool_result",
+        "tool_use_id": use.id,
+        "content": [_text(result.text)],
+        "is_error": result.is_error,
+    }
+
+
+def _text(text: str) -> Block:
+    return {"type": "text", "text": text}

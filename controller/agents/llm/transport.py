@@ -1,0 +1,160 @@
+"""One request over HTTP: its body sent as it is, the reply's stream taken in. The key stays in here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import anthropic
+import httpx2
+from pydantic import SecretStr
+
+from controller.agents.llm.config import ClaudeConfig
+from controller.agents.llm.failures import Failure, retry_after
+from controller.agents.llm.reply import Nonsense, Reply
+from controller.core.errors import UserError
+from controller.core.untrusted import clean_line
+from controller.ports import Clock
+
+_CONNECT_SECONDS = 10.0
+_STOP_POLL_SECONDS = 0.1
+_LAST_VERSION_WITH_TEMPERATURE = "2023-06-01"
+_NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A request without a whole reply."""
+
+    failure: Failure
+    sent: bool
+    """True if the model may have been at work on it."""
+
+
+class Transport:
+    """One endpoint and one key."""
+
+    def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
+        """Raises UserError if the key can be none, or if the environment names a proxy that can be none."""
+        self._config = config
+        self._key = _checked(key)
+        self._clock = clock
+        self._tls = httpx2.create_ssl_context()  # reading the certificates takes longer than all the rest
+        try:
+            self._client()
+        except (httpx2.InvalidURL, ImportError, ValueError):
+            # No `from`: the error quotes the address, in which a password may be.
+            raise UserError(
+                "A proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used: "
+                "write it as http://host:port, and what is no letter or digit in a name or password as %XX."
+            ) from None
+
+    def send(self, body: bytes, reply: Reply, stop: threading.Event) -> Broken | None:
+        """Fill `reply`; what went wrong, if something did. Ends soon after `stop` is set."""
+        return asyncio.run(self._until_stopped(body, reply, stop))
+
+    async def _until_stopped(self, body: bytes, reply: Reply, stop: threading.Event) -> Broken | None:
+        task = asyncio.ensure_future(self._exchange(body, reply))
+        while not task.done():
+            await asyncio.wait({task}, timeout=_STOP_POLL_SECONDS)
+            if stop.is_set() and not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+                return Broken(Failure(None, "stopped by a person"), sent=True)
+        return task.result()
+
+    async def _exchange(self, body: bytes, reply: Reply) -> Broken | None:
+        limit = self._config.answer_seconds
+        broken: Broken | None = None
+        try:
+            async with asyncio.timeout(limit), self._client() as client:
+                response = await self._post(client, body)
+                if response.headers.get("content-type", "").startswith("application/json"):
+                    reply.take(json.loads(await response.aread()))  # some endpoints do not stream
+                else:
+                    async for sse in anthropic.AsyncStream.raw_events(response):
+                        # To the end, whatever comes: to leave a stream of the SDK early is to leave it open.
+                        broken = broken or self._take_in(sse, reply)
+        except anthropic.APIStatusError as error:
+            return self._refused(error)
+        except (TimeoutError, anthropic.APITimeoutError) as error:
+            return Broken(Failure(None, f"no complete reply within {limit:g} s"), sent=_was_sent(error))
+        except anthropic.APIConnectionError as error:
+            return Broken(Failure(None, self._clean(error.__cause__ or error)), sent=_was_sent(error))
+        except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError, RecursionError) as error:
+            return self._broken_off(error)
+        return broken or (None if reply.complete else self._broken_off("it has no end"))
+
+    async def _post(self, client: anthropic.AsyncAnthropic, body: bytes) -> httpx2.Response:
+        """Send the request; the response, whose content is still to be read."""
+        headers = {"content-type": "application/json"}
+        if self._config.temperature is not None:
+            headers["anthropic-version"] = _LAST_VERSION_WITH_TEMPERATURE
+        # Not messages.create, which writes the body anew: what is on record is what was sent.
+        stream = await client.post(
+            "/v1/messages",
+            cast_to=object,
+            content=body,
+            options={"headers": headers},
+            stream=True,
+            stream_cls=anthropic.AsyncStream[object],
+        )
+        return stream.response
+
+    def _client(self) -> anthropic.AsyncAnthropic:
+        # A retry of the SDK's own would be a request that is on no record. The SDK sends the key as a bearer
+        # token; endpoints that speak the API's older version look for it in x-api-key.
+        key = self._key.get_secret_value()
+        return anthropic.AsyncAnthropic(
+            api_key=key,
+            default_headers={"x-api-key": key},
+            base_url=self._config.base_url,
+            timeout=httpx2.Timeout(self._config.answer_seconds, connect=_CONNECT_SECONDS),
+            max_retries=0,
+            http_client=anthropic.DefaultAsyncHttpxClient(verify=self._tls, follow_redirects=False),
+        )
+
+    def _take_in(self, sse: Any, reply: Reply) -> Broken | None:
+        """Add one event to the reply; what is wrong with it, if something is."""
+        try:
+            event = sse.json()
+            if sse.event != "error":
+                reply.add(event)
+                return None
+        except (Nonsense, ValueError, RecursionError) as error:
+            return self._broken_off(error)
+        told = event.get("error") if isinstance(event, dict) else None
+        known = told if isinstance(told, dict) else {}
+        kind, message = self._clean(known.get("type", "")), self._clean(known.get("message", ""))
+        return Broken(Failure(None, message, kind), sent=True)
+
+    def _refused(self, error: anthropic.APIStatusError) -> Broken:
+        failure = Failure(
+            status=error.status_code,
+            message=self._clean(error.api_message or error.message),
+            kind=str(error.type or ""),
+            code=error.error_code or "",
+            retry_after=retry_after(error.response.headers, self._clock.now()),
+        )
+        return Broken(failure, sent=False)
+
+    def _broken_off(self, why: object) -> Broken:
+        return Broken(Failure(None, self._clean(f"the reply broke off: {why}")), sent=True)
+
+    def _clean(self, text: object) -> str:
+        return clean_line(str(text).replace(self._key.get_secret_value(), "[key]"), 300)
+
+
+def _checked(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value().strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise UserError("ANTHROPIC_API_KEY holds no key, or characters that no key has.")
+    return SecretStr(text)
+
+
+def _was_sent(error: BaseException) -> bool:
+    """False if there never was a connection to send anything over."""
+    return not isinstance(error.__cause__, _NEVER_CONNECTED)

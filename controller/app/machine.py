@@ -1,0 +1,178 @@
+"""What an attempt needs of this machine, checked to be there: engine or runner, device, image, data, disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller import __version__
+from controller.app.device import Device, resolve_device
+from controller.core.containers.templates import Files
+from controller.core.errors import InfrastructureError, NotReady
+from controller.core.values import Provenance
+from controller.ports import Sandbox
+from controller.sandbox.data_files import DataFiles
+from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.monitor import HostSlot
+from controller.sandbox.rehearsal import ContainerRehearsal
+from controller.sandbox.runner.client import RunnerSandbox
+from controller.sandbox.scoring import ContainerJudge
+from controller.sandbox.seccomp import sealed
+from controller.sandbox.training import ContainerTrainer
+from controller.settings import PROJECT, Settings
+from controller.store import data
+from controller.store.pause import HomeSurroundings
+from controller.system.clock import SystemClock
+
+RUNNER_FOLDER = "runner"
+"""Where a runner keeps its copies of the harness and of each train.py that runs; nobody else writes there."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Everything that is needed to run one attempt, checked to be there."""
+
+    sandbox: Sandbox
+    trainer: ContainerTrainer
+    judge: ContainerJudge
+    rehearsal: ContainerRehearsal
+    slot: HostSlot | None
+    """None: the machine is not watched."""
+    harness: HarnessFiles
+    data_files: DataFiles
+    engine_root: Path | None
+    """Where the engine keeps its own files, on its machine."""
+    provenance: Provenance
+
+    def check_inputs(self) -> None:
+        """Raises VerificationFailed if a file that containers mount is not what it was made from."""
+        self.harness.verify()
+        self.data_files.verify()
+
+    @classmethod
+    def assemble(cls, config: Settings) -> Machine:
+        """Raises NotReady or UserError with the first thing that is missing, VerificationFailed for data
+        that was changed after it was prepared."""
+        sandbox_of(config).describe()  # an engine without our image cannot be asked for a GPU either
+        device = resolve_device(config)
+        sandbox = sandbox_of(config, device)
+        engine = sandbox.describe()
+        info = data.read(config.home)
+        data.require_scale(info, device.scale, config.home)
+        require_disk(config)
+        harness, files = mounted_files(config)
+        data_files = DataFiles(config.home)
+        data_files.verify()
+        clock, slot = SystemClock(), None
+        if config.noise.enabled:
+            slot = HostSlot(
+                sandbox,
+                clock,
+                config=config.noise,
+                containers=device.sandbox,
+                home=config.home,
+                budget_seconds=config.budget.wall_seconds,
+            )
+        alone = threading.Lock()
+        return cls(
+            sandbox=sandbox,
+            trainer=ContainerTrainer(
+                sandbox,
+                clock,
+                config=config.trainer,
+                containers=device.sandbox,
+                home=config.home,
+                files=files,
+                slot=slot,
+            ),
+            judge=ContainerJudge(
+                sandbox,
+                clock,
+                config=config.judge,
+                containers=device.sandbox,
+                home=config.home,
+                files=files,
+                alone=alone,
+            ),
+            rehearsal=ContainerRehearsal(
+                sandbox,
+                clock,
+                config=config.rehearsal,
+                containers=device.sandbox,
+                home=config.home,
+                files=files,
+                alone=alone,
+            ),
+            slot=slot,
+            harness=harness,
+            data_files=data_files,
+            engine_root=Path(engine["root"]) if engine["root"] else None,
+            provenance=_provenance(engine, info, harness, device),
+        )
+
+
+def _provenance(
+    engine: Mapping[str, str], info: data.DataInfo, harness: HarnessFiles, device: Device
+) -> Provenance:
+    """Without the hash of program.md, which belongs to the effort."""
+    gpu = device.gpu
+    return Provenance(
+        image=engine["image"],
+        data=info.fingerprint,
+        prepare=harness.hashes["prepare.py"],
+        program="",
+        harness=harness.digest,
+        scale=device.scale,
+        size=info.size,
+        device=device.name,
+        driver=gpu.driver if gpu else "",
+        cuda=gpu.cuda if gpu else "",
+        capability=gpu.capability if gpu else "",
+        gpu_memory=f"{gpu.total_bytes / 1e9:.1f} GB" if gpu else "",
+        engine=engine["engine"],
+        runtime=engine["runtime"],
+        controller=__version__,
+    )
+
+
+def sandbox_of(config: Settings, device: Device | None = None) -> Sandbox:
+    """The runner, if the settings name one, else the engine. Raises NotReady if that cannot be used."""
+    if config.runner is not None:
+        return RunnerSandbox(config.runner, SystemClock())
+    try:
+        return DockerSandbox(device.sandbox if device else sealed(config.sandbox), config.home, SystemClock())
+    except InfrastructureError as error:
+        raise NotReady(
+            f"The container engine cannot be used; look at it and at DOCKER_HOST: {error}"
+        ) from error
+
+
+def mounted_files(config: Settings) -> tuple[HarnessFiles, Files]:
+    """What containers mount and where it lies: copies that we make, or those of the runner.
+
+    Raises UserError, NotReady, InfrastructureError, VerificationFailed.
+    """
+    source, home = PROJECT / "harness", config.home.resolve()
+    if config.runner is None:
+        harness = HarnessFiles.materialise(source, home)
+        return harness, Files(harness.folder, data.folder(home))
+    harness = HarnessFiles.find(source, home / RUNNER_FOLDER)
+    return harness, Files(harness.folder, data.folder(home), home / RUNNER_FOLDER / "train")
+
+
+def require_disk(config: Settings) -> str:
+    """Free space of the home. Raises NotReady if it is less than a run needs."""
+    folder = existing(config.home)
+    if (shortage := HomeSurroundings(folder, config.min_free_bytes).shortage()) is not None:
+        raise NotReady(shortage)
+    return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+
+
+def existing(home: Path) -> Path:
+    """The home, or the nearest folder above it that exists."""
+    return next(folder for folder in (home, *home.parents) if os.path.exists(folder))

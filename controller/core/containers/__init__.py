@@ -1,0 +1,1 @@
+"""Trust domain and settings → the exact container."""

@@ -1,0 +1,284 @@
+"""What was measured on a slot → whether a run there was disturbed. Pure.
+
+A run has a fixed time, so whoever takes CPU or GPU away from it makes its score worse, and a comparison with
+runs that had the machine to themselves unfair. docs/decisions/noise.md says what counts as disturbed, and why
+no run can choose whether it is repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller.core.hardware.nvidia_smi import GpuSample
+from controller.core.values import (
+    REJECT_CAUSES,
+    Cause,
+    Conditions,
+    CpuConditions,
+    Disturbance,
+    DisturbanceKind,
+    GpuConditions,
+    RunOutcome,
+)
+
+GIB = 1024**3
+
+_FULL = 0.9
+"""From this share of the CPU time on, whoever uses a CPU takes it from somebody else."""
+_LEAST_SECONDS = 4.0
+"""A shorter watch says nothing about the CPUs: starting a container is a load of its own."""
+FREED_SECONDS = 0.5
+"""After the end of whatever used a GPU, until the memory that it held is free."""
+_IDLE_SECONDS = 1.2
+"""The same until nothing of it is in the driver's measure of how busy a GPU is, over up to a second."""
+_LEAST_SAMPLES = 3
+"""With fewer samples of a GPU no share of them means anything."""
+
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class NoiseConfig(BaseModel):
+    """Settings of when a run counts as disturbed by the machine and is repeated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = True
+    """Watch the machine during a training. False: nothing is measured, nothing repeated for it."""
+    cpu_share: _Share = 0.25
+    """Share of all CPU time that others may use while no CPU is idle, averaged over the training."""
+    gpu_throttled_share: _Share = 0.25
+    """Share of the training during which heat, or power that fails, may lower the clocks of the GPU."""
+    gpu_foreign_bytes: Annotated[int, Field(ge=0)] = 2 * GIB
+    """GPU memory that may be in use before and after a training."""
+    gpu_foreign_share: _Share = 0.25
+    """How busy others may keep the GPU before a training."""
+    repeats: Annotated[int, Field(ge=0)] = 3
+    """So often one experiment is repeated because its GPU was lost, or because its scoring failed on a slot
+    that is not calm; after that it counts. 0: never."""
+    retry_seconds: _Seconds = 10.0
+    """Until a slot that is not calm is looked at again; doubles each time."""
+    max_retry_seconds: _Seconds = 600.0
+    """What that doubles up to."""
+
+
+@dataclass(frozen=True)
+class CpuReading:
+    """CPU time since somewhen in the past, in seconds. Only differences mean anything."""
+
+    at: float
+    """Clock.monotonic."""
+    busy: float
+    """Of all CPUs together."""
+    idle: float
+    own: Mapping[str, float]
+    """By name, what is ours: each running container of the home, and the controller."""
+
+
+@dataclass
+class GpuRecord:
+    """What the container that asks the driver delivered around one training, or in a look without one."""
+
+    spec_sha256: str
+    samples: list[tuple[float, GpuSample]] = field(default_factory=list)
+    """With the Clock.monotonic of their arrival, in its order."""
+    lost: str = ""
+
+
+def host_cpu(proc_stat: str, ticks_per_second: float) -> tuple[float, float]:
+    """Busy and idle seconds of all CPUs together, out of /proc/stat, proc_stat(5).
+
+    Time that a hypervisor gave to others counts as busy: the run did not have it. Raises ValueError.
+    """
+    for line in proc_stat.splitlines():
+        if line.startswith("cpu "):
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, line.split()[1:9])
+            busy = user + nice + system + irq + softirq + steal  # guest time is among user already
+            return busy / ticks_per_second, (idle + iowait) / ticks_per_second
+    raise ValueError("no line for all CPUs in /proc/stat")
+
+
+def cpu_conditions(readings: Sequence[CpuReading]) -> CpuConditions | None:
+    """None if there are not two readings with time between them."""
+    total = ours = others = contended = 0.0
+    for before, after in pairwise(readings):
+        busy, idle = after.busy - before.busy, max(0.0, after.idle - before.idle)
+        if busy <= 0:
+            continue
+        own = min(_own(before, after), busy)
+        total, ours, others = total + busy + idle, ours + own, others + busy - own
+        if busy >= _FULL * (busy + idle):
+            contended += busy - own
+    if total == 0:
+        return None
+    seconds = readings[-1].at - readings[0].at
+    return CpuConditions(
+        seconds=round(seconds, 3),
+        ours=round(ours / total, 4),
+        others=round(others / total, 4),
+        contended=round(contended / total, 4),
+    )
+
+
+def _own(before: CpuReading, after: CpuReading) -> float:
+    """What is ours and ended in between took its last seconds with it; they count as used by others."""
+    used = (seconds - before.own.get(name, 0.0) for name, seconds in after.own.items())
+    return sum(max(0.0, seconds) for seconds in used)
+
+
+def gpu_conditions(record: GpuRecord, free: float | None, began: float, ended: float) -> GpuConditions:
+    """`began`, `ended`: the training. Nothing of ours was on the GPU from `free` until it began; None: nobody
+    knows. All Clock.monotonic. What came before the training says whether others use the GPU, and only that
+    which came when our own use had faded: a training that follows too soon has nothing before it.
+    """
+    during = [sample for at, sample in record.samples if began < at <= ended]
+    since = math.inf if free is None else free
+    before = [sample for at, sample in record.samples if since + FREED_SECONDS <= at <= began]
+    idle = [sample for at, sample in record.samples if since + _IDLE_SECONDS <= at <= began]
+    after = [sample for at, sample in record.samples if at >= ended + FREED_SECONDS]
+    # The first look after a while may wake the driver up, and shows a GPU that is busy with that.
+    busy = [sample.utilization for sample in idle if sample.utilization is not None]
+
+    def over(pick: Callable[[GpuSample], float | None], how: Callable[[list[float]], float]) -> float | None:
+        values = [value for sample in during if (value := pick(sample)) is not None]
+        return round(how(values), 3) if values else None
+
+    return GpuConditions(
+        spec_sha256=record.spec_sha256,
+        samples=len(during),
+        temperature_mean=over(lambda sample: sample.temperature, _mean),
+        temperature_max=over(lambda sample: sample.temperature, max),
+        sm_clock_mean=over(lambda sample: sample.sm_clock, _mean),
+        sm_clock_min=over(lambda sample: sample.sm_clock, min),
+        power_mean=over(lambda sample: sample.power, _mean),
+        power_max=over(lambda sample: sample.power, max),
+        throttled=_reasons(during),
+        foreign_bytes=before[-1].used_bytes if before else None,
+        left_bytes=after[0].used_bytes if after else None,
+        foreign_share=min(busy, default=None),
+        lost=record.lost,
+    )
+
+
+def _reasons(samples: Sequence[GpuSample]) -> dict[str, float]:
+    """Share of the samples by what lowered the clocks."""
+    reasons = Counter(reason for sample in samples for reason in sample.throttled)
+    return {reason: round(count / len(samples), 4) for reason, count in sorted(reasons.items())}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def judged(cpu: CpuConditions | None, gpu: GpuConditions | None, config: NoiseConfig) -> Conditions:
+    """The conditions of a training, with what of them is beyond the limits."""
+    found = [*_of_cpu(cpu, config), *_of_gpu(gpu, config)]
+    return Conditions(cpu=cpu, gpu=gpu, disturbances=tuple(found))
+
+
+def _of_cpu(cpu: CpuConditions | None, config: NoiseConfig) -> Iterator[Disturbance]:
+    if cpu is not None and cpu.seconds >= _LEAST_SECONDS and cpu.contended > config.cpu_share:
+        yield _load(cpu.contended, config, "while no CPU was idle")
+
+
+def _load(share: float, config: NoiseConfig, when: str) -> Disturbance:
+    detail = f"Others used {share:.0%} of the CPUs {when}; {config.cpu_share:.0%} are allowed."
+    return Disturbance(kind=DisturbanceKind.CPU_LOAD, measured=share, limit=config.cpu_share, detail=detail)
+
+
+def _of_gpu(gpu: GpuConditions | None, config: NoiseConfig) -> Iterator[Disturbance]:
+    if gpu is None:
+        return
+    if gpu.lost:
+        yield Disturbance(kind=DisturbanceKind.GPU_LOST, detail=f"The GPU was lost: {gpu.lost}")
+    for found in _shared(gpu.foreign_bytes, gpu.foreign_share, config):
+        yield found.model_copy(update={"before": True})
+    yield from _shared(gpu.left_bytes, None, config)
+    if gpu.samples >= _LEAST_SAMPLES:
+        yield from _throttled(gpu.throttled, config)
+
+
+def _throttled(reasons: Mapping[str, float], config: NoiseConfig) -> Iterator[Disturbance]:
+    reason, share = max(reasons.items(), key=lambda item: item[1], default=("", 0.0))
+    if share > config.gpu_throttled_share:
+        yield Disturbance(
+            kind=DisturbanceKind.GPU_THROTTLED,
+            measured=share,
+            limit=config.gpu_throttled_share,
+            detail=f"The GPU's clocks were lowered for {share:.0%} of the time ({reason}); "
+            f"{config.gpu_throttled_share:.0%} are allowed.",
+        )
+
+
+def _shared(used: int | None, busy: float | None, config: NoiseConfig) -> Iterator[Disturbance]:
+    if used is not None and used > config.gpu_foreign_bytes:
+        yield Disturbance(
+            kind=DisturbanceKind.GPU_SHARED,
+            measured=used,
+            limit=config.gpu_foreign_bytes,
+            detail=f"Others used {used / GIB:.1f} GiB of the GPU's memory; "
+            f"{config.gpu_foreign_bytes / GIB:.1f} GiB are allowed.",
+        )
+    if busy is not None and busy > config.gpu_foreign_share:
+        yield Disturbance(
+            kind=DisturbanceKind.GPU_SHARED,
+            measured=busy,
+            limit=config.gpu_foreign_share,
+            detail=f"Others kept the GPU {busy:.0%} busy; {config.gpu_foreign_share:.0%} are allowed.",
+        )
+
+
+def restless(cpu: CpuConditions | None, gpu: GpuRecord | None, config: NoiseConfig) -> Disturbance | None:
+    """What disturbs a slot on which no training runs, so that all load of others counts."""
+    if gpu is not None and gpu.lost:
+        return Disturbance(kind=DisturbanceKind.GPU_LOST, detail=f"The GPU is lost: {gpu.lost}")
+    if gpu is not None and gpu.samples:
+        last = gpu.samples[-1][1].used_bytes
+        busy = [sample.utilization for _, sample in gpu.samples if sample.utilization is not None]
+        samples = [sample for _, sample in gpu.samples]
+        for found in (
+            *_shared(last, min(busy, default=None), config),
+            *_throttled(_reasons(samples), config),
+        ):
+            return found
+    if cpu is not None and cpu.others > config.cpu_share:
+        return _load(cpu.others, config, "without a training")
+    return None
+
+
+#: Ends that come of the text alone, on any machine.
+_OWN_CAUSES = frozenset({Cause.SYNTAX, Cause.IMPORT, Cause.SHAPE, Cause.NAME}) | REJECT_CAUSES
+#: What a disturbance has to do with a crash: a lost or shared GPU may be behind any; a slow one only behind
+#: what was not done in time.
+_SLOW_CAUSES = frozenset({Cause.TIMEOUT, Cause.NO_CHECKPOINT, Cause.WORKER_TIMEOUT})
+_SLOW_KINDS = frozenset({DisturbanceKind.CPU_LOAD, DisturbanceKind.GPU_THROTTLED})
+
+
+def spoiling(outcome: RunOutcome) -> Disturbance | None:
+    """The disturbance that may have made this outcome what it is; None if none can have."""
+    for found in outcome.conditions.disturbances if outcome.conditions else ():
+        if outcome.cause is None or excuses(found, outcome.cause):
+            return found
+    return None
+
+
+def excuses(found: Disturbance, cause: Cause) -> bool:
+    """True if an end for this cause may be the disturbance's doing."""
+    return cause in _SLOW_CAUSES if found.kind in _SLOW_KINDS else excusable(cause)
+
+
+def confirms(seen: Disturbance, found: Disturbance) -> bool:
+    """True if what is `seen` without the run shows that what was `found` beside it was not its own work."""
+    return seen.kind in (found.kind, DisturbanceKind.GPU_LOST)
+
+
+def excusable(cause: Cause) -> bool:
+    """True if some disturbance may be behind it."""
+    return cause not in _OWN_CAUSES

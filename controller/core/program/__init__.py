@@ -1,0 +1,1 @@
+"""train.py as a program: read, normalised, compared, edited, refused."""

@@ -1,0 +1,1 @@
+"""What a judge and a worker say, and what it means."""

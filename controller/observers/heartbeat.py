@@ -1,0 +1,89 @@
+"""The sign of life of a running effort: until when it will show the next one, and what it is doing.
+
+Health checks read it from another process. Its times are those of the clock that never steps, which all the
+processes of a machine share. It is one small block written in place: a full disk does not silence it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.core.events import Record
+from controller.core.experiment import Phase
+from controller.core.state import ResearchState
+from controller.core.untrusted import clean_line
+from controller.ports import Clock
+from controller.views.conditions import paused, waiting
+
+NAME = "heartbeat"
+ENDED = "ended: "
+"""What the last sign of a process that could still say why it ends begins with."""
+_BYTES = 512
+#: The engine's time limits, git, fsync, a look at the data's hashes: longer than any of them should take.
+_USUAL_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Sign:
+    """The last sign of life of one process."""
+
+    process: int
+    due: float
+    """Clock.monotonic time by which the next one is to follow."""
+    doing: str
+
+
+class Heartbeat:
+    """Implements `ports.Observer`. A sign that cannot be written is passed over."""
+
+    def __init__(self, home: Path, clock: Clock, *, scoring_seconds: float, asking_seconds: float) -> None:
+        """Scoring may be silent for that long, and an agent that is asked. The home's lock must be held."""
+        self._path = home / NAME
+        self._clock = clock
+        self._scoring_seconds, self._asking_seconds = scoring_seconds, asking_seconds
+        self._state = ResearchState()
+        self.show("starting")
+
+    def show(self, doing: str, seconds: float = 0.0) -> None:
+        """The next sign follows within so many seconds and the usual time."""
+        due = self._clock.monotonic() + seconds + _USUAL_SECONDS
+        sign = f"{os.getpid()} {due:.0f} {clean_line(doing, _BYTES)}".encode("ascii", "replace")
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                os.pwrite(descriptor, sign.ljust(_BYTES)[:_BYTES], 0)
+            finally:
+                os.close(descriptor)
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        self._state = state
+        self.alive()
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        self.show(f"training experiment {experiment}, {elapsed:.0f} of {limit:.0f} s")
+
+    def alive(self) -> None:
+        experiment, pause = self._state.open, self._state.pause
+        if pause is not None and (experiment is None or experiment.phase is Phase.PROPOSED):
+            self.show(paused(pause))
+        elif self._state.noise is not None:
+            self.show(f"waiting {waiting(self._state.noise)}")
+        elif experiment is None:
+            away = "; the agent is away" if self._state.absence else ""
+            self.show(f"waiting for a proposal{away}", self._asking_seconds)
+        else:
+            scoring = experiment.phase is Phase.SCORING
+            self.show(f"experiment {experiment.number}: {experiment.phase}", self._scoring_seconds * scoring)
+
+
+def read(home: Path) -> Sign | None:
+    """The last sign of life, if there is one that can be read."""
+    try:
+        with (home / NAME).open("rb") as file:
+            process, due, *words = file.read(_BYTES).decode("ascii").split()
+        return Sign(int(process), float(due), clean_line(" ".join(words)))
+    except (OSError, ValueError):
+        return None

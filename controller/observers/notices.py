@@ -1,0 +1,195 @@
+"""What is worth telling somebody who is not looking, line by line of the journal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from controller.core import obstacle
+from controller.core.events import (
+    AgentAbsent,
+    AgentReturned,
+    Committed,
+    Decided,
+    EffortStarted,
+    Paused,
+    Proposed,
+    Record,
+    Resumed,
+    ScoringFinished,
+    SessionStarted,
+    SessionStopped,
+    SlotCalm,
+    SlotDisturbed,
+    TrainingFinished,
+    TrainingStarted,
+)
+from controller.core.state import ResearchState
+from controller.core.untrusted import clean_line
+from controller.core.values import Decision, Verdict
+
+Kind = Literal["baseline", "keep", "discard", "crash", "reject", "stall", "stop"]
+"""`baseline`: the unchanged train.py has no score, so that no experiment can be compared with it."""
+
+
+_REASON_CHARACTERS = 500
+_LOOKS = 4
+"""A slot that was looked at so often in vain, over more than a minute, will not be calm in a moment."""
+#: A keep is told when it is committed.
+_KINDS: Mapping[Verdict, Kind] = {
+    Verdict.DISCARD: "discard",
+    Verdict.CRASH: "crash",
+    Verdict.REJECT: "reject",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a notice needs of the lines before its own."""
+
+    tag: str | None = None
+    frontier_bpb: float | None = None
+    experiment: int | None = None
+    """The one that was proposed last."""
+    description: str = ""
+    val_bpb: float | None = None
+    """Its score."""
+    detail: str = ""
+    """Why it has none."""
+    decision: Decision | None = None
+    """On it."""
+    stalled: bool = False
+    """Whether a stall that lasts was told already."""
+
+    @classmethod
+    def at(cls, state: ResearchState) -> Context:
+        """Where a state stands that nothing was told of yet."""
+        last = state.experiments.last
+        return cls(
+            tag=state.tag,
+            frontier_bpb=state.frontier.val_bpb if state.frontier else None,
+            experiment=last.number if last else None,
+            description=clean_line(last.description) if last else "",
+            val_bpb=last.score.val_bpb if last and last.score else None,
+            decision=last.decision if last else None,
+            stalled=state.absence is not None,
+        )
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing worth telling. Every text in it is one safe line."""
+
+    kind: Kind
+    time: str
+    """UTC."""
+    context: Context
+    reason: str = ""
+    """Of a stall or a stop, or why the baseline has no score."""
+    seq: int | None = None
+    """Of the journal's line it comes from; one that comes twice has the same. None: from none."""
+    head: str | None = None
+    """The journal's head at that line; to be kept elsewhere, for `glovebox verify --head`."""
+    commit: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is told: nothing in it that JSON has no word for."""
+        context, verdict = self.context, self.context.decision
+        of_experiment = self.kind not in ("stall", "stop")
+        told = {
+            "event": self.kind,
+            "time": self.time,
+            "tag": context.tag,
+            "experiment": context.experiment if of_experiment else None,
+            "verdict": str(verdict.verdict) if of_experiment and verdict else None,
+            "cause": str(verdict.cause) if of_experiment and verdict and verdict.cause else None,
+            "val_bpb": context.val_bpb if of_experiment else None,
+            "frontier_bpb": context.frontier_bpb,
+            "description": context.description if of_experiment else "",
+            "commit": self.commit,
+            "reason": self.reason,
+            "seq": self.seq,
+            "head": self.head,
+        }
+        return {
+            name: clean_line(value, _REASON_CHARACTERS) if isinstance(value, str) else value
+            for name, value in told.items()
+        }
+
+
+def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
+    """Take one more line in: (what the next needs, what to tell of this one)."""
+    event = record.data
+    match event:
+        case EffortStarted():
+            return replace(context, tag=event.tag), None
+        case Proposed():
+            return _proposed(context, event), None
+        case TrainingStarted():
+            return replace(context, val_bpb=None, detail=""), None
+        case TrainingFinished():
+            return replace(context, detail=event.outcome.detail), None
+        case ScoringFinished():
+            detail = event.refusal.detail if event.refusal else ""
+            return replace(context, val_bpb=event.score.val_bpb if event.score else None, detail=detail), None
+        case Decided():
+            context = replace(context, decision=event.decision, frontier_bpb=event.frontier_bpb)
+            return context, _decided(context, record)
+        case Committed():
+            context = replace(context, frontier_bpb=context.val_bpb)
+            return context, _notice("keep", context, record, commit=event.commit)
+        case SessionStopped():
+            return context, _notice("stop", context, record, event.reason)
+        case _:
+            return _stall(context, record)
+
+
+def _decided(context: Context, record: Record) -> Notice | None:
+    decision = context.decision
+    kind = _KINDS.get(decision.verdict) if decision else None
+    if decision is None or kind is None:
+        return None
+    if context.experiment != 0:
+        return _notice(kind, context, record)
+    found = obstacle.classify(decision.cause, context.detail)
+    return _notice("baseline", context, record, found.sentence if found else context.detail)
+
+
+def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:
+    """The machine, the disk or the agent is waited for, as long as nobody was told yet."""
+    match record.data:
+        case Paused(why="disk" | "infrastructure", reason=reason) | AgentAbsent(reason=reason):
+            told = replace(context, stalled=True)
+            return told, None if context.stalled else _notice("stall", told, record, reason)
+        case SlotDisturbed(disturbance=found, looks=looks) if looks >= _LOOKS:
+            told = replace(context, stalled=True)
+            return told, None if context.stalled else _notice("stall", told, record, found.detail)
+        case Resumed() | AgentReturned() | SlotCalm() | SessionStarted():
+            return replace(context, stalled=False), None
+        case _:
+            return context, None
+
+
+def _proposed(context: Context, event: Proposed) -> Context:
+    return replace(
+        context,
+        experiment=event.experiment,
+        description=clean_line(event.description),
+        val_bpb=None,
+        decision=None,
+    )
+
+
+def _notice(
+    kind: Kind, context: Context, record: Record, reason: str = "", commit: str | None = None
+) -> Notice:
+    return Notice(
+        kind=kind,
+        time=record.time,
+        context=context,
+        reason=clean_line(reason, _REASON_CHARACTERS),
+        seq=record.seq,
+        head=record.hash,
+        commit=commit,
+    )

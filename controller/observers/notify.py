@@ -1,0 +1,225 @@
+"""Tells somebody who is not looking: a command or a webhook hears of keeps, rejects, stalls and stops.
+
+Each channel has a thread that reads the journal behind the loop. So the loop never waits for it, nothing
+piles up in memory, and what one process did not live to tell the next one tells: a line is passed over only
+once it was delivered, was refused for good, or could not be delivered for a day. What comes from no line
+(nothing was finished for long) is told once or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
+
+from controller.core.errors import VerificationFailed
+from controller.core.events import Decided, Record
+from controller.core.state import ResearchState
+from controller.files import write_atomic
+from controller.observers.notices import Context, Kind, Notice, follow
+from controller.ports import Clock
+from controller.store.journal import NAME as JOURNAL
+from controller.store.journal import Position, read_from
+
+log = structlog.stdlib.get_logger(__name__)
+
+_FIRST_SECONDS, _MAX_SECONDS, _GIVE_UP_SECONDS = 1.0, 300.0, 86400.0
+#: What is left to tell when the process ends gets that long; the next process tells the rest.
+_CLOSING_SECONDS = 10.0
+_GLANCE_SECONDS = 30.0
+
+
+class NotifyConfig(BaseModel):
+    """Settings of who is told what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: str | None = None
+    """Is run for each event, which it gets as JSON on its standard input. No shell reads it."""
+    webhook: SecretStr | None = None
+    """Address to which each event is posted as JSON. It is written nowhere: many hold a secret."""
+    on: tuple[Kind, ...] = ("baseline", "keep", "reject", "stall", "stop")
+    """Which events: `baseline` (has no score), `keep`, `discard`, `crash`, `reject`, `stall` and `stop`."""
+    stall_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
+    """It is a stall if no experiment was finished for so long, besides waiting for machine, disk or agent."""
+
+    @field_validator("command")
+    @classmethod
+    def _is_a_command(cls, command: str | None) -> str | None:
+        if command is not None and not shlex.split(command):
+            raise ValueError("it names no command")
+        return command
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, webhook: SecretStr | None) -> SecretStr | None:
+        if webhook is not None and not webhook.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("it has to begin with http:// or https://")
+        return webhook
+
+
+class Undelivered(Exception):
+    """A channel did not take a notice; the message names no address."""
+
+    def __init__(self, why: str, *, for_good: bool = False) -> None:
+        super().__init__(why)
+        self.for_good = for_good
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """How far a channel has come."""
+
+    position: Position
+    context: Context
+
+
+_MARK = TypeAdapter(_Mark)
+
+
+class Notifier:
+    """One channel. Implements `ports.Observer`; a context manager that tells what is left when it ends."""
+
+    def __init__(
+        self,
+        name: str,
+        home: Path,
+        config: NotifyConfig,
+        clock: Clock,
+        deliver: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """`deliver` takes a notice as JSON and raises Undelivered."""
+        self._name, self._home, self._config, self._clock = name, home, config, clock
+        self._deliver = deliver
+        self._path = home / f"notified-{name}.json"
+        self._mark = _read(self._path)
+        self._known = -1
+        self._finished = clock.monotonic()
+        self._paused = self._overdue_told = self._failing = False
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name=f"notify by {name}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._deadline = self._clock.monotonic() + _CLOSING_SECONDS
+        self._closing.set()
+        self._news.set()
+        self._thread.join(2 * _CLOSING_SECONDS)
+
+    # --- what the loop's threads call -------------------------------------------------------------
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        if self._mark is None:  # what was before anybody was to be told is not told
+            with contextlib.suppress(OSError):
+                end = Position(record.seq, record.hash, (self._home / JOURNAL).stat().st_size)
+                self._mark = _Mark(end, Context.at(state))
+        if isinstance(record.data, Decided):
+            self._finished, self._overdue_told = self._clock.monotonic(), False
+        self._paused = state.pause is not None and state.pause.event.why == "person"
+        self._known = record.seq
+        self._news.set()
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        """Nothing to tell."""
+
+    def alive(self) -> None:
+        """Nothing to tell."""
+
+    # --- the thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._news.wait(min(self._overdue_in(), _GLANCE_SECONDS))
+                self._news.clear()
+                self._tell_news()
+                self._tell_overdue()
+            self._tell_news()
+        except Exception:
+            log.error("notify_ended", channel=self._name, exc_info=True)
+
+    def _tell_news(self) -> None:
+        try:
+            for record, end in self._lines():
+                assert self._mark is not None
+                context, notice = follow(self._mark.context, record)
+                if notice is not None and notice.kind in self._config.on and not self._told(notice):
+                    return
+                self._mark = _Mark(end, context)
+                if notice is not None or isinstance(record.data, Decided):
+                    self._save(self._mark)
+        except VerificationFailed as error:
+            log.warning("notify_begins_anew", channel=self._name, reason=str(error))
+            self._mark = None
+
+    def _lines(self) -> Iterator[tuple[Record, Position]]:
+        """What the loop knows to be in the journal and this channel has not told."""
+        if self._mark is not None and self._mark.position.seq < self._known:
+            for record, end in read_from(self._home, self._mark.position):
+                if record.seq > self._known:
+                    return
+                yield record, end
+
+    def _overdue_in(self) -> float:
+        if self._paused or self._overdue_told:
+            return float("inf")
+        return max(0.0, self._finished + self._config.stall_seconds - self._clock.monotonic())
+
+    def _tell_overdue(self) -> None:
+        mark = self._mark
+        if mark is None or self._overdue_in() > 0:
+            return
+        self._overdue_told = True
+        if not mark.context.stalled and "stall" in self._config.on:
+            reason = f"No experiment was finished for {self._config.stall_seconds:g} s."
+            now = self._clock.now().isoformat(timespec="microseconds")
+            self._told(Notice(kind="stall", time=now, context=mark.context, reason=reason))
+
+    def _told(self, notice: Notice) -> bool:
+        """False if the end of the process came before the notice was delivered or given up."""
+        content = {**notice.as_json(), "home": str(self._home)}
+        wait, began = _FIRST_SECONDS, self._clock.monotonic()
+        while self._clock.monotonic() < self._deadline:
+            try:
+                self._deliver(content)
+            except Undelivered as error:
+                self._complain(error)
+                if error.for_good or self._clock.monotonic() - began > _GIVE_UP_SECONDS:
+                    return True
+                if self._closing.wait(wait):
+                    return False
+                wait = min(2 * wait, _MAX_SECONDS)
+            else:
+                self._failing = False
+                return True
+        return False
+
+    def _complain(self, error: Undelivered) -> None:
+        """Once, until it works again."""
+        if not self._failing:
+            log.warning("notify_failed", channel=self._name, error=str(error), repeated=not error.for_good)
+        self._failing = True
+
+    def _save(self, mark: _Mark) -> None:
+        """A mark that finds no room on the disk costs a notice that is told twice."""
+        with contextlib.suppress(OSError):
+            write_atomic(self._path, _MARK.dump_json(mark))
+
+
+def _read(path: Path) -> _Mark | None:
+    """How far the last process came; None if it never told anything."""
+    try:
+        return _MARK.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

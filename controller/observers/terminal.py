@@ -1,0 +1,213 @@
+"""What somebody sees while the loop runs: a live view in a terminal, and a log line for every event.
+
+Watching must never harm what is watched: a terminal that goes away, a full log disk or a mistake in here ends
+the watching, and the loop runs on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
+
+import structlog
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from controller.core.events import (
+    Decided,
+    Paused,
+    ProposalRefused,
+    Quarantined,
+    Record,
+    Resumed,
+    SessionStarted,
+    SlotDisturbed,
+    Voided,
+)
+from controller.core.experiment import Experiment, Phase
+from controller.core.state import ResearchState
+from controller.core.untrusted import clean_line
+from controller.core.values import Verdict
+from controller.observers.log import EventLog
+from controller.ports import Clock, Observer
+from controller.views.conditions import paused
+from controller.views.facts import description, effect
+from controller.views.tables import verdict_text
+
+log = structlog.stdlib.get_logger(__name__)
+
+_LAST = 5
+_BAR_WIDTH = 30
+
+
+@contextlib.contextmanager
+def observer(stream: TextIO, clock: Clock, others: Sequence[Observer] = ()) -> Iterator[Observer]:
+    """Watch until the block ends: always through structlog, and in `stream` too if that is a terminal."""
+    watchers: list[Observer] = [*others, EventLog()]
+    terminal = None
+    if stream.isatty():
+        with contextlib.suppress(Exception):
+            terminal = Terminal(stream, clock)
+            watchers.append(terminal)
+    try:
+        yield Careful(watchers)
+    finally:
+        if terminal:
+            with contextlib.suppress(Exception):
+                terminal.close()
+
+
+class Careful:
+    """Passes on what happens to each watcher until its first fault."""
+
+    def __init__(self, watchers: Sequence[Observer]) -> None:
+        self._watchers = list(watchers)
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        self._each(lambda watcher: watcher.recorded(record, state))
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        self._each(lambda watcher: watcher.training(experiment, elapsed, limit))
+
+    def alive(self) -> None:
+        self._each(lambda watcher: watcher.alive())
+
+    def _each(self, tell: Callable[[Observer], None]) -> None:
+        for watcher in list(self._watchers):
+            try:
+                tell(watcher)
+            except Exception:
+                self._watchers.remove(watcher)
+                with contextlib.suppress(Exception):
+                    log.warning("watching_ended", watcher=type(watcher).__name__, exc_info=True)
+
+
+class Terminal:
+    """Verdicts scroll by; below them stand the best score so far and the experiment that runs.
+
+    Drawn from the loop's own thread when something happens, and once a second while an experiment trains: a
+    thread of its own could fail where nobody catches it.
+    """
+
+    def __init__(self, stream: TextIO, clock: Clock) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an arrow must not end the view in a Latin-1 terminal
+        self._clock = clock
+        self._state = ResearchState()
+        self._since = clock.now()
+        self._progress: tuple[int, float, float] | None = None
+        self._console = Console(file=stream, highlight=False)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._view,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+        self._console.show_cursor(True)  # nobody brings a hidden one back if we are killed
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        self._state, self._since = state, self._clock.now()
+        for line in self._news(record):
+            line.no_wrap, line.overflow = True, "ellipsis"
+            self._console.print(line)
+        self._live.refresh()
+
+    def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        self._progress = (experiment, elapsed, limit)
+        self._live.refresh()
+
+    def alive(self) -> None:
+        self._live.refresh()
+
+    def _news(self, record: Record) -> Iterator[Text]:
+        """Lines that stay on the screen."""
+        match record.data:
+            case SessionStarted() as event:
+                tag = clean_line(self._state.tag or "")
+                agent, device = clean_line(event.agent), clean_line(event.provenance.device)
+                yield Text(
+                    f"autoresearch/{tag}: {agent}, {event.budget_seconds:g} s each on {device}", "bold"
+                )
+                yield from map(_verdict_line, self._state.finished[-_LAST:])
+            case Decided():
+                yield _verdict_line(self._state.experiments[-1])
+            case ProposalRefused() as event:
+                yield Text(f"refused {clean_line(event.cause)}: {clean_line(event.detail)}", "yellow")
+            case Quarantined() as event:
+                yield Text(
+                    f"experiment {event.experiment} is scored again: {clean_line(event.reason)}", "yellow"
+                )
+            case Voided() as event:
+                yield Text(f"experiment {event.experiment} is repeated: {clean_line(event.reason)}", "yellow")
+            case Paused(why=why, reason=reason, by=by):
+                yield Text(f"paused, {why} {clean_line(by)}: {clean_line(reason, 500)}", "yellow")
+            case Resumed(why=why, by=by):
+                yield Text(f"resumed, {why} {clean_line(by)}", "yellow")
+            case SlotDisturbed() as event:
+                yield Text(
+                    f"experiment {event.experiment} waits: {clean_line(event.disturbance.detail)}", "yellow"
+                )
+            case _:
+                return
+
+    def _view(self) -> RenderableType:
+        return Group(Text(), _standing(self._state), self._current())
+
+    def _current(self) -> RenderableType:
+        experiment, pause = self._state.open, self._state.pause
+        if pause is not None and (experiment is None or experiment.phase is Phase.PROPOSED):
+            return Text(paused(pause), style="yellow")
+        since = f"since {self._since.astimezone():%H:%M:%S}"
+        if experiment is None:
+            agent = clean_line(self._state.session.agent) if self._state.session else "the agent"
+            return Text(f"waiting for a proposal by {agent} {since}", style="dim")
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True)
+        cells: list[RenderableType] = [
+            Text(f"experiment {experiment.number} {experiment.phase}", style="cyan")
+        ]
+        if experiment.phase is Phase.TRAINING and self._progress and self._progress[0] == experiment.number:
+            _, elapsed, limit = self._progress
+            cells.append(ProgressBar(total=limit, completed=min(elapsed, limit), width=_BAR_WIDTH))
+            cells.append(Text(f"{elapsed:.0f}/{limit:.0f} s"))
+        else:
+            cells.append(Text(since, style="dim"))
+        cells.append(Text(description(experiment), no_wrap=True, overflow="ellipsis"))
+        line.add_row(*cells)
+        return line
+
+
+def _standing(state: ResearchState) -> Text:
+    """Best so far, baseline, counts."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    frontier, baseline = state.frontier, state.baseline_bpb
+    if frontier and frontier.val_bpb is not None:
+        line.append(f"best {frontier.val_bpb:.6f}", style="bold green")
+        line.append(f" (experiment {frontier.experiment})  ")
+        if baseline is not None:
+            line.append(f"baseline {baseline:.6f}  ", style="dim")
+    counts = ", ".join(f"{state.count(v)} {v}" for v in Verdict if state.count(v))
+    line.append(counts or "no verdict yet", style="dim")
+    return line
+
+
+def _verdict_line(experiment: Experiment) -> Text:
+    score, change, outcome = experiment.score, effect(experiment), experiment.outcome
+    line = Text(f"{experiment.number:>5}  ")
+    line.append(f"{score.val_bpb:.6f}" if score else " " * 8)
+    line.append(f" {change:+.6f}" if change is not None else " " * 10, style="dim")
+    line.append(f" {outcome.seconds:6.1f} s  " if outcome else " " * 11, style="dim")
+    words = verdict_text(experiment)
+    words.pad_right(max(0, 17 - len(words)))
+    return line.append_text(words).append(f" {description(experiment)}")

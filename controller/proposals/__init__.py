@@ -1,0 +1,1 @@
+"""From asking an agent to an accepted experiment."""

@@ -1,0 +1,1 @@
+"""Training, scoring and rehearsal in containers, and the monitor of the machine they run on."""

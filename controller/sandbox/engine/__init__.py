@@ -1,0 +1,1 @@
+"""The container engine: connection, container life cycle, output, waiting, failures, reaper."""

@@ -1,0 +1,356 @@
+"""Container life cycle. The only module that has the container engine do something, but for the reaper.
+
+`connection` is the connection and what its failures mean, `output` what a container prints, `waiting` how one
+is seen through to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from controller.core.containers.config import SealedConfig
+from controller.core.containers.domain_specs import caches, gpu_listing, gpu_probe
+from controller.core.containers.domains import Domain
+from controller.core.containers.engine_info import NOT_MAPPED, confinement, id_map, unfit, user_ids
+from controller.core.containers.names import (
+    LABEL_DEADLINE,
+    LABEL_DOMAIN,
+    LABEL_EXPERIMENT,
+    LABEL_HOME,
+    SLOT_PLACE,
+    THIRD_HAND_SECONDS,
+    Place,
+)
+from controller.core.containers.spec import ContainerSpec
+from controller.core.containers.volumes import VolumeSpec
+from controller.core.errors import GloveboxError, InfrastructureError, NotReady
+from controller.core.untrusted import clean_line
+from controller.failpoints import reach
+from controller.ports import Clock, Exit
+from controller.sandbox.engine.attestation import differences
+from controller.sandbox.engine.caches import Caches
+from controller.sandbox.engine.connection import asked_to, connect, time_of
+from controller.sandbox.engine.failures import EngineFault, to_error
+from controller.sandbox.engine.output import Stream, pump
+from controller.sandbox.engine.waiting import see_through
+
+_CLOCK_STEP_SECONDS = 2.0
+"""The engine's measure of a life may differ from ours by this much; more, and the wall clock was set."""
+_SAID_BYTES = 16384
+"""Kept of what a container of our own says."""
+_SIGKILLED = 137
+_NEVER = "0001-01-01"
+
+_GONE = frozenset({EngineFault.GONE})
+_ENDED = frozenset({EngineFault.GONE, EngineFault.NOT_RUNNING})
+
+
+class DockerSandbox:
+    """`ports.Sandbox` on the Docker engine at `engine.address()`.
+
+    Raises NotReady if there is no engine, or none that this user may use.
+    """
+
+    def __init__(self, config: SealedConfig, home: Path, clock: Clock) -> None:
+        self._config = config
+        self._home = home.resolve()
+        self._clock = clock
+        self._streams: dict[str, Stream] = {}
+        self._began: dict[str, float] = {}
+        self._waiting: dict[str, Domain] = {}
+        """Containers that were not given the word yet."""
+        self._told: set[str] = set()
+        self._image_id: str | None = None
+        self._here: bool | None = None
+        self._caches = Caches(config.empty_caches, empty=self._empty_caches, running=self._running)
+        with asked_to("answer", starting_up=True):
+            self._client = connect()
+
+    def close(self) -> None:
+        self._caches.close()
+        while self._streams:
+            self._streams.popitem()[1].close()
+        self._client.close()
+
+    def create_volume(self, spec: VolumeSpec) -> None:
+        labels = {**spec.labels, LABEL_DEADLINE: self._reap_after(spec.life_seconds)}
+        with asked_to(f"create the volume {spec.name}"):
+            body = spec.to_engine(id_map(self._client.info()) or NOT_MAPPED)
+            made = self._client.create_volume(body["Name"], body["Driver"], body["DriverOpts"], labels)
+        if made["Options"] != body["DriverOpts"]:
+            raise InfrastructureError(f"The volume {spec.name} is not what was asked for: {made['Options']}.")
+        reach("volume-created")
+
+    def start(self, spec: ContainerSpec) -> float:
+        if spec.waits:
+            self._waiting[spec.name] = spec.domain
+            return self._start(spec)
+        with self._caches.before(spec.domain):
+            return self._start(spec)
+
+    def begin(self, name: str) -> None:
+        domain = self._waiting.get(name)
+        if domain is None:
+            if name not in self._told:
+                raise InfrastructureError(f"The container {name} was not started by us, so it gets no word.")
+            self._tell(name)
+            return
+        if Domain.WORKER in self._running() and domain is Domain.WORKER:
+            raise InfrastructureError("A worker cannot begin while another one is alive.")
+        with self._caches.before(domain, warm=False):
+            self._told.add(name)
+            del self._waiting[name]
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        with asked_to(f"signal the container {name}", forgive=_ENDED):
+            self._client.kill(name, "SIGUSR1")
+        reach("container-told")
+
+    def _start(self, spec: ContainerSpec) -> float:
+        body = spec.to_engine()
+        body["Labels"][LABEL_DEADLINE] = self._reap_after(spec.life_seconds)
+        reach(f"container-due-{spec.domain}")
+        with asked_to(f"create the container {spec.name}"):
+            # Not the SDK's create_container: that one copies proxy settings, and with them perhaps
+            # passwords, from the user's Docker configuration into the container's environment.
+            self._client.create_container_from_config(body, spec.name)  # type: ignore[no-untyped-call]
+        reach(f"container-created-{spec.domain}")
+        try:
+            self._attest(spec, body)
+            if spec.streamed:
+                self._attach(spec.name)
+            with asked_to(f"start the container {spec.name}"):
+                before = self._clock.monotonic()
+                self._client.start(spec.name)
+                after = self._clock.monotonic()
+        except GloveboxError:
+            with suppress(GloveboxError):
+                self.remove(containers=[spec.name])
+            raise
+        reach(f"container-started-{spec.domain}")
+        started = self.running_since(spec.name)
+        self._began[spec.name] = before if started is None else min(max(started, before), after)
+        return self._began[spec.name]
+
+    def follow(
+        self, name: str, sink: Callable[[bytes], None], since: float | None = None
+    ) -> threading.Thread:
+        arguments = name, sink, self._streams.pop(name, None), since
+        thread = threading.Thread(target=pump, args=arguments, name=f"follow {name}", daemon=True)
+        thread.start()
+        return thread
+
+    def wait(
+        self,
+        name: str,
+        *,
+        deadline: float,
+        stop: threading.Event,
+        tick: Callable[[], None] | None = None,
+    ) -> Exit:
+        sent = see_through(
+            name, lambda: self._kill(name), self._clock, deadline=deadline, stop=stop, tick=tick
+        )
+        return self._exit(name, sent)
+
+    def running_since(self, name: str) -> float | None:
+        with asked_to(f"inspect the container {name}", forgive=_GONE):
+            started = self._client.inspect_container(name)["State"]["StartedAt"]
+            if not started.startswith(_NEVER):
+                age = (self._clock.now() - time_of(started)).total_seconds()
+                # Remembered: the wall clock may be set while the container runs.
+                return self._began.setdefault(name, self._clock.monotonic() - max(age, 0.0))
+        return None
+
+    def alive(self, name: str) -> bool:
+        """True while the container runs."""
+        with asked_to(f"inspect the container {name}", forgive=_GONE):
+            return bool(self._client.inspect_container(name)["State"]["Running"])
+        return False
+
+    def output(self, name: str, limit: int) -> bytes:
+        tail = b""
+        with (
+            asked_to(f"read the output of the container {name}"),
+            closing(Stream(name, "logs", stderr=0)) as stream,
+        ):
+            for block in stream:
+                tail = (tail + block)[-limit:]
+        return tail
+
+    def kill(self, name: str) -> None:
+        self._kill(name)
+
+    def usage(self) -> Mapping[str, float] | None:
+        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        with asked_to("say what the containers use"):
+            if self._here is None:
+                self._here = self._client.info()["KernelVersion"] == os.uname().release
+            names = [c["Names"][0].lstrip("/") for c in self._client.containers(filters=ours)]
+        used = {name: self._used(name) for name in names}
+        return used if self._here and all(used.values()) else None
+
+    def _used(self, name: str) -> float:
+        """CPU seconds; 0 once it has ended, and of a runtime that counts none (gVisor without cgroups)."""
+        with asked_to(f"say what the container {name} uses", forgive=_ENDED):
+            stats = self._client.stats(name, stream=False, one_shot=True)
+            return float(stats["cpu_stats"]["cpu_usage"].get("total_usage", 0)) / 1e9
+        return 0.0
+
+    def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
+        for name in containers:
+            self._began.pop(name, None)
+            self._waiting.pop(name, None)
+            self._told.discard(name)
+            if stream := self._streams.pop(name, None):
+                stream.close()
+            with asked_to(f"remove the container {name}", forgive=_GONE):
+                self._client.remove_container(name, force=True, v=True)
+                reach("container-removed")
+        for name in volumes:
+            with asked_to(f"remove the volume {name}", forgive=_GONE):
+                self._client.remove_volume(name, force=True)
+                reach("volume-removed")
+        self._caches.begin_ahead()
+
+    def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        with asked_to("list containers and volumes"):
+            containers = self._client.containers(all=True, filters=ours)
+            volumes = self._client.volumes(filters=ours)["Volumes"] or []
+        return (
+            [c["Names"][0].lstrip("/") for c in containers if c["Labels"].get(LABEL_EXPERIMENT) not in keep],
+            [v["Name"] for v in volumes if v["Labels"].get(LABEL_EXPERIMENT) not in keep],
+        )
+
+    def describe(self) -> Mapping[str, str]:
+        config = self._config
+        with asked_to("describe itself", starting_up=True):
+            info = self._client.info()
+        if reason := unfit(info):
+            raise NotReady(reason)
+        with asked_to("describe the image", starting_up=True):
+            image = self._client.inspect_image(config.image)  # type: ignore[no-untyped-call]
+        wanted = "nvidia" if config.gpu and config.gpu_access == "runtime" else config.runtime
+        if wanted not in info["Runtimes"]:
+            raise to_error(EngineFault.NO_RUNTIME, "", f"no runtime {wanted}")
+        self._image_id = image["Id"]
+        isolation, obstacle = self._caches.isolation()
+        return {
+            "engine": info["ServerVersion"],
+            "image": image["Id"],
+            "runtime": wanted,
+            "root": str(info.get("DockerRootDir", "")),
+            "users": user_ids(info),
+            "confinement": confinement(info),
+            "isolation": isolation,
+            "obstacle": obstacle,
+        }
+
+    def gpus(self) -> str:
+        """What nvidia-smi lists of all the machine's GPUs. Raises NotReady, InfrastructureError."""
+        return self._run(gpu_listing(self._config, Place(self._home, "doctor")))[1]
+
+    def gpu(self, program: str) -> tuple[str, int | None]:
+        """What the first configured GPU is to T: the output of nvidia-smi and of `program`, exit status.
+
+        Raises NotReady if the engine hands out none.
+        """
+        status, said = self._run(gpu_probe(self._config, Place(self._home, "doctor"), program))
+        return said, status
+
+    def _run(self, spec: ContainerSpec) -> tuple[int | None, str]:
+        """Exit status and output of a container of our own, which is gone afterwards."""
+        self.remove(containers=[spec.name])
+        try:
+            started = self.start(spec)
+            end = self.wait(spec.name, deadline=started + spec.life_seconds, stop=threading.Event())
+            return end.exit_code, self.output(spec.name, _SAID_BYTES).decode(errors="replace")
+        finally:
+            self.remove(containers=[spec.name])
+
+    def _empty_caches(self, warm: bool) -> None:
+        """Raises InfrastructureError if the kernel refuses and, when it counts, if a worker is alive."""
+        if warm and Domain.WORKER in self._running():
+            raise InfrastructureError("The kernel's caches cannot be emptied while a worker is alive.")
+        status, said = self._run(caches(self._config, Place(self._home, SLOT_PLACE), warm=warm))
+        if status != 0:
+            raise InfrastructureError(f"The kernel's caches cannot be emptied: {clean_line(said)}.")
+
+    def _running(self) -> frozenset[Domain]:
+        """The domains of this home's containers that run and do not wait for their word."""
+        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        with asked_to("list containers"):
+            containers = self._client.containers(filters=ours)
+        return frozenset(
+            Domain(container["Labels"][LABEL_DOMAIN])
+            for container in containers
+            if container["Names"][0].lstrip("/") not in self._waiting
+        )
+
+    def _reap_after(self, life_seconds: float) -> str:
+        return f"{self._clock.now().timestamp() + life_seconds + THIRD_HAND_SECONDS:.3f}"
+
+    def _attest(self, spec: ContainerSpec, body: Mapping[str, Any]) -> None:
+        with asked_to(f"inspect the container {spec.name}"):
+            inspected = self._client.inspect_container(spec.name)
+        if found := differences(body, inspected):
+            raise InfrastructureError(
+                f"The engine made {spec.name} differently: {clean_line('; '.join(found), limit=1000)}."
+            )
+        if self._image_id not in (None, inspected["Image"]):
+            raise NotReady(
+                f"The image {spec.image} was replaced while we were running; start again to use it."
+            )
+        self._require_volumes(spec)
+
+    def _require_volumes(self, spec: ContainerSpec) -> None:
+        """For a volume that is not there the engine makes one on its disk, without a limit or a label."""
+        with asked_to(f"inspect the volumes of {spec.name}"):
+            names = [mount.source for mount in spec.mounts if mount.volume]
+            labels = {name: self._client.inspect_volume(name)["Labels"] or {} for name in names}
+        if strays := [name for name in names if LABEL_HOME not in labels[name]]:
+            self.remove(containers=[spec.name], volumes=strays)
+            raise InfrastructureError(f"{spec.name} cannot be started: the volume {strays[0]} is gone.")
+
+    def _attach(self, name: str) -> None:
+        """Join the container's output before its first byte.
+
+        The engine's log files rotate, and what is printed faster than they are read is lost to whoever
+        follows them. An attached reader gets everything, at the price of slowing down a container that
+        prints faster than we read.
+        """
+        with asked_to(f"attach to the container {name}"):
+            self._streams[name] = Stream(name, "attach", stream=1)
+
+    def _kill(self, name: str) -> bool:
+        reach("container-kill-due")
+        with asked_to(f"kill the container {name}", forgive=_ENDED):
+            self._client.kill(name, "SIGKILL")
+            reach("container-killed")
+            return True
+        return False
+
+    def _exit(self, name: str, kill_sent: float | None) -> Exit:
+        seen = self._clock.monotonic()
+        began = self.running_since(name)
+        with asked_to(f"inspect the container {name}"):
+            state = self._client.inspect_container(name)["State"]
+        if state["FinishedAt"].startswith(_NEVER) or began is None:
+            raise InfrastructureError(f"The container {name} never started: {clean_line(state['Error'])}.")
+        seconds = (time_of(state["FinishedAt"]) - time_of(state["StartedAt"])).total_seconds()
+        if seconds < 0 or seconds > seen - began + _CLOCK_STEP_SECONDS:
+            seconds = seen - began  # the wall clock was set back or forward during the run
+        return Exit(
+            exit_code=state["ExitCode"],
+            oom_killed=bool(state["OOMKilled"]),
+            seconds=seconds,
+            killed=kill_sent is not None and state["ExitCode"] == _SIGKILLED,
+            kill_sent_seconds=None if kill_sent is None else kill_sent - began,
+        )

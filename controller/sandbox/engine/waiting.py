@@ -1,0 +1,126 @@
+"""The end of a container: waited for, or brought about at its deadline.
+
+Deadlines are kept here, on the monotonic clock; the engine's own time-outs are not trusted with them
+(docker-py 1966: a wait that times out raises ConnectionError).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import docker
+
+from controller.core.errors import GloveboxError, InfrastructureError, Interrupted
+from controller.ports import Clock
+from controller.sandbox.engine import connection as engine
+from controller.sandbox.engine.failures import EngineFault, to_error
+
+_WAIT_SECONDS = 2
+"""For one request that waits for a container; it is simply repeated."""
+_STOP_SECONDS = 0.1
+"""How soon a request to stop is noticed."""
+_DEATH_SECONDS = 30.0
+"""From a SIGKILL to the end of a container, at the very most."""
+_PATIENCE_SECONDS = 10.0
+"""How long an engine may be away, restarting, before a wait gives up."""
+
+
+def see_through(
+    name: str,
+    kill: Callable[[], bool],
+    clock: Clock,
+    *,
+    deadline: float,
+    stop: threading.Event,
+    tick: Callable[[], None] | None,
+) -> float | None:
+    """Wait for the end or bring it about. When our SIGKILL went to it while it ran, on `clock`; else None.
+
+    `kill` says whether the container was running; the rest is as in `ports.Sandbox.wait`.
+    """
+    ending = _Ending(name)
+    ending.start()
+    try:
+        ticked = clock.monotonic()
+        while not ending.within(min(_STOP_SECONDS, deadline - clock.monotonic())):
+            now = clock.monotonic()
+            if now >= deadline:
+                return _end(ending, name, kill, clock)
+            if stop.is_set():
+                raise Interrupted(f"Asked to stop while {name} was running.")
+            if tick and now - ticked >= 1.0 and deadline - now > _STOP_SECONDS:
+                ticked = now  # not right before the deadline: a slow tick must not delay the kill
+                tick()
+        return None
+    finally:
+        ending.abandon()
+
+
+def _end(ending: _Ending, name: str, kill: Callable[[], bool], clock: Clock) -> float | None:
+    """SIGKILL until it is dead. Raises InfrastructureError if it will not die."""
+    give_up = clock.monotonic() + _DEATH_SECONDS
+    sent: float | None = None
+    while True:
+        now = clock.monotonic()
+        try:
+            if kill() and sent is None:
+                sent = now
+        except InfrastructureError:
+            if clock.monotonic() > give_up:
+                raise
+        if ending.within(1.0):
+            return sent
+        if clock.monotonic() > give_up:
+            raise InfrastructureError(f"The container {name} survived its SIGKILL.")
+
+
+class _Ending(threading.Thread):
+    """Waits for the end of one container, in requests short enough to be abandoned."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=f"wait for {name}", daemon=True)
+        self._container = name
+        self._over = threading.Event()
+        self._abandoned = threading.Event()
+        self._failure: GloveboxError | None = None
+
+    def within(self, seconds: float) -> bool:
+        """True as soon as the container has ended. Raises InfrastructureError if that cannot be known."""
+        over = self._over.wait(max(seconds, 0.0))
+        if self._failure is not None:
+            raise self._failure
+        return over
+
+    def abandon(self) -> None:
+        self._abandoned.set()
+
+    def run(self) -> None:
+        trouble_since: float | None = None
+        while not self._abandoned.is_set():
+            try:
+                with closing(engine.connect()) as client:
+                    self._wait(client)
+                break
+            except engine.FAILURES as error:
+                fault, message = engine.diagnose(error)
+                if fault is EngineFault.TIMEOUT:
+                    trouble_since = None
+                    continue
+                trouble_since = trouble_since or time.monotonic()
+                if fault is EngineFault.GONE or time.monotonic() - trouble_since > _PATIENCE_SECONDS:
+                    self._failure = to_error(fault, f"wait for the container {self._container}", message)
+                    break
+                self._abandoned.wait(_STOP_SECONDS)
+        self._over.set()
+
+    def _wait(self, client: docker.APIClient) -> None:
+        while not self._abandoned.is_set():
+            try:
+                client.wait(self._container, timeout=_WAIT_SECONDS)
+                return
+            except engine.FAILURES as error:
+                if engine.diagnose(error)[0] is not EngineFault.TIMEOUT:
+                    raise

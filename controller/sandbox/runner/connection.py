@@ -1,0 +1,121 @@
+"""One side of the line to a runner: a request, its answer, and how long a silence is put up with."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from controller.core.errors import GloveboxError, InfrastructureError, NotReady, UserError
+from controller.core.untrusted import clean_line
+from controller.sandbox.runner import wire
+
+ANSWER_SECONDS = 120.0
+"""For one answer: a start asks the engine half a dozen things, and each may take it twenty seconds."""
+PATIENCE_SECONDS = 30.0
+"""How long a runner may be away, restarting, before we give up."""
+RETRY_SECONDS = 0.2
+"""Between two tries at a runner that is away."""
+
+_ERRORS: Mapping[str, type[GloveboxError]] = {
+    kind.__name__: kind for kind in (InfrastructureError, NotReady, UserError)
+}
+Result = TypeVar("Result")
+
+
+class Away(wire.Broken):
+    """Nobody answers; nothing was said yet."""
+
+
+class Line:
+    """To the runner at a socket. Every request has a connection of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def ask(self, request: BaseModel, *, patience: float = PATIENCE_SECONDS) -> Any:
+        """The answer's value; it is asked again while the runner is away, for `patience` seconds.
+
+        Raises what the runner says went wrong, NotReady, InfrastructureError.
+        """
+
+        def once() -> Any:
+            with self.say(request) as connection:
+                return value(wire.receive_json(connection, ANSWER_SECONDS))
+
+        return self.patiently(once, patience=patience)
+
+    def patiently(
+        self, once: Callable[[], Result], *, again: bool = True, patience: float = PATIENCE_SECONDS
+    ) -> Result:
+        """`again`: false if it must not be asked again once it was; then raises Broken, too."""
+        enduring = Patience(patience)
+        while True:
+            try:
+                return once()
+            except wire.Broken as error:
+                if not again and not isinstance(error, Away):
+                    raise
+                enduring.endure(error)
+            time.sleep(RETRY_SECONDS)
+
+    def say(self, request: BaseModel, text: bytes = b"") -> socket.socket:
+        """A connection on which the request was made. Raises Broken, Away, NotReady."""
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(ANSWER_SECONDS)
+            self._connect(connection)
+            wire.send(connection, request.model_dump_json().encode("utf-8"))
+            if text:
+                wire.send(connection, text)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect(self, connection: socket.socket) -> None:
+        try:
+            connection.connect(str(self._path))
+        except PermissionError:
+            raise NotReady(f"This user may not speak to the runner at {self._path}.") from None
+        except OSError as error:
+            raise Away(f"nobody answers at {self._path}: {error.strerror or error}") from error
+
+
+class Patience:
+    """How long a runner that does not answer is put up with."""
+
+    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
+        self._seconds = seconds
+        self.reset()
+
+    def reset(self) -> None:
+        """It answered."""
+        self._heard = time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        return time.monotonic() - self._heard
+
+    def endure(self, error: wire.Broken) -> None:
+        """Raises NotReady or InfrastructureError once it is over."""
+        if self.silence < self._seconds:
+            return
+        sentence = f"The runner does not answer: {clean_line(str(error))}"
+        if self._seconds < PATIENCE_SECONDS:
+            raise NotReady(f"{sentence}; `make up` or `glovebox runner` starts it.") from error
+        raise InfrastructureError(f"{sentence}.") from error
+
+
+def value(answer: Mapping[str, Any]) -> Any:
+    """What the runner answered; raises what it says went wrong."""
+    if "value" in answer:
+        return answer["value"]
+    if "refused" in answer:
+        raise UserError(f"The runner refuses: {clean_line(str(answer['refused']), 500)}.")
+    kind = _ERRORS.get(str(answer.get("error")), InfrastructureError)
+    raise kind(clean_line(str(answer.get("message")), 1000))

@@ -1,0 +1,208 @@
+"""Runs T: the proposal, in its container, against the clock."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller.core.containers import domain_specs as containers
+from controller.core.containers import templates, volumes
+from controller.core.containers.config import MIB, SealedConfig
+from controller.core.containers.domains import Domain
+from controller.core.containers.names import Place
+from controller.core.containers.orders import Item
+from controller.core.containers.spec import ContainerSpec
+from controller.core.containers.templates import Files
+from controller.core.errors import InfrastructureError
+from controller.core.scoring.runlog import LIMIT_EXIT_CODE, claim, crash_cause
+from controller.core.values import Conditions, RunOutcome
+from controller.failpoints import reach
+from controller.ports import Attempt, Clock, Exit, Sandbox, Slot
+from controller.sandbox import workspace
+from controller.store.run_log import RunLog, sha256, tail_text
+
+_CLASSIFIED_BYTES = 1 * MIB
+"""How much of the end of run.log is searched for the claim and for what went wrong."""
+_SILENCE_SECONDS = 5.0
+"""A reader of a dead container's output that delivers nothing for this long is stuck."""
+_ENDED_FOR_IT = (LIMIT_EXIT_CODE, 128 + signal.SIGKILL)
+"""How a run ends that lived past its budget since the controller was away: by its PID 1, or by the reaper."""
+
+
+class TrainerConfig(BaseModel):
+    """Settings of run.log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    log_head_bytes: int = Field(default=8 * MIB, gt=0)
+    """How much of the beginning of a run's output is kept."""
+    log_tail_bytes: int = Field(default=8 * MIB, gt=0)
+    """How much of the end is kept."""
+
+
+class ContainerTrainer:
+    """`ports.Trainer` on a Sandbox."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        clock: Clock,
+        *,
+        config: TrainerConfig,
+        containers: SealedConfig,
+        home: Path,
+        files: Files,
+        slot: Slot | None = None,
+    ) -> None:
+        """Without a `slot` nobody watches the machine."""
+        self._sandbox, self._clock, self._slot = sandbox, clock, slot
+        self._config, self._containers = config, containers
+        self._home, self._files = home.resolve(), files
+
+    def spec(self, attempt: Attempt) -> ContainerSpec:
+        return templates.trainer(
+            self._containers,
+            self._place(attempt),
+            self._files,
+            train=attempt.train_path.resolve(),
+            budget_seconds=attempt.budget_seconds,
+        )
+
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        taken_on = self._clock.monotonic()
+        started = self._sandbox.running_since(self.spec(attempt).name)
+        if started is None:
+            self._clear(attempt)
+        with ExitStack() as watching:
+            watch = self._slot.watch(attempt, stop) if self._slot is not None else None
+            if watch is not None:
+                watching.callback(watch.close)
+            began = self._begin(attempt) if started is None else started
+            end, printed_bytes = self._see_through(attempt, began, stop, tick)
+            conditions = watch.conclude(began) if watch is not None else None
+        workspace.require(self._sandbox, self._place(attempt))
+        start_seconds = round(began - taken_on, 3) if started is None else None
+        return _outcome(attempt, end, printed_bytes, conditions, start_seconds)
+
+    def discard(self, attempt: Attempt) -> None:
+        place = self._place(attempt)
+        workers, requests, replies = zip(*volumes.EXCHANGES, strict=True)
+        ran = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.HOLDER)
+        self._sandbox.remove(
+            containers=[place.name(container) for container in ran],
+            volumes=[place.name(volume) for volume in (Item.WORKSPACE, *requests, *replies)],
+        )
+        if self._slot is not None:
+            self._slot.vacated()
+        reach("discarded")
+
+    def _clear(self, attempt: Attempt) -> None:
+        """Remove what earlier attempts left, and what an earlier start of this one left half made."""
+        ours = self._place(attempt).experiment_prefix
+        running, kept = self._sandbox.leftovers()
+        self._sandbox.remove(
+            containers=[name for name in running if name.startswith(ours)],
+            volumes=[name for name in kept if name.startswith(ours)],
+        )
+        reach("discarded")
+
+    def _place(self, attempt: Attempt) -> Place:
+        return Place(self._home, attempt.experiment, attempt.number)
+
+    def _begin(self, attempt: Attempt) -> float:
+        """Volume, holder, T."""
+        place, budget = self._place(attempt), attempt.budget_seconds
+        self._sandbox.create_volume(volumes.workspace(self._containers, place, budget))
+        self._sandbox.start(containers.holder(self._containers, place, budget))
+        return self._sandbox.start(self.spec(attempt))
+
+    def _see_through(
+        self, attempt: Attempt, began: float, stop: threading.Event, tick: Callable[[float], None]
+    ) -> tuple[Exit, int]:
+        """T's end, and how much it printed, all of which is in run.log by then."""
+        name, log = self.spec(attempt).name, self._open_log(attempt)
+        try:
+            reader = self._sandbox.follow(name, log.write)
+            end = self._sandbox.wait(
+                name,
+                deadline=began + attempt.budget_seconds,
+                stop=stop,
+                tick=lambda: tick(self._clock.monotonic() - began),
+            )
+            reach("training-ended")
+            log = self._drain(attempt, reader, log)
+        finally:
+            log.close()
+        reach("output-drained")
+        if log.failure:
+            raise InfrastructureError(f"run.log could not be written: {log.failure}.")
+        return end, log.total
+
+    def _open_log(self, attempt: Attempt) -> RunLog:
+        try:
+            return RunLog(
+                attempt.log_path,
+                head_bytes=self._config.log_head_bytes,
+                tail_bytes=self._config.log_tail_bytes,
+            )
+        except OSError as error:
+            raise InfrastructureError(f"run.log could not be written: {error}.") from error
+
+    def _drain(self, attempt: Attempt, reader: threading.Thread, log: RunLog) -> RunLog:
+        """Wait for the rest of the output. A stuck reader is replaced, once, by one of the finished log."""
+        if _finish(reader, log):
+            return log
+        log.close()
+        again = self._open_log(attempt)
+        if not _finish(self._sandbox.follow(self.spec(attempt).name, again.write), again):
+            again.close()
+            raise InfrastructureError("The engine does not hand out the run's output.")
+        return again
+
+
+def _finish(reader: threading.Thread, log: RunLog) -> bool:
+    """True when the reader has read everything; False if it is stuck."""
+    while reader.is_alive():
+        before = log.total
+        reader.join(_SILENCE_SECONDS)
+        if reader.is_alive() and log.total == before:
+            return False
+    return True
+
+
+def _outcome(
+    attempt: Attempt,
+    end: Exit,
+    printed_bytes: int,
+    conditions: Conditions | None,
+    start_seconds: float | None,
+) -> RunOutcome:
+    overran = end.exit_code in _ENDED_FOR_IT and end.seconds >= attempt.budget_seconds
+    killed_at_limit = end.killed or overran
+    try:
+        text = tail_text(attempt.log_path, _CLASSIFIED_BYTES)
+        log_sha256 = sha256(attempt.log_path)
+    except OSError as error:
+        raise InfrastructureError(f"run.log could not be read: {error}.") from error
+    cause, detail = crash_cause(
+        text, exit_code=end.exit_code, oom_killed=end.oom_killed, killed_at_limit=killed_at_limit
+    )
+    return RunOutcome(
+        seconds=end.seconds,
+        exit_code=end.exit_code,
+        start_seconds=start_seconds,
+        kill_sent_seconds=round(end.kill_sent_seconds, 3) if end.kill_sent_seconds is not None else None,
+        killed_at_limit=killed_at_limit,
+        oom_killed=end.oom_killed,
+        cause=cause,
+        detail=detail,
+        claim=claim(text),
+        log_sha256=log_sha256,
+        log_bytes=printed_bytes,
+        conditions=conditions,
+    )

@@ -1,0 +1,1 @@
+"""A home on disk: journal, snapshot, ledger, runs, repository, retention, verification."""

@@ -1,0 +1,125 @@
+"""results.tsv: one row for every finished experiment, a projection of the journal.
+
+The first five columns are upstream's, so that notebooks made for it read this file. Differences, on purpose:
+
+* A run without a score has an empty `val_bpb`, never 0: zero would be the best score of all.
+* Only kept experiments have a commit of their own. The others show the commit they started from; `experiment`
+  is what tells rows apart.
+* `memory_gb` is the peak of memory the run claims, empty if it claims none.
+
+Refused proposals are no runs and have no row.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from controller.core.errors import InfrastructureError
+from controller.core.experiment import Experiment
+from controller.core.state import ResearchState
+from controller.core.untrusted import tsv_cell
+from controller.failpoints import reach
+from controller.files import write_atomic
+
+NAME = "results.tsv"
+COLUMNS = (
+    "commit",
+    "val_bpb",
+    "memory_gb",
+    "status",
+    "description",
+    "experiment",
+    "timestamp",
+    "seconds",
+    "error",
+)
+_HEADER = "\t".join(COLUMNS) + "\n"
+_NUMBER = COLUMNS.index("experiment")
+_LONGER_THAN_A_ROW = 64 * 1024
+
+
+class Ledger:
+    """The results.tsv of one home."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / NAME
+
+    def publish(self, state: ResearchState) -> None:
+        """Bring the file up to date with the state: append what is missing, rewrite what does not fit.
+
+        Only its first line and its end are looked at, so that a row costs the same however many there are; a
+        change in between is for `verify` to find. Raises InfrastructureError if the disk does not take it.
+        """
+        path = self._path
+        reach("ledger-due")
+        try:
+            rows = _rows_of(path, state)
+            if rows is None:
+                write_atomic(path, render(state).encode("utf-8"))
+            elif rows < len(state.finished):
+                _append(path, "".join(map(_line, state.finished[rows:])).encode("utf-8"))
+        except OSError as error:
+            raise InfrastructureError(f"The ledger {path} cannot be written: {error.strerror}.") from error
+        reach("ledger-written")
+
+
+def render(state: ResearchState) -> str:
+    """The whole ledger as text."""
+    return _HEADER + "".join(map(_line, state.finished))
+
+
+def _rows_of(path: Path, state: ResearchState) -> int | None:
+    """How many rows the file has, a torn one cut off; None if it is not the beginning of our ledger."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with path.open("r+b") as file:
+        if file.read(len(_HEADER)) != _HEADER.encode("ascii"):
+            return None
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _LONGER_THAN_A_ROW, 0))
+        end = file.read()
+        whole, newline, torn = end.rpartition(b"\n")
+        if torn:
+            file.truncate(size - len(torn))
+    last = (whole.rpartition(b"\n")[2] + newline).decode("utf-8", "replace")
+    if last == _HEADER:
+        return 0
+    number = last.split("\t")[_NUMBER] if last.count("\t") == len(COLUMNS) - 1 else ""
+    known = number.isdecimal() and int(number) < len(state.finished)
+    return int(number) + 1 if known and last == _line(state.finished[int(number)]) else None
+
+
+def _line(experiment: Experiment) -> str:
+    return "\t".join(_row(experiment)) + "\n"
+
+
+def _row(experiment: Experiment) -> tuple[str, ...]:
+    score, outcome = experiment.score, experiment.outcome
+    return (
+        tsv_cell(experiment.commit or experiment.proposal.parent)[:7],
+        f"{score.val_bpb:.6f}" if score else "",
+        _memory_gb(experiment),
+        str(experiment.verdict or ""),
+        tsv_cell(experiment.description),
+        str(experiment.number),
+        experiment.finished_at or "",
+        f"{outcome.seconds:.1f}" if outcome else "",
+        str(experiment.cause or ""),
+    )
+
+
+def _memory_gb(experiment: Experiment) -> str:
+    outcome = experiment.outcome
+    megabytes = outcome.claim.peak_vram_mb if outcome else None
+    # The claim is the run's own word: it may be any float there is.
+    if megabytes is None or not math.isfinite(megabytes) or not 0 < megabytes < 1e9:
+        return ""
+    return f"{megabytes / 1024:.1f}"
+
+
+def _append(path: Path, content: bytes) -> None:
+    with path.open("ab", buffering=0) as file:
+        file.write(content)
+        os.fsync(file.fileno())

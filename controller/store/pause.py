@@ -1,0 +1,87 @@
+"""What a person asked the loop to do, left in the home: `glovebox pause` and `glovebox continue`.
+
+A file and not a signal: it can be left by any process that may write to the home, it says who and why, and it
+is still there after a restart. What came of it is in the journal, as Paused and Resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import pwd
+import shutil
+import socket
+from pathlib import Path
+
+from controller.core.errors import UserError
+from controller.core.untrusted import clean_line
+from controller.files import write_atomic
+from controller.ports import Wish
+
+NAME = "pause.json"
+GO_ON = Wish(paused=False)
+_LONGEST = 4096
+
+
+def read(home: Path) -> Wish:
+    """The last wish; to go on if there is none that can be read."""
+    try:
+        with (home / NAME).open("rb") as file:
+            told = json.loads(file.read(_LONGEST))
+        by, reason = clean_line(str(told["by"])), clean_line(str(told["reason"]))
+        at = dt.datetime.fromisoformat(told["at"]).astimezone(dt.UTC)
+        return Wish(told["paused"] is True, by, reason, at)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return GO_ON
+
+
+def leave(home: Path, *, paused: bool, reason: str = "") -> None:
+    """Replace the last wish. Raises UserError if the home does not take it."""
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+    told = {"paused": paused, "by": _who(), "reason": clean_line(reason), "at": now}
+    try:
+        write_atomic(home / NAME, json.dumps(told).encode("ascii") + b"\n")
+    except OSError as error:
+        if not paused:
+            with contextlib.suppress(OSError):  # a full disk: no wish says to go on, too
+                (home / NAME).unlink(missing_ok=True)
+                return
+        raise UserError(f"{home / NAME} cannot be written: {error.strerror}.") from error
+
+
+def _who() -> str:
+    """The account and the machine or container it is on."""
+    try:
+        account = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container
+        account = f"user {os.getuid()}"
+    return clean_line(f"{account}@{socket.gethostname()}", 100)
+
+
+class HomeSurroundings:
+    """Implements `ports.Surroundings` for one home, and for the engine's folder where it can be seen."""
+
+    def __init__(self, home: Path, min_free_bytes: int, engine_root: Path | None = None) -> None:
+        self._home = home
+        self._min_free_bytes = min_free_bytes
+        self._folders = [home, *([engine_root] if engine_root else [])]
+
+    def wish(self) -> Wish:
+        return read(self._home)
+
+    def shortage(self, share: float = 1.0) -> str | None:
+        """See ports.Surroundings."""
+        needed = self._min_free_bytes * share
+        for folder in self._folders:
+            try:
+                free = shutil.disk_usage(folder).free
+            except OSError:  # the engine's, from inside a container
+                continue
+            if free < needed:
+                return (
+                    f"{folder} has {free / 1e9:.2f} GB of free disk and a run needs {needed / 1e9:.2f} GB: "
+                    "free some, or lower min_free_bytes."
+                )
+        return None

@@ -1,0 +1,267 @@
+"""The research git repository. Its history is the frontier's line: the base, then winning commits only.
+
+Commits are made with git's plumbing, from text the journal vouches for. The work tree is written for people
+and never read, so nothing that lies in it (attributes, filters, submodules, ignore files) can change what is
+committed. Nor does git read configuration: see `sealed_git`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from controller.core.errors import InfrastructureError, UserError, VerificationFailed
+from controller.core.untrusted import clean_line
+from controller.failpoints import reach
+from controller.files import PARTIAL, make_folder, write_atomic
+from controller.store.sealed_git import SealedGit
+
+_TAG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,99}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NOTHING = "0" * 40
+#: Left by a git that was killed, or by us. Whoever holds the home's lock is alone with the repository.
+_STALE = ("index.lock", "HEAD.lock", "refs/heads/**/*.lock", f".*{PARTIAL}")
+
+
+class GitRepository:
+    """Implements `ports.Repository`. `tag` names the effort's branch; `begin` sets it, too.
+
+    Every method raises InfrastructureError if git or the disk fails.
+    """
+
+    def __init__(self, path: Path, tag: str | None = None) -> None:
+        """Raises UserError for a tag that is no branch name, NotReady if git is not installed."""
+        self._path = path
+        self._branch = _branch(tag) if tag is not None else None
+        self._git = SealedGit(path)
+
+    def begin(self, tag: str, files: Mapping[str, str]) -> str:
+        """Create the branch with `files` as its first commit and return that commit.
+
+        Doing it twice gives the same commit. Raises UserError if the branch began with other files.
+        """
+        self._branch = _branch(tag)
+        self._initialise()
+        tree = self._tree({name: self._store(text) for name, text in files.items()})
+        head = self._resolve(self._branch)
+        if head is None:
+            base = self._commit_tree(tree, None, f"Begin {tag}\n")
+            reach("base-made")
+            self._move(base, _NOTHING)
+        else:
+            base, _ = self._log(head)[-1]
+            if self._resolve(f"{base}^{{tree}}") != tree:
+                raise UserError(
+                    f"The effort {tag} began with other files than these; choose another --tag and --home."
+                )
+        self.reset()
+        return base
+
+    def head(self) -> str:
+        """Full hash of the branch's last commit. Raises VerificationFailed if the branch is gone."""
+        head = self._resolve(self._reference)
+        if head is None:
+            raise VerificationFailed(
+                f"{self._path} has no branch {self._reference.removeprefix('refs/heads/')}"
+            )
+        return head
+
+    def read(self, commit: str, name: str) -> str:
+        """Text of one file at one commit. Raises VerificationFailed if there is no such file."""
+        blob = self.files(commit).get(name)
+        if blob is None:
+            raise VerificationFailed(f"commit {commit[:7]} has no file {name}")
+        return self.content(blob).decode("utf-8")
+
+    def commit(self, train_py: str, message: str, trailers: Mapping[str, str]) -> str:
+        """Commit a kept train.py on top of the branch and return the full hash.
+
+        Doing it twice for one `Experiment` trailer returns the same commit.
+        """
+        head = self.head()
+        if (commit := self._committed(head, trailers["Experiment"])) is not None:
+            return commit
+        tree = self._tree({**self.files(head), "train.py": self._store(train_py)})
+        subject = clean_line(message) or f"Experiment {trailers['Experiment']}"
+        lines = "".join(f"{key}: {clean_line(value)}\n" for key, value in trailers.items())
+        commit = self._commit_tree(tree, head, f"{subject}\n\n{lines}")
+        reach("commit-made")
+        self._move(commit, head)
+        reach("branch-moved")
+        self.reset()
+        return commit
+
+    def reset(self) -> None:
+        """Work tree and index are exactly the head of the branch afterwards, whatever they were before."""
+        try:
+            for pattern in _STALE:
+                for stale in (self._path / ".git").glob(pattern):
+                    stale.unlink()
+            files = {name: self.content(blob) for name, blob in self.files(self.head()).items()}
+            self._git.point_head(self._reference)
+            self._git.run("read-tree", self._reference)
+            reach("index-read")
+            _write_work_tree(self._path, files)
+        except OSError as error:
+            raise InfrastructureError(
+                f"The work tree {self._path} cannot be reset: {error.strerror}."
+            ) from error
+
+    def history(self) -> list[tuple[str, dict[str, str]]]:
+        """(commit, its trailers) of the whole branch, the base first."""
+        return self._log(self.head())[::-1]
+
+    def damage(self) -> str:
+        """What git finds wrong with its own objects; empty if nothing."""
+        try:
+            head = self._resolve(self._reference)
+            options = ("--full", "--strict", "--no-dangling", "--no-progress")
+            # From git 2.50 on it finds fault with references that lie behind a link.
+            self._git.run("fsck", *options, *([head] if head else []), references=False)
+        except InfrastructureError as error:
+            return str(error)
+        return ""
+
+    def files(self, commit: str) -> dict[str, str]:
+        """Name to blob of every file of a commit. Raises VerificationFailed if it is no commit of ours."""
+        if not _COMMIT.fullmatch(commit) or self._resolve(f"{commit}^{{commit}}") is None:
+            raise VerificationFailed(f"{clean_line(commit)!r} is no commit of {self._path}")
+        files = {}
+        listing = self._git.run("ls-tree", "-r", "-z", "--full-tree", commit).decode("utf-8")
+        for line in listing.split("\0")[:-1]:
+            (mode, _, blob), name = line.split("\t", 1)[0].split(" "), line.split("\t", 1)[1]
+            if mode != "100644" or "/" in name:
+                raise VerificationFailed(
+                    f"commit {commit[:7]} holds {clean_line(name)!r}, which is no plain file"
+                )
+            files[name] = blob
+        return files
+
+    def content(self, blob: str) -> bytes:
+        return self._git.run("cat-file", "blob", blob)
+
+    @property
+    def _reference(self) -> str:
+        if self._branch is None:
+            raise AssertionError("an effort has a tag before its repository is used")
+        return self._branch
+
+    def _initialise(self) -> None:
+        """Also finishes what was begun when we were killed."""
+        try:
+            make_folder(self._path)
+            self._git.initialise(self._reference)
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be created: {error.strerror}.") from error
+
+    def _store(self, text: str) -> str:
+        """Write a blob, byte for byte; return its hash."""
+        with _as_input(text) as file:
+            return self._made("hash-object", "-w", "--no-filters", "--stdin", stdin=file)
+
+    def _tree(self, blobs: Mapping[str, str]) -> str:
+        """Write a tree of plain files in an index of its own; return its hash."""
+        with tempfile.TemporaryDirectory() as folder:
+            index = Path(folder) / "index"
+            entries = [("--cacheinfo", f"100644,{blob},{name}") for name, blob in blobs.items()]
+            self._git.run("update-index", "--add", *itertools.chain(*entries), index=index)
+            return self._made("write-tree", index=index)
+
+    def _commit_tree(self, tree: str, parent: str | None, message: str) -> str:
+        parents = ("-p", parent) if parent else ()
+        with _as_input(message) as file:
+            return self._made("commit-tree", tree, *parents, "-F", "-", stdin=file)
+
+    def _made(self, *arguments: str, stdin: BinaryIO | None = None, index: Path | None = None) -> str:
+        """Hash of the object that git was told to write, durably."""
+        name = self._git.run(*arguments, stdin=stdin, index=index).decode().strip()
+        with _disk(self._path):
+            return self._git.sync_object(name)
+
+    def _move(self, commit: str, before: str) -> None:
+        """Have the branch end at another commit, durably."""
+        self._git.run("update-ref", self._reference, commit, before)
+        with _disk(self._path):
+            self._git.sync_reference(self._reference)
+
+    def _resolve(self, name: str) -> str | None:
+        found = self._git.run("rev-parse", "--verify", "--quiet", "--end-of-options", name, status=(0, 1))
+        return found.decode().strip() or None
+
+    def _committed(self, head: str, experiment: str) -> str | None:
+        """The commit of an experiment, if it was made already."""
+        (_, newest), *_ = self._log(head, "--no-walk")
+        if "Experiment" in newest and _number(newest["Experiment"]) < _number(experiment):
+            return None  # the usual case, at the same cost however many commits there are
+        found = (commit for commit, known in self._log(head) if known.get("Experiment") == experiment)
+        return next(found, None)
+
+    def _log(self, head: str, walk: str = "--topo-order") -> list[tuple[str, dict[str, str]]]:
+        """(commit, its trailers) of everything reachable from `head`, newest first."""
+        text = self._git.run("log", "-z", walk, "--no-color", "--format=%H%n%B", head)
+        entries = [entry.partition("\n") for entry in text.decode("utf-8", "replace").split("\0")[:-1]]
+        return [(commit, _trailers(message)) for commit, _, message in entries]
+
+
+@contextmanager
+def _as_input(text: str) -> Iterator[BinaryIO]:
+    """A file that git reads `text` from; an argument would go by the locale's encoding."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode("utf-8"))
+        file.seek(0)
+        yield file
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Raises InfrastructureError if the disk fails in here."""
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _branch(tag: str) -> str:
+    if not _TAG.fullmatch(tag) or tag.endswith(".lock"):
+        raise UserError(
+            f"The tag {clean_line(tag, 60)!r} is no branch name; "
+            "use up to 100 letters, digits, '-', '_' and '.'."
+        )
+    return f"refs/heads/autoresearch/{tag}"
+
+
+def _trailers(message: str) -> dict[str, str]:
+    """The `Key: value` lines of a message's last paragraph; its subject is never one of them."""
+    _, separator, paragraph = message.rstrip("\n").rpartition("\n\n")
+    lines = paragraph.split("\n") if separator else []
+    return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+def _number(experiment: str) -> int:
+    """Experiments are committed in their order; what is no number could stand anywhere."""
+    return int(experiment) if experiment.isdecimal() else -1
+
+
+def _write_work_tree(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Apart from .git, `folder` holds exactly `files` afterwards. Symlinks are removed, never followed."""
+    for entry in folder.iterdir():
+        if entry.name != ".git" and not _is_plain(entry, files.get(entry.name)):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    for name, content in files.items():
+        if not (folder / name).exists():
+            write_atomic(folder / name, content)
+
+
+def _is_plain(entry: Path, content: bytes | None) -> bool:
+    if content is None or entry.is_symlink() or not entry.is_file():
+        return False
+    return entry.stat().st_mode & 0o111 == 0 and entry.read_bytes() == content

@@ -1,0 +1,173 @@
+"""Keeps run logs and the texts of model calls within limits: the oldest go first, and the journal says so.
+
+The journal names the hash of everything it ever referred to and is never cut, so the chain stays whole and
+`verify` tells what was removed on record from what is missing. What a kept experiment ran is never removed,
+neither its log, nor any text that another line of the journal names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller.core.errors import InfrastructureError
+from controller.core.events import AnyEvent, Pruned, Record
+from controller.core.state import ResearchState
+from controller.failpoints import reach
+from controller.store import worker_log
+from controller.store.journal import NAME, blob_path
+from controller.store.runs import Runs
+
+_CALL = b'"event":"api_'
+_BLOB = re.compile(rb'"([0-9a-f]{64})"')
+#: Down to this share of the limit, so that not every experiment has something to remove.
+_LEAVE = 0.9
+
+
+class StorageConfig(BaseModel):
+    """How much of what only people read is kept. Null: all of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    log_bytes: Annotated[int, Field(ge=0)] | None = 20 * 1024**3
+    """Run logs of experiments that were not kept; the oldest are removed first."""
+    call_bytes: Annotated[int, Field(ge=0)] | None = 20 * 1024**3
+    """Requests to language models and their replies; the oldest are removed first."""
+
+
+class Storage:
+    """Looks at the files of one home when the state says that they may be too much, and only then.
+
+    The first look of a process is at all of them, or at the whole journal; from then on at what is new.
+    """
+
+    def __init__(self, home: Path, config: StorageConfig) -> None:
+        self._home = home
+        self._logs, self._calls = _Held(config.log_bytes), _Held(config.call_bytes)
+        self._experiments = self._without_logs = self._read = 0
+
+    def prune(self, state: ResearchState, record: Callable[[AnyEvent], Record]) -> None:
+        """Remove what is too much, after `record` has taken it down. Raises InfrastructureError.
+
+        To be called once before the next experiment is proposed: the last process may have died between its
+        record and the deed.
+        """
+        try:
+            if state.removing is not None:
+                self._remove(state.removing, state)
+            if self._logs.overfull(state.log_bytes):
+                self._measure_logs(state)
+                self._take(self._logs, "logs", state, record)
+            if self._calls.overfull(state.call_bytes):
+                self._measure_texts(state)
+                self._take(self._calls, "calls", state, record)
+        except OSError as error:
+            raise InfrastructureError(f"{self._home} cannot be tidied up: {error.strerror}.") from error
+
+    def _take(
+        self,
+        held: _Held,
+        what: Literal["logs", "calls"],
+        state: ResearchState,
+        record: Callable[[AnyEvent], Record],
+    ) -> None:
+        if due := held.take_oldest():
+            pruned = Pruned(what=what, before=due[0], bytes=due[1])
+            record(pruned)
+            self._remove(pruned, state)
+            reach("pruned-files-removed")
+
+    def _remove(self, pruned: Pruned, state: ResearchState) -> None:
+        if pruned.what == "logs":
+            self._remove_logs(pruned.before, state)
+        else:
+            self._remove_texts(pruned.before)
+
+    def _measure_logs(self, state: ResearchState) -> None:
+        for number in range(max(self._experiments, state.logs_pruned), len(state.finished)):
+            if number not in state.kept:
+                self._logs.add(number, sum(map(_size, self._files(number))))
+        self._experiments = len(state.finished)
+
+    def _measure_texts(self, state: ResearchState) -> None:
+        for line in self._lines(self._read):
+            self._read += len(line)
+            for call, name in _texts(line):
+                if call >= state.calls_pruned:
+                    self._calls.add(call, _size(blob_path(self._home, name)))
+
+    def _remove_logs(self, before: int, state: ResearchState) -> None:
+        for number in range(self._without_logs, before):
+            if number not in state.kept:
+                for path in self._files(number):
+                    path.unlink(missing_ok=True)
+        self._without_logs = before
+
+    def _remove_texts(self, before: int) -> None:
+        """Of calls with a lower number, except what another line of the journal names, too."""
+        doomed = {name for line in self._lines(0) for call, name in _texts(line) if call < before}
+        for line in self._lines(0):
+            if not any(call < before for call, _ in _texts(line)):
+                doomed.difference_update(name.decode() for name in _BLOB.findall(line))
+        for name in doomed:
+            blob_path(self._home, name).unlink(missing_ok=True)
+
+    def _lines(self, begin: int) -> Iterator[bytes]:
+        """Whole lines of the journal from a byte on; another thread may be writing the next one."""
+        with (self._home / NAME).open("rb") as file:
+            file.seek(begin)
+            yield from (line for line in file if line.endswith(b"\n"))
+
+    def _files(self, number: int) -> tuple[Path, Path]:
+        folder = Runs(self._home).folder(number)
+        return folder / "run.log", folder / worker_log.NAME
+
+
+class _Held:
+    """Sizes by number, oldest first, and their sum."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._sizes: deque[tuple[int, int]] = deque()
+        self._total = 0
+
+    def add(self, number: int, size: int) -> None:
+        self._sizes.append((number, size))
+        self._total += size
+
+    def overfull(self, size: int) -> bool:
+        """True if so many bytes would be too much."""
+        return self._limit is not None and size > self._limit
+
+    def take_oldest(self) -> tuple[int, int] | None:
+        """Take out what is too much: (number of the first that stays, bytes taken); None if all fits."""
+        if self._limit is None or not self.overfull(self._total):
+            return None
+        before, held = 0, self._total
+        while self._sizes and (self._total > self._limit * _LEAVE or self._sizes[0][0] < before):
+            number, size = self._sizes.popleft()
+            before = number + 1
+            self._total -= size
+        return before, held - self._total
+
+
+def _texts(line: bytes) -> list[tuple[int, str]]:
+    """(call, blob) of the request or reply that a line of the journal stands for."""
+    if _CALL not in line:
+        return []
+    content = json.loads(line)
+    data = content["data"] if content["event"] in ("api_requested", "api_answered") else {}
+    return [(data["call"], data[field]) for field in ("request_sha256", "reply_sha256") if field in data]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

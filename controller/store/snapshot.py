@@ -1,0 +1,221 @@
+"""Where the effort of a home stands, without reading every line of its journal again.
+
+`snapshot.json` is a projection: what `fold` gave up to one line, and where in audit.jsonl each experiment
+begins. It counts only if the journal up to that line is byte for byte what it was and the same code folds it;
+otherwise the journal is read from its beginning. Finished experiments are read from the journal when somebody
+asks for them, so neither a start nor the memory grows with their number. docs/decisions/snapshot.md says why.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from controller.core.errors import InfrastructureError, VerificationFailed
+from controller.core.events import Proposed, Record, SessionStarted
+from controller.core.experiment import Experiment
+from controller.core.sequences import Growing
+from controller.core.state import ResearchState, apply
+from controller.failpoints import reach
+from controller.files import write_atomic
+from controller.store.journal import BEGINNING, NAME, Position, read_from, read_lines
+
+SNAPSHOT = "snapshot.json"
+#: Experiments between two snapshots; at least so many stay in memory.
+EVERY = 200
+_CHUNK = 1024**2
+
+
+class _Prefix:
+    """Hashes ever longer beginnings of a file, each byte once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest, self._size = hashlib.sha256(), 0
+
+    def sha256(self, size: int) -> str:
+        """Of the first `size` bytes, or of all if there are fewer; never fewer than the last time.
+
+        Raises OSError.
+        """
+        with self._path.open("rb") as file:
+            file.seek(self._size)
+            while self._size < size and (chunk := file.read(min(size - self._size, _CHUNK))):
+                self._digest.update(chunk)
+                self._size += len(chunk)
+        return self._digest.copy().hexdigest()
+
+
+@dataclass
+class Archive:
+    """Finds what the journal says of one experiment. Safe to read from any thread."""
+
+    home: Path
+    position: Position = BEGINNING
+    """How far the journal has been read."""
+    experiments: list[int] = field(default_factory=list)
+    """By number: the byte of the journal at which the experiment's first line begins."""
+    sessions: list[int] = field(default_factory=list)
+    """The same of every SessionStarted."""
+    stored: int = 0
+    """How many experiments the snapshot on the disk knows."""
+
+    def __post_init__(self) -> None:
+        self.prefix = _Prefix(self.home / NAME)
+        self._forgotten = 0
+
+    def follow(self) -> Iterator[Record]:
+        """What was added since the last call. Raises VerificationFailed at a broken link."""
+        for record, end in read_from(self.home, self.position):
+            if isinstance(record.data, Proposed):
+                self.experiments.append(self.position.offset)
+            elif isinstance(record.data, SessionStarted):
+                self.sessions.append(self.position.offset)
+            self.position = end
+            yield record
+
+    def records(self, number: int) -> list[Record]:
+        """The lines of one experiment, oldest first. Raises VerificationFailed if one of them is damaged."""
+        return [record for record in self._until_the_next(number) if record.experiment == number]
+
+    def experiment(self, number: int) -> Experiment:
+        """An experiment as `fold` gives it. Raises VerificationFailed if its lines are damaged."""
+        state = ResearchState(experiments=Growing(first=number))
+        for record in self._until_the_next(number):
+            if record.experiment == number or isinstance(record.data, SessionStarted):
+                apply(state, record)
+        return state.experiments[number]
+
+    def forget(self, state: ResearchState) -> None:
+        """Keep the latest experiments of a state in memory only; the open one is always among them."""
+        # Now and then: dropping them one by one would copy the rest each time.
+        if state.next_number >= self._forgotten + 2 * EVERY:
+            self._forgotten = min(len(self.experiments), state.next_number) - EVERY
+            state.experiments.forget(self._forgotten, self.experiment)
+
+    def _until_the_next(self, number: int) -> Iterator[Record]:
+        """The session an experiment was proposed in, then every line up to the next experiment's first."""
+        begin = self.experiments[number]
+        if session := bisect.bisect(self.sessions, begin):
+            yield from read_lines(self.home, self.sessions[session - 1], self.sessions[session - 1] + 1)
+        last = number + 1 == len(self.experiments)
+        yield from read_lines(
+            self.home, begin, self.position.offset if last else self.experiments[number + 1]
+        )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The content of snapshot.json."""
+
+    code: str
+    """Fingerprint of the code that folded the state."""
+    journal: str
+    """sha256 of the journal up to `position`."""
+    position: Position
+    experiments: list[int]
+    sessions: list[int]
+    state: ResearchState
+
+
+_STORED = TypeAdapter(_Stored)
+
+
+def standing(home: Path) -> tuple[ResearchState, Archive]:
+    """Where an effort stands and where its past is. Reads only; raises VerificationFailed, OSError."""
+    state, archive = _load(home)
+    for record in archive.follow():
+        apply(state, record)
+        archive.forget(state)
+    return state, archive
+
+
+def contradicts(home: Path, state: ResearchState, archive: Archive) -> bool:
+    """True if `standing` tells something else than the whole journal, which `state` and `archive` came from.
+
+    A snapshot is vouched for by a hash over itself, and anybody can make one. Raises OSError.
+    """
+    try:
+        told, found = standing(home)
+    except (VerificationFailed, LookupError, ValueError):
+        return True  # the journal alone did not raise
+    if found.position != archive.position:
+        return False  # a controller is at work, and this one saw more of what it did
+    places = (found.experiments, found.sessions) == (archive.experiments, archive.sessions)
+    return not places or any(
+        getattr(told, part.name) != getattr(state, part.name)
+        for part in fields(ResearchState)
+        if part.name != "experiments"  # read from the journal, at the places just compared
+    )
+
+
+class Snapshot:
+    """Writes the snapshot of one home, as its loop goes on from what `standing` gave."""
+
+    def __init__(self, home: Path, archive: Archive) -> None:
+        self._path = home / SNAPSHOT
+        self._archive = archive
+
+    def publish(self, state: ResearchState) -> None:
+        """Write a snapshot if the last one is old. The state must stand at the journal's last line.
+
+        Raises InfrastructureError if the disk does not take it.
+        """
+        archive = self._archive
+        if state.next_number < archive.stored + EVERY:
+            return
+        for _ in archive.follow():
+            pass
+        stored = _Stored(
+            code=_fingerprint(),
+            journal=archive.prefix.sha256(archive.position.offset),
+            position=archive.position,
+            experiments=archive.experiments,
+            sessions=archive.sessions,
+            state=state,
+        )
+        content = _STORED.dump_json(stored, exclude={"state": {"experiments"}})
+        reach("snapshot-due")
+        try:
+            write_atomic(self._path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        except OSError as error:
+            raise InfrastructureError(f"{self._path} cannot be written: {error.strerror}.") from error
+        reach("snapshot-written")
+        archive.stored = state.next_number
+        archive.forget(state)
+
+
+def _load(home: Path) -> tuple[ResearchState, Archive]:
+    """What the snapshot holds if it can be believed; the beginning otherwise."""
+    nothing = ResearchState(), Archive(home)
+    try:
+        digest, _, content = (home / SNAPSHOT).read_bytes().partition(b"\n")
+        if digest != hashlib.sha256(content).hexdigest().encode():
+            return nothing
+        stored = _STORED.validate_json(content)
+        known = len(stored.experiments)
+        archive = Archive(home, stored.position, stored.experiments, stored.sessions, known)
+        if stored.code != _fingerprint() or stored.journal != archive.prefix.sha256(stored.position.offset):
+            return nothing
+    except (OSError, ValidationError):
+        return nothing
+    latest = max(known - 1, 0)
+    stored.state.experiments = Growing(map(archive.experiment, range(latest, known)), first=latest)
+    stored.state.experiments.forget(latest, archive.experiment)
+    return stored.state, archive
+
+
+@cache
+def _fingerprint() -> str:
+    """Changes with everything that decides what a journal adds up to."""
+    digest = hashlib.sha256()
+    core = Path(__file__).parents[1] / "core"
+    for path in (Path(__file__), *sorted(core.rglob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

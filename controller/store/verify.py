@@ -1,0 +1,316 @@
+"""`glovebox verify`: do journal, blobs, git, ledger and runs tell one story? Offline, read-only.
+
+The hash chain shows that no line of the journal was changed. That its end was not cut off shows in git, whose
+kept commits name the journal's head of their time. That verdicts follow from scores is computed again.
+Somebody who rewrites all of it together is not found; keep the head hash elsewhere if that matters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from controller.core.decision import decide
+from controller.core.errors import ImpossibleHistory, InfrastructureError, VerificationFailed
+from controller.core.events import (
+    AnyEvent,
+    ApiAnswered,
+    ApiFailed,
+    ApiRequested,
+    Decided,
+    Prepared,
+    ProposalRefused,
+    Proposed,
+    Pruned,
+    Record,
+    Rehearsed,
+)
+from controller.core.experiment import Experiment, Phase
+from controller.core.scoring.runlog import summary
+from controller.core.spending import ImpossibleCall
+from controller.core.state import ResearchState, apply
+from controller.core.untrusted import clean_line
+from controller.store import journal, ledger
+from controller.store import lock as home_lock
+from controller.store.repository import GitRepository
+from controller.store.runs import Runs, describe
+from controller.store.snapshot import SNAPSHOT, Archive, contradicts
+
+_PROBLEM_CHARACTERS = 1000
+_ROUNDING_USD = 1e-6
+"""Sums of money are not exact to the last bit."""
+
+
+@dataclass
+class _Pass:
+    """What one pass over the journal finds, line by line; its memory does not grow with the experiments."""
+
+    home: Path
+    pinned: str | None
+    """A head somebody kept elsewhere; None: nobody did."""
+    problems: list[str] = field(default_factory=list)
+    state: ResearchState = field(default_factory=ResearchState)
+    archive: Archive = field(init=False)
+    """How much of the journal was read."""
+    heads: dict[int, set[str]] = field(default_factory=dict)
+    """By kept experiment: the heads of the journal between its verdict and its commit."""
+
+    def __post_init__(self) -> None:
+        self.archive = Archive(self.home)
+
+    def read(self) -> None:
+        """Raises VerificationFailed where the chain breaks, ImpossibleHistory where the story does."""
+        archive = self.archive
+        found, pruned = self.pinned is None, _calls_pruned(self.home)
+        for record in archive.follow():
+            if isinstance(record.data, Decided):
+                self.problems.extend(_decide_again(record, record.data, self.state))
+            self.problems.extend(_spend_again(record, self.state))
+            try:
+                apply(self.state, record)
+            except (ImpossibleHistory, ImpossibleCall) as error:
+                raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
+            archive.forget(self.state)
+            self.problems.extend(_check_blobs(self.home, record, pruned))
+            if self.state.open is not None and self.state.open.phase is Phase.DECIDED:
+                self.heads.setdefault(self.state.open.number, set()).add(record.hash)
+            found = found or record.hash == self.pinned
+        size = (self.home / journal.NAME).stat().st_size
+        if torn := size - archive.position.offset:
+            where = f"{journal.NAME} line {archive.position.seq + 2}"
+            self.problems.append(f"{where} is torn after {torn} bytes; the next start cuts it off")
+        if not found:
+            self.problems.append(
+                f"{journal.NAME} never had the head {clean_line(str(self.pinned), 64)}: "
+                "lines were cut off its end, or it was written anew"
+            )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a verification came to."""
+
+    problems: list[str]
+    """Every contradiction found, one line each; empty if all agree."""
+    state: ResearchState
+    """Where the journal, and nothing else, leaves the effort; up to the first problem if it is broken."""
+
+
+def verify(home: Path, pinned: str | None = None) -> list[str]:
+    """The problems that `examine` finds."""
+    return examine(home, pinned).problems
+
+
+def examine(home: Path, pinned: str | None = None) -> Finding:
+    """Hold all that is in a home against each other. Raises NotReady without git.
+
+    `pinned` is a hash that the journal once had as its head, kept elsewhere.
+    """
+    told = _Pass(home, pinned)
+    problems = [clean_line(problem, _PROBLEM_CHARACTERS) for problem in _problems(told)]
+    return Finding(problems, told.state)
+
+
+def _problems(told: _Pass) -> list[str]:
+    home = told.home
+    if not (home / journal.NAME).is_file():
+        return [f"{journal.NAME} is missing"]
+    try:
+        told.read()
+    except (VerificationFailed, ImpossibleHistory) as error:
+        # What stands after a broken link is anybody's word; comparing more with it would only confuse.
+        return [str(error)]
+    at_work = home_lock.home_in_use(home)
+    return [
+        *told.problems,
+        *_check_snapshot(told),
+        *_check_runs(home, told.state, at_work),
+        *_check_ledger(home, told.state, at_work),
+        *_check_git(home, told, at_work),
+    ]
+
+
+def _check_snapshot(told: _Pass) -> Iterator[str]:
+    if contradicts(told.home, told.state, told.archive):
+        yield f"{SNAPSHOT} tells another story than {journal.NAME}; remove it, and no start believes it"
+
+
+def _decide_again(record: Record, event: Decided, state: ResearchState) -> Iterator[str]:
+    experiment, frontier = state.open, state.frontier
+    if experiment is None or frontier is None or experiment.outcome is None:
+        return  # apply() has the words for it
+    where = f"{journal.NAME} line {record.seq + 1}: experiment {event.experiment}"
+    if event.frontier_bpb != frontier.val_bpb:
+        yield f"{where} was measured against {event.frontier_bpb}, not the frontier"
+    try:
+        quarantined = experiment.quarantine.score if experiment.quarantine else None
+        again = decide(frontier, experiment.outcome, experiment.judgement, quarantined)
+    except ValueError as error:
+        yield f"{where} was decided too early: {error}"
+        return
+    if (again.verdict, again.cause) != (event.decision.verdict, event.decision.cause):
+        yield f"{where} was decided {event.decision.verdict}; by the rules it is {again.verdict}"
+
+
+def _calls_pruned(home: Path) -> int:
+    """Calls below this number lose their texts on record, further down in the journal."""
+    pruned = 0
+    with (home / journal.NAME).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(VerificationFailed):  # the pass over the chain names the line
+                if b'"event":"pruned"' in line:
+                    event = journal.parse_line(line.removesuffix(b"\n")).data
+                    if isinstance(event, Pruned) and event.what == "calls":
+                        pruned = event.before
+    return pruned
+
+
+def _check_blobs(home: Path, record: Record, calls_pruned: int) -> Iterator[str]:
+    for name in _blobs(record.data):
+        of_old_call = isinstance(record.data, ApiRequested | ApiAnswered) and record.data.call < calls_pruned
+        if of_old_call and not journal.blob_path(home, name).exists():
+            continue  # removed on record
+        try:
+            journal.read_blob(home, name)
+        except VerificationFailed as error:
+            yield f"{journal.NAME} line {record.seq + 1}: {error}"
+
+
+def _blobs(event: AnyEvent) -> tuple[str, ...]:
+    match event:
+        case Proposed():
+            return event.train_sha256, event.diff_sha256
+        case ProposalRefused() | Prepared() | Rehearsed():
+            return (event.train_sha256,)
+        case ApiRequested():
+            return (event.request_sha256,)
+        case ApiAnswered():
+            return (event.reply_sha256,)
+        case _:
+            return ()
+
+
+def _spend_again(record: Record, state: ResearchState) -> Iterator[str]:
+    """No request was sent that the limits of its session forbade, and none gave money or tokens back."""
+    where, event = f"{journal.NAME} line {record.seq + 1}", record.data
+    if isinstance(event, ApiRequested):
+        spending = state.spending
+        spent = {"dollars": spending.total, "dollars_per_day": spending.on(record.time[:10])}
+        for name, total in spent.items():
+            limit = state.limit(name)
+            if limit is not None and total.committed_usd + event.reserved_usd > limit + _ROUNDING_USD:
+                yield f"{where}: call {event.call} was sent beyond the limit limits.{name} of {limit:g}"
+        if event.reserved_usd < 0:
+            yield f"{where}: call {event.call} reserved less than nothing"
+    elif isinstance(event, ApiAnswered | ApiFailed) and (
+        event.cost_usd < 0 or min(event.usage.model_dump().values()) < 0
+    ):
+        yield f"{where}: call {event.call} cost or used less than nothing"
+
+
+def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
+    closing = len(state.finished) - 1 if at_work else None  # the last one may be being closed right now
+    for experiment in state.experiments:
+        number = experiment.number
+        if experiment.phase is Phase.DONE and number != closing:
+            pruned = number < state.logs_pruned and number not in state.kept
+            yield from _check_result(home, experiment, pruned)
+        if experiment.attempt == 0:
+            continue  # its folder is written just before the first attempt
+        folder, proposal = Runs(home).folder(experiment.number), experiment.proposal
+        for name, blob in (("train.py", proposal.train_sha256), ("change.diff", proposal.diff_sha256)):
+            path = folder / name
+            where = path.relative_to(home)
+            if path.is_symlink() or not path.is_file():
+                yield f"{where} is missing"
+            elif journal.sha256(path.read_bytes()) != blob:
+                yield f"{where} is not what the journal says ran"
+
+
+def _check_result(home: Path, experiment: Experiment, pruned: bool) -> Iterator[str]:
+    folder = Runs(home).folder(experiment.number)
+    description, log = folder / "experiment.json", folder / "run.log"
+    if not description.is_file():
+        yield f"{description.relative_to(home)} is missing"
+        return
+    if description.read_bytes() != describe(experiment):
+        yield f"{description.relative_to(home)} is not what the journal says"
+    outcome, decision = experiment.outcome, experiment.decision
+    if outcome is None or decision is None or not outcome.log_sha256:
+        return
+    if pruned and not log.exists():
+        return  # removed on record
+    section = summary(outcome, experiment.judgement, decision, frontier_bpb=experiment.frontier_bpb)
+    content = log.read_bytes() if log.is_file() else b""
+    printed = content.removesuffix(section.encode("utf-8", "replace"))
+    if printed == content or journal.sha256(printed) != outcome.log_sha256:
+        yield f"{log.relative_to(home)} is not what the run printed and the judge found"
+
+
+def _check_ledger(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
+    path = home / ledger.NAME
+    wanted = ledger.render(state).encode("utf-8").splitlines(keepends=True)
+    present = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, (row, due) in enumerate(zip(present, wanted, strict=False), start=1):
+        if row != due:
+            yield f"{ledger.NAME} line {number} is not what the journal says"
+    if len(present) > len(wanted):
+        yield f"{ledger.NAME} has {len(present) - len(wanted)} lines the journal knows nothing of"
+    # A controller at work journals first and writes the row a moment later.
+    if len(present) < len(wanted) - int(at_work):
+        yield f"{ledger.NAME} lacks {len(wanted) - len(present)} lines; the next start adds them"
+
+
+def _check_git(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
+    state = told.state
+    if state.tag is None:
+        return
+    repository = GitRepository(home / "repo", state.tag)
+    try:
+        if damage := repository.damage():
+            yield clean_line(damage, 500)
+        history = repository.history()
+        base, kept = history[0][0], history[1:]
+        if base != state.base_commit:
+            yield f"repo: the branch begins with {base[:7]}, not with {str(state.base_commit)[:7]}"
+            return
+        expected = [state.experiments[number] for number in told.heads]
+        expected = [experiment for experiment in expected if experiment.commit is not None]
+        pending = state.open
+        if pending is not None and pending.phase is Phase.DECIDED and len(kept) == len(expected) + 1:
+            expected.append(pending)  # committed, and about to be journalled as such
+        elif len(kept) != len(expected) and not (at_work and len(kept) > len(expected)):
+            yield f"repo: the branch has {len(kept)} commits after its base, the journal {len(expected)}"
+        for experiment, (commit, trailers) in zip(expected, kept, strict=False):
+            heads = told.heads[experiment.number]
+            yield from _check_commit(repository, base, experiment, commit, trailers, heads)
+    except (VerificationFailed, InfrastructureError) as error:
+        yield f"repo: {clean_line(str(error), 500)}"
+
+
+def _check_commit(
+    repository: GitRepository,
+    base: str,
+    experiment: Experiment,
+    commit: str,
+    trailers: dict[str, str],
+    heads: set[str],
+) -> Iterator[str]:
+    where = f"repo: commit {commit[:7]}"
+    if experiment.commit not in (None, commit):
+        yield f"{where} stands where the journal has {str(experiment.commit)[:7]}"
+    if trailers.get("Experiment") != str(experiment.number):
+        yield f"{where} is not of experiment {experiment.number}"
+    if experiment.score and trailers.get("Val-Bpb") != f"{experiment.score.val_bpb:.6f}":
+        yield f"{where} claims another score than the journal"
+    if trailers.get("Journal") not in heads:
+        yield f"{where} was made from a journal that is not this one: lines are missing"
+    files, unchanged = repository.files(commit), repository.files(base)
+    blob = files.pop("train.py", "")
+    unchanged.pop("train.py", None)
+    if files != unchanged:
+        yield f"{where} changes more than train.py"
+    if not blob or journal.sha256(repository.content(blob)) != experiment.proposal.train_sha256:
+        yield f"{where} holds another train.py than the one that ran"

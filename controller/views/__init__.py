@@ -1,0 +1,1 @@
+"""The state in words, JSON, tables, a report and charts."""

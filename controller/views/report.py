@@ -1,0 +1,341 @@
+"""The account of an effort: `report.md` and two pictures, from the journal alone.
+
+The same journal gives the same report. Everything an agent or a run wrote is escaped, so that it stays text
+wherever the Markdown is rendered.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from controller.core.errors import UserError
+from controller.core.events import (
+    AgentFailed,
+    AgentReturned,
+    ApiFailed,
+    PreparationDropped,
+    ProposalRefused,
+    Record,
+    Rehearsed,
+    SessionStarted,
+    Voided,
+)
+from controller.core.experiment import Experiment
+from controller.core.state import ResearchState, fold
+from controller.core.untrusted import clean_line
+from controller.core.values import Provenance, Verdict
+from controller.files import drop_link
+from controller.views import chart, costs
+from controller.views.facts import effect, marks
+
+REPORT, PICTURE, OVERFITTING = "report.md", "progress.png", "holdout.png"
+
+_NEAR_MISSES = 5
+_COMMIT = 7
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$#]|://|www\.|(?<![^\W_])_|_(?![^\W_])")
+
+
+def write(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write the files and return their paths. Raises UserError if the folder cannot be written."""
+    state = fold(records)
+    report, picture, overfitting = folder / REPORT, folder / PICTURE, folder / OVERFITTING
+    kept = _both_scores(state)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (report, picture, overfitting):
+            drop_link(path)
+        chart.draw(state, picture)
+        if kept:
+            chart.draw_holdout(kept, state.finished[-1].number, overfitting)
+        report.write_text(render(records, state), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from error
+    return [report, picture, *([overfitting] if kept else [])]
+
+
+def render(records: Sequence[Record], state: ResearchState) -> str:
+    """The account as Markdown."""
+    sections = [
+        _summary(records, state),
+        _picture(),
+        _kept(state),
+        _holdout(state),
+        _near_misses(state),
+        _odd(state),
+        _failures(records, state),
+        _cost(records, state),
+        _agent(records, state),
+        _time(records, state),
+        _provenance(records),
+    ]
+    return "\n\n".join("\n".join(section) for section in map(list, sections) if section) + "\n"
+
+
+def escape(text: str, limit: int = 200) -> str:
+    """One line of Markdown that renders as the cleaned text itself: no markup, no link, no new cell."""
+    return _SPECIAL.sub(
+        lambda match: "\\" + match[0] if match[0] != "www." else "www\\.", clean_line(text, limit)
+    )
+
+
+def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    yield f"# autoresearch/{escape(state.tag or 'nothing yet')}"
+    yield ""
+    agents = list(dict.fromkeys(r.data.agent for r in records if isinstance(r.data, SessionStarted)))
+    if records:
+        by = f" by {', '.join(map(escape, agents))}" if agents else ""
+        yield f"From {_moment(records[0].time)} to {_moment(records[-1].time)}{by}."
+    counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
+    yield f"{len(state.finished)} experiments: {counts}."
+    if state.open:
+        yield f"Experiment {state.open.number} is open ({state.open.phase})."
+    kept = _verdicts(state, Verdict.KEEP)
+    if kept and kept[0].score and kept[-1].score:
+        first, best = kept[0].score.val_bpb, kept[-1].score.val_bpb
+        yield ""
+        yield (
+            f"**Best: {best:.6f} bits per byte** (experiment {kept[-1].number}, commit "
+            f"`{_short(kept[-1])}`); baseline {first:.6f}; "
+            f"change {best - first:+.6f} ({_percent(best - first, first)})."
+        )
+        yield "Each score is one run; how much of a small difference is chance was not measured."
+
+
+def _picture() -> Iterator[str]:
+    yield f"![Every experiment, and the best score so far as a staircase]({PICTURE})"
+
+
+def _kept(state: ResearchState) -> Iterator[str]:
+    yield "## What was kept"
+    yield ""
+    yield "| # | commit | val_bpb | effect | of the baseline | description |"
+    yield "|--:|---|--:|--:|--:|---|"
+    kept = _verdicts(state, Verdict.KEEP)
+    baseline = kept[0].score.val_bpb if kept and kept[0].score else 0.0
+    for experiment in kept:
+        change = effect(experiment)
+        gain, share = (f"{change:+.6f}", _percent(change, baseline)) if change is not None else ("", "")
+        yield (
+            f"| {experiment.number} | `{_short(experiment)}` | {_bpb(experiment)} | {gain} | {share} "
+            f"| {_description(experiment)} |"
+        )
+
+
+def _both_scores(state: ResearchState) -> list[tuple[int, float, float, float]]:
+    """Number, val_bpb, the same on fresh rows, and the standard error of that, of every kept experiment."""
+    return [
+        (experiment.number, score.val_bpb, score.on_fresh_rows, score.fresh.fresh_error)
+        for experiment in _verdicts(state, Verdict.KEEP)
+        if (score := experiment.score) and score.fresh and score.on_fresh_rows is not None
+    ]
+
+
+def _holdout(state: ResearchState) -> Iterator[str]:
+    """Scored rows against fresh ones: a gap that opens means the effort fits the scored rows."""
+    rows = _both_scores(state)
+    if not rows:
+        return
+    yield "## Validation and hold-out"
+    yield ""
+    yield (
+        "The hold-out are rows that no worker was given before, other ones in each scoring; the figure is "
+        "what the score would be on them if they were as difficult as the scored rows. Nothing is chosen by "
+        "it. A gap that widens by more than its error means fitting the scored rows."
+    )
+    yield ""
+    yield f"![What validation and hold-out score gained since the first keep]({OVERFITTING})"
+    yield ""
+    yield "| # | val_bpb | on fresh rows | gap | standard error |"
+    yield "|--:|--:|--:|--:|--:|"
+    for number, validation, holdout, error in rows:
+        yield f"| {number} | {validation:.6f} | {holdout:.4f} | {holdout - validation:+.4f} | {error:.4f} |"
+
+
+def _near_misses(state: ResearchState) -> Iterator[str]:
+    discarded = [e for e in _verdicts(state, Verdict.DISCARD) if effect(e) is not None]
+    if not discarded:
+        return
+    yield "## Near misses"
+    yield ""
+    yield "| # | val_bpb | short by | description |"
+    yield "|--:|--:|--:|---|"
+    for experiment in sorted(discarded, key=lambda e: effect(e) or 0.0)[:_NEAR_MISSES]:
+        short = f"{effect(experiment) or 0.0:.6f}"
+        yield f"| {experiment.number} | {_bpb(experiment)} | {short} | {_description(experiment)} |"
+
+
+def _odd(state: ResearchState) -> Iterator[str]:
+    """Scores that were measured twice, runs that said something else about themselves, runs that count
+    although they were disturbed."""
+    odd = [experiment for experiment in state.finished if marks(experiment)]
+    if not odd:
+        return
+    yield "## Odd scores"
+    yield ""
+    yield "| # | val_bpb | first score | claimed | why it is here | verdict |"
+    yield "|--:|--:|--:|--:|---|---|"
+    for experiment in odd:
+        quarantine, mismatch = experiment.quarantine, experiment.claim_mismatch
+        first = f"{quarantine.score.val_bpb:.6f}" if quarantine else ""
+        claimed = f"{mismatch.claim:.6f}" if mismatch else ""
+        yield (
+            f"| {experiment.number} | {_bpb(experiment)} | {first} | {claimed} "
+            f"| {', '.join(marks(experiment))} | {experiment.verdict} |"
+        )
+
+
+def _failures(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    failed = Counter(
+        (str(experiment.verdict), str(experiment.cause))
+        for experiment in state.finished
+        if experiment.verdict in (Verdict.CRASH, Verdict.REJECT)
+    )
+    refused = Counter(r.data.cause for r in records if isinstance(r.data, ProposalRefused))
+    voided = Counter(r.data.cause for r in records if isinstance(r.data, Voided))
+    if not failed and not refused and not voided:
+        return
+    yield "## What failed"
+    yield ""
+    yield "| verdict | cause | how often |"
+    yield "|---|---|--:|"
+    for (verdict, cause), count in failed.most_common():
+        yield f"| {verdict} | {cause} | {count} |"
+    for cause, count in refused.most_common():
+        yield f"| refused before it ran | {escape(cause)} | {count} |"
+    for void, count in voided.most_common():
+        yield f"| void, repeated | {void} | {count} |"
+
+
+def _cost(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    """Requests, tokens and dollars, in total and by UTC day."""
+    total = state.spending.total
+    if not total.calls:
+        return
+    failed = sum(isinstance(record.data, ApiFailed) for record in records)
+    yield "## What it cost"
+    yield ""
+    yield f"{costs.money(total)} for {total.calls} requests to a language model, {failed} of them failed."
+    proposed = [e for e in state.experiments if state.spending.of(e.number).calls and not _stood_in(e)]
+    if proposed:
+        yield f"Experiments that came of them: {len(proposed)}, ${total.usd / len(proposed):.2f} for each."
+    if state.spending.open:
+        yield f"{len(state.spending.open)} have no end on record and are counted with the most they can cost."
+    yield ""
+    yield "| | requests | tokens in | from the cache | tokens out | dollars |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name, spent in (*sorted(state.spending.by_day.items()), ("all", total)):
+        share = costs.cache_share(spent.usage)
+        yield (
+            f"| {name} | {spent.calls} | {costs.tokens_in(spent.usage):,} "
+            f"| {f'{share:.0%}' if share is not None else ''} | {spent.usage.output_tokens:,} "
+            f"| {spent.committed_usd:.2f} |"
+        )
+
+
+def _agent(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    """How often the agent could not be reached, what was rehearsed and what prepared in vain."""
+    events = [record.data for record in records]
+    away = [event.seconds for event in events if isinstance(event, AgentReturned)]
+    rows: dict[str, int | str] = {
+        "absences": len(away) + (state.absence is not None),
+        "time away, the present absence not counted": _duration(sum(away)) if away else 0,
+        "experiments by an understudy": sum(_stood_in(experiment) for experiment in state.experiments),
+        "conversations without a proposal": sum(isinstance(event, AgentFailed) for event in events),
+        "prepared proposals dropped": sum(isinstance(event, PreparationDropped) for event in events),
+    }
+    rehearsed = Counter(event.result for event in events if isinstance(event, Rehearsed))
+    rows |= {f"rehearsals {result}": count for result, count in sorted(rehearsed.items())}
+    if not any(rows.values()):
+        return
+    yield "## The agent at work"
+    yield ""
+    yield "| | |"
+    yield "|---|--:|"
+    for name, value in rows.items():
+        if value:
+            yield f"| {name} | {value} |"
+
+
+def _stood_in(experiment: Experiment) -> bool:
+    return experiment.proposal.stands_in_for is not None
+
+
+def _time(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    if not records:
+        return
+    span = (_parse(records[-1].time) - _parse(records[0].time)).total_seconds()
+    training = sum(e.outcome.seconds for e in state.experiments if e.outcome)
+    scoring = sum(e.score.seconds for e in state.experiments if e.score)
+    yield "## Where the time went"
+    yield ""
+    yield "| | time | share |"
+    yield "|---|--:|--:|"
+    rows = {
+        "training": training,
+        "scoring": scoring,
+        "everything else, pauses included": max(span - training - scoring, 0.0),
+        "first to last entry of the journal": span,
+    }
+    for name, seconds in rows.items():
+        yield f"| {name} | {_duration(seconds)} | {seconds / span if span else 0:.0%} |"
+
+
+def _provenance(records: Sequence[Record]) -> Iterator[str]:
+    """What ran, with every value a field ever had: two of them mean that scores may not compare."""
+    sessions = [record.data for record in records if isinstance(record.data, SessionStarted)]
+    if not sessions:
+        return
+    yield "## What ran"
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| budget | {_values([f'{session.budget_seconds:g} s' for session in sessions])} |"
+    for name in Provenance.model_fields:
+        values = [str(getattr(session.provenance, name)) for session in sessions]
+        if any(values):
+            yield f"| {name} | {_values(values)} |"
+    yield f"| sessions | {len(sessions)} |"
+    yield f"| journal | {len(records)} entries, head `{records[-1].hash}` |"
+
+
+def _values(values: Sequence[str]) -> str:
+    return " → ".join(escape(value) or "none" for value in dict.fromkeys(values))
+
+
+def _verdicts(state: ResearchState, verdict: Verdict) -> list[Experiment]:
+    return [experiment for experiment in state.finished if experiment.verdict is verdict]
+
+
+def _bpb(experiment: Experiment) -> str:
+    return f"{experiment.score.val_bpb:.6f}" if experiment.score else ""
+
+
+def _short(experiment: Experiment) -> str:
+    """The beginning of its commit's hash, fit to stand between backticks."""
+    return re.sub(r"[`|\\]", "'", clean_line(experiment.commit or "")[:_COMMIT]) or "none"
+
+
+def _description(experiment: Experiment) -> str:
+    return escape(experiment.description)
+
+
+def _percent(change: float, whole: float) -> str:
+    return f"{change / whole:+.2%}" if whole else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _parse(time: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(time)
+
+
+def _moment(time: str) -> str:
+    return f"{_parse(time):%Y-%m-%d %H:%M:%S} UTC"

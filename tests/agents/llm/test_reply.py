@@ -1,0 +1,268 @@
+"""Putting a reply together from its stream, whatever comes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.agents.llm.reply import Nonsense, Reply
+from controller.core.values import Usage
+from tests.support.messages_server import stream_events
+
+MESSAGE: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [
+        {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
+        {"type": "text", "text": "so"},
+        {"type": "tool_use", "id": "t1", "name": "submit", "input": {"a": "x" * 100, "b": [1, None]}},
+    ],
+    "stop_reason": "tool_use",
+    "stop_sequence": None,
+    "usage": {
+        "input_tokens": 10,
+        "cache_read_input_tokens": 20,
+        "cache_creation_input_tokens": 30,
+        "cache_creation": {"ephemeral_1h_input_tokens": 25, "ephemeral_5m_input_tokens": 5},
+        "output_tokens": 40,
+    },
+}
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def read(events: list[tuple[str, dict[str, Any]]]) -> Reply:
+    reply = Reply()
+    for _, data in events:
+        reply.add(data)
+    return reply
+
+
+def taken(message: Any) -> Reply:
+    reply = Reply()
+    reply.take(message)
+    return reply
+
+
+@pytest.mark.parametrize("reply", [read(stream_events(MESSAGE)), taken(MESSAGE)], ids=["stream", "one piece"])
+def test_a_whole_reply(reply: Reply) -> None:
+    assert reply.complete and reply.stop_reason == "tool_use"
+    assert reply.content == MESSAGE["content"]
+    assert [(use.name, use.input, use.problem) for use in reply.tool_uses] == [
+        ("submit", {"a": "x" * 100, "b": [1, None]}, "")
+    ]
+    assert reply.usage == Usage(
+        input_tokens=10,
+        cache_write_tokens=30,
+        cache_write_hour_tokens=25,
+        cache_read_tokens=20,
+        output_tokens=40,
+    )
+
+
+@pytest.mark.parametrize("length", range(1, len(stream_events(MESSAGE))))
+def test_no_beginning_of_a_reply_is_taken_for_all_of_it(length: int) -> None:
+    reply = read(stream_events(MESSAGE)[:length])
+    assert reply.started and not reply.complete
+    assert reply.usage.input_tokens == 10
+
+
+def test_what_the_model_had_not_finished_is_not_quoted() -> None:
+    reply = Reply()
+    reply.add({"type": "message_start", "message": {}})
+    reply.add(
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}
+    )
+    reply.add({"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": " "}})
+    assert reply.content == []
+
+
+WORDS = [
+    *(
+        "type",
+        "index",
+        "message",
+        "usage",
+        "content",
+        "content_block",
+        "delta",
+        "text",
+        "thinking",
+        "signature",
+    ),
+    *(
+        "partial_json",
+        "id",
+        "name",
+        "input",
+        "stop_reason",
+        "input_tokens",
+        "output_tokens",
+        "cache_creation",
+    ),
+    *("cache_read_input_tokens", "cache_creation_input_tokens", "ephemeral_1h_input_tokens"),
+]
+EVENTS = [
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(EVENTS), st.dictionaries(st.text(max_size=12), json_values, max_size=4))
+    )
+)
+def test_nonsense_is_called_so(events: list[tuple[str, dict[str, Any]]]) -> None:
+    reply = Reply()
+    for name, data in events:
+        try:
+            reply.add({**data, "type": name})
+        except Nonsense:
+            return
+    assert not reply.complete
+
+
+# The words of the protocol in any order, so that what is nonsense looks like a reply for as long as possible.
+any_text = st.text(st.characters(exclude_categories=()), max_size=5)
+hostile_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=8,
+)
+blocks = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "thinking", "tool_use", "other"])},
+    optional={name: any_text | hostile_values for name in ("text", "thinking", "id", "name", "input", "x")},
+)
+deltas = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text_delta", "thinking_delta", "signature_delta", "input_json_delta"])},
+    optional={
+        name: any_text | hostile_values for name in ("text", "thinking", "signature", "partial_json", "x")
+    },
+)
+usages = st.dictionaries(st.sampled_from(WORDS), hostile_values, max_size=4)
+indices = st.integers(0, 2) | hostile_values
+hostile_events = st.one_of(
+    st.fixed_dictionaries(
+        {"type": st.just("message_start"), "message": st.fixed_dictionaries({"usage": usages})}
+    ),
+    st.fixed_dictionaries(
+        {"type": st.just("content_block_start"), "index": indices, "content_block": blocks}
+    ),
+    st.fixed_dictionaries({"type": st.just("content_block_delta"), "index": indices, "delta": deltas}),
+    st.fixed_dictionaries({"type": st.just("content_block_stop"), "index": indices}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("message_delta"),
+            "delta": st.fixed_dictionaries({"stop_reason": any_text | hostile_values}),
+            "usage": usages,
+        }
+    ),
+    st.dictionaries(st.sampled_from(WORDS), hostile_values, max_size=4),
+)
+
+
+@given(st.lists(hostile_events, max_size=8))
+def test_what_is_not_called_nonsense_can_be_worked_with(events: list[dict[str, Any]]) -> None:
+    reply = Reply()
+    for event in events:
+        try:
+            reply.add(event)
+        except Nonsense:
+            break
+    can_be_worked_with(reply)
+
+
+@given(st.fixed_dictionaries({"content": st.lists(blocks, max_size=3), "usage": usages}))
+def test_a_message_in_one_piece_that_is_not_called_nonsense_can_be_worked_with(
+    message: dict[str, Any],
+) -> None:
+    reply = Reply()
+    with contextlib.suppress(Nonsense):
+        reply.take(message)
+    can_be_worked_with(reply)
+
+
+def can_be_worked_with(reply: Reply) -> None:
+    json.dumps(reply.content, ensure_ascii=False).encode("utf-8")
+    json.loads(reply.record())
+    for use in reply.tool_uses:
+        f"{use.id} {use.name}".encode()
+        json.dumps(use.input, ensure_ascii=False).encode("utf-8")
+    assert all(0 <= count < 1 << 41 for count in reply.usage.model_dump().values())
+
+
+@pytest.mark.parametrize("depth", [100, 400, 900])
+def test_what_is_nested_too_deeply_is_nonsense(depth: int) -> None:
+    nested: Any = "x"
+    for _ in range(depth):
+        nested = [nested]
+    for event in (
+        {"type": "message_start", "message": {"x": nested}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "x": nested}},
+    ):
+        with pytest.raises(Nonsense):
+            Reply().add(event)
+    reply = Reply()
+    call = {"type": "tool_use", "id": "t", "name": "submit"}
+    reply.add({"type": "content_block_start", "index": 0, "content_block": call})
+    text = json.dumps({"description": nested})
+    reply.add(
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "input_json_delta", "partial_json": text},
+        }
+    )
+    reply.add({"type": "content_block_stop", "index": 0})
+    [use] = reply.tool_uses
+    assert use.input == {} and "no JSON" in use.problem
+    json.loads(reply.record())
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        [],
+        "text",
+        {},
+        {"type": "message_start"},
+        {"type": "message_start", "message": {"usage": 5}},
+        {"type": "content_block_start", "index": "x", "content_block": {}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": 3}},
+        {"type": "content_block_delta", "index": 7, "delta": {"type": "text_delta", "text": "x"}},
+        {"type": "message_delta", "delta": None},
+    ],
+)
+def test_an_event_that_is_none(event: object) -> None:
+    with pytest.raises(Nonsense):
+        Reply().add(event)
+
+
+@given(message=json_values)
+def test_a_message_that_is_none(message: object) -> None:
+    with pytest.raises(Nonsense):
+        taken(message)
+
+
+def test_events_and_blocks_of_a_later_day_are_passed_over() -> None:
+    reply = Reply()
+    reply.add({"type": "something_new", "x": 1})
+    reply.add({"type": "content_block_start", "index": 0, "content_block": {"type": "new_block", "x": 1}})
+    reply.add({"type": "content_block_delta", "index": 0, "delta": {"type": "new_delta"}})
+    reply.add({"type": "content_block_stop", "index": 0})
+    assert reply.content == [{"type": "new_block", "x": 1}]

@@ -1,0 +1,92 @@
+"""Where experiments run, asked of the real engine: without a GPU, and with stand-ins for one in the image.
+
+The engine's runtime `nvidia` may be an alias of runc. Then an image with a program called nvidia-smi looks
+like a machine with a GPU, and torch in it is what it is: built without CUDA. Torch on a GPU is a stand-in,
+too: an image whose `python` prints what the probe would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.app.device import Device, resolve_device
+from controller.core.containers.config import SandboxConfig
+from controller.core.errors import NotReady
+from controller.settings import Settings
+from tests.sandbox.conftest import Bench, image_with
+from tests.sandbox.stand_ins import NVIDIA_SMI, PYTHON
+
+pytestmark = pytest.mark.engine
+
+Resolve = Callable[..., Device]
+
+
+@pytest.fixture(scope="module")
+def without_cuda() -> Iterator[str]:
+    with image_with(nvidia_smi=NVIDIA_SMI) as tag:
+        yield tag
+
+
+@pytest.fixture(scope="module")
+def with_cuda() -> Iterator[str]:
+    with image_with(nvidia_smi=NVIDIA_SMI, python=PYTHON) as tag:
+        yield tag
+
+
+@pytest.fixture
+def resolve(bench: Bench) -> Resolve:
+    """Settings of SandboxConfig can be overridden."""
+
+    def ask(device: str = "auto", **sandbox: object) -> Device:
+        containers = SandboxConfig.model_validate({"empty_caches": False, **sandbox})
+        return resolve_device(Settings(home=bench.home, device=device, sandbox=containers))  # type: ignore[arg-type]
+
+    return ask
+
+
+NO_GPU = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+
+
+@NO_GPU
+@pytest.mark.parametrize("access", ["cdi", "device-request", "runtime"])
+def test_a_gpu_that_is_not_there(resolve: Resolve, access: str) -> None:
+    with pytest.raises(NotReady, match=r"NVIDIA|sandbox\.runtime"):
+        resolve("gpu", gpu_access=access)
+    found = resolve("auto", gpu_access=access)
+    assert (found.scale, found.name, found.sandbox.gpu) == ("cpu", "cpu", ())
+    assert found.sentence().startswith("cpu; no GPU: The engine ")
+    assert resolve("cpu", gpu_access=access).sentence() == "cpu"
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_a_gpu_and_an_image_whose_torch_knows_none(resolve: Resolve, without_cuda: str, device: str) -> None:
+    """It must not train on the CPU without a word."""
+    with pytest.raises(NotReady, match=r"PyTorch was built without CUDA.*NVIDIA Stand-in.*GLOVEBOX_VARIANT"):
+        resolve(device, image=without_cuda, gpu_access="runtime")
+    assert resolve("cpu", image=without_cuda, gpu_access="runtime").name == "cpu"
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_a_gpu_that_is_lost(resolve: Resolve, without_cuda: str, device: str) -> None:
+    with pytest.raises(NotReady, match=r"The GPU was lost.*Xid"):
+        resolve(device, image=without_cuda, gpu_access="runtime", gpu=["lost"])
+
+
+def test_a_gpu_on_which_torch_has_calculated(resolve: Resolve, with_cuda: str) -> None:
+    found = resolve(image=with_cuda, gpu_access="runtime")
+    assert (found.scale, found.name, found.sandbox.gpu) == ("gpu", "NVIDIA Stand-in", ("0",))
+    assert found.gpu is not None and (found.gpu.capability, found.gpu.cuda) == ("8.9", "13.0")
+    assert found.notes == ("2 GPUs of a kind, GPU 0 is used; set sandbox.gpu to choose",)
+    assert resolve(image=with_cuda, gpu_access="runtime", gpu=["1"]).sandbox.gpu == ("1",)
+    with pytest.raises(NotReady, match="There is no GPU '7' here"):
+        resolve(image=with_cuda, gpu_access="runtime", gpu=["7"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="this machine has no GPU")
+def test_the_gpu_of_this_machine(resolve: Resolve) -> None:
+    found = resolve("gpu")
+    assert found.gpu is not None and found.gpu.driver[0].isdigit() and found.gpu.free_bytes > 0

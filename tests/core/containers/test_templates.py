@@ -1,0 +1,127 @@
+"""A runner makes of an order what its caller expects, if and only if both have the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.core.containers import domain_specs as containers
+from controller.core.containers import templates, volumes
+from controller.core.containers.config import SealedConfig
+from controller.core.containers.names import Place
+from controller.core.containers.orders import VOLUMES, Item, Order
+from controller.core.containers.spec import ContainerSpec
+from controller.core.containers.templates import Files, Templates
+from controller.core.containers.volumes import EXCHANGES, VolumeSpec
+from controller.core.scoring.config import JudgeConfig
+
+HOME = Path("/srv/home")
+PLACE = Place(HOME, "42", 3)
+CONFIG = SealedConfig(seccomp="{}")
+FILES = Files(HOME / "runner" / "harness" / "abc", HOME / "data", HOME / "runner" / "train")
+TRAIN = HOME / "runs" / "000042" / "train.py"
+JUDGING = JudgeConfig()
+TEMPLATES = Templates(CONFIG, HOME, FILES, JUDGING, budget_seconds=300.0, rehearsal_seconds=120.0)
+
+
+def expected() -> list[ContainerSpec]:
+    """What the adapters describe when they have a runner."""
+    return [
+        containers.holder(CONFIG, PLACE, 300.0),
+        templates.trainer(CONFIG, PLACE, FILES, train=TRAIN, budget_seconds=300.0),
+        *(templates.worker(CONFIG, PLACE, FILES, JUDGING, names, train=TRAIN) for names in EXCHANGES),
+        templates.judge(CONFIG, PLACE, FILES, JUDGING, draw=None, seed=7, row_tokens=256),
+        templates.rehearsal(CONFIG, Place(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0),
+        templates.telemetry(CONFIG, Place(HOME, "slot"), 300.0),
+    ]
+
+
+def expected_volumes() -> list[VolumeSpec]:
+    seconds = templates.exchange_seconds(CONFIG, JUDGING)
+    pairs = [volumes.exchange(CONFIG, PLACE, names, seconds) for names in EXCHANGES]
+    return [volumes.workspace(CONFIG, PLACE, 300.0), *(volume for pair in pairs for volume in pair)]
+
+
+def order_of(spec: ContainerSpec | VolumeSpec) -> Order:
+    assert spec.order is not None
+    return spec.order
+
+
+@pytest.mark.parametrize("spec", expected(), ids=lambda spec: spec.order.item)
+def test_a_runner_makes_the_container_its_caller_expects(spec: ContainerSpec) -> None:
+    made = TEMPLATES.container(order_of(spec), lambda: 256)
+    assert made.digest() == spec.digest()
+    assert (made.name, made.order) == (spec.name, spec.order)
+
+
+@pytest.mark.parametrize("spec", expected_volumes(), ids=lambda spec: spec.order.item)
+def test_a_runner_makes_the_volume_its_caller_expects(spec: VolumeSpec) -> None:
+    assert TEMPLATES.volume(order_of(spec)) == spec
+
+
+def test_there_is_an_order_for_everything() -> None:
+    containers, volumes = map(order_of, expected()), map(order_of, expected_volumes())
+    assert {order.item for order in (*containers, *volumes)} == set(Item)
+
+
+CHANGES: list[tuple[dict[str, Any], set[Item]]] = [
+    ({"budget_seconds": 301.0}, {Item.TRAINER, Item.HOLDER, Item.TELEMETRY}),
+    ({"rehearsal_seconds": 121.0}, {Item.REHEARSAL}),
+    ({"judging": JudgeConfig(total_seconds=901.0)}, {Item.WORKER, Item.WORKER_2, Item.JUDGE}),
+    ({"judging": JudgeConfig(leak_fraction=0.5)}, {Item.JUDGE}),
+    ({"containers": SealedConfig(seccomp="{ }")}, set(Item) - VOLUMES),
+    ({"containers": SealedConfig(seccomp="{}", image="other")}, set(Item) - VOLUMES),
+    ({"files": replace(FILES, harness=Path("/other"))}, set(Item) - VOLUMES - {Item.HOLDER, Item.TELEMETRY}),
+]
+
+
+@pytest.mark.parametrize(("change", "differ"), CHANGES)
+def test_other_settings_make_another_digest(change: dict[str, Any], differ: set[Item]) -> None:
+    other = replace(TEMPLATES, **change)
+    found = {
+        order_of(spec).item
+        for spec in expected()
+        if other.container(order_of(spec), lambda: 256).digest() != spec.digest()
+    }
+    assert found == differ
+
+
+def test_no_path_of_the_caller_is_mounted() -> None:
+    for spec in expected():
+        sources = [mount.source for mount in spec.mounts if not mount.volume]
+        assert all(Path(source).is_relative_to(HOME / "runner") or "data" in source for source in sources)
+        assert str(TRAIN) not in str(spec.to_engine())
+
+
+def test_validation_text_reaches_the_judge_alone() -> None:
+    hidden = FILES.data / "judge"
+    for spec in expected():
+        sources = [Path(mount.source) for mount in spec.mounts if not mount.volume]
+        exposed = any(hidden.is_relative_to(source) or source.is_relative_to(hidden) for source in sources)
+        assert exposed == (order_of(spec).item is Item.JUDGE), spec.name
+
+
+@pytest.mark.parametrize(
+    ("make", "order"),
+    [
+        (TEMPLATES.volume, Order(experiment="1", attempt=1, item=Item.TRAINER)),
+        (TEMPLATES.volume, Order(experiment="1", attempt=1, item=Item.WORKSPACE, draw=None, seed=1)),
+        (TEMPLATES.volume, Order(experiment="rehearsal", attempt=1, item=Item.WORKSPACE)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.WORKSPACE)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.JUDGE)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.TRAINER, draw=None, seed=1)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.REHEARSAL)),
+        (TEMPLATES.container, Order(experiment="rehearsal", attempt=1, item=Item.TRAINER)),
+        (TEMPLATES.container, Order(experiment="slot", attempt=1, item=Item.TRAINER)),
+        (TEMPLATES.container, Order(experiment="rehearsal", attempt=1, item=Item.TELEMETRY)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.TELEMETRY)),
+    ],
+)
+def test_orders_that_make_no_sense_are_refused(make: Callable[..., object], order: Order) -> None:
+    arguments = [] if make == TEMPLATES.volume else [lambda: 256]
+    with pytest.raises(ValueError):
+        make(order, *arguments)

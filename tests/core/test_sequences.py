@@ -1,0 +1,69 @@
+"""A history that forgets its beginning reads like one that does not."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.core.sequences import Beginning, Growing
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(-5, 40), st.integers(-40, 40), st.integers(-40, 40))
+def test_what_is_forgotten_is_recalled(items: list[int], before: int, low: int, high: int) -> None:
+    growing = Growing(items)
+    growing.forget(before, items.__getitem__)
+    assert growing == items
+    assert list(growing) == items
+    assert growing[low:high] == items[low:high]
+    growing.append(7)
+    assert growing[-1] == growing.last == 7
+    growing.replace_last(8)
+    assert list(growing) == [*items, 8]
+    growing.forget(before + 3, [*items, 8].__getitem__)
+    assert growing.last in (8, None)
+    assert list(growing) == [*items, 8]
+
+
+def test_what_is_in_memory_is_not_recalled() -> None:
+    growing = Growing("abc", first=10)
+    assert len(growing) == 13
+    assert growing[-3:] == ["a", "b", "c"]
+    with pytest.raises(IndexError):
+        growing[9]
+    with pytest.raises(IndexError):
+        growing[13]
+
+
+@given(st.lists(st.integers(), max_size=10), st.data())
+def test_a_beginning_is_a_view(items: list[int], data: st.DataObject) -> None:
+    length = data.draw(st.integers(0, len(items)))
+    beginning = Beginning(items, length)
+    assert list(beginning) == items[:length]
+    assert list(reversed(beginning)) == items[:length][::-1]
+    assert beginning[-2:] == items[:length][-2:]
+    with pytest.raises(IndexError):
+        beginning[length]
+
+
+def test_another_thread_reads_while_it_grows_and_forgets() -> None:
+    growing: Growing[int] = Growing()
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            length = len(growing)
+            wrong.extend(index for index in range(length) if growing[index] != index)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(5000):
+        growing.append(number)
+        if number % 10 == 0:
+            growing.forget(number - 20, lambda index: index)
+    done.set()
+    reader.join()
+    assert not wrong

@@ -1,0 +1,246 @@
+"""What the loop does with a disturbed run: void, wait for calm, repeat; and never for ever."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from controller.agents.replay import Replay
+from controller.core.errors import Interrupted
+from controller.core.events import SlotCalm, SlotDisturbed, TrainingStarted, Voided
+from controller.core.hardware.disturbance import NoiseConfig
+from controller.core.state import ResearchState, fold
+from controller.core.values import Cause, Disturbance, DisturbanceKind, Verdict
+from controller.observers.notices import Context, follow
+from controller.repeats import Calm
+from controller.store.effort import Chronicle
+from controller.store.journal import read_records
+from controller.store.verify import verify
+from controller.views import facts as views_json
+from controller.views import tables as views
+from tests.loop.effort import Effort, start, verdicts
+from tests.support.fakes import LOAD, LOST, SHARED, FakeSlot, HandClock, train_py
+
+QUICK = NoiseConfig(retry_seconds=0.001, max_retry_seconds=0.004)
+THROTTLED = LOAD.model_copy(update={"kind": DisturbanceKind.GPU_THROTTLED})
+
+
+def effort_of(
+    efforts: list[Effort], folder: Path, *texts: str, slot: FakeSlot | None = None
+) -> tuple[Effort, FakeSlot]:
+    proposals = folder / "proposals"
+    proposals.mkdir()
+    for number, text in enumerate(texts):
+        (proposals / f"{number:02d}.py").write_text(text, encoding="utf-8")
+    effort, slot = start(efforts, folder / "home", Replay(proposals)), slot or FakeSlot()
+    effort.world.slot, effort.world.noise = slot, QUICK
+    return effort, slot
+
+
+def told(home: Path) -> list[str]:
+    """Of the noise alone."""
+    events = (TrainingStarted, Voided, SlotDisturbed, SlotCalm)
+    return [record.data.event for record in read_records(home) if isinstance(record.data, events)]
+
+
+def test_a_disturbed_run_is_void_and_repeated_once_the_slot_is_calm(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeSlot([LOAD] * 4))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
+    assert loop.state.experiments[1].attempt == 2 and slot.looks == 5
+    once = ["training_started", "voided", "slot_disturbed", "slot_disturbed", "slot_calm", "training_started"]
+    assert told(effort.home) == ["training_started", *once]
+    [void] = [record.data for record in read_records(effort.home) if isinstance(record.data, Voided)]
+    assert (void.cause, void.evidence, void.attempt) == ("disturbed", LOAD, 1)
+    assert fold(read_records(effort.home)) == loop.state
+    assert loop.state.noise is None
+    assert verify(effort.home) == []
+
+
+def test_noise_that_comes_and_goes_with_the_run_is_the_runs_own(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    """Else a text that makes the engine work when its loss is bad could have itself drawn again."""
+    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 99"), train_py(2.25))
+    loop = effort.loop()
+    loop.run()
+    assert [experiment.attempt for experiment in loop.state.experiments] == [1, 1, 1]
+    assert [views_json.marks(experiment) for experiment in loop.state.experiments] == [[], ["disturbed"], []]
+    assert loop.state.count(Verdict.KEEP) == 3 and slot.looks == 1
+
+
+@pytest.mark.parametrize("seen", [[LOAD], [LOAD, SHARED], [THROTTLED, THROTTLED]])
+def test_what_a_run_leaves_behind_for_a_moment_is_the_runs_own(
+    tmp_path: Path, efforts: list[Effort], seen: list[Disturbance]
+) -> None:
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 99"), slot=FakeSlot(seen))
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == 1
+    assert views_json.marks(loop.state.experiments[1]) == ["disturbed"]
+
+
+def test_what_was_there_before_a_run_needs_no_other_proof(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "occupied 1"))
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == 2 and slot.looks == 1
+
+
+def test_a_run_that_loses_its_gpu_again_and_again_counts(tmp_path: Path, efforts: list[Effort]) -> None:
+    """A run may be able to bring a driver down, and that is seen without the run as well."""
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "lost 99"), slot=FakeSlot([LOST, LOST, None] * 9))
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == 1 + QUICK.repeats
+    assert views_json.marks(loop.state.experiments[1]) == ["disturbed"]
+
+
+def test_noise_that_is_there_without_a_run_is_never_the_runs_own(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 6"))
+
+    class Restless(FakeSlot):
+        """Disturbed at the two looks after a run, calm at the third."""
+
+        def look(self, stop: threading.Event) -> Disturbance | None:
+            self.looks += 1
+            return LOAD if self.looks % 3 else None
+
+    effort.world.slot = slot = Restless()
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == 7 and slot.looks == 18
+    assert views_json.marks(loop.state.experiments[1]) == []
+
+
+@dataclass
+class Waiting:
+    """An effort whose disturbed experiment has been looked at once, in vain."""
+
+    effort: Effort
+    chronicle: Chronicle
+
+    @property
+    def state(self) -> ResearchState:
+        return self.chronicle.state
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, efforts: list[Effort]) -> Iterator[Waiting]:
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeSlot([LOAD] * 5))
+    loop = effort.loop()
+    while loop.state.noise is None or loop.state.noise.looks == 0:
+        loop.step()
+    yield Waiting(effort, loop.chronicle)
+
+
+def test_status_says_that_it_waits_and_why(waiting: Waiting) -> None:
+    noise = views_json.status(waiting.state, "2026-03-01")["noise"]
+    assert (noise["experiment"], noise["kind"], noise["looks"]) == (1, "cpu-load", 1)
+    assert noise["until"] is not None
+    console = Console(file=io.StringIO(), width=200)
+    console.print(views.status(waiting.state, "2026-03-01"))
+    assert "Others were busy" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_new_process_goes_on_waiting(waiting: Waiting) -> None:
+    effort = waiting.effort
+    effort.restart()
+    effort.world.slot, effort.world.noise = FakeSlot([LOAD]), QUICK
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == 2 and loop.state.experiments[1].verdict is Verdict.KEEP
+    assert told(effort.home)[-4:] == ["slot_disturbed", "slot_disturbed", "slot_calm", "training_started"]
+
+
+def test_a_new_process_that_does_not_watch_does_not_wait(waiting: Waiting) -> None:
+    effort = waiting.effort
+    effort.restart()
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.noise is None and loop.state.count(Verdict.KEEP) == 2
+
+
+def test_a_person_and_the_hours_end_the_wait(waiting: Waiting) -> None:
+    effort = waiting.effort
+    effort.restart()
+    effort.world.slot, effort.world.noise = FakeSlot([LOAD] * 1000), QUICK
+    loop = effort.loop(hours=1e-5)
+    assert "hours reached" in loop.run()
+    assert loop.state.noise is not None and loop.state.open is not None
+    effort.restart()
+    effort.world.slot, effort.world.noise = FakeSlot([LOAD] * 1000), NoiseConfig(retry_seconds=60)
+    loop = effort.loop()
+    loop.step()
+    effort.stop.set()
+    with pytest.raises(Interrupted):
+        loop.run()
+
+
+def test_the_pauses_double_up_to_their_limit(waiting: Waiting) -> None:
+    chronicle, clock, slot = waiting.chronicle, HandClock(), FakeSlot([LOAD] * 5)
+    config = NoiseConfig(retry_seconds=10, max_retry_seconds=40)
+    calm = Calm(slot, chronicle, clock, waiting.effort.stop, config)
+    experiment = waiting.state.experiments[1]
+    for pause in (10, 20, 40, 40, 40):
+        assert not calm.awaited(experiment)
+        assert until(chronicle.state) == clock.now() + dt.timedelta(seconds=pause)
+        clock.sleep(pause)
+    assert calm.awaited(experiment)
+    assert chronicle.state.noise is None and slot.looks == 6
+
+
+def until(state: ResearchState) -> dt.datetime:
+    """The next look, as the journal has it."""
+    assert state.noise is not None and state.noise.until is not None
+    return dt.datetime.fromisoformat(state.noise.until)
+
+
+def test_a_wait_that_lasts_is_told_once(tmp_path: Path, efforts: list[Effort]) -> None:
+    texts = train_py(2.5, "disturbed 1"), train_py(2.25)
+    effort, _ = effort_of(efforts, tmp_path, *texts, slot=FakeSlot([LOAD] * 8))
+    effort.loop().run()
+    context, told = Context(), []
+    for record in read_records(effort.home):
+        context, notice = follow(context, record)
+        told += [notice] if notice and notice.kind == "stall" else []
+    assert [notice.reason for notice in told] == [LOAD.detail]
+    assert not context.stalled
+
+
+@pytest.mark.parametrize(
+    ("sees", "end"),
+    [
+        ([], (Verdict.CRASH, Cause.WORKER_TIMEOUT)),
+        ([LOAD], (Verdict.CRASH, Cause.WORKER_TIMEOUT)),
+        ([LOAD, LOAD], (Verdict.KEEP, None)),
+        ([LOST, LOST], (Verdict.KEEP, None)),
+    ],
+)
+def test_a_worker_too_slow_on_a_busy_slot_is_not_to_blame(
+    tmp_path: Path, efforts: list[Effort], sees: list[Disturbance], end: tuple[Verdict, Cause | None]
+) -> None:
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "slow"), slot=FakeSlot(sees))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state)[1] == end
+    assert loop.state.experiments[1].attempt == (2 if end[0] is Verdict.KEEP else 1)
+
+
+def test_a_leak_is_a_leak_on_any_slot(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort, slot = effort_of(efforts, tmp_path, train_py(-1.0), slot=FakeSlot([LOAD]))
+    loop = effort.loop()
+    loop.run()
+    assert verdicts(loop.state)[1] == (Verdict.REJECT, Cause.NON_CAUSAL) and slot.looks == 0

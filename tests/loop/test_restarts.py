@@ -1,0 +1,199 @@
+"""What a controller that died leaves to the next one, when an agent is asked in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from controller.core.errors import AgentAway
+from controller.core.events import AnyEvent, ApiFailed, ApiRequested, PreparationDropped, Prepared, Record
+from controller.core.state import ResearchState
+from controller.core.values import Cause, Proposal, Verdict
+from controller.ports import Context
+from controller.recovery import recover
+from controller.store.journal import Journal
+from controller.store.verify import verify
+from tests.loop.effort import Effort, Workspaces, start, verdicts
+from tests.loop.slow import (
+    QUICK,
+    PatientTrainer,
+    Quick,
+    Slow,
+    Watch,
+    begin,
+    events,
+    exhausted,
+    fails,
+    insert,
+    prepared,
+    whole,
+)
+from tests.support.fakes import train_py
+
+
+def test_what_was_prepared_outlives_the_controller(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9), exhausted()])
+    begin(efforts, tmp_path, agent, prepared)
+
+    def die_when_prepared(number: int) -> None:
+        watch.until(prepared)
+        raise KeyboardInterrupt
+
+    watch = Watch()
+    efforts[0].world.observer = watch
+    efforts[0].train_with(PatientTrainer(die_when_prepared))
+    with pytest.raises(KeyboardInterrupt):
+        efforts[0].loop().run()
+    efforts[0].train_with(PatientTrainer(lambda number: None))
+    efforts[0].restart()
+    loop = efforts[0].loop(experiments=2)
+    loop.run()
+    assert loop.state.experiments[1].proposal.prepared_for == 1
+    assert len(agent.contexts) == 1
+
+
+def test_another_agent_drops_what_was_prepared(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort = start(efforts, tmp_path, Quick(insert(2.9)))
+    loop = effort.loop()
+    loop.record(
+        Prepared(
+            for_experiment=1,
+            agent="somebody",
+            parent=loop.state.base_commit or "",
+            description="",
+            hypothesis="",
+            train_sha256=loop.chronicle.put_text(train_py(2.0)),
+        )
+    )
+    assert "nothing more" in loop.run()
+    assert "somebody" in str(events(tmp_path, PreparationDropped)[0])
+
+
+def test_a_call_of_a_dead_controller_is_ended_by_the_next(tmp_path: Path, efforts: list[Effort]) -> None:
+    agent = Slow([insert(2.9)])
+    effort = start(efforts, tmp_path, agent)
+    loop = effort.loop()
+    loop.record(
+        ApiRequested(
+            call=0,
+            for_experiment=1,
+            purpose="propose",
+            model="m",
+            request_sha256="0" * 64,
+            request_bytes=0,
+            reserved_usd=0.5,
+        )
+    )
+    effort.restart()
+    effort.loop(experiments=1).run()
+    ended = events(tmp_path, ApiFailed)
+    assert len(ended) == 1 and isinstance(ended[0], ApiFailed) and ended[0].cost_usd == 0.5
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process: no thread of it writes anything afterwards."""
+
+
+class DyingJournal:
+    """A journal whose process dies behind a given number of lines."""
+
+    def __init__(self, journal: Journal, lines: int, dying: Callable[[], None]) -> None:
+        self._journal = journal
+        self._left = lines
+        self._dying = dying
+
+    def append(self, event: AnyEvent) -> Record:
+        self.require_life()
+        record = self._journal.append(event)
+        self._left -= 1
+        if self._left == 0:
+            self._dying()
+        return record
+
+    def put_blob(self, content: bytes) -> str:
+        self.require_life()
+        return self._journal.put_blob(content)
+
+    def get_blob(self, sha256: str) -> bytes:
+        return self._journal.get_blob(sha256)
+
+    def require_life(self) -> None:
+        if self._left <= 0:
+            raise Killed
+
+
+class Thinker(Slow):
+    """Has the same ideas in the same order in every life; one answer in each life is lost to an outage."""
+
+    def __init__(self) -> None:
+        super().__init__([], repair=insert(2.6, "mended"))
+        self._outages = 1
+
+    def propose(self, context: Context) -> Proposal:
+        ran = [*context.history, *([context.running] if context.running else [])]
+        idea = sum(1 for experiment in ran if experiment.proposal.fixes is None)
+        if idea == 3 and self._outages:
+            self._outages -= 1
+            self.steps = [fails(AgentAway("The API is overloaded.", 0.0))]
+        else:
+            self.steps = [
+                [insert(2.5), insert(2.75, "crash NameError"), whole(train_py(2.4)), exhausted()][idea - 1]
+            ]
+        return super().propose(context)
+
+
+def live(effort: Effort, lines: int | None = None) -> ResearchState:
+    """Run an effort to its end, or until its process dies behind so many lines of the journal."""
+    watch, dead = Watch(), threading.Event()
+
+    def die() -> None:
+        dead.set()
+        watch.look_again()
+
+    def spoken(state: ResearchState) -> bool:
+        """What the agent is asked during a training has been answered, one way or another."""
+        ideas = sum(1 for experiment in state.experiments if experiment.proposal.fixes is None)
+        return dead.is_set() or prepared(state) or state.absence is not None or ideas == 4
+
+    effort.train_with(PatientTrainer(lambda number: watch.until(spoken), like=effort.trainer))
+    effort.world.observer, effort.world.absence = watch, QUICK
+    if lines is not None:
+        assert isinstance(effort.world.journal, Journal)
+        effort.world.journal = DyingJournal(effort.world.journal, lines, die)
+        with pytest.raises(Killed):
+            effort.loop().run()
+        return ResearchState()
+    loop = effort.loop()
+    recover(effort.world, Workspaces(effort.trainer), loop.state)
+    loop.run()
+    return loop.state
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_going_on_after_any_journal_line_gives_the_same_story(tmp_path: Path, efforts: list[Effort]) -> None:
+    """Also if the line was written by the thread in which an agent was asked ahead."""
+    whole_effort = start(efforts, tmp_path / "whole", Thinker())
+    reference = live(whole_effort)
+    assert verdicts(reference) == [
+        (Verdict.KEEP, None),
+        (Verdict.KEEP, None),
+        (Verdict.CRASH, Cause.NAME),
+        (Verdict.DISCARD, Cause.WORSE),
+        (Verdict.KEEP, None),
+    ]
+    for after in range(1, reference.seq):
+        home = tmp_path / f"killed-after-{after}"
+        effort = start(efforts, home, Thinker())
+        live(effort, after)
+        effort.agent = Thinker()
+        effort.restart()
+        state = live(effort)
+        assert verdicts(state) == verdicts(reference), after
+        assert effort.git_log() == whole_effort.git_log()
+        assert state.spending.open == {} and state.prepared is None and state.absence is None
+        assert not effort.trainer.workspaces
+        assert verify(home) == []
