@@ -259,7 +259,7 @@ def show(
         raise UserError(f"There is no experiment {number}; `glovebox log` lists those there are.")
     whole = read_state(config.home)[0] if in_full else []
     trail = audit.trail(whole, number) if in_full else archive.records(number)
-    diff = read_blob(config.home, state.experiments[number].proposal.diff_sha256).decode("utf-8", "replace")
+    diff = read_blob(config.home, state.experiments[number].diff_sha256).decode("utf-8", "replace")
     excerpt = Runs(config.home).excerpt(number) or views.log_gone(state, number)
     shown = views_json.Exhibit(state, number, trail, diff, excerpt, audited=in_full)
     if as_json:

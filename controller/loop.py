@@ -1,367 +1,273 @@
-"""propose → train → score → decide → record, forever.
+"""plan → start what is due → record what came of it, forever.
 
-An experiment is a small state machine whose state is what the journal says about it
-(`core.experiment.Phase`). `Loop.step` looks at the phase and takes the one action that comes next, so going
-on after a crash and going on after the previous action are the same code. Every action is bracketed by
-journal events.
+What is due is decided in core/plan.py, under the effort's lock, from the journal's state and one look at the
+world. Each action runs in a thread of its own, which records its result under the same lock.
 """
 
 from __future__ import annotations
 
-import secrets
+import datetime as dt
+import threading
 from collections.abc import Callable
 
 import structlog
 
-from controller.components import Limits, World
-from controller.core import obstacle
-from controller.core.decision import contends, decide, oddity
-from controller.core.errors import (
-    AgentExhausted,
-    InfrastructureError,
-    Interrupted,
-    Unfit,
-    UserError,
-    VerificationFailed,
-)
-from controller.core.events import (
-    AnyEvent,
-    Committed,
-    Decided,
-    Record,
-    ScoringFinished,
-    ScoringStarted,
-    SessionStopped,
-    TrainingFinished,
-    TrainingStarted,
-    VoidCause,
-    Voided,
-)
-from controller.core.experiment import Experiment, Phase, trailers
-from controller.core.scoring.exposure import exposed
+from controller.components import Components
+from controller.core import plan
+from controller.core.errors import InfrastructureError, Interrupted, UserError, VerificationFailed
+from controller.core.events import ProposalDropped, Resumed, SessionStopped
+from controller.core.plan import Action, Situation
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
-from controller.core.values import Disturbance, Frontier, Refusal, RunOutcome, Score
-from controller.ports import Attempt
-from controller.proposals.acceptance import Admission
-from controller.proposals.context import Briefing
-from controller.proposals.proposer import Researcher
-from controller.proposals.services import Budget
-from controller.repeats import Calm
-from controller.retry import Patience
-from controller.store.effort import Chronicle
+from controller.experiments import Experiments
+from controller.proposals.acceptance import accept
+from controller.proposals.context import ContextBuilder
+from controller.proposals.proposer import Proposer
+from controller.proposals.rebasing import rebase_on_frontier
+from controller.store.effort import Effort
 
 log = structlog.stdlib.get_logger(__name__)
 
+_LONGEST_WAIT = 1.0
+"""Seconds between two looks at the pause file and the disk."""
+_GLANCE = 0.2
+"""Seconds within which a stop is noticed while actions are under way."""
+_GRACE_SECONDS = 5.0
+"""How long a thread gets to notice that it is to end. Afterwards nothing that it does is recorded."""
+
 
 class Loop:
-    """One research effort at work on one slot."""
+    """One research effort at work on its slots."""
 
-    def __init__(self, world: World, state: ResearchState, limits: Limits, budget_seconds: float) -> None:
-        self._world = world
-        self._limits = limits
-        self._budget_seconds = budget_seconds
-        self._began = world.clock.monotonic() - state.worked_seconds
+    def __init__(self, components: Components, state: ResearchState, budget_seconds: float) -> None:
+        self.effort = Effort(components.journal, state, components.observer, components.clock)
         self.state = state
-        self.chronicle = Chronicle(world.journal, state, world.observer)
-        self._seed = 0
-        """Of the next scoring."""
-        self._patience = Patience(self.chronicle, world.clock, world.stop, world.surroundings, world.patience)
-        briefing = Briefing(self.chronicle, world.repository, world.runs)
-        self._admission = Admission(self.chronicle, briefing)
-        self._calm = Calm(world.slot, self.chronicle, world.clock, world.stop, world.noise)
-        self._researcher = Researcher(
-            world.agent,
-            world.understudy,
-            self.chronicle,
-            briefing,
-            world.clock,
-            world.stop,
-            rehearsal=world.rehearsal,
-            budget=Budget(limits.dollars, limits.dollars_per_day),
-            absence=world.absence,
+        self._components = components
+        self._clock_offset = components.clock.now(), components.clock.monotonic()
+        self._began = components.clock.monotonic() - state.worked_seconds
+        self._halt = _Halt(components.stop)
+        self._changed = threading.Condition()
+        self._threads: dict[threading.Thread, Action] = {}
+        self._busy: dict[threading.Thread, int] = {}
+        """The proposal that a thread is at work on."""
+        self._foreseen: set[tuple[int, int]] = set()
+        self._failure: BaseException | None = None
+        self._woken = False
+        self._unrecorded: Action | None = None
+        contexts = ContextBuilder(self.effort, components.repository, components.runs)
+        self._contexts = contexts
+        self._proposer = Proposer(
+            self.effort,
+            contexts,
+            components.repository,
+            {agent.name: agent for agent in components.agents},
+            components.clock,
+            components.rules,
+            rehearsal=components.rehearsal,
         )
+        self._experiments = Experiments(components, self.effort, budget_seconds, self._halt, self._notify)
 
     def run(self) -> str:
         """Work until a limit is reached; return which one.
 
         Raises Interrupted, NotReady, Unfit, UserError, VerificationFailed.
         """
-        self._world.prune(self.state, self.record)  # what the last process did not live to remove
-        self._researcher.begin()
+        self._components.prune(self.state, self.effort.record)  # what the last process did not live to remove
+        self._proposer.begin_session()
         try:
             try:
                 reason = self._work()
             finally:
-                self._researcher.close()
+                self._end_threads()
         except (Interrupted, UserError, VerificationFailed) as error:
             reason = "stopped by a person" if isinstance(error, Interrupted) else clean_line(str(error))
-            self.record(SessionStopped(reason=reason))
+            self.effort.record(SessionStopped(reason=reason))
             raise
-        self.record(SessionStopped(reason=reason))
+        self.effort.record(SessionStopped(reason=reason))
         return reason
+
+    def limit(self) -> str | None:
+        """The limit that is reached before anything is begun."""
+        return plan.limit(self.state, self._situation())
 
     def _work(self) -> str:
-        while (reason := self.reason_to_stop()) is None:
+        while True:
+            with self.effort.lock:
+                self._raise_failure()
+                situation = self._situation()
+                if (end := plan.stop(self.state, situation)) is not None:
+                    if end.error is not None:
+                        raise end.error(end.reason)
+                    return end.reason
+                for action in plan.due(self.state, situation):
+                    self._start(action, situation)
+                self._break_off_foresight()
+                if not situation.busy_slots:
+                    self.effort.alive()
+            self._wait(situation)
+
+    # --- the situation --------------------------------------------------------------------------
+
+    def _situation(self) -> Situation:
+        components, state = self._components, self.state
+        with self._changed:
+            actions, busy = [*self._threads.values()], [*self._busy.values()]
+        wall, monotonic = self._clock_offset
+        elapsed = components.clock.monotonic() - monotonic
+        slots = [(number, slot.pause) for number, slot in state.slots.items()]
+        pauses = [(None, state.pause), *slots]
+        return Situation(
+            rules=components.rules,
+            now=wall + dt.timedelta(seconds=elapsed),
+            worked_seconds=components.clock.monotonic() - self._began,
+            wish=components.surroundings.wish(),
+            shortage=components.surroundings.shortage(),
+            busy_slots=frozenset(action.slot for action in actions if isinstance(action, plan.OnSlot)),
+            busy_proposals=frozenset(busy),
+            exhausted=self._proposer.exhausted,
+            understudy_failed=self._proposer.understudy_failed,
+            contenders=frozenset(self._experiments.contenders),
+            foreseen=frozenset(self._foreseen),
+            examined=frozenset(self._experiments.examined),
+            absent_seconds=self.effort.seconds_since(state.absence.since) if state.absence else 0.0,
+            paused_seconds={
+                slot: self.effort.seconds_since(pause.since) for slot, pause in pauses if pause is not None
+            },
+        )
+
+    # --- actions --------------------------------------------------------------------------------
+
+    def _start(self, action: Action, situation: Situation) -> None:
+        """Carry out what takes a moment; start a thread for what takes longer."""
+        effort = self.effort
+        match action:
+            case plan.Pause() | plan.Resume():
+                self._note_pause(action)
+            case plan.Move():
+                self._experiments.move(action)
+            case plan.Drop(proposal=proposal, reason=reason):
+                effort.record(ProposalDropped(proposal=proposal, reason=clean_line(reason)))
+            case plan.Rebase(proposal=proposal):
+                rebase_on_frontier(effort, self._contexts, proposal)
+            case plan.Accept(proposal=proposal, slot=slot):
+                accept(effort, self._contexts, proposal, slot)
+            case plan.Rehearse(proposal=proposal):
+                self._thread(action, lambda: self._proposer.rehearse(action), proposal)
+            case plan.Foresee(proposal=proposal, contender=contender):
+                self._foreseen.add((proposal, contender))
+                self._thread(action, lambda: self._proposer.foresee(action), proposal)
+            case plan.Ask():
+                number = self._proposer.ask(action)
+                self._thread(action, lambda: self._proposer.await_answer(number, situation), number)
+            case _:
+                self._thread(action, lambda: self._experiments.perform(action, situation))
+
+    def _thread(self, action: Action, work: Callable[[], None], proposal: int | None = None) -> None:
+        def run() -> None:
             try:
-                self._require_fit()
-                if self._under_way or not self._patience.holds():
-                    self.step()
-            except AgentExhausted as error:
-                return clean_line(str(error))
-        return reason
+                work()
+            except Interrupted:
+                pass  # the loop knows: it was told the same
+            except BaseException as error:
+                self._failure = self._failure or error
+            finally:
+                with self._changed:
+                    del self._threads[thread]
+                    self._busy.pop(thread, None)
+                self._notify()
 
-    def reason_to_stop(self) -> str | None:
-        """The limit that is reached, if one is. Raises Interrupted if a person asked us to stop."""
-        if self._world.stop.is_set():
-            raise Interrupted("stopped by a person")
-        if self._under_way:
-            return None
-        if self._is_last and self.state.open is None:
-            return f"limit of {self._limits.experiments} experiments reached"
-        hours = (self._world.clock.monotonic() - self._began) / 3600
-        if self._limits.hours is not None and hours >= self._limits.hours:
-            return f"limit of {self._limits.hours:g} hours reached"
-        return None
+        # A daemon, because a read from a dead peer may hang for longer than anybody waits for an exit.
+        thread = threading.Thread(target=run, name=type(action).__name__.lower(), daemon=True)
+        with self._changed:
+            self._threads[thread] = action
+            if proposal is not None:
+                self._busy[thread] = proposal
+        thread.start()
 
-    def _require_fit(self) -> None:
-        """Raises Unfit if experiment after experiment ends for what the machine lacks."""
-        if self.state.open is None and (found := self.state.obstacle) is not None:
-            raise Unfit(found.last_words)
-
-    @property
-    def _under_way(self) -> bool:
-        """True if an experiment is to be seen through; one that waits to be run or repeated is not."""
-        return self.state.open is not None and self.state.open.phase is not Phase.PROPOSED
-
-    @property
-    def _is_last(self) -> bool:
-        """True if the limit allows no experiment after those there are."""
-        limit = self._limits.experiments
-        return limit is not None and self.state.next_number >= limit
-
-    def step(self) -> None:
-        """Take the one action that comes next."""
-        experiment = self.state.open
-        if experiment is None:
-            self._propose()
-            return
-        match experiment.phase:
-            case Phase.PROPOSED:
-                if self._calm.awaited(experiment):
-                    self._guarded(experiment, self._train)
-            case Phase.TRAINING:
-                self._guarded(experiment, self._see_training_through)
-            case Phase.TRAINED if (found := self._calm.spoiled(experiment)) is not None:
-                self._void(experiment, "disturbed", found.detail, found)
-            case Phase.TRAINED:
-                self._guarded(experiment, self._score)
-            case Phase.SCORING:
-                self._void(experiment, "interrupted", "the controller stopped while the judge was at work")
-            case Phase.JUDGED:
-                self._weigh(experiment)
-            case Phase.QUARANTINED:
-                self._guarded(experiment, self._score)
-            case Phase.DECIDED:
-                self._commit(experiment)
-            case Phase.DONE:
-                raise AssertionError("a finished experiment is not open")
-
-    def record(self, event: AnyEvent) -> Record:
-        """Write one fact down and let the state and the observer know."""
-        return self.chronicle.record(event)
-
-    # --- propose -------------------------------------------------------------------------------
-
-    def _propose(self) -> None:
-        offer = self._researcher.next()
-        if offer is not None:
-            self._admission.consider(offer)
-
-    # --- train and score -----------------------------------------------------------------------
-
-    def _attempt(self, experiment: Experiment, number: int) -> Attempt:
-        return self._world.runs.attempt(experiment.number, number, self._budget_seconds)
-
-    def _train(self, experiment: Experiment) -> None:
-        self._world.runs.write_proposal(
-            experiment.number,
-            train_py=self.chronicle.source(experiment),
-            diff=self.chronicle.diff(experiment),
-        )
-        self._world.check_inputs()
-        if experiment.attempt > 0:  # an engine that was away may have kept it alive
-            self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
-        if self._world.slot is not None:
-            self._world.slot.ready(self._world.stop)
-        attempt = self._attempt(experiment, experiment.attempt + 1)
-        spec = self._world.trainer.spec(attempt)
-        self.record(
-            TrainingStarted(
-                experiment=experiment.number,
-                attempt=attempt.number,
-                container=spec.name,
-                spec_sha256=spec.digest(),
-                budget_seconds=attempt.budget_seconds,
-            )
-        )
-        self._see_training_through(self._open())
-
-    def _see_training_through(self, experiment: Experiment) -> None:
-        """Also the entry after a restart: the trainer adopts a container that is there already."""
-        attempt = self._attempt(experiment, experiment.attempt)
-        if not self._is_last:
-            self._researcher.ahead()
-        self._seed = secrets.randbits(63)
-        outcome = self._world.trainer.train(
-            attempt, self._world.stop, lambda elapsed: self._look(attempt, elapsed)
-        )
-        self.record(
-            TrainingFinished(experiment=experiment.number, attempt=experiment.attempt, outcome=outcome)
-        )
-
-    def _look(self, attempt: Attempt, elapsed: float) -> None:
-        self.chronicle.training(int(attempt.experiment), elapsed, attempt.budget_seconds)
-        self._patience.require_room()
-        self._world.judge.make_ready(attempt, self._seed, self.state.draw, attempt.budget_seconds - elapsed)
-
-    def _score(self, experiment: Experiment) -> None:
-        outcome = _known(experiment.outcome)
-        if outcome.cause is not None:
-            self._decide(experiment)
-            return
-        attempt = self._attempt(experiment, experiment.attempt)
-        seed, draw = self._seed or secrets.randbits(63), self.state.draw
-        self._seed = 0
-        specs = {spec.name: spec.digest() for spec in self._world.judge.specs(attempt, seed, draw)}
-        self.record(
-            ScoringStarted(
-                experiment=experiment.number,
-                attempt=attempt.number,
-                seed=seed,
-                draw=draw,
-                specs=specs,
-            )
-        )
-        judgement = self._world.judge.score(
-            attempt,
-            seed,
-            lambda score: self._contends(experiment, score),
-            self._world.stop,
-            draw,
-            self.state.reference,
-        )
-        self._world.check_inputs()
-        if (found := self._calm.excuse(experiment, judgement)) is not None:
-            self._void(self._open(), "disturbed", found.detail, found)
-            return
-        self.record(
-            ScoringFinished(
-                experiment=experiment.number,
-                attempt=attempt.number,
-                score=judgement if isinstance(judgement, Score) else None,
-                refusal=judgement if isinstance(judgement, Refusal) else None,
-            )
-        )
-
-    def _contends(self, experiment: Experiment, score: Score) -> bool:
-        """Is a first score good enough to be confirmed? Then what comes next may be made ready for it."""
-        if contends(self._frontier, score) and exposed(self.state.lineage, score) is None:
-            self._researcher.foresee(experiment)
-            return True
-        return False
-
-    # --- decide and record ---------------------------------------------------------------------
-
-    def _weigh(self, experiment: Experiment) -> None:
-        """Decide, unless something about the score has to go on record first."""
-        odd = oddity(experiment, self._frontier, self._world.bounds, self.state.lineage)
-        if odd is None:
-            self._decide(experiment)
-        else:
-            self.record(odd)
-
-    def _decide(self, experiment: Experiment) -> None:
-        frontier = self._frontier
-        quarantined = experiment.quarantine.score if experiment.quarantine else None
-        decision = decide(
-            frontier, _known(experiment.outcome), experiment.judgement, quarantined, self.state.lineage
-        )
-        self.record(Decided(experiment=experiment.number, decision=decision, frontier_bpb=frontier.val_bpb))
-        if self.state.open is None:
-            self._world.repository.reset()
-            self._close(self.state.experiments[-1])
-
-    def _commit(self, experiment: Experiment) -> None:
-        commit = self._world.repository.commit(
-            self.chronicle.source(experiment),
-            experiment.proposal.description,
-            trailers(experiment, self.state.head),
-        )
-        self.record(Committed(experiment=experiment.number, commit=commit))
-        self._close(self.state.experiments[-1])
-
-    def _close(self, experiment: Experiment) -> None:
-        """Everything here is a projection of the journal; recovery repeats it when it is missing."""
-        self._discard(experiment)
-        self._world.runs.finish(experiment)
-        with self.chronicle.lock:
-            self._world.publish(self.state)
-        self._world.prune(self.state, self.record)
-        self._patience.succeeded()
-        if experiment.number == 0 and experiment.score is None:
-            found = obstacle.of(experiment)
-            advice = found.sentence if found else "mend train.py or the budget"
-            log.warning("baseline_failed", cause=experiment.cause, advice=advice)
-
-    # --- faults --------------------------------------------------------------------------------
-
-    def _guarded(self, experiment: Experiment, action: Callable[[Experiment], None]) -> None:
+    def _note_pause(self, action: plan.Pause | plan.Resume) -> None:
+        """A full disk may have no room for the line that says so."""
         try:
-            action(experiment)
-        except Interrupted:
-            self._void(self._open(), "interrupted", "stopped by a person")
-            raise
+            if isinstance(action, plan.Pause):
+                self.effort.record(action.event)
+            else:
+                self.effort.record(self._resumed(action))
+            self._unrecorded = None
         except InfrastructureError as error:
-            log.warning("infrastructure_fault", experiment=experiment.number, error=clean_line(str(error)))
-            self._void(self._open(), "infrastructure", clean_line(str(error)))
-            self._patience.failed(error)
+            if self._components.surroundings.shortage() is None:
+                raise
+            if self._unrecorded != action:
+                log.warning("pause_unrecorded", action=clean_line(str(action)), error=clean_line(str(error)))
+            self._unrecorded = action
 
-    def _void(
-        self, experiment: Experiment, cause: VoidCause, reason: str, evidence: Disturbance | None = None
-    ) -> None:
-        if experiment.attempt > 0:
-            try:
-                self._discard(experiment)
-            except InfrastructureError as error:
-                log.warning("discard_failed", experiment=experiment.number, error=clean_line(str(error)))
-        self.record(
-            Voided(
-                experiment=experiment.number,
-                attempt=experiment.attempt,
-                cause=cause,
-                reason=reason,
-                evidence=evidence,
-            )
-        )
+    def _resumed(self, action: plan.Resume) -> Resumed:
+        pause = self.state.pause if action.slot is None else self.state.slot(action.slot).pause
+        assert pause is not None
+        by = self._components.surroundings.wish().by if pause.event.why == "person" else ""
+        return Resumed(why=pause.event.why, slot=action.slot, by=by, seconds=action.seconds)
 
-    def _discard(self, experiment: Experiment) -> None:
-        self._world.judge.dismiss()
-        self._world.trainer.discard(self._attempt(experiment, experiment.attempt))
+    def _break_off_foresight(self) -> None:
+        """A contender that was not kept is not worth being ready for."""
+        frontier = self.state.frontier
+        with self._changed:
+            actions = [*self._threads.items()]
+        for thread, action in actions:
+            if not isinstance(action, plan.Foresee) or action.contender in self._experiments.contenders:
+                continue
+            open_ = any(experiment.number == action.contender for experiment in self.state.open)
+            if not open_ and (frontier is None or frontier.experiment != action.contender):
+                self._proposer.break_off(self._busy.get(thread))
 
-    @property
-    def _frontier(self) -> Frontier:
-        if self.state.frontier is None:
-            raise AssertionError("an effort has a frontier from its first event on")
-        return self.state.frontier
+    # --- waiting and ending ---------------------------------------------------------------------
 
-    def _open(self) -> Experiment:
-        if self.state.open is None:
-            raise AssertionError("an experiment is open while it is being run")
-        return self.state.open
+    def _notify(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def _wait(self, situation: Situation) -> None:
+        """Until something has changed, or a rule may say something else by the clock."""
+        seconds = _LONGEST_WAIT
+        if (wake := plan.wake_at(self.state, situation)) is not None:
+            seconds = min(seconds, max(0.0, (wake - situation.now).total_seconds()))
+        if not self._threads and not self._woken:
+            self._components.stop.wait(seconds)
+        with self._changed:
+            if not self._woken and self._threads:
+                self._changed.wait(min(seconds, _GLANCE))
+            self._woken = False
+
+    def _raise_failure(self) -> None:
+        """Raises Interrupted if a person asked us to stop, and what a thread could not cope with."""
+        if self._failure is not None:
+            raise self._failure
+        if self._components.stop.is_set():
+            raise Interrupted("stopped by a person")
+
+    def _end_threads(self) -> None:
+        """Break off what is under way. Nothing comes from another thread afterwards."""
+        self._halt.set()
+        self._proposer.break_off()
+        with self._changed:
+            actions = [*self._threads.items()]
+        for thread, action in actions:
+            # What runs on a slot is seen to its end, which comes soon: it has to leave the slot in order.
+            thread.join(None if isinstance(action, plan.OnSlot) else _GRACE_SECONDS)
+        self._proposer.begin_session("broken off when the loop ended")
 
 
-def _known(outcome: RunOutcome | None) -> RunOutcome:
-    if outcome is None:
-        raise AssertionError("a trained experiment has an outcome")
-    return outcome
+class _Halt(threading.Event):
+    """Set if a person asks to stop, or if the loop ends for another reason."""
+
+    def __init__(self, person: threading.Event) -> None:
+        super().__init__()
+        self._person = person
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._person.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Both are looked at each fifth of a second."""
+        if super().is_set():
+            return True
+        self._person.wait(timeout)
+        return self.is_set()

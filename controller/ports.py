@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import JsonValue
 
@@ -20,13 +20,15 @@ from controller.core.containers.volumes import VolumeSpec
 from controller.core.events import AnyEvent, Record
 from controller.core.experiment import Experiment
 from controller.core.notebook import Notebook
+from controller.core.proposal import Proposal
+from controller.core.rules import Wish
 from controller.core.state import ResearchState
 from controller.core.values import (
+    Change,
     Conditions,
     Disturbance,
     Draw,
     Frontier,
-    Proposal,
     Refusal,
     RehearsalResult,
     RunOutcome,
@@ -63,7 +65,7 @@ class Repository(Protocol):
     def begin(self, tag: str, files: Mapping[str, str]) -> str:
         """Create the branch for a new effort with these files as its first commit; return the commit.
 
-        Doing it twice with the same arguments returns the same commit.
+        Idempotent.
         Raises UserError if the branch exists with other content.
         """
 
@@ -79,6 +81,9 @@ class Repository(Protocol):
         Doing it twice for one `Experiment` trailer returns the same commit.
         """
 
+    def merge(self, base: str, ours: str, theirs: str) -> str | None:
+        """Three-way merge of texts: `ours` with what `theirs` changed in `base`. None if the two conflict."""
+
     def reset(self) -> None:
         """Work tree and index are exactly the head of the branch afterwards, whatever they were before."""
 
@@ -87,7 +92,6 @@ class Repository(Protocol):
 class Request:
     """One request to a language model, for the record and for the money."""
 
-    purpose: Literal["propose", "fix"]
     mode: str
     """What the digest of history asked for."""
     model: str
@@ -99,14 +103,11 @@ class Request:
     """The most it can cost."""
 
 
-class Desk(Protocol):
-    """Where an agent writes down what it does and asks what it may do. Safe to use from any thread.
-
-    Tied to the experiment that is to come of it.
-    """
+class Services(Protocol):
+    """What the controller does for an agent that is asked for one proposal. Safe to use from any thread."""
 
     stop: threading.Event
-    """Set when a person asked us to stop; every wait of an agent ends then, with Interrupted."""
+    """Set when the question is broken off; every wait of an agent ends then, with Interrupted."""
 
     def sending(self, request: Request) -> int:
         """Put a request on record before it is sent; return the number of the call.
@@ -145,11 +146,16 @@ class Context:
     train_py: str
     """The frontier's train.py; every proposal starts from it."""
     history: Sequence[Experiment]
-    """Every finished experiment, oldest first, without its hold-out score. Old ones lie on the disk."""
+    """Every finished experiment in the order in which they finished, without its hold-out score. Old ones lie on
+    the disk."""
+    finished: Callable[[int], Experiment]
+    """The same by number. Raises LookupError for one that is not finished."""
     notebook: Notebook
     """What is worth remembering of them."""
-    running: Experiment | None
-    """The experiment that is on its way while this proposal is prepared; its verdict is open."""
+    running: Sequence[Experiment]
+    """The experiments that are on their way while this proposal is made; their verdicts are open."""
+    waiting: Sequence[Proposal]
+    """Other proposals that are ready and wait for a slot."""
     scale: str
     """`cpu` or `gpu`."""
     source: Callable[[int], str]
@@ -158,21 +164,27 @@ class Context:
     """The change of an earlier experiment against its parent, by number, as `diff -u` writes it."""
     excerpt: Callable[[int], str]
     """A safe excerpt of an earlier experiment's run.log, by number."""
-    desk: Desk
+    services: Services
 
 
 class Agent(Protocol):
     name: str
-    prepares_ahead: bool
-    """True if it is slow and costs money: then it is asked while an experiment trains, from another thread.
-    No two threads ever ask it at once.
+    asks_ahead: bool
+    """True if it is slow and costs money: then it is asked while experiments train. With several slots, several
+    threads ask it at once.
     """
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         """Raises AgentError (try again), AgentAway, AgentExhausted (never again), Interrupted."""
 
-    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+    def fix(self, context: Context, crashed: Experiment) -> Change | None:
         """One repair of a trivial crash, or None if this agent cannot. Raises what `propose` does."""
+
+    def combine(self, context: Context, behind: Experiment) -> Change | None:
+        """The frontier with the change of an experiment that it lacks; a merge of the two texts conflicts.
+
+        None if this agent cannot. Raises what `propose` does.
+        """
 
 
 @dataclass(frozen=True)
@@ -298,13 +310,11 @@ class Watch(Protocol):
         """
 
     def close(self) -> None:
-        """Stop looking. Doing it twice is fine."""
+        """Stop looking. Idempotent."""
 
 
-class Slot(Protocol):
-    """The place where experiments run, as its other users leave it. No method fails or blames anybody when
-    something cannot be found out.
-    """
+class Monitor(Protocol):
+    """Looks at a slot for noisy neighbours. No method fails when something cannot be found out."""
 
     def ready(self, stop: threading.Event) -> None:
         """To be called when a training is due and nothing of ours is on the slot. It returns at once, but for
@@ -320,6 +330,9 @@ class Slot(Protocol):
         """What disturbs the slot while no T runs; None if nothing does. Takes some seconds, unless `stop` is
         set."""
 
+    def close(self) -> None:
+        """Look no more. Idempotent."""
+
 
 class Trainer(Protocol):
     """Runs T for one attempt."""
@@ -334,7 +347,7 @@ class Trainer(Protocol):
         """
 
     def discard(self, attempt: Attempt) -> None:
-        """Remove every container and volume of the attempt. Doing it twice is fine."""
+        """Remove every container and volume of the attempt. Idempotent."""
 
 
 class Judge(Protocol):
@@ -375,25 +388,14 @@ class Judge(Protocol):
 class Rehearsal(Protocol):
     """Builds the model of a text that may become an experiment and takes one step with it, sealed off.
 
-    One at a time for each home; any thread may ask, also while T, W and J of an experiment run. Whoever asks
-    journals the result as `Rehearsed`, and tells the agent about `failed` alone, its detail fenced.
+    One at a time for each home; any thread may ask, also while T, W and J of an experiment run. The caller
+    journals the result, and tells the agent about `failed` alone, its detail fenced.
     """
 
     def rehearse(self, train_py: str, stop: threading.Event) -> RehearsalResult:
         """Raises Interrupted. Trouble with engine or disk is a result, `inconclusive`: nobody has to wait
         for a rehearsal. Leaves no container and no file behind.
         """
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a person asked for last: that nothing new begins, or that it goes on."""
-
-    paused: bool
-    by: str = ""
-    reason: str = ""
-    at: dt.datetime | None = None
-    """When, UTC; None: nobody asked."""
 
 
 class Surroundings(Protocol):

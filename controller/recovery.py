@@ -1,4 +1,4 @@
-"""What a start does with what the last process left behind. Doing it twice changes nothing.
+"""What a start does with what the last process left behind. Idempotent.
 
 The journal says where the effort stands. Everything else is brought in line with it: containers and volumes
 of no open experiment are removed, the work tree is put back on the frontier, projections that are missing are
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from controller.components import World
+from controller.components import Components
 from controller.core.errors import InfrastructureError, UserError
 from controller.core.experiment import Phase
 from controller.core.state import ResearchState
@@ -25,36 +25,41 @@ from controller.ports import Leftovers
 log = structlog.stdlib.get_logger(__name__)
 
 
-def recover(world: World, sandbox: Leftovers, state: ResearchState) -> None:
+def recover(components: Components, sandbox: Leftovers, state: ResearchState) -> None:
     """Bring the world in line with the journal. Raises InfrastructureError if the engine cannot."""
-    _check_head(world, state)
+    _check_head(components, state)
     reap(sandbox, keep=live(state))
     reach("reaped")
-    world.repository.reset()
+    components.repository.reset()
+    unseen = len(components.slots)
     for experiment in reversed(state.finished):
-        # Each was closed before the next began: looking at a hundred thousand folders finds nothing more.
-        if world.runs.is_finished(experiment):
+        # Each was closed before the next began on its slot: the other hundred thousand folders are complete.
+        if components.runs.is_finished(experiment):
+            unseen -= 1
+        else:
+            components.runs.finish(experiment)
+        if unseen == 0:
             break
-        world.runs.finish(experiment)
-    world.publish(state)
+    components.publish(state)
     reach("recovered")
 
 
-def sweep(home: Path, world: World, state: ResearchState) -> None:
+def sweep(home: Path, components: Components, state: ResearchState) -> None:
     """Remove the files that the last process was writing when it was killed. Raises InfrastructureError."""
     if state.stopped is not None:
         return  # looking at the blobs of a hundred thousand experiments takes a moment
-    last = [world.runs.folder(number) for number in range(max(state.next_number - 2, 0), state.next_number)]
+    oldest = min(state.next_number - 1, *(experiment.number for experiment in state.open), state.next_number)
+    last = [components.runs.folder(number) for number in range(max(oldest - 1, 0), state.next_number)]
     try:
         remove_partial([home, home / "harness", home / "rehearsal", *last, *(home / "blobs").glob("*")])
     except OSError as error:
         raise InfrastructureError(f"{home} cannot be tidied up: {error.strerror}.") from error
 
 
-def _check_head(world: World, state: ResearchState) -> None:
+def _check_head(components: Components, state: ResearchState) -> None:
     """The branch ends at the frontier, or at a kept commit that the journal has not heard of yet."""
-    head, frontier = world.repository.head(), state.frontier
-    committing = state.open is not None and state.open.phase is Phase.DECIDED
+    head, frontier = components.repository.head(), state.frontier
+    committing = any(experiment.phase is Phase.DECIDED for experiment in state.open)
     if frontier is not None and head != frontier.commit and not committing:
         raise UserError(
             f"The branch in the home's repo/ ends at {head[:7]}, no experiment of ours; the frontier is "
@@ -64,7 +69,7 @@ def _check_head(world: World, state: ResearchState) -> None:
 
 def live(state: ResearchState) -> set[str]:
     """Labels of the experiments whose containers may still be of use."""
-    return {str(state.open.number)} if state.open else set()
+    return {str(experiment.number) for experiment in state.open}
 
 
 def reap(sandbox: Leftovers, keep: Collection[str]) -> list[str]:

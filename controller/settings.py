@@ -34,11 +34,10 @@ from controller.agents.llm.config import ClaudeConfig
 from controller.core.containers.config import SandboxConfig
 from controller.core.errors import UserError
 from controller.core.hardware.disturbance import NoiseConfig
+from controller.core.rules import AbsenceConfig, RetryConfig
 from controller.core.scoring.config import JudgeConfig
 from controller.core.untrusted import clean_line
 from controller.observers.notify import NotifyConfig
-from controller.proposals.availability import AbsenceConfig
-from controller.retry import PatienceConfig
 from controller.sandbox.rehearsal import RehearsalConfig
 from controller.sandbox.training import TrainerConfig
 from controller.store.retention import StorageConfig
@@ -108,7 +107,7 @@ class Settings(BaseSettings):
     budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
     absence: AbsenceConfig = AbsenceConfig()
-    patience: PatienceConfig = PatienceConfig()
+    retry: RetryConfig = RetryConfig()
     notify: NotifyConfig = NotifyConfig()
     noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()

@@ -12,7 +12,7 @@ from pathlib import Path
 from controller.core.errors import AgentExhausted, UserError
 from controller.core.experiment import Experiment
 from controller.core.program.source import decode, parse
-from controller.core.values import Proposal
+from controller.core.values import Change
 from controller.ports import Context
 
 
@@ -23,7 +23,7 @@ class Replay:
     """
 
     name = "replay"
-    prepares_ahead = False
+    asks_ahead = False
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -37,20 +37,23 @@ class Replay:
         self._known = 0
         """Experiments of the history that are in `_done`."""
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         """The first file that no experiment has run yet. Raises AgentExhausted when there is none."""
         self._done |= {experiment.proposal.train_sha256 for experiment in context.history[self._known :]}
         self._known = len(context.history)
         while self._files:
             name, train_py = self._files.pop(0)
             if hashlib.sha256(train_py.encode()).hexdigest() not in self._done:
-                return Proposal(
+                return Change(
                     train_py=train_py,
                     description=f"{name}: {title}" if (title := _title(train_py)) else name,
                     hypothesis=f"{name} is the next file of the replayed folder.",
-                    agent=self.name,
                 )
         raise AgentExhausted(f"every file of {self._folder} has been proposed")
+
+    def combine(self, context: Context, behind: Experiment) -> None:
+        """Its ideas are files, and none of them is made of two."""
+        return None
 
     def fix(self, context: Context, crashed: Experiment) -> None:
         """A replay runs what it was given, as it is."""

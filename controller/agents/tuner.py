@@ -35,7 +35,7 @@ from controller.agents.search_space import (
 )
 from controller.core.errors import AgentError, AgentExhausted
 from controller.core.experiment import Experiment
-from controller.core.values import Cause, Proposal, Verdict
+from controller.core.values import Cause, Change, Verdict
 from controller.ports import Context
 
 # The figures below were chosen on synthetic landscapes; tests/agents/test_tuner.py holds one of them.
@@ -72,7 +72,7 @@ class Tuner:
     """An `Agent` that changes constants and nothing else."""
 
     name = "tuner"
-    prepares_ahead = False
+    asks_ahead = False
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
@@ -82,7 +82,7 @@ class Tuner:
         """The latest experiments and the constants they ran with."""
         self._read = 0
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         """The next move. Raises AgentExhausted if there is nothing to tune, or no move left to try."""
         constants = self._constants(context)
         self._catch_up(context)
@@ -101,6 +101,10 @@ class Tuner:
         """A crash is a lesson, not a typo: nothing to repair."""
         return None
 
+    def combine(self, context: Context, behind: Experiment) -> None:
+        """Where two changes conflict, one of them is lost: nothing to search for."""
+        return None
+
     def _constants(self, context: Context) -> list[Constant]:
         try:
             constants = tunable(find(context.train_py), context.scale)
@@ -112,17 +116,16 @@ class Tuner:
 
     def _proposal(
         self, train_py: str, constants: Sequence[Constant], changed: Values, search: _Search
-    ) -> Proposal:
+    ) -> Change:
         before = {constant.name: constant.value for constant in constants}
         steps = [f"{name} {render(before[name])} → {render(value)}" for name, value in changed.items()]
-        return Proposal(
+        return Change(
             train_py=train_py,
             description="; ".join(steps),
             hypothesis=(
                 f"A step of at most {search.radius:.0%} of each range from the frontier, "
                 f"chosen from the effects of {len(search.moves)} earlier moves, lowers val_bpb."
             ),
-            agent=self.name,
             parameters={"values": {**before, **changed}, "changed": [*sorted(changed)]},
         )
 
@@ -135,8 +138,8 @@ class Tuner:
     def _moves(self, context: Context) -> Iterator[Move]:
         frontier: Values = {}
         best = context.frontier.experiment
-        if best is not None and self._ran and best < self._ran[0][0].number:
-            frontier = self._values(context, context.history[best])
+        if best is not None and self._ran and all(known.number != best for known, _ in self._ran):
+            frontier = self._values(context, context.finished(best))
         for experiment, values in self._ran:
             if experiment.cause is Cause.NO_GPU:
                 continue  # nothing was learnt about the values

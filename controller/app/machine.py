@@ -11,10 +11,11 @@ from pathlib import Path
 
 from controller import __version__
 from controller.app.device import Device, resolve_device
+from controller.components import Slot
 from controller.core.containers.templates import Files
 from controller.core.errors import InfrastructureError, NotReady
 from controller.core.values import Provenance
-from controller.ports import Sandbox
+from controller.ports import Clock, Sandbox
 from controller.sandbox.data_files import DataFiles
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.harness_files import HarnessFiles
@@ -38,16 +39,20 @@ class Machine:
     """Everything that is needed to run one attempt, checked to be there."""
 
     sandbox: Sandbox
-    trainer: ContainerTrainer
-    judge: ContainerJudge
+    slots: list[Slot]
+    """At least one."""
     rehearsal: ContainerRehearsal
-    slot: HostSlot | None
-    """None: the machine is not watched."""
     harness: HarnessFiles
     data_files: DataFiles
     engine_root: Path | None
     """Where the engine keeps its own files, on its machine."""
     provenance: Provenance
+
+    def close_monitors(self) -> None:
+        """Idempotent."""
+        for slot in self.slots:
+            if slot.monitor is not None:
+                slot.monitor.close()
 
     def check_inputs(self) -> None:
         """Raises VerificationFailed if a file that containers mount is not what it was made from."""
@@ -68,37 +73,10 @@ class Machine:
         harness, files = mounted_files(config)
         data_files = DataFiles(config.home)
         data_files.verify()
-        clock, slot = SystemClock(), None
-        if config.noise.enabled:
-            slot = HostSlot(
-                sandbox,
-                clock,
-                config=config.noise,
-                containers=device.sandbox,
-                home=config.home,
-                budget_seconds=config.budget.wall_seconds,
-            )
-        alone = threading.Lock()
+        clock, alone = SystemClock(), threading.Lock()
         return cls(
             sandbox=sandbox,
-            trainer=ContainerTrainer(
-                sandbox,
-                clock,
-                config=config.trainer,
-                containers=device.sandbox,
-                home=config.home,
-                files=files,
-                slot=slot,
-            ),
-            judge=ContainerJudge(
-                sandbox,
-                clock,
-                config=config.judge,
-                containers=device.sandbox,
-                home=config.home,
-                files=files,
-                alone=alone,
-            ),
+            slots=[_slot(config, sandbox, device, files, clock, alone)],
             rehearsal=ContainerRehearsal(
                 sandbox,
                 clock,
@@ -108,12 +86,45 @@ class Machine:
                 files=files,
                 alone=alone,
             ),
-            slot=slot,
             harness=harness,
             data_files=data_files,
             engine_root=Path(engine["root"]) if engine["root"] else None,
             provenance=_provenance(engine, info, harness, device),
         )
+
+
+def _slot(
+    config: Settings, sandbox: Sandbox, device: Device, files: Files, clock: Clock, alone: threading.Lock
+) -> Slot:
+    monitor = None
+    if config.noise.enabled:
+        monitor = HostSlot(
+            sandbox,
+            clock,
+            config=config.noise,
+            containers=device.sandbox,
+            home=config.home,
+            budget_seconds=config.budget.wall_seconds,
+        )
+    trainer = ContainerTrainer(
+        sandbox,
+        clock,
+        config=config.trainer,
+        containers=device.sandbox,
+        home=config.home,
+        files=files,
+        slot=monitor,
+    )
+    judge = ContainerJudge(
+        sandbox,
+        clock,
+        config=config.judge,
+        containers=device.sandbox,
+        home=config.home,
+        files=files,
+        alone=alone,
+    )
+    return Slot(trainer, judge, monitor)
 
 
 def _provenance(

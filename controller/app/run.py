@@ -1,4 +1,4 @@
-"""One life of a controller: begin or continue the effort of a home, and work until a limit is reached."""
+"""One session: begin or continue the effort of a home, and work until a limit is reached."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from pathlib import Path
 from controller import recovery
 from controller.app.home import read_standing
 from controller.app.machine import Machine
-from controller.components import Limits, World
+from controller.components import Components
 from controller.core.errors import Unfit, UserError
 from controller.core.events import EffortStarted, SessionStarted
 from controller.core.program import source
 from controller.core.program.policy import check
+from controller.core.rules import Limits, Rules, Wish
 from controller.core.state import ResearchState, apply
 from controller.core.values import Provenance
 from controller.loop import Loop
 from controller.observers.terminal import observer
-from controller.ports import Agent, Observer, Wish
+from controller.ports import Agent, Observer
 from controller.settings import PROJECT, Settings
 from controller.store.journal import Journal
 from controller.store.ledger import Ledger
@@ -60,8 +61,7 @@ def run(
     machine = Machine.assemble(config)
     with contextlib.ExitStack() as resources:
         resources.callback(machine.sandbox.close)
-        if machine.slot is not None:
-            resources.callback(machine.slot.close)
+        resources.callback(machine.close_monitors)
         journal = resources.enter_context(contextlib.closing(Journal(config.home, clock, archive.position)))
         repository = _begin(config.home, plan, journal)
         for record in archive.follow():
@@ -69,12 +69,12 @@ def run(
         program = repository.read(repository.head(), "program.md")
         provenance = machine.provenance.model_copy(update={"program": _sha256(program)})
         recovery.check_comparable(state, provenance, config.budget.wall_seconds)
-        world = World(
+        components = Components(
             journal=journal,
             repository=repository,
-            agent=agent,
-            trainer=machine.trainer,
-            judge=machine.judge,
+            agents=[agent, *([understudy] if understudy else [])],
+            slots=machine.slots,
+            rules=rules(config, agent, understudy, machine),
             runs=Runs(config.home),
             clock=clock,
             observer=resources.enter_context(observer(sys.stdout, clock, watchers)),
@@ -83,22 +83,16 @@ def run(
             prune=Storage(config.home, config.storage).prune,
             check_inputs=machine.check_inputs,
             surroundings=HomeSurroundings(config.home, config.min_free_bytes, machine.engine_root),
-            bounds=config.judge.bounds,
-            understudy=understudy,
-            absence=config.absence,
-            patience=config.patience,
             rehearsal=machine.rehearsal,
-            slot=machine.slot,
-            noise=config.noise,
         )
-        loop = Loop(world, state, Limits(**config.limits.model_dump()), config.budget.wall_seconds)
-        recovery.sweep(config.home, world, loop.state)
-        recovery.recover(world, machine.sandbox, loop.state)
-        require_fit(state, provenance, config, world.surroundings.wish())
-        if (reason := loop.reason_to_stop()) is not None:
+        loop = Loop(components, state, config.budget.wall_seconds)
+        recovery.sweep(config.home, components, loop.state)
+        recovery.recover(components, machine.sandbox, loop.state)
+        require_fit(state, provenance, config, components.surroundings.wish())
+        if (reason := loop.limit()) is not None:
             # A service that is restarted at its limit must not fill the journal with sessions.
             return _ended(reason, loop.state)
-        loop.record(
+        loop.effort.record(
             SessionStarted(
                 agent=agent.name,
                 budget_seconds=config.budget.wall_seconds,
@@ -107,6 +101,22 @@ def run(
             )
         )
         return _ended(loop.run(), loop.state)
+
+
+def rules(config: Settings, agent: Agent, understudy: Agent | None, machine: Machine) -> Rules:
+    """What the plan goes by, out of the settings."""
+    return Rules(
+        agent=agent.name,
+        asks_ahead=agent.asks_ahead,
+        understudy=understudy.name if understudy else None,
+        slots=len(machine.slots),
+        is_watched=config.noise.enabled,
+        bounds=config.judge.bounds,
+        limits=Limits(**config.limits.model_dump()),
+        absence=config.absence,
+        retry=config.retry,
+        noise=config.noise,
+    )
 
 
 def _ended(reason: str, state: ResearchState) -> str:

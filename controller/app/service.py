@@ -5,18 +5,29 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
-from controller import retry as patience
 from controller.app import agent as choose
 from controller.app import run as effort
-from controller.core.errors import GloveboxError, Interrupted, NotReady, Unfit, UserError, VerificationFailed
+from controller.core import plan
+from controller.core.backoff import backoff
+from controller.core.errors import (
+    GloveboxError,
+    InfrastructureError,
+    Interrupted,
+    NotReady,
+    Unfit,
+    UserError,
+    VerificationFailed,
+)
+from controller.core.rules import RetryConfig
 from controller.core.untrusted import clean_line
 from controller.observers import channels, heartbeat
 from controller.observers.heartbeat import Heartbeat
 from controller.observers.notify import Notifier
+from controller.ports import Clock
 from controller.settings import Settings
 from controller.system.clock import SystemClock
 
@@ -24,6 +35,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 _SENTENCE = 2000
 """Characters of the longest sentence that is worth reading; a path may be in it."""
+_WAIT_SECONDS = 1.0
+"""Between two looks whether a person asks to stop."""
 _STARTING_SECONDS = 600.0
 """To look at engine, GPU and data; the latter may be many gigabytes."""
 
@@ -49,7 +62,7 @@ def run(config: Settings, stop: threading.Event) -> str:
     with contextlib.ExitStack() as ears:
         told = [ears.enter_context(channel) for channel in _channels(config)]
         try:
-            reason = patience.persist(start, config.patience, SystemClock(), stop, wait)
+            reason = retried(start, config.retry, SystemClock(), stop, wait)
         except Interrupted as error:
             life.show(f"{heartbeat.ENDED}stopped by a person")
             raise Interrupted("Stopped by a person; the same command goes on from here.") from error
@@ -93,3 +106,46 @@ def _heartbeat(config: Settings) -> Heartbeat:
         + config.claude.patience_seconds
         + config.rehearsal.seconds,
     )
+
+
+def retried(
+    attempt: Callable[[], str],
+    config: RetryConfig,
+    clock: Clock,
+    stop: threading.Event,
+    tell: Callable[[str, float], None],
+) -> str:
+    """Call `attempt` until it returns; after an InfrastructureError, wait and call it again.
+
+    What fails outside an experiment takes the whole effort with it, which is begun anew as after a crash. If
+    the first attempt finds out that the machine is not fit, that is the end. `tell` hears why there is a wait
+    and what is left of it, about once a second. Raises what `attempt` does, Interrupted, NotReady.
+    """
+    faults = 0
+    while True:
+        began = clock.monotonic()
+        try:
+            return attempt()
+        except Unfit:
+            raise
+        except (InfrastructureError, NotReady) as error:
+            if isinstance(error, NotReady) and (faults == 0 or config.stop_after is not None):
+                raise
+            if clock.monotonic() - began > config.max_seconds:
+                faults = 0  # it worked for long
+            faults += 1
+            if config.stop_after is not None and faults >= config.stop_after:
+                raise NotReady(
+                    f"There were {plan.faults(faults)}; the last was: {clean_line(str(error))} "
+                    "Run `glovebox doctor`."
+                ) from error
+            seconds = backoff(
+                max(1, faults - plan.FAULTS_AT_ONCE + 1), config.first_seconds, config.max_seconds
+            )
+            end = clock.monotonic() + seconds
+            log.warning("effort_failed", error=clean_line(str(error)), faults=faults)
+            while not stop.is_set() and (left := end - clock.monotonic()) > 0:
+                tell(clean_line(str(error)), left)
+                stop.wait(min(left, _WAIT_SECONDS))
+            if stop.is_set():
+                raise Interrupted("stopped by a person") from error

@@ -91,6 +91,7 @@ def run(
     """
     train_py = read_train(file)
     machine = Machine.assemble(config)
+    slot = machine.slots[0]
     if reference is None:
         reference = read_standing(config.home)[0].reference
     folder = _new_folder(config.home)
@@ -102,17 +103,16 @@ def run(
         log_path=folder / "run.log",
         budget_seconds=config.budget.wall_seconds,
     )
-    machine.trainer.discard(attempt)  # what a try that was killed left behind
+    slot.trainer.discard(attempt)  # what a try that was killed left behind
     try:
-        if machine.slot is not None:
-            machine.slot.ready(stop)
-        outcome = machine.trainer.train(attempt, stop, lambda elapsed: None)
+        if slot.monitor is not None:
+            slot.monitor.ready(stop)
+        outcome = slot.trainer.train(attempt, stop, lambda elapsed: None)
         judgement = None if outcome.cause else _score(machine, attempt, stop, reference)
         machine.check_inputs()
     finally:
-        machine.trainer.discard(attempt)
-        if machine.slot is not None:
-            machine.slot.close()
+        slot.trainer.discard(attempt)
+        machine.close_monitors()
     trial = Trial(folder, outcome, judgement, config.judge.bounds)
     try:
         Runs.append_summary(folder / "run.log", outcome, judgement, trial.decision)
@@ -125,7 +125,9 @@ def _score(
     machine: Machine, attempt: Attempt, stop: threading.Event, reference: Sequence[Work]
 ) -> Score | Refusal:
     """Whoever tries a file wants to know whether it would be believed: every score is confirmed."""
-    return machine.judge.score(attempt, secrets.randbits(63), lambda score: True, stop, reference=reference)
+    return machine.slots[0].judge.score(
+        attempt, secrets.randbits(63), lambda score: True, stop, reference=reference
+    )
 
 
 def _new_folder(home: Path) -> Path:

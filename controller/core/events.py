@@ -1,18 +1,26 @@
 """Every fact the journal can hold, one class each. All on one page: it is what an auditor reads first.
 
 A fact is written before the action that depends on it and after the action that establishes it.
-The life of one experiment in the order of its events:
 
-    Proposed → TrainingStarted → TrainingFinished → ScoringStarted → ScoringFinished → Decided → Committed
-                     └────────────────┴─────→ Voided (no fault of its own; the next attempt starts over)
+A proposal has a number from the moment it is asked for:
 
-A crashed run skips scoring; only a kept one is committed. After ScoringFinished there may stand one
-ClaimMismatch, and one Quarantined, after which the checkpoint is scored once more. Between a Voided that says
-`disturbed` and the next TrainingStarted stand any number of SlotDisturbed and then one SlotCalm.
+    ProposalAsked → ProposalMade → ExperimentOpened
+          └──────────────┴─────→ ProposalDropped, ProposalRefused or AgentFailed
 
-What an agent does stands beside that life, in whatever order it happens: ApiRequested, then ApiAnswered or
-ApiFailed, with the number of the call; Rehearsed; Prepared, ahead of its Proposed; RepairGivenUp;
-AgentFailed; AgentAbsent and AgentReturned. So do Paused and Resumed, between experiments.
+Calls to a language model (ApiRequested, then ApiAnswered or ApiFailed) and rehearsals name the proposal that
+they are for. ProposalRebased says that a proposal was made to fit another frontier.
+
+The events of one experiment, in order:
+
+    ExperimentOpened → TrainingStarted → TrainingFinished → ScoringStarted → ScoringFinished → Decided
+                             └────────────────┴────────→ Voided                                   └→ Committed
+
+A crashed run is not scored; only a kept one is committed. After a Voided, which says that the attempt failed
+through no fault of the experiment, the next TrainingStarted begins another attempt. ScoringFinished may be
+followed by one ClaimMismatch and by one Quarantined, after which the checkpoint is scored again. Between a
+Voided that says `disturbed` and the next TrainingStarted stand any number of SlotDisturbed and one SlotReady.
+
+AgentAbsent, AgentReturned, Paused and Resumed may stand anywhere.
 """
 
 from __future__ import annotations
@@ -60,44 +68,105 @@ class SessionStopped(Value):
     reason: str
 
 
-class ProposalRefused(Value):
-    """A proposal was refused before it cost any training time."""
+Purpose = Literal["baseline", "propose", "fix", "merge"]
+"""The unchanged train.py of the effort; a new idea; the repair of a crash; two changes put together."""
 
-    event: Literal["proposal_refused"] = "proposal_refused"
+
+class ProposalAsked(Value):
+    """An agent is about to be asked for a proposal."""
+
+    event: Literal["proposal_asked"] = "proposal_asked"
+    proposal: int
+    """Numbers the proposals of the effort from 0, which is the baseline."""
     agent: str
-    description: str
-    cause: str
-    detail: str
-    train_sha256: str
-    fixes: int | None = None
-    """The experiment whose crash it was to repair."""
-
-
-class Proposed(Value):
-    """A proposal became an experiment."""
-
-    event: Literal["proposed"] = "proposed"
-    experiment: int
-    description: str
-    hypothesis: str
-    agent: str
+    purpose: Purpose
     parent: str
     """The frontier commit it starts from."""
+    fixes: int | None = None
+    """With `fix`: the experiment that crashed."""
+    merges: int | None = None
+    """With `merge`: the experiment whose change is to be added to the frontier's."""
+    stands_in_for: str | None = None
+    """The agent that was absent when another one was asked."""
+
+
+class ProposalMade(Value):
+    """The agent answered with a text."""
+
+    event: Literal["proposal_made"] = "proposal_made"
+    proposal: int
+    description: str
+    hypothesis: str = ""
     expected_effect: float | None = None
     """Bits per byte; negative is better."""
     idea: str = ""
-    stands_in_for: str | None = None
-    """The agent that was away when another one made this proposal."""
-    prepared_for: int | None = None
-    """The `for_experiment` of the Prepared it comes from; a fix may have taken that number meanwhile."""
-    fixes: int | None = None
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    edits: tuple[Edit, ...] | None = None
+    """How the text was made from the parent's; None if not by edits alone."""
+    train_sha256: str
+    """Blob: the full text."""
+
+
+class ProposalRehearsed(Value):
+    """A text was built and stepped once in a sealed container, before it became an experiment."""
+
+    event: Literal["proposal_rehearsed"] = "proposal_rehearsed"
+    proposal: int
+    train_sha256: str
+    result: Literal["passed", "failed", "inconclusive"]
+    detail: str
+    seconds: float
+
+
+class ProposalRebased(Value):
+    """The frontier moved, and the proposal was made to fit the new one."""
+
+    event: Literal["proposal_rebased"] = "proposal_rebased"
+    proposal: int
+    parent: str
+    train_sha256: str
+
+
+class ProposalDropped(Value):
+    """A proposal was given up before it became an experiment: it was stale, or nothing came of it."""
+
+    event: Literal["proposal_dropped"] = "proposal_dropped"
+    proposal: int
+    reason: str
+
+
+class ProposalRefused(Value):
+    """A proposal was refused before it cost any training time: core/program/policy.py."""
+
+    event: Literal["proposal_refused"] = "proposal_refused"
+    proposal: int
+    cause: str
+    detail: str
+
+
+class ExperimentOpened(Value):
+    """A proposal became an experiment on a slot."""
+
+    event: Literal["experiment_opened"] = "experiment_opened"
+    experiment: int
+    proposal: int
+    slot: int
+    parent: str
+    """The frontier commit it starts from."""
     train_sha256: str
     """Blob: the full text as it will run."""
     digest: str
     """Of what the text does, as far as its syntax tells: see core/program/policy.py."""
     diff_sha256: str
     """Blob: the change against the parent."""
+
+
+class ExperimentMoved(Value):
+    """An experiment that waits to be run goes to another slot, because its own is no longer there."""
+
+    event: Literal["experiment_moved"] = "experiment_moved"
+    experiment: int
+    slot: int
 
 
 class TrainingStarted(Value):
@@ -201,15 +270,15 @@ class SlotDisturbed(Value):
     experiment: int
     disturbance: Disturbance
     looks: int
-    """How often it was looked at in vain by now, since the run that was disturbed."""
+    """How many looks have found it disturbed, since the run that was disturbed."""
     until: str
     """When it will be looked at again, UTC."""
 
 
-class SlotCalm(Value):
+class SlotReady(Value):
     """The slot is fit again for the experiment that was disturbed on it."""
 
-    event: Literal["slot_calm"] = "slot_calm"
+    event: Literal["slot_ready"] = "slot_ready"
     experiment: int
     seconds: float
     """How long this process waited for it."""
@@ -221,9 +290,8 @@ class ApiRequested(Value):
     event: Literal["api_requested"] = "api_requested"
     call: int
     """Numbers the calls of the effort from 0."""
-    for_experiment: int
-    """The experiment that is to come of it."""
-    purpose: Literal["propose", "fix"]
+    proposal: int
+    """The proposal it is for."""
     mode: str = ""
     """What the digest of history asked for: see agents/llm/prompt.py."""
     model: str
@@ -262,56 +330,12 @@ class ApiFailed(Value):
     """0 if the request was refused; what was reserved if nobody knows."""
 
 
-class Rehearsed(Value):
-    """A text was built and stepped once in a sealed container, before it became an experiment."""
-
-    event: Literal["rehearsed"] = "rehearsed"
-    for_experiment: int
-    train_sha256: str
-    result: Literal["passed", "failed", "inconclusive"]
-    detail: str
-    seconds: float
-
-
-class Prepared(Value):
-    """A proposal is ready while an experiment still trains."""
-
-    event: Literal["prepared"] = "prepared"
-    for_experiment: int
-    agent: str
-    parent: str
-    """The frontier commit it starts from."""
-    description: str
-    hypothesis: str
-    expected_effect: float | None = None
-    idea: str = ""
-    train_sha256: str
-    edits: tuple[Edit, ...] | None = None
-
-
-class PreparationDropped(Value):
-    """A prepared proposal was given up: the frontier moved and its edits no longer apply, say."""
-
-    event: Literal["preparation_dropped"] = "preparation_dropped"
-    for_experiment: int
-    reason: str
-
-
-class RepairGivenUp(Value):
-    """The one repair that a crash gets came to nothing; a refused one says so in its ProposalRefused."""
-
-    event: Literal["repair_given_up"] = "repair_given_up"
-    fixes: int
-    """The experiment that crashed."""
-    reason: str
-
-
 class AgentFailed(Value):
     """The agent produced no usable proposal this time."""
 
     event: Literal["agent_failed"] = "agent_failed"
     agent: str
-    for_experiment: int
+    proposal: int
     reason: str
 
 
@@ -322,7 +346,7 @@ class AgentAbsent(Value):
     agent: str
     reason: str
     until: str | None
-    """When it will be asked again, UTC; None: not before somebody changes something."""
+    """When it will be asked again, UTC; None: not until a person changes something."""
 
 
 class AgentReturned(Value):
@@ -333,10 +357,12 @@ class AgentReturned(Value):
 
 
 class Paused(Value):
-    """Nothing new begins for now. Said again when the time of the next try is another one."""
+    """Nothing new begins for now, on one slot or on all. Repeated when the time of the next try changes."""
 
     event: Literal["paused"] = "paused"
     why: Literal["person", "disk", "infrastructure"]
+    slot: int | None = None
+    """With `infrastructure`: the slot on which experiments failed."""
     reason: str
     by: str = ""
     """Who asked for it, if a person did."""
@@ -349,6 +375,7 @@ class Resumed(Value):
 
     event: Literal["resumed"] = "resumed"
     why: Literal["person", "disk", "infrastructure"]
+    slot: int | None = None
     by: str = ""
     """Who said so, if a person did."""
     seconds: float
@@ -378,8 +405,14 @@ AnyEvent = (
     EffortStarted
     | SessionStarted
     | SessionStopped
+    | ProposalAsked
+    | ProposalMade
+    | ProposalRehearsed
+    | ProposalRebased
+    | ProposalDropped
     | ProposalRefused
-    | Proposed
+    | ExperimentOpened
+    | ExperimentMoved
     | TrainingStarted
     | TrainingFinished
     | ScoringStarted
@@ -390,14 +423,10 @@ AnyEvent = (
     | Committed
     | Voided
     | SlotDisturbed
-    | SlotCalm
+    | SlotReady
     | ApiRequested
     | ApiAnswered
     | ApiFailed
-    | Rehearsed
-    | Prepared
-    | PreparationDropped
-    | RepairGivenUp
     | AgentFailed
     | AgentAbsent
     | AgentReturned

@@ -12,7 +12,8 @@ from controller.core.events import (
     ClaimMismatch,
     Committed,
     Decided,
-    Proposed,
+    ExperimentMoved,
+    ExperimentOpened,
     Quarantined,
     Record,
     ScoringFinished,
@@ -21,13 +22,14 @@ from controller.core.events import (
     TrainingStarted,
     Voided,
 )
+from controller.core.proposal import Proposal
 from controller.core.values import Cause, Decision, Provenance, Refusal, RunOutcome, Score, Verdict
 
 
 class Phase(StrEnum):
     """How far an open experiment has come: what is the last fact known about it."""
 
-    PROPOSED = "proposed"
+    OPENED = "opened"
     TRAINING = "training"
     TRAINED = "trained"
     SCORING = "scoring"
@@ -42,9 +44,16 @@ class Experiment:
     """Everything the journal says about one experiment."""
 
     number: int
-    proposal: Proposed
-    proposed_at: str
-    phase: Phase = Phase.PROPOSED
+    proposal: Proposal
+    slot: int
+    parent: str
+    """The frontier commit it starts from."""
+    train_sha256: str
+    digest: str
+    """Of what its text does: core/program/policy.py."""
+    diff_sha256: str
+    opened_at: str
+    phase: Phase = Phase.OPENED
     attempt: int = 0
     """The attempt that runs or ran last; 0 before the first."""
     container: str | None = None
@@ -69,6 +78,11 @@ class Experiment:
         return self.proposal.description + mark
 
     @property
+    def under_way(self) -> bool:
+        """True if it has to be seen through; one that waits to be run or repeated has not."""
+        return self.phase not in (Phase.OPENED, Phase.DONE)
+
+    @property
     def score(self) -> Score | None:
         return self.judgement if isinstance(self.judgement, Score) else None
 
@@ -83,7 +97,8 @@ class Experiment:
 
 #: From which phases an event may follow. A crashed run is decided without having been scored.
 _PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
-    TrainingStarted: frozenset({Phase.PROPOSED}),
+    ExperimentMoved: frozenset({Phase.OPENED}),
+    TrainingStarted: frozenset({Phase.OPENED}),
     TrainingFinished: frozenset({Phase.TRAINING}),
     ScoringStarted: frozenset({Phase.TRAINED, Phase.QUARANTINED}),
     ScoringFinished: frozenset({Phase.SCORING}),
@@ -91,8 +106,23 @@ _PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
     Quarantined: frozenset({Phase.JUDGED}),
     Decided: frozenset({Phase.TRAINED, Phase.JUDGED}),
     Committed: frozenset({Phase.DECIDED}),
-    Voided: frozenset({Phase.PROPOSED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.QUARANTINED}),
+    Voided: frozenset({Phase.OPENED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.QUARANTINED}),
 }
+
+
+def opened(event: ExperimentOpened, proposal: Proposal, time: str, running: Provenance | None) -> Experiment:
+    """An experiment at its beginning."""
+    return Experiment(
+        number=event.experiment,
+        proposal=replace(proposal, parent=event.parent, train_sha256=event.train_sha256),
+        slot=event.slot,
+        parent=event.parent,
+        train_sha256=event.train_sha256,
+        digest=event.digest,
+        diff_sha256=event.diff_sha256,
+        opened_at=time,
+        provenance=running,
+    )
 
 
 def advance(experiment: Experiment, record: Record, running: Provenance | None) -> Experiment:
@@ -103,6 +133,8 @@ def advance(experiment: Experiment, record: Record, running: Provenance | None) 
     _require_possible(experiment, record)
     event = record.data
     match event:
+        case ExperimentMoved():
+            return replace(experiment, slot=event.slot)
         case TrainingStarted():
             return replace(
                 experiment,
@@ -141,7 +173,7 @@ def advance(experiment: Experiment, record: Record, running: Provenance | None) 
         case Voided():
             return replace(
                 experiment,
-                phase=Phase.PROPOSED,
+                phase=Phase.OPENED,
                 container=None,
                 outcome=None,
                 judgement=None,

@@ -26,8 +26,10 @@ class Growing(Sequence[T]):
     def append(self, item: T) -> None:
         self._kept[1].append(item)
 
-    def replace_last(self, item: T) -> None:
-        self._kept[1][-1] = item
+    def replace(self, index: int, item: T) -> None:
+        """Put another item in the place of one that is in memory."""
+        first, items = self._kept
+        items[index - first] = item
 
     def forget(self, before: int, recall: Callable[[int], T]) -> None:
         """Drop the items with an index below `before`; `recall` gives them back, one at a time."""
@@ -67,14 +69,14 @@ class Growing(Sequence[T]):
         return items[place - first] if place >= first else self._recall(place)
 
 
-class Beginning(Sequence[T], Generic[T]):
-    """The first `length` items of a sequence, without a copy."""
+class Selection(Sequence[T], Generic[T]):
+    """The items of a sequence at some places, in the order of the places, without a copy."""
 
-    def __init__(self, items: Sequence[T], length: int) -> None:
-        self._items, self._range = items, range(length)
+    def __init__(self, items: Sequence[T], places: Sequence[int]) -> None:
+        self._items, self._places = items, places
 
     def __len__(self) -> int:
-        return len(self._range)
+        return len(self._places)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -84,8 +86,8 @@ class Beginning(Sequence[T], Generic[T]):
 
     def __getitem__(self, index: int | slice) -> T | Sequence[T]:
         if isinstance(index, slice):
-            return [self._items[place] for place in self._range[index]]
-        return self._items[self._range[index]]
+            return [self._items[place] for place in self._places[index]]
+        return self._items[self._places[index]]
 
 
 def _same(one: object, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""What the requests to language models cost, by effort, by day and by experiment; folded from the journal.
+"""What the requests to language models cost, by effort, by day and by proposal; folded from the journal.
 
 A request counts from the moment before it is sent, with the most it can cost. One that never came to an end,
 because the process died, stays counted like that.
@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from controller.core.errors import VerificationFailed
 from controller.core.events import ApiAnswered, ApiFailed, ApiRequested
 from controller.core.values import Usage
-
-Purpose = Literal["propose", "fix"]
 
 
 class ImpossibleCall(VerificationFailed):
@@ -49,7 +46,7 @@ class Spent:
 NOTHING = Spent()
 
 _Row = tuple[int, int, int, int, int, int, float, float]
-"""What one experiment cost, in short: there is one for each, and a start reads all of them."""
+"""What one proposal cost, in short: there is one for each, and a start reads all of them."""
 
 
 def _row(spent: Spent) -> _Row:
@@ -97,7 +94,7 @@ class Spending:
     by_day: dict[str, Spent] = field(default_factory=dict)
     """Key: the UTC day on which the request was sent, `2026-11-21`."""
     open: dict[int, OpenCall] = field(default_factory=dict)
-    _by_experiment: dict[Purpose, dict[int, _Row]] = field(default_factory=lambda: {"propose": {}, "fix": {}})
+    _by_proposal: dict[int, _Row] = field(default_factory=dict)
 
     @property
     def next_call(self) -> int:
@@ -106,10 +103,9 @@ class Spending:
     def on(self, day: str) -> Spent:
         return self.by_day.get(day, NOTHING)
 
-    def of(self, experiment: int) -> Spent:
-        """What it took to get this experiment proposed; for the next one: so far."""
-        proposed, fixed = self._by_experiment["propose"], self._by_experiment["fix"]
-        return _spent(proposed.get(experiment)) + _spent(fixed.get(experiment))
+    def of(self, proposal: int) -> Spent:
+        """What it took to get this proposal."""
+        return _spent(self._by_proposal.get(proposal))
 
     def request(self, event: ApiRequested, time: str) -> None:
         """Raises ImpossibleCall."""
@@ -127,18 +123,11 @@ class Spending:
         reserved = call.request.reserved_usd
         self._add(call, Spent(usage=event.usage, usd=event.cost_usd, in_flight_usd=-reserved))
 
-    def moved(self, prepared_for: int, experiment: int) -> None:
-        """What was prepared for one number became the experiment of another: a fix came in between."""
-        if prepared_for != experiment:
-            proposed = self._by_experiment["propose"]
-            moved = _spent(proposed.pop(prepared_for, None))
-            proposed[experiment] = _row(_spent(proposed.get(experiment)) + moved)
-
     def _add(self, call: OpenCall, spent: Spent) -> None:
         self.total = _settled(self.total + spent, self.open)
         self.by_day[call.day] = self.on(call.day) + spent
-        of, number = self._by_experiment[call.request.purpose], call.request.for_experiment
-        of[number] = _row(_spent(of.get(number)) + spent)
+        number = call.request.proposal
+        self._by_proposal[number] = _row(self.of(number) + spent)
 
 
 def _settled(spent: Spent, open_calls: Mapping[int, OpenCall]) -> Spent:

@@ -6,6 +6,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import ConfigDict
 
@@ -21,33 +22,50 @@ from controller.core.events import (
     ApiRequested,
     Committed,
     EffortStarted,
+    ExperimentMoved,
+    ExperimentOpened,
     Paused,
-    PreparationDropped,
-    Prepared,
+    ProposalAsked,
+    ProposalDropped,
+    ProposalMade,
+    ProposalRebased,
     ProposalRefused,
-    Proposed,
+    ProposalRehearsed,
     Pruned,
     Record,
-    Rehearsed,
-    RepairGivenUp,
     Resumed,
     ScoringFinished,
     ScoringStarted,
     SessionStarted,
     SessionStopped,
-    SlotCalm,
     SlotDisturbed,
+    SlotReady,
     TrainingStarted,
     Voided,
 )
-from controller.core.experiment import Experiment, Phase, advance
+from controller.core.experiment import Experiment, Phase, advance, opened
 from controller.core.notebook import Notebook
 from controller.core.obstacle import Obstacle
 from controller.core.program.suspicion import Suspicion, suspicion
+from controller.core.proposal import Proposal, asked
+from controller.core.proposal import advance as advance_proposal
 from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
-from controller.core.sequences import Beginning, Growing
+from controller.core.sequences import Growing, Selection
 from controller.core.spending import Spending
-from controller.core.values import Cause, Disturbance, Draw, Fresh, Frontier, Score, Verdict, Work
+from controller.core.values import (
+    TRIVIAL_CAUSES,
+    Cause,
+    Disturbance,
+    Draw,
+    Fresh,
+    Frontier,
+    Score,
+    Verdict,
+    Work,
+)
+
+BASELINE, MERGE = "baseline", "merge"
+"""What stands for the agent where nobody is asked: the effort's own train.py; a merge of two changes."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +76,9 @@ class Absence:
     reason: str
     since: str
     until: str | None
-    """When it will be asked again, UTC; None: not before somebody changes something."""
+    """When it will be asked again, UTC; None: not until a person changes something."""
     times: int
-    """How often in a row it was asked in vain."""
+    """How often in a row it could not be reached."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,23 @@ class Noise:
     until: str | None = None
     """When the slot will be looked at again, UTC; None before the first look."""
     looks: int = 0
-    """How often it was looked at in vain."""
+    """How many looks found the slot disturbed."""
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """What is known of one slot."""
+
+    experiment: int | None = None
+    """The open experiment on it."""
+    noise: Noise | None = None
+    """Set while a disturbed experiment waits to be repeated."""
+    faults: int = 0
+    """Infrastructure faults in a row in this session."""
+    fault: str = ""
+    """What the latest of them was."""
+    pause: Pause | None = None
+    """Set while the slot rests after such faults."""
 
 
 @dataclass
@@ -95,7 +129,20 @@ class ResearchState:
     base_commit: str | None = None
     frontier: Frontier | None = None
     experiments: Growing[Experiment] = field(default_factory=Growing)
-    """Index is the experiment's number. The last one may still be open."""
+    """Index is the experiment's number. The latest may still be open."""
+    order: list[int] = field(default_factory=list)
+    """Numbers of the finished experiments in the order in which they finished."""
+    slots: dict[int, SlotState] = field(default_factory=dict)
+    """By the slot's number; what is not in here is idle and was never heard of."""
+    proposals: dict[int, Proposal] = field(default_factory=dict)
+    """By number: those that are neither experiments yet nor at an end."""
+    next_proposal: int = 0
+    to_repair: int | None = None
+    """The latest experiment that crashed over a trifle and whose repair nobody was asked for yet (R9)."""
+    to_combine: list[int] = field(default_factory=list)
+    """Experiments whose change did not merge by itself with that of the frontier."""
+    to_merge: list[tuple[int, int]] = field(default_factory=list)
+    """(behind, kept): two keeps in a row, the second of which does not have the change of the first."""
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     """Of the finished experiments."""
     causes: Counter[Cause] = field(default_factory=Counter)
@@ -127,6 +174,7 @@ class ResearchState:
     earlier_seconds: float = 0.0
     """What all sessions but the last one took, from their first line to their last."""
     refused_in_a_row: int = 0
+    last_refusal: str = ""
     agent_errors_in_a_row: int = 0
     tried: dict[str, set[str]] = field(default_factory=dict)
     """By frontier commit: `core.policy.digest` of every text that was run from it."""
@@ -134,18 +182,10 @@ class ResearchState:
     """By `core.policy.digest`: the programs that are not run again, whatever the frontier."""
     reference: tuple[Work, ...] = ()
     """What the baseline's workers used; empty until it was scored."""
-    prepared: Prepared | None = None
-    """The proposal that waits for its turn."""
-    rehearsed: Rehearsed | None = None
-    """The latest rehearsal."""
-    repair_tried: int | None = None
-    """The latest experiment whose repair was tried in vain, before it became an experiment itself."""
     absence: Absence | None = None
     """Of the agent, while it lasts."""
     pause: Pause | None = None
-    """While it lasts."""
-    noise: Noise | None = None
-    """Set while a disturbed experiment waits to be repeated."""
+    """Of all slots, while it lasts: a person's, or for want of disk space."""
     draw: Draw = field(default_factory=lambda: Draw(scoring=0, confirmation=0))
     """Of the next scoring. Rows count as given to a worker unless it is known that they were not."""
     fresh_left: int | None = None
@@ -159,10 +199,10 @@ class ResearchState:
     seq: int = -1
 
     @property
-    def open(self) -> Experiment | None:
-        """The experiment that is not finished yet, if any."""
-        last = self.experiments.last
-        return last if last and last.phase is not Phase.DONE else None
+    def open(self) -> list[Experiment]:
+        """The experiments that are not finished yet, by number."""
+        numbers = [slot.experiment for slot in self.slots.values() if slot.experiment is not None]
+        return [self.experiments[number] for number in sorted(numbers)]
 
     @property
     def next_number(self) -> int:
@@ -170,8 +210,11 @@ class ResearchState:
 
     @property
     def finished(self) -> Sequence[Experiment]:
-        """Every experiment but the open one; a view, not a copy."""
-        return self.experiments if self.open is None else Beginning(self.experiments, self.next_number - 1)
+        """Every experiment that is not open, in the order in which they finished; a view, not a copy."""
+        return Selection(self.experiments, self.order)
+
+    def slot(self, number: int) -> SlotState:
+        return self.slots.get(number, SlotState())
 
     @property
     def obstacle(self) -> Obstacle | None:
@@ -226,16 +269,21 @@ def apply(state: ResearchState, record: Record) -> None:
             state.tag, state.base_commit = event.tag, event.base_commit
             state.frontier = Frontier(commit=event.base_commit)
         case SessionStarted():
-            _begin_session(state, event)
+            _begin_session(state, event, record.time)
         case SessionStopped():
             state.stopped = event.reason
-        case ProposalRefused():
-            state.refused_in_a_row += 1
-            state.repair_tried = state.repair_tried if event.fixes is None else event.fixes
-            if state.prepared and state.prepared.train_sha256 == event.train_sha256:
-                state.prepared = None
-        case Proposed():
+        case (
+            ProposalAsked()
+            | ProposalMade()
+            | ProposalRehearsed()
+            | ProposalRebased()
+            | ProposalDropped()
+            | ProposalRefused()
+            | AgentFailed()
+        ):
             _propose(state, event, record.time)
+        case ExperimentOpened():
+            _open(state, event, record.time)
         case Pruned():
             _prune(state, event)
         case ApiRequested():
@@ -246,23 +294,14 @@ def apply(state: ResearchState, record: Record) -> None:
             state.call_bytes += event.reply_bytes
         case ApiFailed():
             state.spending.end(event)
-        case Rehearsed():
-            state.rehearsed = event
-        case RepairGivenUp():
-            state.repair_tried = event.fixes
-        case Prepared() | PreparationDropped() | AgentFailed() | AgentAbsent() | AgentReturned():
+        case AgentAbsent() | AgentReturned():
             _attend(state, event, record.time)
-        case Paused():
-            before = state.pause
-            same = before is not None and before.event.why == event.why
-            state.pause = Pause(event, before.since if before and same else record.time)
-        case Resumed():
-            state.pause = None
-        case SlotDisturbed() | SlotCalm():
+        case Paused() | Resumed():
+            _pause(state, event, record.time)
+        case SlotDisturbed() | SlotReady():
             _wait(state, event)
         case _:
-            number = getattr(event, "experiment", None)
-            if number is not None:
+            if getattr(event, "experiment", None) is not None:
                 _advance(state, record)
 
 
@@ -276,114 +315,200 @@ def _prune(state: ResearchState, event: Pruned) -> None:
         state.call_bytes -= event.bytes
 
 
-def _wait(state: ResearchState, event: SlotDisturbed | SlotCalm) -> None:
-    noise = state.noise
-    if noise is None or state.open is None or state.open.number != event.experiment:
-        raise ImpossibleHistory(
-            f"{event.event} speaks of experiment {event.experiment}, which waits for nothing"
-        )
-    if isinstance(event, SlotCalm):
-        state.noise = None
+def _change_slot(state: ResearchState, number: int, **changes: Any) -> None:
+    state.slots[number] = replace(state.slot(number), **changes)
+
+
+def _wait(state: ResearchState, event: SlotDisturbed | SlotReady) -> None:
+    slot = _opened(state, event.experiment).slot
+    noise = state.slot(slot).noise
+    if noise is None:
+        raise ImpossibleHistory(f"{event.event} speaks of experiment {event.experiment}, which does not wait")
+    if isinstance(event, SlotReady):
+        _change_slot(state, slot, noise=None)
     else:
-        state.noise = replace(noise, disturbance=event.disturbance, until=event.until, looks=event.looks)
+        seen = replace(noise, disturbance=event.disturbance, until=event.until, looks=event.looks)
+        _change_slot(state, slot, noise=seen)
 
 
-def _begin_session(state: ResearchState, event: SessionStarted) -> None:
-    """A person looked, or a service was restarted: errors are counted anew, and absences go on.
+def _pause(state: ResearchState, event: Paused | Resumed, time: str) -> None:
+    before = state.pause if event.slot is None else state.slot(event.slot).pause
+    pause = None
+    if isinstance(event, Paused):
+        same = before is not None and before.event.why == event.why
+        pause = Pause(event, before.since if before and same else time)
+    if event.slot is None:
+        state.pause = pause
+    else:
+        _change_slot(state, event.slot, pause=pause)
+
+
+def _begin_session(state: ResearchState, event: SessionStarted, time: str) -> None:
+    """A person looked, or a service was restarted: errors are counted anew; an agent's absence goes on.
 
     So does a pause that a person asked for. Disk and machine are looked at anew.
     """
-    if state.obstacle is not None:  # whoever began it all the same had a reason: see effort.py
+    if state.obstacle is not None:  # begun all the same, for a reason: app/run.py
         state.lacked_in_a_row = 0
-    state.session, state.stopped, state.agent_errors_in_a_row = event, None, 0
+    state.session, state.stopped = event, None
+    state.agent_errors_in_a_row = state.refused_in_a_row = 0
     if state.absence and state.absence.agent != event.agent:
         state.absence = None
+    elif (
+        state.absence and state.absence.until is None
+    ):  # a person may have changed something before this start
+        state.absence = replace(state.absence, until=time)
     if state.pause and state.pause.event.why != "person":
         state.pause = None
+    for number in [*state.slots]:
+        _change_slot(state, number, faults=0, fault="", pause=None)
 
 
-def _propose(state: ResearchState, event: Proposed, time: str) -> None:
-    if state.open is not None or event.experiment != state.next_number:
+def _propose(
+    state: ResearchState,
+    event: ProposalAsked
+    | ProposalMade
+    | ProposalRehearsed
+    | ProposalRebased
+    | ProposalDropped
+    | ProposalRefused
+    | AgentFailed,
+    time: str,
+) -> None:
+    if isinstance(event, ProposalAsked):
+        _ask(state, event, time)
+        return
+    proposal = state.proposals.get(event.proposal)
+    if proposal is None:
+        raise ImpossibleHistory(f"{event.event} speaks of proposal {event.proposal}, which is not open")
+    match event:
+        case ProposalDropped():
+            del state.proposals[event.proposal]
+            if proposal.agent == MERGE and proposal.merges is not None:
+                state.to_combine.append(proposal.merges)
+        case ProposalRefused():
+            del state.proposals[event.proposal]
+            state.refused_in_a_row += 1
+            state.last_refusal = event.detail
+        case AgentFailed():
+            del state.proposals[event.proposal]
+            state.agent_errors_in_a_row += 1
+        case _:
+            state.proposals[event.proposal] = advance_proposal(proposal, event)
+            if isinstance(event, ProposalMade):
+                state.agent_errors_in_a_row = 0
+
+
+def _ask(state: ResearchState, event: ProposalAsked, time: str) -> None:
+    if event.proposal != state.next_proposal:
         raise ImpossibleHistory(
-            f"experiment {event.experiment} was proposed while {state.next_number} was due"
+            f"proposal {event.proposal} was asked for while {state.next_proposal} was due"
+        )
+    state.next_proposal += 1
+    state.proposals[event.proposal] = asked(event, time)
+    if event.fixes is not None and event.fixes == state.to_repair:
+        state.to_repair = None
+    state.to_merge = [pair for pair in state.to_merge if pair[0] != event.merges]
+    state.to_combine = [number for number in state.to_combine if number != event.merges]
+
+
+def _open(state: ResearchState, event: ExperimentOpened, time: str) -> None:
+    if event.experiment != state.next_number:
+        raise ImpossibleHistory(f"experiment {event.experiment} was opened while {state.next_number} was due")
+    if state.slot(event.slot).experiment is not None:
+        raise ImpossibleHistory(f"experiment {event.experiment} was opened on a slot that is taken")
+    proposal = state.proposals.pop(event.proposal, None)
+    if proposal is None or not proposal.is_made:
+        raise ImpossibleHistory(
+            f"experiment {event.experiment} is of proposal {event.proposal}, which has no text"
         )
     state.removing = None
-    state.refused_in_a_row = state.agent_errors_in_a_row = 0
+    state.refused_in_a_row = 0
     state.tried.setdefault(event.parent, set()).add(event.digest)
-    if event.prepared_for is not None:
-        state.spending.moved(event.prepared_for, event.experiment)
-        state.prepared = None
     provenance = state.session.provenance if state.session else None
-    state.experiments.append(
-        Experiment(number=event.experiment, proposal=event, proposed_at=time, provenance=provenance)
+    state.experiments.append(opened(event, proposal, time, provenance))
+    _change_slot(state, event.slot, experiment=event.experiment)
+
+
+def _attend(state: ResearchState, event: AgentAbsent | AgentReturned, time: str) -> None:
+    """What happens between us and an agent."""
+    if isinstance(event, AgentReturned):
+        state.absence = None
+        return
+    before = state.absence
+    state.to_repair = None  # nobody is there to repair it, and it is not worth waiting for
+    state.absence = Absence(
+        agent=event.agent,
+        reason=event.reason,
+        since=before.since if before else time,
+        until=event.until,
+        times=before.times + 1 if before else 1,
     )
 
 
-def _attend(
-    state: ResearchState,
-    event: Prepared | PreparationDropped | AgentFailed | AgentAbsent | AgentReturned,
-    time: str,
-) -> None:
-    """What happens between us and an agent."""
-    match event:
-        case Prepared():
-            if state.prepared is not None:
-                raise ImpossibleHistory("a proposal was prepared while another one waited")
-            state.prepared, state.agent_errors_in_a_row = event, 0
-        case PreparationDropped():
-            state.prepared = None
-        case AgentFailed():
-            state.agent_errors_in_a_row += 1
-        case AgentAbsent():
-            before = state.absence
-            state.absence = Absence(
-                agent=event.agent,
-                reason=event.reason,
-                since=before.since if before else time,
-                until=event.until,
-                times=before.times + 1 if before else 1,
-            )
-        case AgentReturned():
-            state.absence = None
+def _opened(state: ResearchState, number: int) -> Experiment:
+    """An open experiment. Raises ImpossibleHistory if it is not open."""
+    if not any(slot.experiment == number for slot in state.slots.values()):
+        raise ImpossibleHistory(f"an event speaks of experiment {number}, which is not open")
+    return state.experiments[number]
 
 
 def _advance(state: ResearchState, record: Record) -> None:
     event = record.data
-    if state.open is None:
-        raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
-    advanced = advance(state.open, record, state.session.provenance if state.session else None)
-    _hear(state, event, record.time)
-    state.experiments.replace_last(advanced)
+    assert record.experiment is not None
+    before = _opened(state, record.experiment)
+    advanced = advance(before, record, state.session.provenance if state.session else None)
+    if isinstance(event, ExperimentMoved):
+        if state.slot(event.slot).experiment is not None:
+            raise ImpossibleHistory(f"experiment {before.number} was moved to a slot that is taken")
+        _change_slot(state, before.slot, experiment=None, noise=None)
+        _change_slot(state, event.slot, experiment=before.number)
+    _hear(state, event, record.time, advanced.slot)
+    state.experiments.replace(before.number, advanced)
     if advanced.number == 0 and advanced.score is not None:
         state.reference = advanced.score.work
     if advanced.phase is Phase.DONE:
+        _change_slot(state, advanced.slot, experiment=None, noise=None, faults=0, fault="")
         _count(state, advanced)
     if isinstance(event, Committed):
-        state.tried = {}  # from the frontier of before; nothing will be run from there again
-        score = advanced.score
-        state.frontier = Frontier(
-            commit=event.commit, val_bpb=score.val_bpb if score else None, experiment=advanced.number
-        )
+        _move_frontier(state, event, advanced)
 
 
-def _hear(state: ResearchState, event: AnyEvent, time: str) -> None:
-    """What an attempt says about noise, and that rows were given away."""
+def _move_frontier(state: ResearchState, event: Committed, kept: Experiment) -> None:
+    before = state.frontier
+    if before is not None and before.experiment is not None and kept.parent != before.commit:
+        state.to_merge.append((before.experiment, kept.number))
+    state.tried = {}  # from the frontier of before; nothing will be run from there again
+    score = kept.score
+    state.frontier = Frontier(
+        commit=event.commit, val_bpb=score.val_bpb if score else None, experiment=kept.number
+    )
+
+
+def _hear(state: ResearchState, event: AnyEvent, time: str, slot: int) -> None:
+    """What an attempt says about noise and faults, and that rows were given away."""
     match event:
         case Voided(cause="disturbed", evidence=Disturbance() as evidence):
-            state.noise = Noise(evidence, since=time)
+            _change_slot(state, slot, noise=Noise(evidence, since=time))
+        case Voided(cause="infrastructure"):
+            _change_slot(state, slot, faults=state.slot(slot).faults + 1, fault=event.reason)
         case TrainingStarted():
-            state.noise = None  # somebody no longer wants it waited for
+            _change_slot(state, slot, noise=None)  # it is no longer waited for
         case ScoringStarted():
             before = event.draw
             state.draw = Draw(scoring=before.scoring + 1, confirmation=before.confirmation + 1)
-        case ScoringFinished(score=Score(confirmed=False)):
+        case ScoringFinished(score=Score(confirmed=False)) if len(state.open) == 1:
+            # The rows for a confirmation went to nobody. Beside another scoring, that one has the next ones.
             state.draw = state.draw.model_copy(update={"confirmation": state.draw.confirmation - 1})
         case _:
             return
 
 
 def _count(state: ResearchState, finished: Experiment) -> None:
+    state.order.append(finished.number)
     state.notebook.learn(finished)
+    if finished.cause in TRIVIAL_CAUSES and finished.proposal.purpose != "fix" and state.absence is None:
+        state.to_repair = finished.number
     lacked = obstacle.of(finished)
     if finished.number == 0:
         state.baseline_lacked = lacked
@@ -404,6 +529,6 @@ def _count(state: ResearchState, finished: Experiment) -> None:
     if finished.cause is not None:
         state.causes[finished.cause] += 1
     if (found := suspicion(finished)) is not None:
-        state.suspects.setdefault(finished.proposal.digest, found)
+        state.suspects.setdefault(finished.digest, found)
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:
         state.baseline_bpb = finished.score.val_bpb

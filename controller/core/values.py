@@ -87,8 +87,8 @@ class Edit(Value):
     new: str
 
 
-class Proposal(Value):
-    """A full new text of train.py with what its author says about it."""
+class Change(Value):
+    """What an agent answers with: a full new text of train.py and what its author says about it."""
 
     train_py: Annotated[str, AfterValidator(plain_text)]
     description: str
@@ -101,9 +101,6 @@ class Proposal(Value):
     edits: tuple[Edit, ...] | None = None
     """How train_py was made from the frontier's text, so that it can be made again from another one; None if
     it was not made by edits alone."""
-    agent: str = ""
-    fixes: int | None = None
-    """The crashed experiment this proposal is the one automated fix of."""
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     """What a searching agent set, so that it can learn from its own history after a restart."""
 

@@ -45,11 +45,13 @@ class Heartbeat:
         self._clock = clock
         self._scoring_seconds, self._asking_seconds = scoring_seconds, asking_seconds
         self._state = ResearchState()
+        self._due: dict[int, float] = {}
+        """By experiment under way: when the next thing is to be heard of it, Clock.monotonic."""
         self.show("starting")
 
     def show(self, doing: str, seconds: float = 0.0) -> None:
         """The next sign follows within so many seconds and the usual time."""
-        due = self._clock.monotonic() + seconds + _USUAL_SECONDS
+        due = min([self._clock.monotonic() + seconds + _USUAL_SECONDS, *self._due.values()])
         sign = f"{os.getpid()} {due:.0f} {clean_line(doing, _BYTES)}".encode("ascii", "replace")
         with contextlib.suppress(OSError):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -60,23 +62,38 @@ class Heartbeat:
 
     def recorded(self, record: Record, state: ResearchState) -> None:
         self._state = state
+        under_way = {known.number for known in state.open if known.under_way}
+        self._due = {number: due for number, due in self._due.items() if number in under_way}
+        if record.experiment in under_way:
+            self._expect(record.experiment, state.experiments[record.experiment].phase)
         self.alive()
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
+        self._expect(experiment, Phase.TRAINING)
         self.show(f"training experiment {experiment}, {elapsed:.0f} of {limit:.0f} s")
 
     def alive(self) -> None:
-        experiment, pause = self._state.open, self._state.pause
-        if pause is not None and (experiment is None or experiment.phase is Phase.PROPOSED):
-            self.show(paused(pause))
-        elif self._state.noise is not None:
-            self.show(f"waiting {waiting(self._state.noise)}")
-        elif experiment is None:
-            away = "; the agent is away" if self._state.absence else ""
+        state, under_way = self._state, [known for known in self._state.open if known.under_way]
+        noises = [slot.noise for slot in state.slots.values() if slot.noise is not None]
+        pauses = [pause for pause in (state.pause, *(slot.pause for slot in state.slots.values())) if pause]
+        if under_way:
+            seconds = max(self._seconds(known.phase) for known in under_way)
+            self.show("; ".join(f"experiment {known.number}: {known.phase}" for known in under_way), seconds)
+        elif pauses:
+            self.show(paused(pauses[0]))
+        elif noises:
+            self.show(f"waiting {waiting(noises[0])}")
+        elif not state.open:
+            away = "; the agent is absent" if state.absence else ""
             self.show(f"waiting for a proposal{away}", self._asking_seconds)
         else:
-            scoring = experiment.phase is Phase.SCORING
-            self.show(f"experiment {experiment.number}: {experiment.phase}", self._scoring_seconds * scoring)
+            self.show(f"experiment {state.open[0].number}: {state.open[0].phase}")
+
+    def _expect(self, experiment: int, phase: Phase) -> None:
+        self._due[experiment] = self._clock.monotonic() + self._seconds(phase) + _USUAL_SECONDS
+
+    def _seconds(self, phase: Phase) -> float:
+        return self._scoring_seconds if phase is Phase.SCORING else 0.0
 
 
 def read(home: Path) -> Sign | None:

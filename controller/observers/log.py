@@ -18,24 +18,28 @@ from controller.core.events import (
     ClaimMismatch,
     Committed,
     Decided,
+    ExperimentMoved,
+    ExperimentOpened,
     Paused,
-    PreparationDropped,
-    Prepared,
+    ProposalAsked,
+    ProposalDropped,
+    ProposalMade,
+    ProposalRebased,
     ProposalRefused,
-    Proposed,
+    ProposalRehearsed,
     Quarantined,
     Record,
-    Rehearsed,
     Resumed,
     ScoringFinished,
     SessionStarted,
     SessionStopped,
-    SlotCalm,
     SlotDisturbed,
+    SlotReady,
     TrainingFinished,
     TrainingStarted,
     Voided,
 )
+from controller.core.experiment import Experiment
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 
@@ -48,18 +52,22 @@ class EventLog:
     """Implements `ports.Observer`: a line for every event, and one a minute while an experiment trains."""
 
     def __init__(self) -> None:
-        self._logged: tuple[int, float] | None = None
+        self._logged: dict[int, float] = {}
+        """By experiment: at how many seconds of its training a line was written."""
 
     def recorded(self, record: Record, state: ResearchState) -> None:
         fields = {name: _loggable(value) for name, value in _fields(record, state).items()}
         if record.experiment is not None:
             fields["experiment"] = record.experiment
         log.info(record.data.event, seq=record.seq, **fields)
+        self._logged = {
+            number: at for number, at in self._logged.items() if number in map(_number, state.open)
+        }
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
-        if self._logged and self._logged[0] == experiment and elapsed - self._logged[1] < _LOG_EVERY_SECONDS:
+        if 0 <= elapsed - self._logged.get(experiment, -_LOG_EVERY_SECONDS) < _LOG_EVERY_SECONDS:
             return
-        self._logged = (experiment, elapsed)
+        self._logged[experiment] = elapsed
         log.info("training", experiment=experiment, elapsed=round(elapsed, 1), limit=limit)
 
     def alive(self) -> None:
@@ -73,10 +81,17 @@ def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
             return {"agent": event.agent, "budget_seconds": event.budget_seconds, "tag": state.tag}
         case SessionStopped() as event:
             return {"reason": event.reason}
-        case ProposalRefused() as event:
-            return {"agent": event.agent, "description": event.description, "cause": event.cause}
-        case Proposed() as event:
-            return {"agent": event.agent, "description": event.description, "parent": event.parent}
+        case ExperimentOpened() as event:
+            made = state.experiments[event.experiment].proposal
+            return {
+                "proposal": event.proposal,
+                "slot": event.slot,
+                "agent": made.agent,
+                "description": made.description,
+                "parent": event.parent,
+            }
+        case ExperimentMoved() as event:
+            return {"slot": event.slot}
         case TrainingStarted() as event:
             return {"attempt": event.attempt, "container": event.container}
         case TrainingFinished(outcome=outcome):
@@ -97,7 +112,7 @@ def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
             return {"attempt": event.attempt, "cause": event.cause, "reason": event.reason}
         case SlotDisturbed() as event:
             return {"reason": event.disturbance.detail, "until": event.until}
-        case SlotCalm() as event:
+        case SlotReady() as event:
             return {"seconds": event.seconds}
         case event:
             return _fields_of_agent(event)
@@ -106,23 +121,30 @@ def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
 def _fields_of_agent(event: AnyEvent) -> dict[str, Any]:
     match event:
         case ApiRequested():
-            return {"call": event.call, "for_experiment": event.for_experiment, "model": event.model}
+            return {"call": event.call, "proposal": event.proposal, "model": event.model}
         case ApiAnswered():
             return {"call": event.call, "stop_reason": event.stop_reason, "cost_usd": event.cost_usd}
         case ApiFailed():
             return {"call": event.call, "status": event.status, "error": event.error}
-        case Rehearsed():
-            return {"for_experiment": event.for_experiment, "result": event.result}
-        case Prepared():
-            return {"for_experiment": event.for_experiment, "description": event.description}
-        case PreparationDropped() | AgentFailed():
-            return {"for_experiment": event.for_experiment, "reason": event.reason}
+        case ProposalAsked():
+            return {"proposal": event.proposal, "agent": event.agent, "purpose": event.purpose}
+        case ProposalMade():
+            return {"proposal": event.proposal, "description": event.description}
+        case ProposalRehearsed():
+            return {"proposal": event.proposal, "result": event.result}
+        case ProposalRebased():
+            return {"proposal": event.proposal, "parent": event.parent}
+        case ProposalRefused():
+            return {"proposal": event.proposal, "cause": event.cause, "detail": event.detail}
+        case ProposalDropped() | AgentFailed():
+            return {"proposal": event.proposal, "reason": event.reason}
         case AgentAbsent():
             return {"agent": event.agent, "reason": event.reason, "until": event.until}
         case AgentReturned():
             return {"agent": event.agent, "seconds": event.seconds}
         case Paused():
-            return {"why": event.why, "reason": event.reason, "by": event.by, "until": event.until}
+            told = {"why": event.why, "reason": event.reason, "by": event.by, "until": event.until}
+            return told if event.slot is None else {**told, "slot": event.slot}
         case Resumed():
             return {"why": event.why, "by": event.by, "seconds": event.seconds}
         case _:
@@ -133,3 +155,7 @@ def _loggable(value: Any) -> Any:
     if isinstance(value, str):
         return clean_line(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(experiment: Experiment) -> int:
+    return experiment.number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from controller.core import obstacle
@@ -13,15 +13,16 @@ from controller.core.events import (
     Committed,
     Decided,
     EffortStarted,
+    ExperimentOpened,
     Paused,
-    Proposed,
+    ProposalMade,
     Record,
     Resumed,
     ScoringFinished,
     SessionStarted,
     SessionStopped,
-    SlotCalm,
     SlotDisturbed,
+    SlotReady,
     TrainingFinished,
     TrainingStarted,
 )
@@ -44,6 +45,10 @@ _KINDS: Mapping[Verdict, Kind] = {
 }
 
 
+_PROPOSALS = _OTHERS = 64
+"""More than slots can have under way at once."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a notice needs of the lines before its own."""
@@ -61,11 +66,25 @@ class Context:
     """On it."""
     stalled: bool = False
     """Whether a stall that lasts was told already."""
+    proposals: Mapping[int, str] = field(default_factory=dict)
+    """Descriptions by number, of those that may still become experiments."""
+    others: Mapping[int, tuple[str, float | None, str, Decision | None]] = field(default_factory=dict)
+    """By number, description, score, detail and decision of the other experiments that are open."""
 
     @classmethod
     def at(cls, state: ResearchState) -> Context:
         """Where a state stands that nothing was told of yet."""
         last = state.experiments.last
+        others = {
+            known.number: (
+                clean_line(known.description),
+                known.score.val_bpb if known.score else None,
+                "",
+                known.decision,
+            )
+            for known in state.open
+            if known != last
+        }
         return cls(
             tag=state.tag,
             frontier_bpb=state.frontier.val_bpb if state.frontier else None,
@@ -74,6 +93,8 @@ class Context:
             val_bpb=last.score.val_bpb if last and last.score else None,
             decision=last.decision if last else None,
             stalled=state.absence is not None,
+            proposals={number: clean_line(known.description) for number, known in state.proposals.items()},
+            others=others,
         )
 
 
@@ -121,11 +142,17 @@ class Notice:
 def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
     """Take one more line in: (what the next needs, what to tell of this one)."""
     event = record.data
+    if record.experiment is not None and not isinstance(event, ExperimentOpened):
+        context = _turn_to(context, record.experiment)
     match event:
         case EffortStarted():
             return replace(context, tag=event.tag), None
-        case Proposed():
-            return _proposed(context, event), None
+        case ProposalMade():
+            known = {**context.proposals, event.proposal: clean_line(event.description)}
+            latest = dict(sorted(known.items())[-_PROPOSALS:])
+            return replace(context, proposals=latest), None
+        case ExperimentOpened():
+            return _opened(context, event), None
         case TrainingStarted():
             return replace(context, val_bpb=None, detail=""), None
         case TrainingFinished():
@@ -165,20 +192,48 @@ def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:
         case SlotDisturbed(disturbance=found, looks=looks) if looks >= _LOOKS:
             told = replace(context, stalled=True)
             return told, None if context.stalled else _notice("stall", told, record, found.detail)
-        case Resumed() | AgentReturned() | SlotCalm() | SessionStarted():
+        case Resumed() | AgentReturned() | SlotReady() | SessionStarted():
             return replace(context, stalled=False), None
         case _:
             return context, None
 
 
-def _proposed(context: Context, event: Proposed) -> Context:
+def _opened(context: Context, event: ExperimentOpened) -> Context:
     return replace(
         context,
         experiment=event.experiment,
-        description=clean_line(event.description),
+        description=context.proposals.get(event.proposal, ""),
         val_bpb=None,
+        detail="",
         decision=None,
+        proposals={number: text for number, text in context.proposals.items() if number != event.proposal},
+        others=_with_present(context),
     )
+
+
+def _turn_to(context: Context, experiment: int) -> Context:
+    """Speak of another open experiment."""
+    if context.experiment == experiment or experiment not in context.others:
+        return context
+    others = _with_present(context)
+    description, val_bpb, detail, decision = others.pop(experiment)
+    return replace(
+        context,
+        experiment=experiment,
+        description=description,
+        val_bpb=val_bpb,
+        detail=detail,
+        decision=decision,
+        others=others,
+    )
+
+
+def _with_present(context: Context) -> dict[int, tuple[str, float | None, str, Decision | None]]:
+    """What is remembered of the other experiments once another one is spoken of; only the latest are."""
+    others = dict(context.others)
+    if context.experiment is not None:
+        others[context.experiment] = (context.description, context.val_bpb, context.detail, context.decision)
+    return dict(sorted(others.items())[-_OTHERS:])
 
 
 def _notice(

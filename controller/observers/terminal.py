@@ -100,7 +100,8 @@ class Terminal:
         self._clock = clock
         self._state = ResearchState()
         self._since = clock.now()
-        self._progress: tuple[int, float, float] | None = None
+        self._progress: dict[int, tuple[float, float]] = {}
+        """By experiment: seconds of its training, and their limit."""
         self._console = Console(file=stream, highlight=False)
         self._live = Live(
             console=self._console,
@@ -124,7 +125,7 @@ class Terminal:
         self._live.refresh()
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
-        self._progress = (experiment, elapsed, limit)
+        self._progress[experiment] = (elapsed, limit)
         self._live.refresh()
 
     def alive(self) -> None:
@@ -140,8 +141,9 @@ class Terminal:
                     f"autoresearch/{tag}: {agent}, {event.budget_seconds:g} s each on {device}", "bold"
                 )
                 yield from map(_verdict_line, self._state.finished[-_LAST:])
-            case Decided():
-                yield _verdict_line(self._state.experiments[-1])
+            case Decided() as event:
+                self._progress.pop(event.experiment, None)
+                yield _verdict_line(self._state.experiments[event.experiment])
             case ProposalRefused() as event:
                 yield Text(f"refused {clean_line(event.cause)}: {clean_line(event.detail)}", "yellow")
             case Quarantined() as event:
@@ -165,27 +167,38 @@ class Terminal:
         return Group(Text(), _standing(self._state), self._current())
 
     def _current(self) -> RenderableType:
-        experiment, pause = self._state.open, self._state.pause
-        if pause is not None and (experiment is None or experiment.phase is Phase.PROPOSED):
+        """A line for each experiment that is open, or what is waited for."""
+        experiments, pause = self._state.open, self._state.pause
+        for slot in self._state.slots.values():
+            pause = pause or slot.pause
+        if pause is not None and not any(experiment.under_way for experiment in experiments):
             return Text(paused(pause), style="yellow")
-        since = f"since {self._since.astimezone():%H:%M:%S}"
-        if experiment is None:
+        if not experiments:
             agent = clean_line(self._state.session.agent) if self._state.session else "the agent"
-            return Text(f"waiting for a proposal by {agent} {since}", style="dim")
-        line = Table.grid(padding=(0, 1))
-        line.add_column(no_wrap=True)
-        cells: list[RenderableType] = [
-            Text(f"experiment {experiment.number} {experiment.phase}", style="cyan")
-        ]
-        if experiment.phase is Phase.TRAINING and self._progress and self._progress[0] == experiment.number:
-            _, elapsed, limit = self._progress
-            cells.append(ProgressBar(total=limit, completed=min(elapsed, limit), width=_BAR_WIDTH))
-            cells.append(Text(f"{elapsed:.0f}/{limit:.0f} s"))
+            return Text(f"waiting for a proposal by {agent} {self._last_change()}", style="dim")
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(no_wrap=True)
+        for experiment in experiments:
+            lines.add_row(*self._line(experiment))
+        return lines
+
+    def _line(self, experiment: Experiment) -> Iterator[RenderableType]:
+        yield Text(f"experiment {experiment.number} {experiment.phase}", style="cyan")
+        progress = self._progress.get(experiment.number)
+        if experiment.phase is Phase.TRAINING and progress is not None:
+            elapsed, limit = progress
+            bar = Table.grid(padding=(0, 1))
+            bar.add_row(
+                ProgressBar(total=limit, completed=min(elapsed, limit), width=_BAR_WIDTH),
+                Text(f"{elapsed:.0f}/{limit:.0f} s"),
+            )
+            yield bar
         else:
-            cells.append(Text(since, style="dim"))
-        cells.append(Text(description(experiment), no_wrap=True, overflow="ellipsis"))
-        line.add_row(*cells)
-        return line
+            yield Text(self._last_change(), style="dim")
+        yield Text(description(experiment), no_wrap=True, overflow="ellipsis")
+
+    def _last_change(self) -> str:
+        return f"since {self._since.astimezone():%H:%M:%S}"
 
 
 def _standing(state: ResearchState) -> Text:

@@ -4,96 +4,59 @@ from __future__ import annotations
 
 import difflib
 import io
-from dataclasses import dataclass
 
-from controller.core.errors import UserError
-from controller.core.events import ProposalRefused, Proposed
+from controller.core.events import ExperimentOpened, ProposalMade, ProposalRefused
 from controller.core.program.policy import Objection, check, digest
 from controller.core.program.suspicion import suspected
+from controller.core.state import BASELINE
 from controller.core.untrusted import clean_line, clean_text
-from controller.core.values import Proposal
-from controller.proposals.context import Briefing
-from controller.store.effort import Chronicle
+from controller.core.values import Change
+from controller.proposals.context import ContextBuilder
+from controller.store.effort import Effort
 
-#: Refused proposals in a row before we stop and ask for a person.
-MAX_REFUSALS = 50
 #: The ledger and the prompts hold one line per idea; a hypothesis may be a paragraph.
 DESCRIPTION_CHARACTERS = 200
 HYPOTHESIS_CHARACTERS = 2000
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A proposal and how it came about."""
+def made(effort: Effort, proposal: int, change: Change) -> ProposalMade:
+    """What goes on record of an agent's answer. Here its texts are cleaned, once."""
+    return ProposalMade(
+        proposal=proposal,
+        description=clean_line(change.description, DESCRIPTION_CHARACTERS),
+        hypothesis=clean_text(change.hypothesis, HYPOTHESIS_CHARACTERS),
+        expected_effect=change.expected_effect,
+        idea=clean_line(change.idea, DESCRIPTION_CHARACTERS),
+        parameters=change.parameters,
+        edits=change.edits,
+        train_sha256=effort.put_text(change.train_py),
+    )
 
-    proposal: Proposal
-    prepared_for: int | None = None
-    """See events.Proposed."""
-    stands_in_for: str | None = None
-    """The same."""
 
-
-class Admission:
-    """Puts on record what is proposed, as the next experiment or as refused."""
-
-    def __init__(self, chronicle: Chronicle, briefing: Briefing) -> None:
-        self._chronicle = chronicle
-        self._briefing = briefing
-
-    def consider(self, offer: Offer) -> None:
-        """Raises UserError if nothing but useless proposals has come for a long time."""
-        objection = self._objection(offer.proposal)
-        if objection is None:
-            self._accept(offer)
-        else:
-            self._refuse(offer.proposal, objection)
-
-    def _objection(self, proposal: Proposal) -> Objection | None:
-        """Why a proposal is not run; None if it is. The baseline is beyond objection."""
-        if self._chronicle.state.next_number == 0:
-            return None
-        return check(proposal.train_py, self._briefing.frontier_py, self._briefing.tried()) or suspected(
-            proposal.train_py, self._briefing.suspects()
+def accept(effort: Effort, contexts: ContextBuilder, proposal: int, slot: int) -> None:
+    """Record a proposal as the next experiment, or as refused. The caller holds the effort's lock."""
+    known = effort.state.proposals[proposal]
+    train_py = effort.text(known.train_sha256)
+    objection = None if known.agent == BASELINE else _objection(contexts, train_py)
+    if objection is not None:
+        detail = clean_line(objection.detail)
+        effort.record(ProposalRefused(proposal=proposal, cause=objection.cause, detail=detail))
+        return
+    effort.record(
+        ExperimentOpened(
+            experiment=effort.state.next_number,
+            proposal=proposal,
+            slot=slot,
+            parent=contexts.frontier.commit,
+            train_sha256=known.train_sha256,
+            digest=digest(train_py),
+            diff_sha256=effort.put_text(unified_diff(contexts.frontier_py, train_py)),
         )
+    )
 
-    def _accept(self, offer: Offer) -> None:
-        proposal = offer.proposal
-        diff = unified_diff(self._briefing.frontier_py, proposal.train_py)
-        self._chronicle.record(
-            Proposed(
-                experiment=self._chronicle.state.next_number,
-                description=clean_line(proposal.description, DESCRIPTION_CHARACTERS),
-                hypothesis=clean_text(proposal.hypothesis, HYPOTHESIS_CHARACTERS),
-                agent=proposal.agent,
-                parent=self._briefing.frontier.commit,
-                expected_effect=proposal.expected_effect,
-                idea=clean_line(proposal.idea, DESCRIPTION_CHARACTERS),
-                stands_in_for=offer.stands_in_for,
-                prepared_for=offer.prepared_for,
-                fixes=proposal.fixes,
-                parameters=proposal.parameters,
-                train_sha256=self._chronicle.put_text(proposal.train_py),
-                digest=digest(proposal.train_py),
-                diff_sha256=self._chronicle.put_text(diff),
-            )
-        )
 
-    def _refuse(self, proposal: Proposal, objection: Objection) -> None:
-        self._chronicle.record(
-            ProposalRefused(
-                agent=proposal.agent,
-                description=clean_line(proposal.description, DESCRIPTION_CHARACTERS),
-                cause=objection.cause,
-                detail=clean_line(objection.detail),
-                train_sha256=self._chronicle.put_text(proposal.train_py),
-                fixes=proposal.fixes,
-            )
-        )
-        if self._chronicle.state.refused_in_a_row >= MAX_REFUSALS:
-            raise UserError(
-                f"{MAX_REFUSALS} proposals in a row were refused, the last because {objection.detail}; "
-                "look at the agent or at program.md."
-            )
+def _objection(contexts: ContextBuilder, train_py: str) -> Objection | None:
+    return check(train_py, contexts.frontier_py, contexts.tried()) or suspected(train_py, contexts.suspects())
 
 
 def unified_diff(before: str, after: str) -> str:

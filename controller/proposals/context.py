@@ -11,24 +11,24 @@ from typing import overload
 from controller.core.experiment import Experiment
 from controller.core.program.suspicion import Suspicion
 from controller.core.values import Frontier, Score
-from controller.ports import Context, Desk, Repository
-from controller.store.effort import Chronicle
+from controller.ports import Context, Repository, Services
+from controller.store.effort import Effort
 from controller.store.runs import Runs
 
 
-class Briefing:
-    """Makes a Context out of where the effort stands. Only the loop's own thread asks it."""
+class ContextBuilder:
+    """Makes a Context out of where the effort stands. Safe to use from any thread that holds its lock."""
 
-    def __init__(self, chronicle: Chronicle, repository: Repository, runs: Runs) -> None:
-        self._chronicle = chronicle
+    def __init__(self, effort: Effort, repository: Repository, runs: Runs) -> None:
+        self._effort = effort
         self._runs = runs
         self._read = lru_cache(maxsize=16)(repository.read)  # what a commit holds never changes
 
     @property
     def frontier(self) -> Frontier:
-        if self._chronicle.state.frontier is None:
+        if self._effort.state.frontier is None:
             raise AssertionError("an effort has a frontier from its first event on")
-        return self._chronicle.state.frontier
+        return self._effort.state.frontier
 
     @property
     def frontier_py(self) -> str:
@@ -39,33 +39,42 @@ class Briefing:
 
     def tried(self) -> Collection[str]:
         """Digests of what was run from the frontier; a view, not a copy."""
-        return self._chronicle.state.tried.get(self.frontier.commit, frozenset())
+        return self._effort.state.tried.get(self.frontier.commit, frozenset())
 
     def suspects(self) -> Mapping[str, Suspicion]:
         """By digest, what is not run again from any frontier; a view, not a copy."""
-        return self._chronicle.state.suspects
+        return self._effort.state.suspects
 
-    def context(self, desk: Desk) -> Context:
-        """A snapshot that another thread may use while the effort goes on."""
-        state, experiments = self._chronicle.state, self._chronicle.state.experiments
+    def _finished(self, number: int) -> Experiment:
+        experiment = self._effort.state.experiments[number]
+        if number < 0 or experiment.finished_at is None or experiment.under_way:
+            raise LookupError(number)
+        return without_holdout(experiment)
+
+    def context(self, services: Services, proposal: int) -> Context:
+        """A snapshot that another thread may use while the effort goes on. `proposal`: what it is for."""
+        state, experiments = self._effort.state, self._effort.state.experiments
+        others = [known for number, known in sorted(state.proposals.items()) if number != proposal]
         return Context(
             program=self._read(self.frontier.commit, "program.md"),
             interface=self._read(self.frontier.commit, "prepare.py"),
             frontier=self.frontier,
             train_py=self.frontier_py,
-            history=History(experiments, len(experiments) - (state.open is not None)),
+            history=History(state.finished, len(state.order)),
+            finished=self._finished,
             notebook=deepcopy(state.notebook),
-            running=state.open,
+            running=tuple(state.open),
+            waiting=tuple(other for other in others if other.is_made),
             scale=state.session.provenance.scale if state.session else "cpu",
-            source=lambda number: self._chronicle.source(experiments[number]),
-            diff=lambda number: self._chronicle.diff(experiments[number]),
+            source=lambda number: self._effort.source(experiments[number]),
+            diff=lambda number: self._effort.diff(experiments[number]),
             excerpt=self._runs.excerpt,
-            desk=desk,
+            services=services,
         )
 
 
 class History(Sequence[Experiment]):
-    """The first `length` experiments, all finished, without their hold-out scores.
+    """The first `length` experiments to finish, in that order, without their hold-out scores.
 
     A view: it costs the same at ten experiments and at a hundred thousand. Finished experiments never change,
     so another thread may read it while the effort goes on.
@@ -91,7 +100,7 @@ class History(Sequence[Experiment]):
 
 
 def without_holdout(experiment: Experiment) -> Experiment:
-    """The experiment as an agent may see it: whoever chooses by the hold-out score wears it out."""
+    """The experiment as an agent may see it: choosing by the hold-out score would wear it out."""
     judgement, quarantine = experiment.judgement, experiment.quarantine
     if isinstance(judgement, Score):
         judgement = _blinded(judgement)

@@ -1,275 +1,254 @@
-"""Getting the next proposal out of an agent, ahead of time if it is a slow one.
+"""Asks agents for proposals, each question in a thread of its own, and records what comes of it.
 
-A slow agent is asked while an experiment trains. What it proposes is journalled as Prepared at once, so that
-neither our death nor the verdict loses it; when its turn comes it is made to fit the frontier of that moment
-or dropped. An agent that cannot be reached is waited for, or an understudy proposes in its place.
+What is due is decided in core/plan.py; here it is done. An answer is recorded at once, so that neither the end of
+the process nor a verdict loses it.
 """
 
 from __future__ import annotations
 
-import math
 import threading
+from collections.abc import Mapping
 
 import structlog
 
+from controller.core import plan
 from controller.core.errors import AgentAway, AgentError, AgentExhausted, Interrupted
-from controller.core.events import ApiFailed, PreparationDropped, Prepared, RepairGivenUp
+from controller.core.events import (
+    AgentFailed,
+    AgentReturned,
+    ApiFailed,
+    ProposalAsked,
+    ProposalDropped,
+)
 from controller.core.experiment import Experiment
+from controller.core.plan import Ask, Foresee, Rehearse, Situation
 from controller.core.program.rebase import Stale
-from controller.core.state import ResearchState
-from controller.core.untrusted import clean_line, clean_text
-from controller.core.values import TRIVIAL_CAUSES, Proposal
-from controller.ports import Agent, Clock, Rehearsal
-from controller.proposals.acceptance import DESCRIPTION_CHARACTERS, HYPOTHESIS_CHARACTERS, Offer
-from controller.proposals.asking import Conversation
-from controller.proposals.availability import AbsenceConfig, Attendance
-from controller.proposals.context import Briefing
-from controller.proposals.rebasing import Fitting
-from controller.proposals.services import Budget, JournalDesk
-from controller.store.effort import Chronicle
+from controller.core.proposal import Proposal
+from controller.core.rules import Rules
+from controller.core.state import BASELINE, MERGE, ResearchState
+from controller.core.untrusted import clean_line
+from controller.core.values import Change
+from controller.ports import Agent, Clock, Rehearsal, Repository
+from controller.proposals.acceptance import made
+from controller.proposals.context import ContextBuilder, without_holdout
+from controller.proposals.rebasing import rebased
+from controller.proposals.services import ProposalServices
+from controller.store.effort import Effort
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: No wait is longer than this without a look at the limits of the session.
-_SLICE_SECONDS = 30.0
-#: How often a wait for two things at once looks at the second of them.
-_GLANCE_SECONDS = 0.2
 
-
-class Researcher:
-    """Asks an agent on behalf of the loop, whose thread alone calls this."""
+class Proposer:
+    """Carries out `Ask`, `Rehearse` and `Foresee`. Safe to use from any thread."""
 
     def __init__(
         self,
-        agent: Agent,
-        understudy: Agent | None,
-        chronicle: Chronicle,
-        briefing: Briefing,
+        effort: Effort,
+        contexts: ContextBuilder,
+        repository: Repository,
+        agents: Mapping[str, Agent],
         clock: Clock,
-        stop: threading.Event,
+        rules: Rules,
         *,
         rehearsal: Rehearsal | None,
-        budget: Budget,
-        absence: AbsenceConfig,
     ) -> None:
-        """`rehearsal` None: nothing is rehearsed."""
-        self._agent = agent
-        self._understudy = understudy
-        self._chronicle = chronicle
-        self._briefing = briefing
-        self._attendance = Attendance(agent.name, chronicle, clock, absence)
+        """`agents` by name. `rehearsal` None: nothing is rehearsed."""
+        self.exhausted: str | None = None
+        """Why the agent has nothing further to propose."""
+        self.understudy_failed = False
+        self._effort = effort
+        self._contexts = contexts
+        self._repository = repository
+        self._agents = agents
         self._clock = clock
-        self._stop = stop
+        self._rules = rules
         self._rehearsal = rehearsal
-        self._budget = budget
-        self._conversation: Conversation | None = None
-        self._fitting = Fitting(chronicle, briefing, self._desk, stop)
+        self._stops: dict[int, threading.Event] = {}
+        """By proposal: breaks off what is being done with it."""
 
-    # --- what the loop calls --------------------------------------------------------------------
+    def begin_session(self, reason: str = "the controller stopped before the answer came") -> None:
+        """Give calls and questions an end that the last process did not live to see. Idempotent.
 
-    def begin(self) -> None:
-        """Give those calls an end that the last process did not live to see the end of."""
-        self._end_calls("the controller stopped before the answer came")
-
-    def next(self) -> Offer | None:
-        """The next proposal; None if there is none yet and the loop may look at its limits.
-
-        Raises AgentExhausted, UserError, Interrupted.
+        Nobody knows what such a call cost: it keeps what was reserved for it.
         """
-        if self._state.next_number == 0:
-            baseline = Proposal(train_py=self._briefing.frontier_py, description="baseline", agent="baseline")
-            return Offer(baseline)
-        self._collect()
-        if (crashed := self._to_repair()) is not None:
-            if self._conversation is None:
-                return self._repair(crashed)
-            self._wait()
-            return None
-        if self._state.prepared is not None:
-            return self._prepared(self._state.prepared)
-        self._attendance.require_hope(understudy=self._understudy is not None)
-        if not self._agent.prepares_ahead:
-            return self._ask_now()
-        self._ask_ahead()
-        if self._understudy is not None and self._attendance.understudy_in == 0:
-            return self._stand_in(self._understudy)
-        self._wait()
-        return None
-
-    def ahead(self) -> None:
-        """Training begins: let a slow agent think about what comes next."""
-        if self._agent.prepares_ahead and self._state.prepared is None:
-            self._ask_ahead()
-
-    def foresee(self, winner: Experiment) -> None:
-        """`winner` is about to be kept: make ready for it what was prepared."""
-        if self._state.prepared is not None:
-            self._fitting.foresee(self._state.prepared, winner)
-
-    def close(self) -> None:
-        """Break off what is under way. Nothing comes from another thread afterwards."""
-        self._fitting.close()
-        if self._conversation is not None:
-            self._conversation.break_off()
-            self._conversation = None
-        self._end_calls("broken off when the loop ended")
-
-    # --- where a proposal may come from ---------------------------------------------------------
-
-    def _to_repair(self) -> Experiment | None:
-        """The experiment that crashed over a trifle a moment ago and had no repair yet (R9)."""
-        last = self._state.experiments[-1]
-        trifle = last.cause in TRIVIAL_CAUSES and last.proposal.fixes is None
-        here = last.number != self._state.repair_tried and not self._attendance.absent
-        return last if trifle and here else None
-
-    def _repair(self, crashed: Experiment) -> Offer | None:
-        try:
-            proposal = self._agent.fix(self._briefing.context(self._desk(self._stop)), crashed)
-        except AgentExhausted:
-            raise
-        except AgentError as error:
-            if not isinstance(error, AgentAway):
-                self._give_up_repair(crashed, str(error))
-            self._failed(error, self._state.next_number)
-            return None
-        if proposal is None:
-            self._give_up_repair(crashed, "the agent sees none that is worth a run")
-            return None
-        same = {"fixes": crashed.number, "agent": self._agent.name, "idea": crashed.proposal.idea}
-        return Offer(proposal.model_copy(update=same))
-
-    def _give_up_repair(self, crashed: Experiment, reason: str) -> None:
-        self._chronicle.record(RepairGivenUp(fixes=crashed.number, reason=clean_line(reason)))
-
-    def _prepared(self, prepared: Prepared) -> Offer | None:
-        """What waits for its turn, fit for the frontier of now; None if it is of no use any more."""
-        try:
-            if prepared.agent != self._agent.name:
-                raise Stale(f"{prepared.agent} prepared it, and now {self._agent.name} is at work")
-            train_py = self._fitting.fit(prepared)
-        except Stale as stale:
-            reason = clean_line(str(stale))
-            self._chronicle.record(PreparationDropped(for_experiment=prepared.for_experiment, reason=reason))
-            return None
-        proposal = Proposal(
-            train_py=train_py,
-            description=prepared.description,
-            hypothesis=prepared.hypothesis,
-            expected_effect=prepared.expected_effect,
-            idea=prepared.idea,
-            agent=prepared.agent,
-        )
-        return Offer(proposal, prepared_for=prepared.for_experiment)
-
-    def _ask_now(self) -> Offer | None:
-        """Ask an agent that answers at once."""
-        try:
-            proposal = self._agent.propose(self._briefing.context(self._desk(self._stop)))
-        except AgentExhausted:
-            raise
-        except AgentError as error:
-            self._failed(error, self._state.next_number)
-            return None
-        self._attendance.returned()
-        return Offer(proposal.model_copy(update={"agent": self._agent.name}))
-
-    def _stand_in(self, understudy: Agent) -> Offer | None:
-        try:
-            proposal = understudy.propose(self._briefing.context(self._desk(self._stop)))
-        except AgentError as error:
-            log.warning("understudy_failed", error=clean_line(str(error)))
-            self._understudy = None
-            return None
-        proposal = proposal.model_copy(update={"agent": understudy.name})
-        return Offer(proposal, stands_in_for=self._agent.name)
-
-    # --- a slow agent ---------------------------------------------------------------------------
-
-    def _ask_ahead(self) -> None:
-        """Begin a conversation, unless one is under way or it is too early to try again."""
-        if self._conversation is None and self._attendance.retry_in == 0:
-            desk = self._desk(threading.Event())
-            number, parent = self._state.next_number, self._briefing.frontier.commit
-
-            def settle(came: Proposal | Exception) -> None:
-                with desk.writing():
-                    self._settle(came, number, parent)
-
-            context = self._briefing.context(desk)
-            self._conversation = Conversation(self._agent, context, desk, settle)
-
-    def _settle(self, came: Proposal | Exception, number: int, parent: str) -> None:
-        """Write down what came of a conversation, in its thread."""
-        if isinstance(came, AgentError) and not isinstance(came, AgentExhausted):
-            self._failed(came, number)
-        elif isinstance(came, Exception):
-            raise came
-        else:
-            self._attendance.returned()
-            self._chronicle.record(
-                Prepared(
-                    for_experiment=number,
-                    agent=self._agent.name,
-                    parent=parent,
-                    description=clean_line(came.description, DESCRIPTION_CHARACTERS),
-                    hypothesis=clean_text(came.hypothesis, HYPOTHESIS_CHARACTERS),
-                    expected_effect=came.expected_effect,
-                    idea=clean_line(came.idea, DESCRIPTION_CHARACTERS),
-                    train_sha256=self._chronicle.put_text(came.train_py),
-                    edits=came.edits,
+        with self._effort.lock:
+            for call, sent in [*self._state.spending.open.items()]:
+                cost = sent.request.reserved_usd
+                self._effort.record(
+                    ApiFailed(call=call, status=None, error=reason, seconds=0.0, cost_usd=cost)
                 )
+            for number, proposal in [*self._state.proposals.items()]:
+                if not proposal.is_made:
+                    self._effort.record(ProposalDropped(proposal=number, reason=reason))
+
+    def break_off(self, proposal: int | None = None) -> None:
+        """End what is being done with one proposal, or with all of them."""
+        for number, stop in [*self._stops.items()]:
+            if proposal in (None, number):
+                stop.set()
+
+    def ask(self, action: Ask) -> int:
+        """Put a question on record; return the proposal's number. The caller holds the effort's lock."""
+        number = self._state.next_proposal
+        self._effort.record(
+            ProposalAsked(
+                proposal=number,
+                agent=action.agent,
+                purpose=action.purpose,
+                parent=self._contexts.frontier.commit,
+                fixes=action.fixes,
+                merges=action.merges,
+                stands_in_for=action.stands_in_for,
             )
+        )
+        return number
 
-    def _collect(self) -> None:
-        """Take note of a conversation that is over. Raises what its thread could not cope with."""
-        if self._conversation is not None and self._conversation.over():
-            error, self._conversation = self._conversation.error, None
-            if error is not None:
-                raise error
+    def await_answer(self, number: int, situation: Situation) -> None:
+        """See a question that is on record through to its answer, and record that. Raises what is our bug."""
+        try:
+            change = self._answer(number)
+        except AgentError as error:
+            self._failed(number, error, situation)
+            return
+        with self._effort.lock:
+            proposal = self._state.proposals.get(number)
+            if proposal is None:
+                raise Interrupted(f"proposal {number} was given up")
+            self._returned(proposal)
+            if change is None:
+                reason = "the agent sees none that is worth a run"
+                self._effort.record(ProposalDropped(proposal=number, reason=reason))
+            else:
+                self._effort.record(made(self._effort, number, change))
 
-    def _wait(self) -> None:
-        """For the agent's answer, for the time to ask it again, or for its understudy's time to act."""
-        attendance, conversation = self._attendance, self._conversation
-        understudy_in = math.inf if self._understudy is None else attendance.understudy_in
-        if conversation is None:
-            self._stop.wait(min(attendance.retry_in, understudy_in, _SLICE_SECONDS))
-        else:
-            end = self._clock.monotonic() + min(understudy_in, _SLICE_SECONDS)
-            while not (conversation.over(_GLANCE_SECONDS) or self._stop.is_set()):
-                if self._clock.monotonic() >= end:
-                    break
-        if self._stop.is_set():
-            raise Interrupted("stopped by a person")
+    def rehearse(self, action: Rehearse) -> None:
+        """Rehearse a proposal as it is."""
+        with self._effort.lock:
+            services = self._services(action.proposal)
+            train_py = self._effort.text(self._state.proposals[action.proposal].train_sha256)
+        self._rehearsed(services, action.proposal, train_py)
 
-    # --- what both need -------------------------------------------------------------------------
+    def foresee(self, action: Foresee) -> None:
+        """Rehearse a proposal as it would be on the frontier that a contender would make."""
+        with self._effort.lock:
+            proposal = self._state.proposals[action.proposal]
+            contender = self._state.experiments[action.contender]
+            if not proposal.rehearses:
+                return
+            try:
+                frontier_py = self._effort.source(contender)
+                train_py = rebased(self._effort, self._contexts, proposal, frontier_py)
+            except Stale:
+                return
+            if proposal.rehearsal_of(self._effort.put_text(train_py)) is not None:
+                return
+            services = self._services(action.proposal)
+        self._rehearsed(services, action.proposal, train_py)
 
-    def _failed(self, error: AgentError, number: int) -> None:
-        log.warning("agent_failed", error=clean_line(str(error)))
-        self._attendance.failed(error, number, costly=self._agent.prepares_ahead)
+    def _rehearsed(self, services: ProposalServices, number: int, train_py: str) -> None:
+        try:
+            services.rehearse(train_py)
+        finally:
+            self._stops.pop(number, None)
 
-    def _desk(self, stop: threading.Event) -> JournalDesk:
-        return JournalDesk(
-            self._chronicle,
+    # --- one question ---------------------------------------------------------------------------
+
+    def _answer(self, number: int) -> Change | None:
+        """Raises AgentError, Interrupted."""
+        with self._effort.lock:
+            proposal = self._state.proposals[number]
+            if proposal.agent == BASELINE:
+                return Change(train_py=self._contexts.frontier_py, description="baseline")
+            if proposal.agent == MERGE:
+                return self._merge(proposal)
+            context = self._contexts.context(self._services(number), number)
+            agent = self._agents[proposal.agent]
+        try:
+            match proposal.purpose:
+                case "fix":
+                    crashed = without_holdout(self._experiment(proposal.fixes))
+                    change = agent.fix(context, crashed)
+                    return change and change.model_copy(update={"idea": crashed.proposal.idea})
+                case "merge":
+                    return agent.combine(context, without_holdout(self._experiment(proposal.merges)))
+                case _:
+                    return agent.propose(context)
+        finally:
+            self._stops.pop(number, None)
+
+    def _merge(self, proposal: Proposal) -> Change | None:
+        """The change of an experiment that the frontier lacks, added to it. None if the two conflict."""
+        behind = self._experiment(proposal.merges)
+        base = self._contexts.train_py(self._base_of(behind.number))
+        ours, theirs = self._contexts.frontier_py, self._effort.source(behind)
+        merged = self._repository.merge(base, ours, theirs)
+        if merged is None:
+            return None
+        return Change(
+            train_py=merged,
+            description=f"the frontier with the change of experiment {behind.number}: "
+            f"{behind.proposal.description}",
+            hypothesis="Two changes that each lowered val_bpb from one frontier lower it further together.",
+            idea="merge",
+        )
+
+    def _base_of(self, behind: int) -> str:
+        """The commit that an experiment and the one that overtook it have both changed."""
+        overtaking = next(
+            experiment
+            for experiment in reversed(self._state.finished)
+            if experiment.commit is not None and experiment.number != behind
+        )
+        return overtaking.parent
+
+    def _failed(self, number: int, error: AgentError, situation: Situation) -> None:
+        reason = clean_line(str(error))
+        log.warning("agent_failed", error=reason)
+        with self._effort.lock:
+            proposal = self._state.proposals.get(number)
+            if proposal is None:
+                return
+            stands_in = proposal.stands_in_for is not None
+            if stands_in or isinstance(error, AgentAway | AgentExhausted):
+                self._effort.record(ProposalDropped(proposal=number, reason=reason))
+            else:
+                failed = AgentFailed(agent=proposal.agent, proposal=number, reason=reason)
+                self._effort.record(failed)
+                if (absent := plan.after_failure(self._state, failed, situation)) is not None:
+                    self._effort.record(absent)
+            if stands_in:
+                self.understudy_failed = True
+            elif isinstance(error, AgentExhausted):
+                self.exhausted = reason
+            elif isinstance(error, AgentAway):
+                self._effort.record(plan.absent(self._state, reason, error.retry_seconds, situation))
+
+    def _returned(self, proposal: Proposal) -> None:
+        """An absent agent has answered."""
+        absence = self._state.absence
+        if absence is not None and absence.agent == proposal.agent:
+            away = self._effort.seconds_since(absence.since)
+            self._effort.record(AgentReturned(agent=proposal.agent, seconds=away))
+
+    def _services(self, number: int) -> ProposalServices:
+        """The caller holds the effort's lock."""
+        self._stops[number] = stop = threading.Event()
+        return ProposalServices(
+            self._effort,
             self._clock,
-            experiment=self._state.next_number,
-            frontier_py=self._briefing.frontier_py,
-            tried=self._briefing.tried(),
-            suspects=self._briefing.suspects(),
+            self._rules,
+            proposal=number,
+            frontier_py=self._contexts.frontier_py,
+            tried=self._contexts.tried(),
+            suspects=self._contexts.suspects(),
             rehearsal=self._rehearsal,
-            budget=self._budget,
             stop=stop,
         )
 
-    def _end_calls(self, error: str) -> None:
-        """Nobody knows what they cost: they keep what was reserved for them."""
-        for call, sent in [*self._state.spending.open.items()]:
-            self._chronicle.record(
-                ApiFailed(
-                    call=call, status=None, error=error, seconds=0.0, cost_usd=sent.request.reserved_usd
-                )
-            )
+    def _experiment(self, number: int | None) -> Experiment:
+        assert number is not None
+        return self._state.experiments[number]
 
     @property
     def _state(self) -> ResearchState:
-        return self._chronicle.state
+        return self._effort.state

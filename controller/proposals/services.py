@@ -1,74 +1,62 @@
-"""The desk at which an agent writes down what it does and asks what it may do."""
+"""What the controller does for an agent: it records its calls, and checks and rehearses its texts."""
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 from controller.core.errors import AgentAway, AgentExhausted, Interrupted
-from controller.core.events import ApiAnswered, ApiFailed, ApiRequested, Rehearsed
+from controller.core.events import ApiAnswered, ApiFailed, ApiRequested, ProposalRehearsed
+from controller.core.plan import over_budget
 from controller.core.program.policy import check
 from controller.core.program.suspicion import Suspicion, suspected
+from controller.core.rules import Rules
 from controller.core.untrusted import clean_line
 from controller.core.values import Usage
 from controller.ports import Clock, Rehearsal, Request
-from controller.store.effort import Chronicle
+from controller.store.effort import Effort
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much may be spent, in dollars. None: no limit."""
-
-    dollars: float | None = None
-    """On the whole effort."""
-    dollars_per_day: float | None = None
-    """On one UTC day."""
-
-
-class JournalDesk:
-    """Implements `ports.Desk` for one conversation about one experiment-to-be."""
+class ProposalServices:
+    """Implements `ports.Services` for one proposal."""
 
     def __init__(
         self,
-        chronicle: Chronicle,
+        effort: Effort,
         clock: Clock,
+        rules: Rules,
         *,
-        experiment: int,
+        proposal: int,
         frontier_py: str,
         tried: Collection[str],
         suspects: Mapping[str, Suspicion],
         rehearsal: Rehearsal | None,
-        budget: Budget,
         stop: threading.Event,
     ) -> None:
-        """`tried` are the digests of what was run from `frontier_py` already, `suspects` those of what is
-        not run again from any.
+        """`tried` are the digests of what was run from `frontier_py` already, `suspects` those of what is not
+        run again from any frontier. `rehearsal` None: nothing is rehearsed.
         """
         self.stop = stop
-        self._chronicle = chronicle
+        self._effort = effort
         self._clock = clock
-        self._experiment = experiment
+        self._rules = rules
+        self._proposal = proposal
         self._frontier_py = frontier_py
         self._tried = tried
         self._suspects = suspects
         self._rehearsal = rehearsal
-        self._budget = budget
-        self._closed = False
 
     def sending(self, request: Request) -> int:
-        """See ports.Desk. Raises Interrupted once the desk is closed."""
-        body = self._chronicle.put_bytes(request.body)
-        with self.writing():
+        """See ports.Services."""
+        body = self._effort.put_bytes(request.body)
+        with self._effort.lock:
+            self._require_open()
             self._require_money(request.reserve_usd)
-            call = self._chronicle.state.spending.next_call
-            self._chronicle.record(
+            call = self._effort.state.spending.next_call
+            self._effort.record(
                 ApiRequested(
                     call=call,
-                    for_experiment=self._experiment,
-                    purpose=request.purpose,
+                    proposal=self._proposal,
                     mode=request.mode,
                     model=request.model,
                     parameters=dict(request.parameters),
@@ -82,10 +70,11 @@ class JournalDesk:
     def answered(
         self, call: int, *, reply: bytes, stop_reason: str, usage: Usage, seconds: float, cost_usd: float
     ) -> None:
-        """See ports.Desk."""
-        blob = self._chronicle.put_bytes(reply)
-        with self.writing():
-            self._chronicle.record(
+        """See ports.Services."""
+        blob = self._effort.put_bytes(reply)
+        with self._effort.lock:
+            self._require_open()
+            self._effort.record(
                 ApiAnswered(
                     call=call,
                     reply_sha256=blob,
@@ -100,9 +89,10 @@ class JournalDesk:
     def failed(
         self, call: int, *, status: int | None, error: str, usage: Usage, seconds: float, cost_usd: float
     ) -> None:
-        """See ports.Desk."""
-        with self.writing():
-            self._chronicle.record(
+        """See ports.Services."""
+        with self._effort.lock:
+            self._require_open()
+            self._effort.record(
                 ApiFailed(
                     call=call,
                     status=status,
@@ -114,20 +104,21 @@ class JournalDesk:
             )
 
     def objection(self, train_py: str) -> str | None:
-        """See ports.Desk."""
+        """See ports.Services."""
         objection = check(train_py, self._frontier_py, self._tried) or suspected(train_py, self._suspects)
         return objection.detail if objection else None
 
     def rehearse(self, train_py: str) -> str | None:
-        """See ports.Desk."""
+        """See ports.Services."""
         if self._rehearsal is None:
             return None
         rehearsed = self._rehearsal.rehearse(train_py, self.stop)
-        blob = self._chronicle.put_text(train_py)
-        with self.writing():
-            self._chronicle.record(
-                Rehearsed(
-                    for_experiment=self._experiment,
+        blob = self._effort.put_text(train_py)
+        with self._effort.lock:
+            self._require_open()
+            self._effort.record(
+                ProposalRehearsed(
+                    proposal=self._proposal,
                     train_sha256=blob,
                     result=rehearsed.result,
                     detail=rehearsed.detail,
@@ -136,32 +127,15 @@ class JournalDesk:
             )
         return rehearsed.detail if rehearsed.result == "failed" else None
 
-    def close(self) -> None:
-        """Nothing more is written from here, whoever still tries."""
-        with self._chronicle.lock:
-            self._closed = True
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the chronicle's lock while something is written. Raises Interrupted if the desk is closed."""
-        with self._chronicle.lock:
-            if self._closed:
-                raise Interrupted("the conversation was broken off")
-            yield
+    def _require_open(self) -> None:
+        """Raises Interrupted once the proposal was given up: nothing more of it is recorded."""
+        if self._proposal not in self._effort.state.proposals:
+            raise Interrupted(f"proposal {self._proposal} was given up")
 
     def _require_money(self, reserve_usd: float) -> None:
-        spending, now = self._chronicle.state.spending, self._clock.now()
-        effort, day = self._budget.dollars, self._budget.dollars_per_day
-        if effort is not None and spending.total.committed_usd + reserve_usd > effort:
-            raise AgentExhausted(
-                f"limit of {effort:g} dollars reached: {spending.total.committed_usd:.2f} are spent or on "
-                f"their way, and the next request may cost {reserve_usd:.2f}"
-            )
-        spent = spending.on(now.date().isoformat()).committed_usd
-        if day is not None and spent + reserve_usd > day:
-            midnight = dt.datetime.combine(now.date() + dt.timedelta(days=1), dt.time(), dt.UTC)
-            raise AgentAway(
-                f"The limit of {day:g} dollars a day is reached: {spent:.2f} are spent or on their way, "
-                f"and the next request may cost {reserve_usd:.2f}",
-                retry_seconds=(midnight - now).total_seconds(),
-            )
+        over = over_budget(self._effort.state.spending, self._rules, self._clock.now(), reserve_usd)
+        if over is None:
+            return
+        if over.retry_seconds is None:
+            raise AgentExhausted(over.reason)
+        raise AgentAway(over.reason, over.retry_seconds)

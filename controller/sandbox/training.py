@@ -22,7 +22,7 @@ from controller.core.errors import InfrastructureError
 from controller.core.scoring.runlog import LIMIT_EXIT_CODE, claim, crash_cause
 from controller.core.values import Conditions, RunOutcome
 from controller.failpoints import reach
-from controller.ports import Attempt, Clock, Exit, Sandbox, Slot
+from controller.ports import Attempt, Clock, Exit, Monitor, Sandbox
 from controller.sandbox import workspace
 from controller.store.run_log import RunLog, sha256, tail_text
 
@@ -57,7 +57,7 @@ class ContainerTrainer:
         containers: SealedConfig,
         home: Path,
         files: Files,
-        slot: Slot | None = None,
+        slot: Monitor | None = None,
     ) -> None:
         """Without a `slot` nobody watches the machine."""
         self._sandbox, self._clock, self._slot = sandbox, clock, slot

@@ -1,34 +1,60 @@
-"""The journal and the state it adds up to, written together and from any thread."""
+"""The effort as it stands: the journal and the state it adds up to, written together from any thread."""
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 
-from controller.core.events import AnyEvent, Record
+from controller.core.errors import Interrupted
+from controller.core.events import AgentAbsent, AnyEvent, Paused, Record, Voided
 from controller.core.experiment import Experiment
 from controller.core.state import ResearchState, apply
-from controller.ports import Journal, Observer
+from controller.ports import Clock, Journal, Observer
 
 
-class Chronicle:
-    """What `fold` says of the journal, kept up to date line by line.
+class Effort:
+    """What `fold` makes of the journal, kept up to date line by line.
 
-    Whoever decides by the state and writes what it decided holds `lock` meanwhile.
+    A thread that decides by the state and records what it decided holds `lock` meanwhile.
     """
 
-    def __init__(self, journal: Journal, state: ResearchState, observer: Observer) -> None:
+    def __init__(self, journal: Journal, state: ResearchState, observer: Observer, clock: Clock) -> None:
         self.state = state
         self.lock = threading.RLock()
         self._journal = journal
         self._observer = observer
+        self._clock = clock
+        self._heard: dict[str, float] = {}
+        self._is_closed = False
 
     def record(self, event: AnyEvent) -> Record:
-        """Write one fact down and let the state and the observer know."""
+        """Write one fact down and let the state and the observer know. Raises Interrupted once closed."""
         with self.lock:
+            if self._is_closed:
+                raise Interrupted("the session is over")
             record = self._journal.append(event)
+            if isinstance(event, Paused | AgentAbsent | Voided):
+                self._heard[record.time] = self._clock.monotonic()
             apply(self.state, record)
             self._observer.recorded(record, self.state)
             return record
+
+    def close(self) -> None:
+        """Nothing more is recorded, even if a thread still tries. Idempotent."""
+        with self.lock:
+            self._is_closed = True
+
+    def seconds_since(self, time: str) -> float:
+        """How long ago a Paused, AgentAbsent or Voided was recorded, whatever the wall clock did meanwhile.
+
+        For one of an earlier process the journal's time is all there is.
+        """
+        heard = self._heard.get(time)
+        if heard is None:
+            now = self._clock.now()
+            ago = (now - dt.datetime.fromisoformat(time)).total_seconds()
+            self._heard[time] = heard = self._clock.monotonic() - max(0.0, ago)
+        return self._clock.monotonic() - heard
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
         """Tell the observer, which hears one thing at a time."""
@@ -55,8 +81,8 @@ class Chronicle:
 
     def source(self, experiment: Experiment) -> str:
         """train.py as the experiment ran it."""
-        return self.text(experiment.proposal.train_sha256)
+        return self.text(experiment.train_sha256)
 
     def diff(self, experiment: Experiment) -> str:
         """The experiment's change against its parent."""
-        return self.text(experiment.proposal.diff_sha256)
+        return self.text(experiment.diff_sha256)

@@ -87,8 +87,14 @@ def _rows_of(path: Path, state: ResearchState) -> int | None:
     if last == _HEADER:
         return 0
     number = last.split("\t")[_NUMBER] if last.count("\t") == len(COLUMNS) - 1 else ""
-    known = number.isdecimal() and int(number) < len(state.finished)
-    return int(number) + 1 if known and last == _line(state.finished[int(number)]) else None
+    place = _place(int(number), state) if number.isdecimal() else None
+    return place + 1 if place is not None and last == _line(state.finished[place]) else None
+
+
+def _place(number: int, state: ResearchState) -> int | None:
+    """Which row an experiment has. The last row of a ledger is among the latest to finish, as a rule."""
+    latest = range(len(state.order) - 1, -1, -1)
+    return next((place for place in latest if state.order[place] == number), None)
 
 
 def _line(experiment: Experiment) -> str:
@@ -98,7 +104,7 @@ def _line(experiment: Experiment) -> str:
 def _row(experiment: Experiment) -> tuple[str, ...]:
     score, outcome = experiment.score, experiment.outcome
     return (
-        tsv_cell(experiment.commit or experiment.proposal.parent)[:7],
+        tsv_cell(experiment.commit or experiment.parent)[:7],
         f"{score.val_bpb:.6f}" if score else "",
         _memory_gb(experiment),
         str(experiment.verdict or ""),

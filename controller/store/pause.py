@@ -16,9 +16,9 @@ import socket
 from pathlib import Path
 
 from controller.core.errors import UserError
+from controller.core.rules import Wish
 from controller.core.untrusted import clean_line
 from controller.files import write_atomic
-from controller.ports import Wish
 
 NAME = "pause.json"
 GO_ON = Wish(paused=False)

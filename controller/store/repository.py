@@ -113,6 +113,20 @@ class GitRepository:
                 f"The work tree {self._path} cannot be reset: {error.strerror}."
             ) from error
 
+    def merge(self, base: str, ours: str, theirs: str) -> str | None:
+        """Three-way merge of texts, line by line: `ours` with what `theirs` changed in `base`.
+
+        None if the two conflict. Raises InfrastructureError.
+        """
+        with tempfile.TemporaryDirectory() as folder, _disk(self._path):
+            paths = [Path(folder) / name for name in ("ours", "base", "theirs")]
+            for path, text in zip(paths, (ours, base, theirs), strict=True):
+                path.write_bytes(text.encode("utf-8", "surrogatepass"))
+            # Its status is the number of conflicts, 127 at most; without any, `--ours` changes nothing.
+            merged = self._git.run("merge-file", "-p", *map(str, paths), status=tuple(range(128)))
+            again = self._git.run("merge-file", "-p", "--ours", *map(str, paths))
+        return merged.decode("utf-8", "surrogatepass") if merged == again else None
+
     def history(self) -> list[tuple[str, dict[str, str]]]:
         """(commit, its trailers) of the whole branch, the base first."""
         return self._log(self.head())[::-1]

@@ -90,10 +90,11 @@ class Storage:
             self._remove_texts(pruned.before)
 
     def _measure_logs(self, state: ResearchState) -> None:
-        for number in range(max(self._experiments, state.logs_pruned), len(state.finished)):
+        finished = state.open[0].number if state.open else state.next_number
+        for number in range(max(self._experiments, state.logs_pruned), finished):
             if number not in state.kept:
                 self._logs.add(number, sum(map(_size, self._files(number))))
-        self._experiments = len(state.finished)
+        self._experiments = finished
 
     def _measure_texts(self, state: ResearchState) -> None:
         for line in self._lines(self._read):

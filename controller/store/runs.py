@@ -107,19 +107,21 @@ class Runs:
 
 
 def describe(experiment: Experiment) -> bytes:
-    """experiment.json. Without the hold-out score: whoever picks experiments by eye must not pick by it."""
+    """experiment.json. Without the hold-out score: nobody may pick experiments by it."""
     proposal, score, judgement = experiment.proposal, experiment.score, experiment.judgement
     described = {
         "experiment": experiment.number,
         "description": proposal.description,
         "hypothesis": proposal.hypothesis,
         "agent": proposal.agent,
-        "parent": proposal.parent,
+        "parent": experiment.parent,
         "fixes": proposal.fixes,
         "parameters": proposal.parameters,
-        "train_sha256": proposal.train_sha256,
-        "diff_sha256": proposal.diff_sha256,
-        "proposed_at": experiment.proposed_at,
+        "train_sha256": experiment.train_sha256,
+        "diff_sha256": experiment.diff_sha256,
+        "proposal": proposal.number,
+        "slot": experiment.slot,
+        "opened_at": experiment.opened_at,
         "started_at": experiment.started_at,
         "finished_at": experiment.finished_at,
         "attempt": experiment.attempt,

@@ -18,7 +18,20 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from controller.core.errors import InfrastructureError, VerificationFailed
-from controller.core.events import Proposed, Record, SessionStarted
+from controller.core.events import (
+    AgentFailed,
+    Committed,
+    Decided,
+    ExperimentOpened,
+    ProposalAsked,
+    ProposalDropped,
+    ProposalMade,
+    ProposalRebased,
+    ProposalRefused,
+    ProposalRehearsed,
+    Record,
+    SessionStarted,
+)
 from controller.core.experiment import Experiment
 from controller.core.sequences import Growing
 from controller.core.state import ResearchState, apply
@@ -60,7 +73,11 @@ class Archive:
     position: Position = BEGINNING
     """How far the journal has been read."""
     experiments: list[int] = field(default_factory=list)
-    """By number: the byte of the journal at which the experiment's first line begins."""
+    """By number: the byte of the journal at which the question for its proposal begins."""
+    ends: list[int] = field(default_factory=list)
+    """By number: the byte at which the experiment's last line ends; 0 while it is open."""
+    proposals: dict[int, int] = field(default_factory=dict)
+    """By the number of one that is not an experiment yet: where the question for it begins."""
     sessions: list[int] = field(default_factory=list)
     """The same of every SessionStarted."""
     stored: int = 0
@@ -73,22 +90,48 @@ class Archive:
     def follow(self) -> Iterator[Record]:
         """What was added since the last call. Raises VerificationFailed at a broken link."""
         for record, end in read_from(self.home, self.position):
-            if isinstance(record.data, Proposed):
-                self.experiments.append(self.position.offset)
-            elif isinstance(record.data, SessionStarted):
-                self.sessions.append(self.position.offset)
+            self._index(record, self.position.offset, end.offset)
             self.position = end
             yield record
 
+    def _index(self, record: Record, begin: int, end: int) -> None:
+        event = record.data
+        match event:
+            case SessionStarted():
+                self.sessions.append(begin)
+            case ProposalAsked():
+                self.proposals[event.proposal] = begin
+            case ExperimentOpened():
+                self.experiments.append(self.proposals.pop(event.proposal, begin))
+                self.ends.append(0)
+            case Decided(experiment=number) | Committed(experiment=number) if number < len(self.ends):
+                self.ends[number] = end
+            case (
+                ProposalDropped(proposal=number)
+                | ProposalRefused(proposal=number)
+                | AgentFailed(proposal=number)
+            ):
+                self.proposals.pop(number, None)
+            case _:
+                return
+
     def records(self, number: int) -> list[Record]:
         """The lines of one experiment, oldest first. Raises VerificationFailed if one of them is damaged."""
-        return [record for record in self._until_the_next(number) if record.experiment == number]
+        return [record for record in self._lines_around(number) if record.experiment == number]
 
     def experiment(self, number: int) -> Experiment:
         """An experiment as `fold` gives it. Raises VerificationFailed if its lines are damaged."""
-        state = ResearchState(experiments=Growing(first=number))
-        for record in self._until_the_next(number):
-            if record.experiment == number or isinstance(record.data, SessionStarted):
+        lines = list(self._lines_around(number))
+        proposal = next(
+            r.data.proposal for r in lines if isinstance(r.data, ExperimentOpened) and r.experiment == number
+        )
+        state = ResearchState(experiments=Growing(first=number), next_proposal=proposal)
+        for record in lines:
+            event = record.data
+            of_proposal = isinstance(
+                event, ProposalAsked | ProposalMade | ProposalRehearsed | ProposalRebased
+            ) and (event.proposal == proposal)
+            if record.experiment == number or of_proposal or isinstance(event, SessionStarted):
                 apply(state, record)
         return state.experiments[number]
 
@@ -96,18 +139,16 @@ class Archive:
         """Keep the latest experiments of a state in memory only; the open one is always among them."""
         # Now and then: dropping them one by one would copy the rest each time.
         if state.next_number >= self._forgotten + 2 * EVERY:
-            self._forgotten = min(len(self.experiments), state.next_number) - EVERY
+            oldest = state.open[0].number if state.open else state.next_number
+            self._forgotten = min(len(self.experiments), oldest, state.next_number - EVERY)
             state.experiments.forget(self._forgotten, self.experiment)
 
-    def _until_the_next(self, number: int) -> Iterator[Record]:
-        """The session an experiment was proposed in, then every line up to the next experiment's first."""
+    def _lines_around(self, number: int) -> Iterator[Record]:
+        """The session its proposal was asked for in, then every line from that question to its own last one."""
         begin = self.experiments[number]
         if session := bisect.bisect(self.sessions, begin):
             yield from read_lines(self.home, self.sessions[session - 1], self.sessions[session - 1] + 1)
-        last = number + 1 == len(self.experiments)
-        yield from read_lines(
-            self.home, begin, self.position.offset if last else self.experiments[number + 1]
-        )
+        yield from read_lines(self.home, begin, self.ends[number] or self.position.offset)
 
 
 @dataclass(frozen=True)
@@ -120,6 +161,8 @@ class _Stored:
     """sha256 of the journal up to `position`."""
     position: Position
     experiments: list[int]
+    ends: list[int]
+    proposals: dict[int, int]
     sessions: list[int]
     state: ResearchState
 
@@ -147,7 +190,10 @@ def contradicts(home: Path, state: ResearchState, archive: Archive) -> bool:
         return True  # the journal alone did not raise
     if found.position != archive.position:
         return False  # a controller is at work, and this one saw more of what it did
-    places = (found.experiments, found.sessions) == (archive.experiments, archive.sessions)
+    places = all(
+        getattr(found, name) == getattr(archive, name)
+        for name in ("experiments", "ends", "proposals", "sessions")
+    )
     return not places or any(
         getattr(told, part.name) != getattr(state, part.name)
         for part in fields(ResearchState)
@@ -177,6 +223,8 @@ class Snapshot:
             journal=archive.prefix.sha256(archive.position.offset),
             position=archive.position,
             experiments=archive.experiments,
+            ends=archive.ends,
+            proposals=archive.proposals,
             sessions=archive.sessions,
             state=state,
         )
@@ -200,12 +248,15 @@ def _load(home: Path) -> tuple[ResearchState, Archive]:
             return nothing
         stored = _STORED.validate_json(content)
         known = len(stored.experiments)
-        archive = Archive(home, stored.position, stored.experiments, stored.sessions, known)
+        archive = Archive(
+            home, stored.position, stored.experiments, stored.ends, stored.proposals, stored.sessions, known
+        )
         if stored.code != _fingerprint() or stored.journal != archive.prefix.sha256(stored.position.offset):
             return nothing
     except (OSError, ValidationError):
         return nothing
-    latest = max(known - 1, 0)
+    taken = [slot.experiment for slot in stored.state.slots.values() if slot.experiment is not None]
+    latest = max(min([known - 1, *taken]), 0)
     stored.state.experiments = Growing(map(archive.experiment, range(latest, known)), first=latest)
     stored.state.experiments.forget(latest, archive.experiment)
     return stored.state, archive

@@ -20,12 +20,12 @@ from controller.core.events import (
     ApiFailed,
     ApiRequested,
     Decided,
-    Prepared,
-    ProposalRefused,
-    Proposed,
+    ExperimentOpened,
+    ProposalMade,
+    ProposalRebased,
+    ProposalRehearsed,
     Pruned,
     Record,
-    Rehearsed,
 )
 from controller.core.experiment import Experiment, Phase
 from controller.core.scoring.runlog import summary
@@ -74,8 +74,9 @@ class _Pass:
                 raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
             archive.forget(self.state)
             self.problems.extend(_check_blobs(self.home, record, pruned))
-            if self.state.open is not None and self.state.open.phase is Phase.DECIDED:
-                self.heads.setdefault(self.state.open.number, set()).add(record.hash)
+            for experiment in self.state.open:
+                if experiment.phase is Phase.DECIDED:
+                    self.heads.setdefault(experiment.number, set()).add(record.hash)
             found = found or record.hash == self.pinned
         size = (self.home / journal.NAME).stat().st_size
         if torn := size - archive.position.offset:
@@ -138,7 +139,8 @@ def _check_snapshot(told: _Pass) -> Iterator[str]:
 
 
 def _decide_again(record: Record, event: Decided, state: ResearchState) -> Iterator[str]:
-    experiment, frontier = state.open, state.frontier
+    experiment = next((known for known in state.open if known.number == event.experiment), None)
+    frontier = state.frontier
     if experiment is None or frontier is None or experiment.outcome is None:
         return  # apply() has the words for it
     where = f"{journal.NAME} line {record.seq + 1}: experiment {event.experiment}"
@@ -146,7 +148,7 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
         yield f"{where} was measured against {event.frontier_bpb}, not the frontier"
     try:
         quarantined = experiment.quarantine.score if experiment.quarantine else None
-        again = decide(frontier, experiment.outcome, experiment.judgement, quarantined)
+        again = decide(frontier, experiment.outcome, experiment.judgement, quarantined, state.lineage)
     except ValueError as error:
         yield f"{where} was decided too early: {error}"
         return
@@ -180,9 +182,9 @@ def _check_blobs(home: Path, record: Record, calls_pruned: int) -> Iterator[str]
 
 def _blobs(event: AnyEvent) -> tuple[str, ...]:
     match event:
-        case Proposed():
+        case ExperimentOpened():
             return event.train_sha256, event.diff_sha256
-        case ProposalRefused() | Prepared() | Rehearsed():
+        case ProposalMade() | ProposalRebased() | ProposalRehearsed():
             return (event.train_sha256,)
         case ApiRequested():
             return (event.request_sha256,)
@@ -211,16 +213,17 @@ def _spend_again(record: Record, state: ResearchState) -> Iterator[str]:
 
 
 def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
-    closing = len(state.finished) - 1 if at_work else None  # the last one may be being closed right now
+    # The latest to finish may be being closed right now, one on each slot.
+    closing = state.order[-max(1, len(state.slots)) :] if at_work else []
     for experiment in state.experiments:
         number = experiment.number
-        if experiment.phase is Phase.DONE and number != closing:
+        if experiment.phase is Phase.DONE and number not in closing:
             pruned = number < state.logs_pruned and number not in state.kept
             yield from _check_result(home, experiment, pruned)
         if experiment.attempt == 0:
             continue  # its folder is written just before the first attempt
-        folder, proposal = Runs(home).folder(experiment.number), experiment.proposal
-        for name, blob in (("train.py", proposal.train_sha256), ("change.diff", proposal.diff_sha256)):
+        folder = Runs(home).folder(experiment.number)
+        for name, blob in (("train.py", experiment.train_sha256), ("change.diff", experiment.diff_sha256)):
             path = folder / name
             where = path.relative_to(home)
             if path.is_symlink() or not path.is_file():
@@ -259,7 +262,7 @@ def _check_ledger(home: Path, state: ResearchState, at_work: bool) -> Iterator[s
     if len(present) > len(wanted):
         yield f"{ledger.NAME} has {len(present) - len(wanted)} lines the journal knows nothing of"
     # A controller at work journals first and writes the row a moment later.
-    if len(present) < len(wanted) - int(at_work):
+    if len(present) < len(wanted) - (max(1, len(state.slots)) if at_work else 0):
         yield f"{ledger.NAME} lacks {len(wanted) - len(present)} lines; the next start adds them"
 
 
@@ -278,8 +281,8 @@ def _check_git(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
             return
         expected = [state.experiments[number] for number in told.heads]
         expected = [experiment for experiment in expected if experiment.commit is not None]
-        pending = state.open
-        if pending is not None and pending.phase is Phase.DECIDED and len(kept) == len(expected) + 1:
+        pending = next((known for known in state.open if known.phase is Phase.DECIDED), None)
+        if pending is not None and len(kept) == len(expected) + 1:
             expected.append(pending)  # committed, and about to be journalled as such
         elif len(kept) != len(expected) and not (at_work and len(kept) > len(expected)):
             yield f"repo: the branch has {len(kept)} commits after its base, the journal {len(expected)}"
@@ -312,5 +315,5 @@ def _check_commit(
     unchanged.pop("train.py", None)
     if files != unchanged:
         yield f"{where} changes more than train.py"
-    if not blob or journal.sha256(repository.content(blob)) != experiment.proposal.train_sha256:
+    if not blob or journal.sha256(repository.content(blob)) != experiment.train_sha256:
         yield f"{where} holds another train.py than the one that ran"

@@ -1,33 +1,22 @@
-"""`show N --audit`: the whole story of one edit, in order, from the journal and the blobs it names.
-
-Which records belong to an experiment is not always written on them: what an agent does is recorded with the
-number its proposal was meant for, and a repair of the experiment before may have taken that number meanwhile.
-"""
+"""`show N --audit`: the whole story of one edit, in order, from the journal and the blobs it names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from controller.core.events import (
-    AgentAbsent,
-    AgentFailed,
-    AgentReturned,
     AnyEvent,
     ApiAnswered,
     ApiFailed,
     ApiRequested,
-    PreparationDropped,
-    Prepared,
-    ProposalRefused,
-    Proposed,
+    ExperimentOpened,
+    ProposalRehearsed,
     Pruned,
     Record,
-    Rehearsed,
-    RepairGivenUp,
 )
 from controller.core.untrusted import clean_line, clean_text
 from controller.views.costs import moment, tokens
@@ -45,57 +34,25 @@ Json = Any
 def trail(records: Iterable[Record], number: int) -> list[Record]:
     """Everything that led to an experiment, happened to it and came of it, in order."""
     records = list(records)
-    owners = _Owners(records)
-    return [record for record in records if owners.of(record) == number or owners.touches(record, number)]
+    proposal = next(
+        (r.data.proposal for r in records if isinstance(r.data, ExperimentOpened) and r.experiment == number),
+        None,
+    )
+    calls = {r.data.call for r in records if isinstance(r.data, ApiRequested) and r.data.proposal == proposal}
+    return [record for record in records if _belongs(record, number, proposal, calls)]
 
 
-class _Owners:
-    """Tells, record by record in their order, which experiment each belongs to."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        """Looks ahead for proposals that became another experiment than they were prepared for."""
-        proposals = [record.data for record in records if isinstance(record.data, Proposed)]
-        self._became = {p.prepared_for: p.experiment for p in proposals if p.prepared_for is not None}
-        self._calls: dict[int, int] = {}
-        self._purpose: dict[int, str] = {}
-        self._next = 0
-
-    def of(self, record: Record) -> int | None:
-        """None for what belongs to the whole effort."""
-        event = record.data
-        match event:
-            case Proposed():
-                self._next = event.experiment + 1
-                return event.experiment
-            case ApiRequested():
-                self._purpose[event.for_experiment] = event.purpose
-                self._calls[event.call] = self._meant(event.for_experiment, event.purpose)
-                return self._calls[event.call]
-            case ApiAnswered() | ApiFailed():
-                return self._calls.get(event.call)
-            case Prepared() | PreparationDropped():
-                return self._meant(event.for_experiment, "propose")
-            case Rehearsed() | AgentFailed():
-                # Conversations do not overlap: it belongs to the one that last sent something.
-                return self._meant(event.for_experiment, self._purpose.get(event.for_experiment, "propose"))
-            case RepairGivenUp():
-                return event.fixes
-            case ProposalRefused() | AgentAbsent() | AgentReturned():
-                return self._next
-            case _:
-                return record.experiment
-
-    def touches(self, record: Record, number: int) -> bool:
-        """True for the removal of texts that this experiment's records name."""
-        event = record.data
-        if not isinstance(event, Pruned):
-            return False
-        if event.what == "logs":
-            return number < event.before
-        return any(call < event.before for call, owner in self._calls.items() if owner == number)
-
-    def _meant(self, for_experiment: int, purpose: str) -> int:
-        return self._became.get(for_experiment, for_experiment) if purpose == "propose" else for_experiment
+def _belongs(record: Record, number: int, proposal: int | None, calls: Collection[int]) -> bool:
+    match record.data:
+        case ApiAnswered(call=call) | ApiFailed(call=call):
+            return call in calls
+        case Pruned(what="logs", before=before):
+            return number < before  # the removal of texts that its records name
+        case Pruned(before=before):
+            return any(call < before for call in calls)
+        case _:
+            of = getattr(record.data, "proposal", None)
+            return record.experiment == number or (of is not None and of == proposal)
 
 
 def as_json(records: Sequence[Record]) -> Json:
@@ -150,7 +107,7 @@ def facts(event: AnyEvent) -> Iterator[str]:
         case ApiRequested():
             mode = f", mode {event.mode}" if event.mode else ""
             most = f"up to ${event.reserved_usd:.4f}"
-            yield f"call {event.call} to {event.model}, to {event.purpose}{mode}; {most}"
+            yield f"call {event.call} to {event.model}{mode}; {most}"
             if given := _pairs(event.parameters):
                 yield given
             yield f"request {blob_name(event.request_sha256)}"
@@ -162,7 +119,7 @@ def facts(event: AnyEvent) -> Iterator[str]:
             status = f"status {event.status}" if event.status is not None else "no status"
             yield f"call {event.call}: {status} after {event.seconds:.1f} s, ${event.cost_usd:.4f}"
             yield clean_line(event.error, _FACT_LIMIT)
-        case Rehearsed():
+        case ProposalRehearsed():
             yield f"{event.result} after {event.seconds:.1f} s, text {blob_name(event.train_sha256)}"
             yield from clean_text(event.detail, 4 * _FACT_LIMIT).splitlines()
         case _:

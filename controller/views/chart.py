@@ -38,7 +38,7 @@ def draw(state: ResearchState, path: Path) -> None:
     _frame(axes, state)
     scored = [experiment for experiment in state.finished if experiment.score]
     if scored:
-        _scores(axes, scored, state.finished[-1].number)
+        _scores(axes, scored, state.next_number - 1)
     else:
         axes.set_yticks([])
         axes.set_ylim(0, 1)
@@ -85,7 +85,7 @@ def _frame(axes: Axes, state: ResearchState) -> None:
     title = f"autoresearch/{clean_line(state.tag or '', 60)}: {len(state.finished)} experiments, {kept} kept"
     axes.set_title(title, loc="left", color=_INK, fontsize=13, fontweight="bold", pad=26, parse_math=False)
     axes.set_ylabel("val_bpb  (bits per byte, lower is better)", color=_INK)
-    _style(axes, max(len(state.finished) - 1, 1))
+    _style(axes, max(state.next_number - 1, 1))
 
 
 def _style(axes: Axes, last: int) -> None:

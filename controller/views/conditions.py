@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from controller.core.state import Noise, Pause, ResearchState
+from controller.core.state import Noise, Pause, ResearchState, SlotState
 from controller.core.untrusted import clean_line
 from controller.core.values import Conditions, CpuConditions, GpuConditions
 from controller.views.costs import moment
@@ -17,12 +17,15 @@ _GIB = 1024**3
 
 
 def noise_json(state: ResearchState) -> Json:
-    """What an experiment waits for, while it does; else null."""
-    noise = state.noise
-    if noise is None:
-        return None
+    """What the first experiment waits for that does; null if none does."""
+    return next((_noise_json(slot) for _, slot in sorted(state.slots.items()) if slot.noise), None)
+
+
+def _noise_json(slot: SlotState) -> Json:
+    noise = slot.noise
+    assert noise is not None
     return {
-        "experiment": state.open.number if state.open else None,
+        "experiment": slot.experiment,
         **noise.disturbance.model_dump(mode="json"),
         "since": noise.since,
         "until": noise.until,
@@ -30,10 +33,25 @@ def noise_json(state: ResearchState) -> Json:
     }
 
 
+def slots_json(state: ResearchState) -> Json:
+    """Every slot: its number, its open experiment, how far that has come, and what it waits for."""
+    return [
+        {
+            "slot": number,
+            "experiment": slot.experiment,
+            "phase": state.experiments[slot.experiment].phase if slot.experiment is not None else None,
+            "faults": slot.faults,
+            "pause": pause_json(slot.pause),
+            "noise": _noise_json(slot) if slot.noise else None,
+        }
+        for number, slot in sorted(state.slots.items())
+    ]
+
+
 def waiting(noise: Noise) -> str:
     """One line for people."""
     again = f", looked at again at {moment(noise.until)}" if noise.until else ""
-    return f"for the slot to be calm since {moment(noise.since)}{again}: {_words(noise.disturbance.detail)}"
+    return f"for the slot to be undisturbed since {moment(noise.since)}{again}: {_words(noise.disturbance.detail)}"
 
 
 def paused(pause: Pause) -> str:

@@ -72,8 +72,9 @@ def lines(state: ResearchState, today: str) -> Iterator[tuple[str, str]]:
         yield "tokens", tokens(spending.total.usage)
     if state.absence is not None:
         yield "away", _away(state)
-    if state.prepared is not None:
-        yield "next", clean_line(state.prepared.description)
+    for proposal in state.proposals.values():
+        if proposal.is_made:
+            yield "next", clean_line(proposal.description)
 
 
 def money(spent: Spent) -> str:

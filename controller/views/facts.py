@@ -16,6 +16,7 @@ from controller.core import obstacle
 from controller.core.events import Record
 from controller.core.experiment import Experiment
 from controller.core.hardware.disturbance import spoiling
+from controller.core.proposal import Proposal
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Cause, Verdict
@@ -38,6 +39,7 @@ def status(state: ResearchState, today: str) -> Json:
     frontier, session = state.frontier, state.session
     baseline = state.baseline_bpb
     best = frontier.val_bpb if frontier else None
+    made = [known for _, known in sorted(state.proposals.items()) if known.is_made]
     return _plain(
         {
             "tag": state.tag,
@@ -52,7 +54,8 @@ def status(state: ResearchState, today: str) -> Json:
             "limits": {name: state.limit(name) for name in ("experiments", "hours")},
             "verdicts": {verdict.value: state.count(verdict) for verdict in Verdict},
             "causes": {str(cause): count for cause, count in state.causes.items()},
-            "open": _row(state, state.open) if state.open else None,
+            "open": _row(state, state.open[0]) if state.open else None,
+            "slots": conditions.slots_json(state),
             "last": [_row(state, experiment) for experiment in state.finished[-_LAST:]],
             "exposed": state.causes[Cause.EXPOSED],
             "fresh_rows_left": state.fresh_left,
@@ -60,7 +63,8 @@ def status(state: ResearchState, today: str) -> Json:
             "absence": costs.absence_json(state),
             "noise": conditions.noise_json(state),
             "pause": conditions.pause_json(state.pause),
-            "prepared": clean_line(state.prepared.description) if state.prepared else None,
+            "prepared": next((clean_line(known.description) for known in made), None),
+            "proposals": [_proposal(known) for _, known in sorted(state.proposals.items())],
             "spending": costs.spending_json(state, today),
             "budget_seconds": session.budget_seconds if session else None,
             "provenance": session.provenance.model_dump() if session else None,
@@ -115,7 +119,7 @@ def show(shown: Exhibit) -> Json:
         | {
             "hypothesis": proposal.hypothesis,
             "parameters": proposal.parameters,
-            "train_sha256": proposal.train_sha256,
+            "train_sha256": experiment.train_sha256,
             "outcome": experiment.outcome.model_dump() if experiment.outcome else None,
             "score": experiment.score.model_dump(exclude=audit.HOLDOUT) if experiment.score else None,
             "refusal": refusal(experiment),
@@ -163,10 +167,26 @@ def refusal(experiment: Experiment) -> Json:
     return judgement.model_dump() if judgement is not None and experiment.score is None else None
 
 
+def _proposal(proposal: Proposal) -> dict[str, Json]:
+    """One that is neither an experiment yet nor at an end."""
+    return {
+        "proposal": proposal.number,
+        "agent": proposal.agent,
+        "purpose": proposal.purpose,
+        "asked_at": proposal.asked_at,
+        "made": proposal.is_made,
+        "description": clean_line(proposal.description),
+        "fixes": proposal.fixes,
+        "merges": proposal.merges,
+    }
+
+
 def _row(state: ResearchState, experiment: Experiment) -> dict[str, Json]:
     score, proposal = experiment.score, experiment.proposal
     return {
         "experiment": experiment.number,
+        "proposal": proposal.number,
+        "slot": experiment.slot,
         "phase": str(experiment.phase),
         "verdict": _word(experiment.verdict),
         "cause": _word(experiment.cause),
@@ -180,15 +200,16 @@ def _row(state: ResearchState, experiment: Experiment) -> dict[str, Json]:
         "idea": proposal.idea,
         "expected_effect": proposal.expected_effect,
         "fixes": proposal.fixes,
-        "parent": proposal.parent,
+        "merges": proposal.merges,
+        "parent": experiment.parent,
         "commit": experiment.commit,
         "attempt": experiment.attempt,
-        "proposed_at": experiment.proposed_at,
+        "opened_at": experiment.opened_at,
         "started_at": experiment.started_at,
         "finished_at": experiment.finished_at,
         "budget_seconds": experiment.budget_seconds,
         "seconds": experiment.outcome.seconds if experiment.outcome else None,
-        "spending": costs.spent_json(state.spending.of(experiment.number)),
+        "spending": costs.spent_json(state.spending.of(proposal.number)),
     }
 
 

@@ -17,10 +17,10 @@ from controller.core.events import (
     AgentFailed,
     AgentReturned,
     ApiFailed,
-    PreparationDropped,
+    ProposalDropped,
     ProposalRefused,
+    ProposalRehearsed,
     Record,
-    Rehearsed,
     SessionStarted,
     Voided,
 )
@@ -50,7 +50,7 @@ def write(records: Sequence[Record], folder: Path) -> list[Path]:
             drop_link(path)
         chart.draw(state, picture)
         if kept:
-            chart.draw_holdout(kept, state.finished[-1].number, overfitting)
+            chart.draw_holdout(kept, state.next_number - 1, overfitting)
         report.write_text(render(records, state), encoding="utf-8")
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from error
@@ -91,8 +91,8 @@ def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
         yield f"From {_moment(records[0].time)} to {_moment(records[-1].time)}{by}."
     counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
     yield f"{len(state.finished)} experiments: {counts}."
-    if state.open:
-        yield f"Experiment {state.open.number} is open ({state.open.phase})."
+    for experiment in state.open:
+        yield f"Experiment {experiment.number} is open ({experiment.phase})."
     kept = _verdicts(state, Verdict.KEEP)
     if kept and kept[0].score and kept[-1].score:
         first, best = kept[0].score.val_bpb, kept[-1].score.val_bpb
@@ -219,7 +219,9 @@ def _cost(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     yield "## What it cost"
     yield ""
     yield f"{costs.money(total)} for {total.calls} requests to a language model, {failed} of them failed."
-    proposed = [e for e in state.experiments if state.spending.of(e.number).calls and not _stood_in(e)]
+    proposed = [
+        e for e in state.experiments if state.spending.of(e.proposal.number).calls and not _stood_in(e)
+    ]
     if proposed:
         yield f"Experiments that came of them: {len(proposed)}, ${total.usd / len(proposed):.2f} for each."
     if state.spending.open:
@@ -245,9 +247,9 @@ def _agent(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
         "time away, the present absence not counted": _duration(sum(away)) if away else 0,
         "experiments by an understudy": sum(_stood_in(experiment) for experiment in state.experiments),
         "conversations without a proposal": sum(isinstance(event, AgentFailed) for event in events),
-        "prepared proposals dropped": sum(isinstance(event, PreparationDropped) for event in events),
+        "proposals dropped": sum(isinstance(event, ProposalDropped) for event in events),
     }
-    rehearsed = Counter(event.result for event in events if isinstance(event, Rehearsed))
+    rehearsed = Counter(event.result for event in events if isinstance(event, ProposalRehearsed))
     rows |= {f"rehearsals {result}": count for result, count in sorted(rehearsed.items())}
     if not any(rows.values()):
         return

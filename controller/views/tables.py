@@ -123,19 +123,23 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
         yield "fresh rows", Text(left)
     if state.finished and (last := state.finished[-1].finished_at) is not None:
         yield "latest", Text(f"finished at {costs.moment(last)}")
-    if state.open:
-        yield "open", Text(f"experiment {state.open.number}, {state.open.phase}: {description(state.open)}")
+    for experiment in state.open:
+        where = f" on slot {experiment.slot}" if len(state.slots) > 1 else ""
+        known = f"experiment {experiment.number}{where}, {experiment.phase}: {description(experiment)}"
+        yield "open", Text(known)
     if state.session:
         session = state.session
         yield "agent", Text(clean_line(session.agent))
         yield "budget", Text(f"{session.budget_seconds:g} s on {clean_line(session.provenance.device)}")
         yield "worked", Text(f"{state.worked_seconds / 3600:.1f}{_most(state, 'hours')} hours")
-    if state.noise:
-        yield "waits", Text(conditions.waiting(state.noise))
+    for slot in state.slots.values():
+        if slot.noise:
+            yield "waits", Text(conditions.waiting(slot.noise))
     for name, value in costs.lines(state, today):
         yield name, Text(value)
-    if state.pause:
-        yield "pause", Text(conditions.paused(state.pause), style="yellow")
+    for pause in (state.pause, *(slot.pause for slot in state.slots.values())):
+        if pause:
+            yield "pause", Text(conditions.paused(pause), style="yellow")
     if state.stopped:
         yield "stopped", Text(clean_line(state.stopped))
     yield "head", Text(state.head)
@@ -161,7 +165,7 @@ def _table(state: ResearchState, experiments: Sequence[Experiment]) -> Table:
             f"{score.val_bpb:.6f}" if score else "",
             f"{change:+.6f}" if change is not None else "",
             f"{outcome.seconds:.1f}" if outcome else "",
-            *((f"${state.spending.of(experiment.number).usd:.2f}",) if costly else ()),
+            *((f"${state.spending.of(experiment.proposal.number).usd:.2f}",) if costly else ()),
             verdict_text(experiment),
             Text(clean_line(experiment.commit or "")[:_COMMIT]),
             Text(description(experiment)),
@@ -190,11 +194,13 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
     yield "agent", proposal.agent
     if proposal.stands_in_for is not None:
         yield "in place of", proposal.stands_in_for
-    if (spent := state.spending.of(experiment.number)).calls:
+    if (spent := state.spending.of(experiment.proposal.number)).calls:
         yield "cost", f"{costs.money(spent)}, {spent.calls} requests, {costs.tokens(spent.usage)}"
     if proposal.fixes is not None:
         yield "repairs", f"experiment {proposal.fixes}"
-    yield "from", proposal.parent
+    if proposal.merges is not None:
+        yield "merges", f"experiment {proposal.merges}"
+    yield "from", experiment.parent
     if experiment.decision:
         yield "rule", experiment.decision.rule
     if score:

@@ -15,7 +15,7 @@ from controller.core.experiment import Experiment
 from controller.core.notebook import Notebook
 from controller.core.values import Frontier
 from controller.ports import Context
-from tests.support.fakes import FakeDesk
+from tests.support.fakes import FakeServices
 
 
 def ran(*texts: str) -> list[Experiment]:
@@ -51,7 +51,7 @@ def context(history: Sequence[Experiment] = ()) -> Context:
         running=None,
         diff=lambda number: "",
         excerpt=lambda number: "",
-        desk=FakeDesk(),
+        services=FakeServices(),
     )
 
 

@@ -19,7 +19,7 @@ from controller.core.experiment import Experiment, Phase
 from controller.core.notebook import Notebook
 from controller.core.values import Cause, Decision, Frontier, Proposal, RunOutcome, Score, Verdict
 from controller.ports import Context
-from tests.support.fakes import FakeDesk
+from tests.support.fakes import FakeServices
 
 TRAIN_PY = """\
 import torch
@@ -110,7 +110,7 @@ class Effort:
             running=None,
             diff=lambda number: "",
             excerpt=lambda number: "",
-            desk=FakeDesk(),
+            services=FakeServices(),
         )
 
     def run(self, proposal: Proposal) -> Verdict:

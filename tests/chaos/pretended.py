@@ -25,7 +25,7 @@ from controller.store.retention import Storage, StorageConfig
 from controller.store.snapshot import EVERY
 from tests.loop.effort import Effort, Workspaces
 from tests.loop.slow import Slow, Step, fails, insert, whole
-from tests.support.fakes import LOAD, Calm, FakeSlot, FakeTrainer, train_py
+from tests.support.fakes import LOAD, FakeMonitor, FakeTrainer, train_py
 
 QUICK = AbsenceConfig(retry_seconds=0.001, max_retry_seconds=0.001)
 
@@ -94,7 +94,7 @@ class Moody(Slow):
         return super().fix(context, crashed) if crashed.number % 2 else None
 
 
-class Restless(FakeSlot):
+class Restless(FakeMonitor):
     """Disturbed for two looks after a run and one before its repeat, then calm."""
 
     def look(self, stop: threading.Event) -> Disturbance | None:

@@ -22,7 +22,7 @@ from controller.store.snapshot import EVERY, standing
 from controller.system.clock import SystemClock
 from tests.chaos.effort import Effort
 from tests.chaos.plan import LONG, NOISY, Kill
-from tests.support.fakes import Calm, FakeJudge, FakeTrainer, Silent
+from tests.support.fakes import FakeJudge, FakeTrainer, RoomyHome, Silent
 
 _WATCHED = {
     "GLOVEBOX_NOISE__ENABLED": "true",
@@ -88,7 +88,7 @@ def grow(home: Path, experiments: int, budget_seconds: float) -> None:
         stop=threading.Event(),
         publish=publisher(home, archive),
         check_inputs=lambda: None,
-        surroundings=Calm(),
+        surroundings=RoomyHome(),
         bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
     )
     loop = Loop(world, state, Limits(experiments), budget_seconds)

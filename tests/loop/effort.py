@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from controller.app.run import publisher
-from controller.components import Limits, World
+from controller.components import Components, Slot
 from controller.core.decision import Bounds
 from controller.core.events import EffortStarted, SessionStarted
+from controller.core.rules import Limits, Rules
 from controller.core.state import ResearchState
 from controller.core.values import Cause, Verdict
 from controller.loop import Loop
@@ -21,7 +24,7 @@ from controller.store.runs import Runs
 from controller.store.snapshot import standing
 from controller.system.clock import SystemClock
 from tests.support.efforts import PROVENANCE
-from tests.support.fakes import Calm, FakeJudge, FakeTrainer, Silent, train_py
+from tests.support.fakes import FakeJudge, FakeMonitor, FakeTrainer, RoomyHome, Silent, train_py
 
 BASELINE = train_py(3.0)
 
@@ -49,7 +52,7 @@ class Effort:
         self.baseline = baseline
         self.trainer = FakeTrainer()
         self.agent = agent
-        self.surroundings = Calm()
+        self.surroundings = RoomyHome()
         self.stop = threading.Event()
         self._journal: Journal | None = None
         self.begin()
@@ -62,12 +65,16 @@ class Effort:
         if not state.tag:
             files = {"train.py": self.baseline, "prepare.py": "", "program.md": "be good"}
             journal.append(EffortStarted(tag="t", base_commit=repository.begin("t", files)))
-        self.world = World(
+        self.components = Components(
             journal=journal,
             repository=repository,
-            agent=self.agent,
-            trainer=self.trainer,
-            judge=FakeJudge(self.trainer),
+            agents=[self.agent],
+            slots=[Slot(self.trainer, FakeJudge(self.trainer))],
+            rules=Rules(
+                agent=self.agent.name,
+                asks_ahead=self.agent.asks_ahead,
+                bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
+            ),
             runs=Runs(self.home),
             clock=SystemClock(),
             observer=Silent(),
@@ -75,21 +82,39 @@ class Effort:
             publish=publisher(self.home, self.archive),
             check_inputs=lambda: None,
             surroundings=self.surroundings,
-            bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
         )
+
+    @property
+    def slot(self) -> Slot:
+        """The first one."""
+        return self.components.slots[0]
+
+    def rule(self, **changes: Any) -> None:
+        """Play by other rules from now on."""
+        self.components.rules = replace(self.components.rules, **changes)
+
+    def watch(self, monitor: FakeMonitor) -> None:
+        """Look for noise on the first slot."""
+        self.slot.monitor = monitor
+        self.rule(is_watched=True)
+
+    def stand_in(self, understudy: Agent) -> None:
+        """Have somebody to propose while the agent is absent."""
+        self.components.agents = [self.agent, understudy]
+        self.rule(understudy=understudy.name)
 
     def loop(
         self, experiments: int | None = None, dollars: float | None = None, hours: float | None = None
     ) -> Loop:
         """A loop whose session has begun."""
-        limits = Limits(experiments, hours, dollars=dollars)
-        loop = Loop(self.world, standing(self.home)[0], limits, budget_seconds=20.0)
-        loop.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
+        self.rule(limits=Limits(experiments, hours, dollars=dollars))
+        loop = Loop(self.components, standing(self.home)[0], budget_seconds=20.0)
+        loop.effort.record(SessionStarted(agent=self.agent.name, budget_seconds=20.0, provenance=PROVENANCE))
         return loop
 
     def train_with(self, trainer: FakeTrainer) -> None:
-        self.trainer = self.world.trainer = trainer
-        self.world.judge = FakeJudge(trainer)
+        self.trainer = self.slot.trainer = trainer
+        self.slot.judge = FakeJudge(trainer)
 
     def restart(self) -> None:
         assert self._journal is not None

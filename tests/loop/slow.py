@@ -6,16 +6,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from controller.core.errors import AgentExhausted, Interrupted
 from controller.core.events import AnyEvent, Record
 from controller.core.experiment import Experiment
 from controller.core.program.edits import rebase
+from controller.core.rules import AbsenceConfig
 from controller.core.state import ResearchState
-from controller.core.values import Edit, Proposal, RehearsalResult, RunOutcome, Usage
+from controller.core.values import Change, Edit, RehearsalResult, RunOutcome, Usage
 from controller.ports import Attempt, Context, Request
-from controller.proposals.availability import AbsenceConfig
 from controller.store.journal import read_records
 from tests.loop.effort import Effort, start
 from tests.support.fakes import FakeTrainer, Silent
@@ -24,7 +23,7 @@ PRICE = 0.25
 """Dollars of each call."""
 FIRST_LINE = '"""A train.py the fakes understand."""\n'
 
-Step = Callable[[Context], Proposal]
+Step = Callable[[Context], Change]
 PATIENCE = 20.0
 """Seconds after which a test that waits for something that never happens fails."""
 
@@ -34,10 +33,10 @@ QUICK = AbsenceConfig(retry_seconds=0.01, max_retry_seconds=0.02)
 def insert(width: float, note: str = "", description: str = "an idea") -> Step:
     """A proposal that edits: the fakes go by the WIDTH that stands first."""
 
-    def step(context: Context) -> Proposal:
+    def step(context: Context) -> Change:
         edits = (Edit(old=FIRST_LINE, new=f"{FIRST_LINE}\nWIDTH = {width}  # {note}\n"),)
         train_py = rebase(context.train_py, edits)
-        return Proposal(train_py=train_py, description=description, idea="insert", edits=edits)
+        return Change(train_py=train_py, description=description, idea="insert", edits=edits)
 
     return step
 
@@ -45,19 +44,19 @@ def insert(width: float, note: str = "", description: str = "an idea") -> Step:
 def swap(old: str, new: str) -> Step:
     """A proposal that edits what stands there."""
 
-    def step(context: Context) -> Proposal:
+    def step(context: Context) -> Change:
         edits = (Edit(old=old, new=new),)
-        return Proposal(train_py=rebase(context.train_py, edits), description="swapped", edits=edits)
+        return Change(train_py=rebase(context.train_py, edits), description="swapped", edits=edits)
 
     return step
 
 
 def whole(text: str, description: str = "another text") -> Step:
-    return lambda context: Proposal(train_py=text, description=description)
+    return lambda context: Change(train_py=text, description=description)
 
 
 def fails(error: Exception) -> Step:
-    def step(context: Context) -> Proposal:
+    def step(context: Context) -> Change:
         raise error
 
     return step
@@ -65,34 +64,38 @@ def fails(error: Exception) -> Step:
 
 @dataclass
 class Slow:
-    """Plays its steps; each is one paid call. `fix` answers with `repair`."""
+    """Plays its steps; each is one paid call. `fix` answers with `repair`, `combine` with `combined`."""
 
     steps: list[Step]
     repair: Step | None = None
+    combined: Step | None = None
     name: str = "slow"
-    prepares_ahead: bool = True
+    asks_ahead: bool = True
     contexts: list[Context] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         self.contexts.append(context)
         self.threads.append(threading.current_thread())
         return self._paid(self.steps.pop(0), context)
 
-    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
-        return None if self.repair is None else self._paid(self.repair, context, "fix")
+    def fix(self, context: Context, crashed: Experiment) -> Change | None:
+        return None if self.repair is None else self._paid(self.repair, context)
 
-    def _paid(self, step: Step, context: Context, purpose: Literal["propose", "fix"] = "propose") -> Proposal:
-        call = context.desk.sending(Request(purpose, "explore", "m", {}, b"{}", 2 * PRICE))
+    def combine(self, context: Context, behind: Experiment) -> Change | None:
+        return None if self.combined is None else self._paid(self.combined, context)
+
+    def _paid(self, step: Step, context: Context) -> Change:
+        call = context.services.sending(Request("explore", "m", {}, b"{}", 2 * PRICE))
         try:
             proposal = step(context)
         except Exception:
-            context.desk.failed(
+            context.services.failed(
                 call, status=529, error="overloaded", usage=Usage(), seconds=0.0, cost_usd=0.0
             )
             raise
         usage = Usage(input_tokens=10, output_tokens=5)
-        context.desk.answered(
+        context.services.answered(
             call, reply=b"{}", stop_reason="tool_use", usage=usage, seconds=0.0, cost_usd=PRICE
         )
         return proposal
@@ -168,9 +171,9 @@ class Quick(Slow):
     """An understudy: it proposes at once, for nothing."""
 
     def __init__(self, *steps: Step) -> None:
-        super().__init__([*steps], name="quick", prepares_ahead=False)
+        super().__init__([*steps], name="quick", asks_ahead=False)
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         if not self.steps:
             raise AgentExhausted("the understudy has nothing more")
         return self.steps.pop(0)(context)
@@ -185,13 +188,13 @@ def begin(efforts: list[Effort], home: Path, agent: Slow, during: Callable[[Rese
     effort = start(efforts, home, agent)
     watch = Watch()
     effort.train_with(PatientTrainer(lambda number: watch.until(during)))
-    effort.world.observer = watch
-    effort.world.absence = QUICK
+    effort.components.observer = watch
+    effort.rule(absence=QUICK)
     return watch
 
 
 def prepared(state: ResearchState) -> bool:
-    return state.prepared is not None
+    return any(proposal.is_made for proposal in state.proposals.values())
 
 
 def events(home: Path, *kinds: type[AnyEvent]) -> list[AnyEvent]:

@@ -223,7 +223,7 @@ class Mender:
     """Proposes a crash and repairs it."""
 
     name = "mender"
-    prepares_ahead = False
+    asks_ahead = False
 
     def __init__(self, repaired: str) -> None:
         self._proposals = [train_py(2.5, "crash NameError")]
@@ -261,7 +261,7 @@ class Stubborn:
     """Proposes the frontier itself, again and again."""
 
     name = "stubborn"
-    prepares_ahead = False
+    asks_ahead = False
 
     def propose(self, context: Context) -> Proposal:
         return Proposal(train_py=context.train_py, description="nothing new")
@@ -409,7 +409,7 @@ def test_an_agent_never_sees_the_holdout(tmp_path: Path, efforts: list[Effort]) 
         """Looks at everything it is given."""
 
         name = "curious"
-        prepares_ahead = False
+        asks_ahead = False
 
         def __init__(self) -> None:
             self.seen = ""

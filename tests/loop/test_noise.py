@@ -19,27 +19,26 @@ from controller.core.hardware.disturbance import NoiseConfig
 from controller.core.state import ResearchState, fold
 from controller.core.values import Cause, Disturbance, DisturbanceKind, Verdict
 from controller.observers.notices import Context, follow
-from controller.repeats import Calm
 from controller.store.effort import Chronicle
 from controller.store.journal import read_records
 from controller.store.verify import verify
 from controller.views import facts as views_json
 from controller.views import tables as views
 from tests.loop.effort import Effort, start, verdicts
-from tests.support.fakes import LOAD, LOST, SHARED, FakeSlot, HandClock, train_py
+from tests.support.fakes import LOAD, LOST, SHARED, FakeMonitor, HandClock, train_py
 
 QUICK = NoiseConfig(retry_seconds=0.001, max_retry_seconds=0.004)
 THROTTLED = LOAD.model_copy(update={"kind": DisturbanceKind.GPU_THROTTLED})
 
 
 def effort_of(
-    efforts: list[Effort], folder: Path, *texts: str, slot: FakeSlot | None = None
-) -> tuple[Effort, FakeSlot]:
+    efforts: list[Effort], folder: Path, *texts: str, slot: FakeMonitor | None = None
+) -> tuple[Effort, FakeMonitor]:
     proposals = folder / "proposals"
     proposals.mkdir()
     for number, text in enumerate(texts):
         (proposals / f"{number:02d}.py").write_text(text, encoding="utf-8")
-    effort, slot = start(efforts, folder / "home", Replay(proposals)), slot or FakeSlot()
+    effort, slot = start(efforts, folder / "home", Replay(proposals)), slot or FakeMonitor()
     effort.world.slot, effort.world.noise = slot, QUICK
     return effort, slot
 
@@ -53,7 +52,7 @@ def told(home: Path) -> list[str]:
 def test_a_disturbed_run_is_void_and_repeated_once_the_slot_is_calm(
     tmp_path: Path, efforts: list[Effort]
 ) -> None:
-    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeSlot([LOAD] * 4))
+    effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeMonitor([LOAD] * 4))
     loop = effort.loop()
     loop.run()
     assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
@@ -83,7 +82,7 @@ def test_noise_that_comes_and_goes_with_the_run_is_the_runs_own(
 def test_what_a_run_leaves_behind_for_a_moment_is_the_runs_own(
     tmp_path: Path, efforts: list[Effort], seen: list[Disturbance]
 ) -> None:
-    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 99"), slot=FakeSlot(seen))
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 99"), slot=FakeMonitor(seen))
     loop = effort.loop()
     loop.run()
     assert loop.state.experiments[1].attempt == 1
@@ -99,7 +98,9 @@ def test_what_was_there_before_a_run_needs_no_other_proof(tmp_path: Path, effort
 
 def test_a_run_that_loses_its_gpu_again_and_again_counts(tmp_path: Path, efforts: list[Effort]) -> None:
     """A run may be able to bring a driver down, and that is seen without the run as well."""
-    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "lost 99"), slot=FakeSlot([LOST, LOST, None] * 9))
+    effort, _ = effort_of(
+        efforts, tmp_path, train_py(2.5, "lost 99"), slot=FakeMonitor([LOST, LOST, None] * 9)
+    )
     loop = effort.loop()
     loop.run()
     assert loop.state.experiments[1].attempt == 1 + QUICK.repeats
@@ -111,7 +112,7 @@ def test_noise_that_is_there_without_a_run_is_never_the_runs_own(
 ) -> None:
     effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 6"))
 
-    class Restless(FakeSlot):
+    class Restless(FakeMonitor):
         """Disturbed at the two looks after a run, calm at the third."""
 
         def look(self, stop: threading.Event) -> Disturbance | None:
@@ -139,7 +140,7 @@ class Waiting:
 
 @pytest.fixture
 def waiting(tmp_path: Path, efforts: list[Effort]) -> Iterator[Waiting]:
-    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeSlot([LOAD] * 5))
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeMonitor([LOAD] * 5))
     loop = effort.loop()
     while loop.state.noise is None or loop.state.noise.looks == 0:
         loop.step()
@@ -158,7 +159,7 @@ def test_status_says_that_it_waits_and_why(waiting: Waiting) -> None:
 def test_a_new_process_goes_on_waiting(waiting: Waiting) -> None:
     effort = waiting.effort
     effort.restart()
-    effort.world.slot, effort.world.noise = FakeSlot([LOAD]), QUICK
+    effort.world.slot, effort.world.noise = FakeMonitor([LOAD]), QUICK
     loop = effort.loop()
     loop.run()
     assert loop.state.experiments[1].attempt == 2 and loop.state.experiments[1].verdict is Verdict.KEEP
@@ -176,12 +177,12 @@ def test_a_new_process_that_does_not_watch_does_not_wait(waiting: Waiting) -> No
 def test_a_person_and_the_hours_end_the_wait(waiting: Waiting) -> None:
     effort = waiting.effort
     effort.restart()
-    effort.world.slot, effort.world.noise = FakeSlot([LOAD] * 1000), QUICK
+    effort.world.slot, effort.world.noise = FakeMonitor([LOAD] * 1000), QUICK
     loop = effort.loop(hours=1e-5)
     assert "hours reached" in loop.run()
     assert loop.state.noise is not None and loop.state.open is not None
     effort.restart()
-    effort.world.slot, effort.world.noise = FakeSlot([LOAD] * 1000), NoiseConfig(retry_seconds=60)
+    effort.world.slot, effort.world.noise = FakeMonitor([LOAD] * 1000), NoiseConfig(retry_seconds=60)
     loop = effort.loop()
     loop.step()
     effort.stop.set()
@@ -190,7 +191,7 @@ def test_a_person_and_the_hours_end_the_wait(waiting: Waiting) -> None:
 
 
 def test_the_pauses_double_up_to_their_limit(waiting: Waiting) -> None:
-    chronicle, clock, slot = waiting.chronicle, HandClock(), FakeSlot([LOAD] * 5)
+    chronicle, clock, slot = waiting.chronicle, HandClock(), FakeMonitor([LOAD] * 5)
     config = NoiseConfig(retry_seconds=10, max_retry_seconds=40)
     calm = Calm(slot, chronicle, clock, waiting.effort.stop, config)
     experiment = waiting.state.experiments[1]
@@ -210,7 +211,7 @@ def until(state: ResearchState) -> dt.datetime:
 
 def test_a_wait_that_lasts_is_told_once(tmp_path: Path, efforts: list[Effort]) -> None:
     texts = train_py(2.5, "disturbed 1"), train_py(2.25)
-    effort, _ = effort_of(efforts, tmp_path, *texts, slot=FakeSlot([LOAD] * 8))
+    effort, _ = effort_of(efforts, tmp_path, *texts, slot=FakeMonitor([LOAD] * 8))
     effort.loop().run()
     context, told = Context(), []
     for record in read_records(effort.home):
@@ -232,7 +233,7 @@ def test_a_wait_that_lasts_is_told_once(tmp_path: Path, efforts: list[Effort]) -
 def test_a_worker_too_slow_on_a_busy_slot_is_not_to_blame(
     tmp_path: Path, efforts: list[Effort], sees: list[Disturbance], end: tuple[Verdict, Cause | None]
 ) -> None:
-    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "slow"), slot=FakeSlot(sees))
+    effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "slow"), slot=FakeMonitor(sees))
     loop = effort.loop()
     loop.run()
     assert verdicts(loop.state)[1] == end
@@ -240,7 +241,7 @@ def test_a_worker_too_slow_on_a_busy_slot_is_not_to_blame(
 
 
 def test_a_leak_is_a_leak_on_any_slot(tmp_path: Path, efforts: list[Effort]) -> None:
-    effort, slot = effort_of(efforts, tmp_path, train_py(-1.0), slot=FakeSlot([LOAD]))
+    effort, slot = effort_of(efforts, tmp_path, train_py(-1.0), slot=FakeMonitor([LOAD]))
     loop = effort.loop()
     loop.run()
     assert verdicts(loop.state)[1] == (Verdict.REJECT, Cause.NON_CAUSAL) and slot.looks == 0

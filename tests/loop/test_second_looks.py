@@ -25,7 +25,7 @@ class Rehearsing(Slow):
 
     def propose(self, context: Context) -> Proposal:
         proposal = super().propose(context)
-        assert context.desk.rehearse(proposal.train_py) is None
+        assert context.services.rehearse(proposal.train_py) is None
         return proposal
 
 

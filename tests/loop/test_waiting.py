@@ -34,7 +34,7 @@ from controller.store.snapshot import standing
 from controller.store.verify import verify
 from tests.loop.effort import Effort, start
 from tests.support.efforts import PROVENANCE
-from tests.support.fakes import Calm, FakeJudge, FakeTrainer, HandClock, Hasty, Silent, train_py
+from tests.support.fakes import FakeJudge, FakeTrainer, HandClock, Hasty, Silent, train_py
 
 CONFIG = PatienceConfig(first_seconds=10, max_seconds=900)
 FAULT = InfrastructureError("the engine \x1b[31mwent away.")
@@ -44,7 +44,7 @@ class Two:
     """Proposes twice."""
 
     name = "two"
-    prepares_ahead = False
+    asks_ahead = False
 
     def propose(self, context: Context) -> Proposal:
         if len(context.history) == 3:

@@ -19,7 +19,7 @@ from controller.views import tables as views
 from controller.views.facts import Exhibit
 from tests.loop.effort import Effort, start, verdicts
 from tests.loop.test_noise import QUICK
-from tests.support.fakes import LOAD, WORK, FakeSlot, train_py
+from tests.support.fakes import LOAD, WORK, FakeMonitor, train_py
 
 
 def effort_of(efforts: list[Effort], folder: Path, *texts: str) -> Effort:
@@ -88,6 +88,6 @@ def test_a_busy_machine_excuses_what_a_worker_did_not_do_in_time(
         (Cause.UNCONFIRMED, Cause.FORWARD),
         (Cause.NON_CAUSAL, None),
     ):
-        calm._slot, calm._config = FakeSlot([LOAD, LOAD]), QUICK
+        calm._slot, calm._config = FakeMonitor([LOAD, LOAD]), QUICK
         found.append(calm.excuse(experiment, Refusal(cause=cause, symptom=symptom)))
     assert found == [LOAD, None, LOAD, None, None]

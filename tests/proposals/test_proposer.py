@@ -253,7 +253,7 @@ def waits_for_stop(entered: threading.Event) -> Step:
 
     def step(context: Context) -> Proposal:
         entered.set()
-        assert context.desk.stop.wait(PATIENCE)
+        assert context.services.stop.wait(PATIENCE)
         raise Interrupted("stopped")
 
     return step

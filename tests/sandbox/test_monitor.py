@@ -21,7 +21,7 @@ from controller.ports import Slot
 from controller.repeats import lasting
 from controller.sandbox.monitor import HostSlot, read_cpu
 from tests.sandbox.conftest import Bench, image_with, require_runtime
-from tests.support.fakes import FakeSlot
+from tests.support.fakes import FakeMonitor
 
 SPINS = "while True: pass"
 SLEEPS = "import time\ntime.sleep(1)"
@@ -102,7 +102,7 @@ def burners() -> Iterator[None]:
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.engine)])
 def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
     if request.param == "fake":
-        yield FakeSlot()
+        yield FakeMonitor()
     else:
         with slot_of(request.getfixturevalue("bench")) as made:
             yield made

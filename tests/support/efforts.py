@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import JsonValue
 
@@ -16,8 +15,11 @@ from controller.core.events import (
     Committed,
     Decided,
     EffortStarted,
+    ExperimentOpened,
+    ProposalAsked,
+    ProposalMade,
     ProposalRefused,
-    Proposed,
+    Purpose,
     Record,
     ScoringFinished,
     ScoringStarted,
@@ -78,7 +80,8 @@ class Story:
         self.records: list[Record] = []
         self._now = START
         self._frontier = Frontier(commit="0" * 40)
-        self._number = 0
+        self._number = self._proposals = 0
+        self._asked: int | None = None
         self._calls = 0
         self.tell(EffortStarted(tag=tag, base_commit="0" * 40))
         self.tell(
@@ -101,26 +104,59 @@ class Story:
             )
         )
 
-    def refuse(self, cause: str) -> None:
+    def question(
+        self,
+        purpose: Purpose | None = None,
+        *,
+        fixes: int | None = None,
+        merges: int | None = None,
+        stands_in_for: str | None = None,
+    ) -> int:
+        """Ask for a proposal, the next to be made; return its number."""
+        self._asked = self._proposals
+        self._proposals += 1
         self.tell(
-            ProposalRefused(agent="tuner", description="", cause=cause, detail="", train_sha256="0" * 64)
-        )
-
-    def propose(
-        self, description: str = "an idea", prepared_for: int | None = None, stands_in_for: str | None = None
-    ) -> None:
-        """Begin an experiment and leave it in training."""
-        self.tell(
-            Proposed(
-                experiment=self._number,
-                description=description,
-                hypothesis="It helps.",
+            ProposalAsked(
+                proposal=self._asked,
                 agent="tuner",
+                purpose=purpose or ("propose" if self._asked else "baseline"),
+                parent=self._frontier.commit,
+                fixes=fixes,
+                merges=merges,
+                stands_in_for=stands_in_for,
+            ),
+            seconds=0,
+        )
+        return self._asked
+
+    def answer(self, description: str = "an idea") -> int:
+        """The text of the proposal asked for last, which is asked for first if none is; return its number."""
+        proposal = self.question() if self._asked is None else self._asked
+        self._asked = None
+        self.tell(
+            ProposalMade(
+                proposal=proposal, description=description, hypothesis="It helps.", train_sha256="0" * 64
+            ),
+            seconds=0,
+        )
+        return proposal
+
+    def refuse(self, cause: str) -> None:
+        self.tell(ProposalRefused(proposal=self.answer(), cause=cause, detail=""))
+
+    def propose(self, description: str = "an idea", stands_in_for: str | None = None) -> None:
+        """Begin an experiment and leave it in training."""
+        if stands_in_for is not None:
+            self.question(stands_in_for=stands_in_for)
+        proposal = self.answer(description)
+        self.tell(
+            ExperimentOpened(
+                experiment=self._number,
+                proposal=proposal,
+                slot=0,
                 parent=self._frontier.commit,
                 train_sha256="0" * 64,
                 digest="",
-                prepared_for=prepared_for,
-                stands_in_for=stands_in_for,
                 diff_sha256="0" * 64,
             )
         )
@@ -136,17 +172,21 @@ class Story:
 
     def ask(
         self,
-        experiment: int,
         usd: float | None,
-        purpose: Literal["propose", "fix"] = "propose",
         reply: str = "tool_use",
+        *,
+        proposal: int | None = None,
     ) -> None:
-        """A request for an experiment to come and its answer; `usd` None: it has not come yet."""
+        """A request for a proposal and its answer; `usd` None: it has not come yet.
+
+        By default the proposal asked for last, which is asked for first if none is.
+        """
+        if proposal is None:
+            proposal = self.question() if self._asked is None else self._asked
         self.tell(
             ApiRequested(
                 call=self._calls,
-                for_experiment=experiment,
-                purpose=purpose,
+                proposal=proposal,
                 mode="next",
                 model="some-model",
                 parameters={"max_tokens": 1024, "temperature": None},
@@ -169,9 +209,9 @@ class Story:
             )
         self._calls += 1
 
-    def fail(self, experiment: int, error: str) -> None:
+    def fail(self, error: str) -> None:
         """A request that gets no answer and costs nothing."""
-        self.ask(experiment, None)
+        self.ask(None)
         end = ApiFailed(call=self._calls - 1, status=529, error=error, seconds=0.5, cost_usd=0.0)
         self.tell(end)
 
@@ -180,12 +220,11 @@ class Story:
         description: str,
         result: float | Cause,
         holdout: float | None = None,
-        prepared_for: int | None = None,
         stands_in_for: str | None = None,
         detail: str = "RuntimeError: it failed",
     ) -> None:
         """One whole experiment: a score, or the cause of its failure; `detail`: a crash's last line."""
-        self.propose(description, prepared_for, stands_in_for)
+        self.propose(description, stands_in_for)
         self._finish(result, holdout, detail)
 
     def crash(self) -> None:

@@ -1,4 +1,4 @@
-"""Trainer and Judge without containers, and a desk without a journal, for tests of loop and agents.
+"""Trainer and Judge without containers, and services without a journal, for tests of loop and agents.
 
 tests/sandbox/test_contract.py and tests/proposals/test_services.py hold them to the contracts of the real
 ones.
@@ -20,6 +20,7 @@ from controller.core.containers.volumes import VolumeSpec
 from controller.core.errors import AgentExhausted, InfrastructureError, Interrupted
 from controller.core.events import Record
 from controller.core.program.policy import check
+from controller.core.rules import Wish
 from controller.core.scoring import allowance, worker_report
 from controller.core.scoring.allowance import Allowance, allowances
 from controller.core.scoring.runlog import claim, crash_cause
@@ -38,7 +39,7 @@ from controller.core.values import (
     Usage,
     Work,
 )
-from controller.ports import Attempt, Exit, Request, Wish
+from controller.ports import Attempt, Exit, Request
 
 TRAIN = '''"""A train.py the fakes understand."""
 
@@ -99,7 +100,7 @@ class Hasty(threading.Event):
 
 
 @dataclass
-class Calm:
+class RoomyHome:
     """Surroundings in which nobody wishes a pause and there is room, until a test says otherwise."""
 
     wished: Wish = field(default_factory=lambda: Wish(paused=False))
@@ -202,8 +203,8 @@ def _conditions(attempt: int, note: str) -> Conditions | None:
 
 
 @dataclass
-class FakeSlot:
-    """Looks away while an attempt trains; later sees what it was told to see, then calm."""
+class FakeMonitor:
+    """Looks away while an attempt trains; later sees what it was told to see, then nothing."""
 
     sees: Sequence[Disturbance | None] = field(default_factory=list)
     looks: int = 0
@@ -214,6 +215,8 @@ class FakeSlot:
         return FakeWatch()
 
     def vacated(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def look(self, stop: threading.Event) -> Disturbance | None:
         self.looks += 1
@@ -335,7 +338,7 @@ class Ended:
 
 
 @dataclass
-class FakeDesk:
+class FakeServices:
     """Remembers the calls. `refuses` and `fails` say what it answers about a text."""
 
     frontier_py: str | None = None

@@ -13,7 +13,9 @@ from controller.core.events import (
     Committed,
     Decided,
     EffortStarted,
-    Proposed,
+    ExperimentOpened,
+    ProposalAsked,
+    ProposalMade,
     Record,
     ScoringFinished,
     ScoringStarted,
@@ -73,13 +75,12 @@ class Story:
 
     def ask(self, cost_usd: float | None, usage: Usage | None = None) -> None:
         """A request to a language model for the next experiment; cost None: its answer has not come yet."""
-        call = self.state.spending.next_call
+        call, proposal = self.state.spending.next_call, self._asked()
         request, reply = b"request %d" % call, b"reply %d" % call
         self.record(
             ApiRequested(
                 call=call,
-                for_experiment=self.state.next_number,
-                purpose="propose",
+                proposal=proposal,
                 model="some-model",
                 request_sha256=self.journal.put_blob(request),
                 request_bytes=len(request),
@@ -99,6 +100,23 @@ class Story:
                 )
             )
 
+    def _asked(self) -> int:
+        """The proposal that is being asked for; a new one if none is."""
+        open_ = [number for number, known in self.state.proposals.items() if not known.is_made]
+        if open_:
+            return open_[0]
+        assert self.state.frontier is not None
+        number = self.state.next_proposal
+        self.record(
+            ProposalAsked(
+                proposal=number,
+                agent="replay" if number else "baseline",
+                purpose="propose" if number else "baseline",
+                parent=self.state.frontier.commit,
+            )
+        )
+        return number
+
     def begin(self) -> None:
         files = {"train.py": BASELINE, "prepare.py": "# data\n", "program.md": "Try things.\n"}
         self.record(EffortStarted(tag="test", base_commit=self.repository.begin("test", files)))
@@ -108,15 +126,20 @@ class Story:
     def propose(self, train_py: str, description: str = "an idea") -> int:
         """The proposal of the next experiment, put down and about to run."""
         assert self.state.frontier is not None
-        number, diff = self.state.next_number, f"+{train_py}"
+        number, diff, proposal = self.state.next_number, f"+{train_py}", self._asked()
+        sha256_ = self.journal.put_blob(train_py.encode())
         self.record(
-            Proposed(
+            ProposalMade(
+                proposal=proposal, description=description, hypothesis="it helps", train_sha256=sha256_
+            )
+        )
+        self.record(
+            ExperimentOpened(
                 experiment=number,
-                description=description,
-                hypothesis="it helps",
-                agent="replay",
+                proposal=proposal,
+                slot=0,
                 parent=self.state.frontier.commit,
-                train_sha256=self.journal.put_blob(train_py.encode()),
+                train_sha256=sha256_,
                 digest=digest(train_py),
                 diff_sha256=self.journal.put_blob(diff.encode()),
             )
@@ -176,7 +199,7 @@ class Story:
     def commit(self, number: int) -> str:
         experiment = self.state.experiments[number]
         assert experiment.score is not None
-        train_py = self.journal.get_blob(experiment.proposal.train_sha256).decode()
+        train_py = self.journal.get_blob(experiment.train_sha256).decode()
         trailers = {
             "Experiment": str(number),
             "Val-Bpb": f"{experiment.score.val_bpb:.6f}",

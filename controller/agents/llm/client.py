@@ -17,7 +17,7 @@ from controller.agents.llm.reply import Reply
 from controller.agents.llm.transport import Broken, Transport
 from controller.core.errors import AgentAway, AgentError, Interrupted
 from controller.core.values import Usage
-from controller.ports import Clock, Desk, Request
+from controller.ports import Clock, Request, Services
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Gauge:
 class Topic:
     """What a request is for."""
 
-    purpose: Literal["propose", "fix"]
+    purpose: Literal["propose", "fix", "merge"]
     mode: str
 
 
@@ -65,7 +65,7 @@ class Api:
         self._random = random.Random()
         self._transport = Transport(config, key, clock)
 
-    def ask(self, desk: Desk, topic: Topic, body: dict[str, Any]) -> Reply:
+    def ask(self, services: Services, topic: Topic, body: dict[str, Any]) -> Reply:
         """The reply to one request, which is repeated while the API is busy and our patience lasts.
 
         Raises AgentAway, AgentExhausted, Interrupted; AgentError if this request will never be answered.
@@ -73,9 +73,9 @@ class Api:
         give_up = self._clock.monotonic() + self._config.patience_seconds
         wait, charged = _FIRST_WAIT, 0
         while True:
-            if desk.stop.is_set():
+            if services.stop.is_set():
                 raise Interrupted("stopped by a person")
-            outcome = self._send(desk, topic, body)
+            outcome = self._send(services, topic, body)
             if isinstance(outcome, Reply):
                 return outcome
             verdict = judge(outcome.failure, self._clock.now())
@@ -89,7 +89,7 @@ class Api:
                     pause = max(after or 0.0, wait * self._random.uniform(0.5, 1))
                     if charged >= _MAX_CHARGED or self._clock.monotonic() + pause > give_up:
                         raise AgentAway(reason, after or 0.0)
-                    if desk.stop.wait(pause):
+                    if services.stop.wait(pause):
                         raise Interrupted("stopped by a person")
                     wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -97,7 +97,7 @@ class Api:
         """The body as it is sent. The key is in a header and not in here."""
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
-    def _send(self, desk: Desk, topic: Topic, body: dict[str, Any]) -> Reply | _Failed:
+    def _send(self, services: Services, topic: Topic, body: dict[str, Any]) -> Reply | _Failed:
         encoded = self.encode(body)
         reserve = self._price.most(self.gauge.tokens(encoded), self._config.max_tokens)
         parameters: dict[str, JsonValue] = {
@@ -105,15 +105,13 @@ class Api:
             "effort": self._config.effort,
             "temperature": self._config.temperature,
         }
-        call = desk.sending(
-            Request(topic.purpose, topic.mode, self._config.model, parameters, encoded, reserve)
-        )
+        call = services.sending(Request(topic.mode, self._config.model, parameters, encoded, reserve))
         began, reply = self._clock.monotonic(), Reply()
-        broken = self._transport.send(encoded, reply, desk.stop)
+        broken = self._transport.send(encoded, reply, services.stop)
         seconds = self._clock.monotonic() - began
         if broken is None:
             self.gauge.observe(encoded, reply.usage)
-            desk.answered(
+            services.answered(
                 call,
                 reply=reply.record(),
                 stop_reason=reply.stop_reason,
@@ -123,7 +121,7 @@ class Api:
             )
             return reply
         failed = _Failed(broken.failure, self._charge(broken, reply, reserve))
-        desk.failed(
+        services.failed(
             call,
             status=failed.failure.status,
             error=failed.failure.message,
@@ -131,7 +129,7 @@ class Api:
             seconds=seconds,
             cost_usd=failed.cost_usd,
         )
-        if desk.stop.is_set():
+        if services.stop.is_set():
             raise Interrupted("stopped by a person")
         return failed
 

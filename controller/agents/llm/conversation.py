@@ -14,13 +14,13 @@ from pydantic import SecretStr
 
 from controller.agents.llm.client import Api, Topic
 from controller.agents.llm.config import ClaudeConfig
-from controller.agents.llm.prompt import Parts, fix_parts, proposal_parts
+from controller.agents.llm.prompt import Parts, combine_parts, fix_parts, proposal_parts
 from controller.agents.llm.reply import Reply, ToolUse
 from controller.agents.llm.tools import TOOLS, Draft, Result
 from controller.core.errors import AgentAway, AgentError, AgentExhausted
 from controller.core.experiment import Experiment
 from controller.core.untrusted import clean_line
-from controller.core.values import Proposal
+from controller.core.values import Change
 from controller.ports import Clock, Context
 
 log = structlog.stdlib.get_logger(__name__)
@@ -49,21 +49,21 @@ class Claude:
     """An `Agent` that asks a language model. It is asked by one thread at a time."""
 
     name = "claude"
-    prepares_ahead = True
+    asks_ahead = True
 
     def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
         """Raises UserError if the model's price is not known."""
         self._config = config
         self._api = Api(config, key, clock)
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         mode = context.notebook.mode(self._config.plateau_after)
         room = int(_DIGEST_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte)
         parts = proposal_parts(context, mode, self._config.max_turns, room)
         topic = Topic("propose", mode.value)
         return self._converse(context, topic, parts, self._draft(context, context.train_py))
 
-    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+    def fix(self, context: Context, crashed: Experiment) -> Change | None:
         """None too if the model finds no repair worth making, or none within its replies."""
         train_py = context.source(crashed.number)
         parts = fix_parts(context, crashed, train_py, self._config.max_turns)
@@ -75,16 +75,27 @@ class Claude:
             log.info("no_repair", experiment=crashed.number, reason=clean_line(str(error)))
             return None
 
+    def combine(self, context: Context, behind: Experiment) -> Change | None:
+        """None too if the model sees no way to combine the two, or none within its replies."""
+        parts = combine_parts(context, behind, self._config.max_turns)
+        try:
+            return self._converse(context, Topic("merge", ""), parts, self._draft(context, context.train_py))
+        except (AgentAway, AgentExhausted):
+            raise
+        except AgentError as error:
+            log.info("no_merge", experiment=behind.number, reason=clean_line(str(error)))
+            return None
+
     def _draft(self, context: Context, train_py: str) -> Draft:
         longest = _TRAIN_PY_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte
         return Draft(context, train_py, int(longest))
 
-    def _converse(self, context: Context, topic: Topic, parts: Parts, draft: Draft) -> Proposal:
+    def _converse(self, context: Context, topic: Topic, parts: Parts, draft: Draft) -> Change:
         messages: list[Block] = [{"role": "user", "content": _opening(parts)}]
         self._require_room(context, topic, messages)
         declined = 0
         for left in reversed(range(self._config.max_turns)):
-            reply = self._api.ask(context.desk, topic, self._body(context, messages))
+            reply = self._api.ask(context.services, topic, self._body(context, messages))
             if reply.stop_reason == "model_context_window_exceeded":
                 raise AgentError("The conversation outgrew the model's context window.")
             if reply.stop_reason == "refusal":
@@ -98,7 +109,7 @@ class Claude:
             results = [_result(use, result) for use, result in _carried_out(reply, draft)]
             if draft.proposal is not None:
                 return draft.proposal
-            if not results and topic.purpose == "fix" and reply.stop_reason == "end_turn":
+            if not results and topic.purpose != "propose" and reply.stop_reason == "end_turn":
                 raise AgentError("The model sees no small mistake to mend.")
             _append(messages, reply, [*results, *_remarks(reply, bool(results), left)])
         raise AgentError(f"The model submitted nothing usable within {self._config.max_turns} replies.")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from controller.core.experiment import Experiment
 from controller.core.notebook import Idea, Mode, effect, idea_name
 from controller.core.program.source import parse
+from controller.core.proposal import Proposal
 from controller.core.untrusted import clean_line, clean_text, clip, fence, fence_code
 from controller.core.values import Claim, Verdict
 from controller.ports import Context
@@ -70,6 +71,18 @@ If the mistake is small, mend it and submit: the same idea with that mistake put
 changed. This is the only repair it gets. If it is the idea that fails, say so and submit nothing."""
 
 
+_COMBINE = """\
+Experiment {number} was kept, and so was the change that is the frontier now. Both started from the same text, so
+the frontier lacks what experiment {number} did: {description}
+
+This is its change, against the text that both started from:
+
+{diff}
+
+Add it to the frontier, adapted to what stands there now, and submit. Change nothing else. If the two cannot go
+together, say so and submit nothing."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """The opening of a conversation, by how long each part stays the same."""
@@ -95,6 +108,16 @@ def fix_parts(context: Context, crashed: Experiment, train_py: str, turns: int) 
         description=clean_line(crashed.proposal.description),
         train_py=fence_code(train_py),
         excerpt=_excerpt(context, crashed.number),
+    )
+    return Parts(*_stable(context, turns), moment)
+
+
+def combine_parts(context: Context, behind: Experiment, turns: int) -> Parts:
+    """Ask for the change of an experiment to be added to the frontier."""
+    moment = _COMBINE.format(
+        number=behind.number,
+        description=clean_line(behind.proposal.description),
+        diff=fence_code(clip(context.diff(behind.number), DIFF_CHARACTERS)),
     )
     return Parts(*_stable(context, turns), moment)
 
@@ -125,7 +148,7 @@ def _digest(context: Context, room: int) -> Iterator[str]:
     ideas = (_idea(name, idea) for name, idea in reversed(notebook.ideas.items()))
 
     def lines(say: Callable[[Experiment], str], numbers: Iterable[int]) -> Iterator[str]:
-        return (say(context.history[number]) for number in numbers)
+        return (say(context.finished(number)) for number in numbers)
 
     for title, share, chosen, count in (
         ("Kept, each against the frontier before it:", 0.3, lines(_kept, reversed(kept)), len(kept)),
@@ -138,13 +161,19 @@ def _digest(context: Context, room: int) -> Iterator[str]:
     if recent:
         last = recent[-1]
         yield f"The last one that ended:\n{outcome(last)}\n{_excerpt(context, last.number)}"
-    if context.running is not None:
-        running = context.running
-        yield (
-            f"Experiment {running.number} trains while you read this and its outcome is not known: "
-            f"{clean_line(running.proposal.description)}\nPropose something else, which makes sense whether "
-            "or not that one is kept."
+    others = [
+        *(f"Experiment {known.number} trains: {_title(known.proposal)}" for known in context.running),
+        *(f"Proposal {known.number} waits for its turn: {_title(known)}" for known in context.waiting),
+    ]
+    if others:
+        yield "\n".join(others) + (
+            "\nTheir outcomes are not known. Propose something else, which makes sense whether or not they are "
+            "kept."
         )
+
+
+def _title(proposal: Proposal) -> str:
+    return clean_line(proposal.description)
 
 
 def _section(title: str, lines: Iterable[str], count: int, room: int) -> str:

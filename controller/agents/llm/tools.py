@@ -17,7 +17,7 @@ from controller.core.notebook import IDEA_CHARACTERS
 from controller.core.program.edits import BadEdit, apply
 from controller.core.program.source import plain_text
 from controller.core.untrusted import clean_line, clean_text, fence
-from controller.core.values import Edit, Proposal
+from controller.core.values import Change, Edit
 from controller.ports import Context
 
 _COMPLAINT_CHARACTERS = 4000
@@ -108,7 +108,7 @@ class Draft:
 
     def __init__(self, context: Context, text: str, longest: int) -> None:
         """`text` is what the draft begins as; `longest` how many bytes a submitted one may have."""
-        self.proposal: Proposal | None = None
+        self.proposal: Change | None = None
         self._context = context
         self._start = text
         self._longest = longest
@@ -159,14 +159,14 @@ class Draft:
         return f"Done. The draft has {given.text.count(chr(10)) + 1} lines now."
 
     def _look(self, given: LookAtExperiment) -> str:
-        running = self._context.running
-        if running is not None and given.number == running.number:
+        if any(known.number == given.number for known in self._context.running):
             raise ToolError(f"Experiment {given.number} is still on its way.")
-        count = len(self._context.history)
-        if not 0 <= given.number < count:
-            known = f"they are numbered 0 to {count - 1}" if count else "there are none yet"
-            raise ToolError(f"There is no finished experiment {given.number}; {known}.")
-        return look(self._context, self._context.history[given.number])
+        try:
+            return look(self._context, self._context.finished(given.number))
+        except LookupError:
+            latest = max((known.number for known in self._context.history[-1:]), default=None)
+            known = "there are none yet" if latest is None else f"they are numbered 0 to {latest}"
+            raise ToolError(f"There is no finished experiment {given.number}; {known}.") from None
 
     def _submit(self, given: Submit) -> str:
         if not clean_line(given.description):
@@ -179,14 +179,14 @@ class Draft:
                 f"Nothing was submitted: the draft has {size} bytes, and {self._longest} are the most that "
                 "leave room to talk about it. Make it shorter."
             )
-        desk = self._context.desk
-        objection = desk.objection(self._text)
+        services = self._context.services
+        objection = services.objection(self._text)
         if objection is not None:
             raise ToolError(f"Nothing was submitted: {objection}.")
-        complaint = desk.rehearse(self._text)
+        complaint = services.rehearse(self._text)
         if complaint is not None:
             raise ToolError(f"Nothing was submitted: the rehearsal failed.\n{_quoted(complaint)}")
-        self.proposal = Proposal(
+        self.proposal = Change(
             train_py=self._text,
             description=clean_line(given.description),
             hypothesis=clean_text(given.hypothesis, _HYPOTHESIS_CHARACTERS),

@@ -1,34 +1,40 @@
-"""Making a proposal that was prepared for one frontier fit another."""
+"""Making a proposal fit another frontier than the one it was made for."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from controller.core.events import Prepared
-from controller.core.program.edits import BadEdit, rebase
+from controller.core.program.edits import BadEdit
+from controller.core.program.edits import rebase as apply_edits
 from controller.core.program.policy import check
+from controller.core.values import Edit
 
 
 class Stale(ValueError):
     """The proposal is of no use any more; the message says why."""
 
 
-def refit(
-    prepared: Prepared, train_py: str, *, parent_py: str, frontier_py: str, tried: Collection[str]
+def rebase(
+    train_py: str,
+    edits: Sequence[Edit] | None,
+    *,
+    parent_py: str,
+    frontier_py: str,
+    tried: Collection[str],
 ) -> str:
     """`train_py` as it would have been made from `frontier_py` instead of `parent_py`. Raises Stale.
 
-    `tried` are the digests of what was run from the frontier. While the frontier's text is the same, whatever
-    was prepared is fit as it is.
+    `edits` is how it was made; `tried` are the digests of what was run from the frontier. While the frontier's
+    text is the same, the proposal fits as it is.
     """
     if parent_py == frontier_py:
         return train_py
-    if prepared.edits is None:
+    if edits is None:
         raise Stale("the frontier moved, and this replaces the former one as a whole")
     try:
-        fit = rebase(frontier_py, prepared.edits)
+        fit = apply_edits(frontier_py, edits)
     except BadEdit as error:
-        raise Stale(f"the frontier moved, and an edit applies no more: {error}") from error
+        raise Stale(f"the frontier moved, and an edit no longer applies: {error}") from error
     if (objection := check(fit, frontier_py, tried)) is not None:
         raise Stale(f"the frontier moved: {objection.detail}")
     return fit

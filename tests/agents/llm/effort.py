@@ -17,7 +17,7 @@ from controller.core.experiment import Experiment, Phase
 from controller.core.notebook import Notebook
 from controller.core.values import Cause, Claim, Decision, Frontier, Refusal, RunOutcome, Score, Verdict
 from controller.ports import Context
-from tests.support.fakes import FakeDesk
+from tests.support.fakes import FakeServices
 from tests.support.messages_server import Body, MessagesServer, ScriptedResearcher, Step
 
 KEY = "sk-test-3f9a61c0de-never-to-be-seen"
@@ -91,7 +91,7 @@ class Bench:
     config: ClaudeConfig
     clock: FakeClock
     stop: Stop
-    desk: FakeDesk
+    desk: FakeServices
     agent: Claude
 
     @classmethod
@@ -108,8 +108,10 @@ class Bench:
         config = ClaudeConfig(base_url=server.url, **settings)
         clock = FakeClock()
         stop = Stop(clock, stop_after)
-        desk = FakeDesk(frontier_py=TRAIN_PY, refuses=refuses, fails=fails, dollars=dollars, stop=stop)
-        return cls(server, config, clock, stop, desk, Claude(config, SecretStr(KEY), clock))
+        services = FakeServices(
+            frontier_py=TRAIN_PY, refuses=refuses, fails=fails, dollars=dollars, stop=stop
+        )
+        return cls(server, config, clock, stop, services, Claude(config, SecretStr(KEY), clock))
 
     def context(self, history: Sequence[Experiment] = (), **changes: Any) -> Context:
         given: dict[str, Any] = {
@@ -124,7 +126,7 @@ class Bench:
             "source": lambda number: TRAIN_PY.replace("64", str(100 + number)),
             "diff": lambda number: f"-WIDTH = 64\n+WIDTH = {100 + number}\n",
             "excerpt": lambda number: "step 10 loss 3.2",
-            "desk": self.desk,
+            "desk": self.services,
         }
         return Context(**{**given, **changes})
 

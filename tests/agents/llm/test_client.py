@@ -20,7 +20,7 @@ from controller.core.errors import AgentAway, AgentError, AgentExhausted, Interr
 from controller.core.values import Usage
 from controller.system.clock import SystemClock
 from tests.agents.llm.effort import KEY, Bench, scripted
-from tests.support.fakes import FakeDesk
+from tests.support.fakes import FakeServices
 from tests.support.messages_server import (
     Cut,
     ErrorEvent,
@@ -231,13 +231,13 @@ def test_a_stop_ends_a_request_that_is_on_its_way() -> None:
     """With the real clock: the reply would take until the server closes."""
     with scripted([Hang()]) as server:
         bench = Bench.build(server)
-        desk = FakeDesk(stop=threading.Event())
+        services = FakeServices(stop=threading.Event())
         agent = Claude(bench.config, SecretStr(KEY), SystemClock())
         errors: list[BaseException] = []
 
         def propose() -> None:
             try:
-                agent.propose(bench.context(desk=desk))
+                agent.propose(bench.context(services=services))
             except BaseException as error:
                 errors.append(error)
 
@@ -245,7 +245,7 @@ def test_a_stop_ends_a_request_that_is_on_its_way() -> None:
         thread.start()
         assert server.arrived.acquire(timeout=30)
         began = time.monotonic()
-        desk.stop.set()
+        services.stop.set()
         thread.join(timeout=30)
         assert not thread.is_alive() and time.monotonic() - began < 5
     assert isinstance(errors[0], Interrupted)

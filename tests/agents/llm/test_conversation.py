@@ -51,7 +51,7 @@ def test_edits_become_a_proposal() -> None:
         "size",
         -0.02,
     )
-    assert bench.desk.rehearsed == [proposal.train_py]
+    assert bench.services.rehearsed == [proposal.train_py]
     # What the model thought goes back as it came, or the API refuses the next request.
     assert bench.bodies[1]["messages"][1]["content"][0] == {
         "type": "thinking",
@@ -112,7 +112,7 @@ def test_a_syntax_error_is_refused_before_it_costs_anything() -> None:
         edit("def train():", "def train(:"), submit(), edit("def train(:", "def train(wide=True):"), submit()
     )
     assert "line 11" in Told(bench.bodies[2]).last
-    assert len(bench.desk.rehearsed) == 1
+    assert len(bench.services.rehearsed) == 1
     assert "wide=True" in proposal.train_py
 
 
