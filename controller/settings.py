@@ -40,7 +40,6 @@ from controller.observers.notify import NotifyConfig
 from controller.proposals.availability import AbsenceConfig
 from controller.retry import PatienceConfig
 from controller.sandbox.rehearsal import RehearsalConfig
-from controller.sandbox.training import TrainerConfig
 from controller.store.retention import StorageConfig
 from controller.system import dotenv, text_files, variables
 
@@ -113,7 +112,6 @@ class Settings(BaseSettings):
     noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()
     storage: StorageConfig = StorageConfig()
-    trainer: TrainerConfig = TrainerConfig()
     judge: JudgeConfig = JudgeConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()
     claude: ClaudeConfig = ClaudeConfig()

@@ -11,18 +11,16 @@ from pathlib import Path
 
 from controller import __version__
 from controller.app.device import Device, resolve_device
-from controller.core.containers.templates import Files
+from controller.core.containers.builders import Files
 from controller.core.errors import InfrastructureError, NotReady
 from controller.core.values import Provenance
 from controller.ports import Sandbox
-from controller.sandbox.data_files import DataFiles
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.harness_files import HarnessFiles
-from controller.sandbox.monitor import HostSlot
+from controller.sandbox.inputs import DataFiles, HarnessFiles, sealed
+from controller.sandbox.monitor import NoiseMonitor
 from controller.sandbox.rehearsal import ContainerRehearsal
 from controller.sandbox.runner.client import RunnerSandbox
 from controller.sandbox.scoring import ContainerJudge
-from controller.sandbox.seccomp import sealed
 from controller.sandbox.training import ContainerTrainer
 from controller.settings import PROJECT, Settings
 from controller.store import data
@@ -41,7 +39,7 @@ class Machine:
     trainer: ContainerTrainer
     judge: ContainerJudge
     rehearsal: ContainerRehearsal
-    slot: HostSlot | None
+    slot: NoiseMonitor | None
     """None: the machine is not watched."""
     harness: HarnessFiles
     data_files: DataFiles
@@ -70,7 +68,7 @@ class Machine:
         data_files.verify()
         clock, slot = SystemClock(), None
         if config.noise.enabled:
-            slot = HostSlot(
+            slot = NoiseMonitor(
                 sandbox,
                 clock,
                 config=config.noise,
@@ -84,7 +82,6 @@ class Machine:
             trainer=ContainerTrainer(
                 sandbox,
                 clock,
-                config=config.trainer,
                 containers=device.sandbox,
                 home=config.home,
                 files=files,

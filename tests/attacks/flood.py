@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 from controller.core.containers.config import MIB
-from tests.attacks.ground import ENGINE_LOG_BYTES, LOG, Assault, Ending, Gained, Ground, Run
+from tests.attacks.ground import ENGINE_LOG_BYTES, LOG_BYTES, Assault, Ending, Gained, Ground, Run
 
 CAPPED, FLAT, ENDED = "capped", "flat", "ended"
 _WHY = "engine and run.log keep the ends of the output within their limits, and the reader slows the run down"
 
-RUN_LOG_BYTES = LOG.log_head_bytes + LOG.log_tail_bytes + 1024
+RUN_LOG_BYTES = 2 * LOG_BYTES + 1024
 ENGINE_SLACK = 1.5
 """The engine turns its log over after a whole message, and while it does there is one file more."""
 SOME_BYTES = 1 * MIB
