@@ -86,7 +86,7 @@ def unfit(info: Mapping[str, Any]) -> str | None:
         return "The engine cannot filter system calls; its kernel or its build lacks seccomp."
     if id_map(info) is None:
         return (
-            "The engine maps user ids, and the name of its root folder does not show to which ones: "
+            "The engine maps user ids, but to which ones does not show in the name of its root folder "
             f"{info.get('DockerRootDir')}; let the engine name that folder."
         )
     return None
