@@ -19,7 +19,7 @@ ENGINE_SLACK = 1.5
 SOME_BYTES = 1 * MIB
 """A flood that printed less than this has not shown that anything is capped."""
 CONTROLLER_BYTES = 64 * MIB
-"""By so much the controller's memory may grow over that of a quiet run; the caps above are in it."""
+"""By so much the controller's memory may grow over that of a quiet run: it cuts run.log 8 MiB at a time."""
 
 _FLOODS = {
     "short lines without end": "while True: os.write(1, b'step 1 loss 3.2\\n' * 4096)",
