@@ -39,7 +39,6 @@ from controller.core.scoring.config import JudgeConfig
 from controller.core.untrusted import clean_line
 from controller.observers.notify import NotifyConfig
 from controller.sandbox.rehearsal import RehearsalConfig
-from controller.sandbox.training import TrainerConfig
 from controller.store.retention import StorageConfig
 from controller.system import dotenv, text_files, variables
 
@@ -112,7 +111,6 @@ class Settings(BaseSettings):
     noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()
     storage: StorageConfig = StorageConfig()
-    trainer: TrainerConfig = TrainerConfig()
     judge: JudgeConfig = JudgeConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()
     claude: ClaudeConfig = ClaudeConfig()

@@ -14,7 +14,7 @@ from controller.core.containers.config import SandboxConfig
 from controller.core.errors import NotReady
 from controller.sandbox.engine import connection as engines
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.seccomp import sealed
+from controller.sandbox.inputs import sealed
 from controller.system.clock import SystemClock
 from tests.loop.effort import Effort
 

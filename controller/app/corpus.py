@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.core.containers.domain_specs import PREPARE_CORPUS, PREPARE_LINKS
+from controller.core.containers.service_builders import PREPARE_CORPUS, PREPARE_LINKS
 from controller.core.containers.spec import Mount
 from controller.core.errors import UserError
 from controller.system.text_files import is_text

@@ -16,8 +16,8 @@ from controller.core.hardware.gpu_listing import ListedGpu
 from controller.core.hardware.gpu_probe import Gpu
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.engine.failures import EngineFault, to_error
+from controller.sandbox.inputs import sealed
 from controller.sandbox.runner.client import RunnerSandbox
-from controller.sandbox.seccomp import sealed
 from controller.settings import PROJECT, Settings
 from controller.store import data
 from controller.system.clock import SystemClock

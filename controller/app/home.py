@@ -7,7 +7,7 @@ from pathlib import Path
 
 from controller import recovery
 from controller.app.machine import sandbox_of
-from controller.core.containers.names import REHEARSAL_PLACE, SLOT_PLACE
+from controller.core.containers.names import REHEARSAL, SLOT
 from controller.core.errors import UserError
 from controller.core.events import Record
 from controller.core.state import ResearchState, fold
@@ -59,5 +59,5 @@ def reap(config: Settings) -> list[str]:
     state, _ = read_standing(config.home)
     keep = recovery.live(state)
     if home_in_use(config.home):
-        keep |= {"try", "prepare", REHEARSAL_PLACE, SLOT_PLACE}
+        keep |= {"try", "prepare", REHEARSAL, SLOT}
     return recovery.reap(sandbox_of(config), keep)

@@ -12,18 +12,16 @@ from pathlib import Path
 from controller import __version__
 from controller.app.device import Device, resolve_device
 from controller.components import Slot
-from controller.core.containers.templates import Files
+from controller.core.containers.builders import Files
 from controller.core.errors import InfrastructureError, NotReady
 from controller.core.values import Provenance
 from controller.ports import Clock, Sandbox
-from controller.sandbox.data_files import DataFiles
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.harness_files import HarnessFiles
-from controller.sandbox.monitor import HostSlot
+from controller.sandbox.inputs import DataFiles, HarnessFiles, sealed
+from controller.sandbox.monitor import NoiseMonitor
 from controller.sandbox.rehearsal import ContainerRehearsal
 from controller.sandbox.runner.client import RunnerSandbox
 from controller.sandbox.scoring import ContainerJudge
-from controller.sandbox.seccomp import sealed
 from controller.sandbox.training import ContainerTrainer
 from controller.settings import PROJECT, Settings
 from controller.store import data
@@ -98,7 +96,7 @@ def _slot(
 ) -> Slot:
     monitor = None
     if config.noise.enabled:
-        monitor = HostSlot(
+        monitor = NoiseMonitor(
             sandbox,
             clock,
             config=config.noise,
@@ -109,7 +107,6 @@ def _slot(
     trainer = ContainerTrainer(
         sandbox,
         clock,
-        config=config.trainer,
         containers=device.sandbox,
         home=config.home,
         files=files,

@@ -14,13 +14,12 @@ from controller.app import machine
 from controller.app.corpus import CorpusMounts
 from controller.app.device import resolve_device
 from controller.core.containers.config import GIB
-from controller.core.containers.domain_specs import PREPARE_HOME, PREPARE_LINKS, preparer
 from controller.core.containers.engine_info import owner_inside
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
+from controller.core.containers.service_builders import PREPARE_HOME, PREPARE_LINKS, preparer
 from controller.core.errors import InfrastructureError, UserError
 from controller.ports import Exit
-from controller.sandbox.harness_files import HarnessFiles
-from controller.sandbox.seccomp import sealed
+from controller.sandbox.inputs import HarnessFiles, sealed
 from controller.settings import PROJECT, Settings
 from controller.store import data
 
@@ -64,7 +63,7 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
     network = request.corpus == "climbmix"
     spec = preparer(
         sealed(config.sandbox),
-        Place(config.home.resolve(), "prepare"),
+        ContainerNames(config.home.resolve(), "prepare"),
         arguments=_arguments(request, scale, corpus),
         limit_seconds=LIMIT_SECONDS,
         owner=owner_inside(engine["users"], home.st_uid, home.st_gid),
@@ -94,7 +93,7 @@ def _require_success(end: Exit, corpus: CorpusMounts | None, memory: int) -> Non
     if end.oom_killed and end.exit_code != 0:
         raise UserError(
             f"The preparation of the data ran out of its {memory / GIB:.1f} GiB of memory: run it with fewer "
-            "--workers, or set sandbox.prepare.memory higher."
+            "--workers, or set sandbox.prepare_memory higher."
         )
     if end.exit_code == _FAULT:
         raise InfrastructureError("The preparation of the data failed by a fault of ours; it is shown above.")

@@ -6,10 +6,11 @@ import threading
 
 from controller.app import machine
 from controller.app.device import resolve_device
-from controller.core.containers.templates import Files, Templates
+from controller.core.containers.builders import Files
+from controller.core.containers.templates import Templates
 from controller.core.errors import UserError
 from controller.files import remove_partial
-from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.inputs import HarnessFiles
 from controller.sandbox.runner.server import Runner
 from controller.sandbox.runner.specs import Workshop
 from controller.settings import PROJECT, Settings

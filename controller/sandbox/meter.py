@@ -1,4 +1,4 @@
-"""What a worker uses while it answers, and its end if that is more than it may."""
+"""Measures what a worker uses while it answers, and kills it if that exceeds its allowance."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from controller.ports import Clock, Sandbox
 
 _LOOKS = 3
 _PAUSE_SECONDS = 0.2
-"""The engine cannot tell what a home uses in the moment in which one of its containers ends."""
+"""The engine reports no usage at the moment when a container of the home ends."""
 
 
 class Meter:
-    """Reads the clock and the engine's count of CPU time for one worker. Two threads may use it."""
+    """Reads the clock and the engine's count of CPU time for one worker. Safe for two threads."""
 
     def __init__(
         self, sandbox: Sandbox, clock: Clock, worker: str, began: float, allowed: Allowance, *, gpu: bool
     ) -> None:
-        """`began`: start of the worker's container, Clock.monotonic. `gpu`: it can compute on one."""
-        self._gpu = gpu
-        self._sandbox, self._clock = sandbox, clock
+        """`began`: when the worker began, Clock.monotonic. `gpu`: it can compute on a GPU."""
+        self._sandbox, self._clock, self._gpu = sandbox, clock, gpu
         self._worker, self.began, self._allowed = worker, began, allowed
         self._lock, self._closed = threading.Lock(), False
         self._fault: InfrastructureError | None = None
         self.work = self._reading(None, 0.0)
 
     def watch(self) -> None:
-        """Look once, and end a worker that has used too much. Never raises; the next look tries again."""
+        """Read once, and kill a worker that has used too much. Never raises: the next call tries again."""
         with self._lock:
             if self._closed:
                 return
@@ -41,7 +40,7 @@ class Meter:
                     self._sandbox.kill(self._worker)
 
     def conclude(self) -> None:
-        """Look for the last time, while the worker still lives. Never raises."""
+        """Take the last reading, while the worker is still alive. Never raises."""
         pause = threading.Event()
         with self._lock:
             self._closed, elapsed = True, self._elapsed()
@@ -54,7 +53,7 @@ class Meter:
     def excess(self) -> Refusal | None:
         """Why the worker is refused; None if it kept within its allowance.
 
-        If all it computes on is CPUs, and their time is counted and was enough, to be late breaks no rule.
+        A worker without a GPU whose counted CPU time was within the allowance breaks no rule by being late.
         """
         if (detail := allowance.excess(self.work)) is None:
             return None
@@ -65,8 +64,8 @@ class Meter:
         return Refusal(cause=Cause.WORKER_TIMEOUT, detail=detail)
 
     def require_engine(self) -> None:
-        """Raises InfrastructureError if the engine failed us: then a worker may not be to blame for being
-        late."""
+        """Raises InfrastructureError if the engine failed, since then a worker may be late through no fault
+        of its own."""
         if self._fault is not None:
             raise self._fault
 
@@ -74,7 +73,7 @@ class Meter:
         return self._clock.monotonic() - self.began
 
     def _look(self, elapsed: float) -> bool:
-        """True if the engine could tell the CPU time."""
+        """True if the engine reported the CPU time."""
         used = None
         try:
             used = self._sandbox.usage()

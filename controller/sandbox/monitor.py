@@ -1,10 +1,10 @@
-"""Watches the slot while T trains, and looks whether it is calm before a disturbed run is repeated.
+"""The noise monitor: measures how other programs use the slot during a training, and between trainings.
 
-The CPUs' counters are those of the machine (/proc/stat tells them inside a container too), minus what the
-home's containers and the controller used. A GPU is looked at by a container of its own, which prints what the
-driver says, all through a session: what it says between two trainings is what the GPU was like before the
-second, and no training waits for it. All of it happens beside the thread that keeps T's clock, and nothing of
-it ever fails a run.
+CPU use is that of the whole machine (/proc/stat shows it inside a container too), minus what the home's
+containers and the controller used. A GPU is sampled by a container of its own that runs nvidia-smi all
+through a session: its samples between two trainings show the state of the GPU before the second, so no
+training waits for them. All of this runs in threads beside the one that keeps T's deadline, and none of it
+can fail a run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from pathlib import Path
 
 import structlog
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import templates
+from controller.core.containers import builders
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.domains import Domain
-from controller.core.containers.names import SLOT_PLACE, Place
+from controller.core.containers.names import SLOT, ContainerNames
+from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import GloveboxError, InfrastructureError, NotReady
 from controller.core.hardware import nvidia_smi
@@ -44,24 +43,24 @@ from controller.ports import Attempt, Clock, Sandbox
 log = structlog.stdlib.get_logger(__name__)
 
 _CPU_SECONDS = 3.0
-"""Between two readings of the CPUs. Each costs the engine some milliseconds."""
+"""Time between two readings of the CPUs. Each costs the engine a few milliseconds."""
 _LOOK_SECONDS = 3.0
-"""How long a slot without a training is looked at."""
+"""How long the CPUs are measured while no training runs."""
 _FIRST_SECONDS = 15.0
-"""For the container that asks the GPU's driver to say something, before a run goes unwatched."""
+"""How long to wait for the first sample of a GPU before a run goes on without any."""
 _ROOM_SECONDS = 60.0
-"""What must be left of that container's life, beside the budget, when a training begins."""
+"""How long the sampling container must live beyond the budget of a training that begins."""
 _KEPT_SECONDS = 2.0
-"""Of what a GPU says during a run, one sample in so much time is kept."""
+"""During a training one sample of each GPU is kept in this time."""
 _GLANCE_SECONDS = 0.2
 """How soon a stop is noticed."""
 _CLOSING_SECONDS = 10.0
-"""For a container that is being started to have started, before it is removed."""
+"""How long to wait for a container that is still starting, before it is removed."""
 _LINE_BYTES = 4096
 _PROC_STAT = Path("/proc/stat")
 
 
-class HostSlot:
+class NoiseMonitor:
     """`ports.Slot` on this machine and a Sandbox."""
 
     def __init__(
@@ -76,32 +75,33 @@ class HostSlot:
     ) -> None:
         self._sandbox, self._clock, self._config = sandbox, clock, config
         self._containers, self._budget_seconds = containers, budget_seconds
-        self._place = Place(home.resolve(), SLOT_PLACE)
+        self._names = ContainerNames(home.resolve(), SLOT)
         self._gpu: _GpuWatch | None = None
         self._free_since: float | None = None
-        """Since when nothing of ours is on the GPU; None while something may be."""
+        """Since when none of our containers has used the GPU; None while one may."""
         self._blind = False
+        """The GPU cannot be sampled."""
         self._seen = False
-        """The GPU's driver has answered us before."""
+        """The GPU was sampled at least once."""
 
     def ready(self, stop: threading.Event) -> None:
         if self._free_since is None:
             self._free_since = self._clock.monotonic()
         if self._containers.gpu:
-            gpu = self._asking()
+            gpu = self._sampling()
             if not self._blind:
                 gpu.await_samples(2 * len(self._containers.gpu), stop)
-            self._judge_answers(gpu, stop)
+            self._note_samples(gpu, stop)
 
-    def watch(self, attempt: Attempt, stop: threading.Event) -> SlotWatch:
+    def watch(self, attempt: Attempt, stop: threading.Event) -> NoiseWatch:
         free, self._free_since = self._free_since, None
-        gpu = self._asking() if self._containers.gpu and not self._blind else None
+        gpu = self._sampling() if self._containers.gpu and not self._blind else None
         if gpu is not None:
             gpu.keep_few(since=free)
-        trainer = Place(self._place.home, attempt.experiment, attempt.number).name(Domain.TRAINER)
+        trainer = ContainerNames(self._names.home, attempt.experiment, attempt.number).name(Item.TRAINER)
         cpu = _CpuWatch(self._sandbox, self._clock, trainer)
         cpu.start()
-        return SlotWatch(self._clock, self._config, cpu, gpu, free, stop)
+        return NoiseWatch(self._clock, self._config, cpu, gpu, free, stop)
 
     def vacated(self) -> None:
         self._free_since = self._clock.monotonic()
@@ -116,31 +116,31 @@ class HostSlot:
         return restless(cpu, None, self._config)
 
     def close(self) -> None:
-        """Look no more. Doing it twice is fine."""
+        """Stop sampling. Idempotent."""
         gpu, self._gpu = self._gpu, None
         if gpu is not None:
             gpu.close()
 
     def _look_at_gpu(self, stop: threading.Event) -> Disturbance | None:
-        began, gpu = self._clock.monotonic(), self._asking()
+        began, gpu = self._clock.monotonic(), self._sampling()
         gpu.await_samples(2 * len(self._containers.gpu), stop, since=began)
-        self._judge_answers(gpu, stop)
+        self._note_samples(gpu, stop)
         if isinstance(gpu.failure, NotReady):
-            # The engine cannot hand the GPU out. Where it once could, that is a loss, not a lack.
+            # The engine cannot give the GPU to a container. If it once could, the GPU has been lost since.
             detail = clean_line(str(gpu.failure), 500)
             return Disturbance(kind=DisturbanceKind.GPU_LOST, detail=detail) if self._seen else None
         return restless(None, gpu.record(since=began), self._config)
 
-    def _asking(self) -> _GpuWatch:
-        """The container that asks the driver; another one if it has ended or would before a training does."""
+    def _sampling(self) -> _GpuWatch:
+        """The sampling container; a new one if the last has ended or would end before a training does."""
         needed = self._clock.monotonic() + self._budget_seconds + _ROOM_SECONDS
         if self._gpu is None or not self._gpu.goes_on or self._gpu.due < needed:
-            spec = templates.telemetry(self._containers, self._place, self._budget_seconds)
+            spec = builders.telemetry(self._containers, self._names, self._budget_seconds)
             self._gpu = _GpuWatch(self._sandbox, self._clock, spec)
         return self._gpu
 
-    def _judge_answers(self, gpu: _GpuWatch, stop: threading.Event) -> None:
-        """Whether the driver can be asked. If not, that is logged once, and waited for no more."""
+    def _note_samples(self, gpu: _GpuWatch, stop: threading.Event) -> None:
+        """Note whether the GPU can be sampled. If not, log that once and do not wait for samples again."""
         if gpu.has_answered:
             self._seen, self._blind = True, False
         elif not self._blind and not stop.is_set():
@@ -149,8 +149,8 @@ class HostSlot:
             log.warning("no_gpu_telemetry", reason=reason, advice="runs go on without it")
 
 
-class SlotWatch:
-    """`ports.Watch`: both halves of it."""
+class NoiseWatch:
+    """`ports.Watch`: the measurements of CPU and GPU during one training."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class SlotWatch:
 
 
 def read_cpu(sandbox: Sandbox, clock: Clock) -> CpuReading | None:
-    """None where it cannot be known: no /proc, an engine on another machine, an engine that fails."""
+    """None if it cannot be measured: no /proc, an engine on another machine, an engine that fails."""
     try:
         busy, idle = host_cpu(_PROC_STAT.read_text(encoding="ascii"), os.sysconf("SC_CLK_TCK"))
         used = sandbox.usage()
@@ -196,7 +196,8 @@ def read_cpu(sandbox: Sandbox, clock: Clock) -> CpuReading | None:
 
 
 class _CpuWatch(threading.Thread):
-    """Takes readings until T has ended. Beside T's clock: an engine that hangs must delay no kill."""
+    """Takes readings until T has ended, in a thread of its own: an engine that hangs must not delay a
+    kill."""
 
     def __init__(self, sandbox: Sandbox, clock: Clock, trainer: str) -> None:
         super().__init__(name="watch the CPUs", daemon=True)
@@ -206,11 +207,11 @@ class _CpuWatch(threading.Thread):
         self._over = threading.Event()
 
     def close(self) -> None:
-        """The reading that is being taken, if one is, is not waited for."""
+        """Take no more readings. Does not wait for one that is being taken."""
         self._over.set()
 
     def conditions(self) -> CpuConditions | None:
-        """None if T was never seen: what it used must not look like that of others."""
+        """None if T was never seen: its use must not count as that of others."""
         return cpu_conditions([*self._readings]) if self._trains else None
 
     def run(self) -> None:
@@ -218,21 +219,21 @@ class _CpuWatch(threading.Thread):
             reading = read_cpu(self._sandbox, self._clock)
             if reading is not None:
                 if self._over.is_set() or (self._trains and self._trainer not in reading.own):
-                    return  # T has ended, and what it used since the last reading cannot be known
+                    return  # T has ended, and its use since the last reading is unknown
                 self._trains = self._trainer in reading.own
                 self._readings.append(reading)
             self._over.wait(_CPU_SECONDS)
 
 
 class _GpuWatch:
-    """The container that asks the driver, and what it said so far. Nobody waits for its start."""
+    """The container that samples the GPU, and its samples so far. It starts in the background."""
 
     def __init__(self, sandbox: Sandbox, clock: Clock, spec: ContainerSpec) -> None:
         self._sandbox, self._clock, self._spec = sandbox, clock, spec
         self.due = clock.monotonic() + spec.life_seconds
         """When it ends by itself, Clock.monotonic."""
         self.said = ""
-        """The last line that was about no GPU."""
+        """The last line that was not a sample."""
         self.failure: GloveboxError | None = None
         """Why it could not be started."""
         self._lost = ""
@@ -247,7 +248,7 @@ class _GpuWatch:
 
     @property
     def goes_on(self) -> bool:
-        """False once it has no more to say."""
+        """False once no more samples will come."""
         if self._starter.is_alive():
             return True
         return not self._lost and self._reader is not None and self._reader.is_alive()
@@ -257,13 +258,13 @@ class _GpuWatch:
         return bool(self._samples or self._lost)
 
     def record(self, since: float = -math.inf) -> GpuRecord:
-        """What came from then on, Clock.monotonic."""
+        """The samples since then, Clock.monotonic."""
         with self._news:
             samples = [(at, sample) for at, sample in self._samples if at >= since]
             return GpuRecord(self._spec.digest(), samples, self._lost)
 
     def keep_few(self, since: float | None) -> None:
-        """For as long as a training takes; what was before `since`, Clock.monotonic, is forgotten."""
+        """Keep fewer samples, during a training, and drop those before `since`, Clock.monotonic."""
         with self._news:
             self._keeps_few = True
             self._samples = [sample for sample in self._samples if since is not None and sample[0] >= since]
@@ -272,10 +273,10 @@ class _GpuWatch:
         self._keeps_few = False
 
     def await_samples(self, number: int, stop: threading.Event, since: float = -math.inf) -> None:
-        """Until so many came since then, Clock.monotonic, or a GPU is lost; no longer than makes sense."""
+        """Wait until so many came since then, Clock.monotonic, or a GPU is lost, or they are overdue."""
         begin = max(since, self._clock.monotonic())
-        waits = 3.0 * containers.TELEMETRY_SECONDS if self._samples else _FIRST_SECONDS
-        end = begin + max(waits, float(number) * containers.TELEMETRY_SECONDS)
+        waits = 3.0 * builders.TELEMETRY_SECONDS if self._samples else _FIRST_SECONDS
+        end = begin + max(waits, float(number) * builders.TELEMETRY_SECONDS)
         with self._news:
             while not self._lost and sum(at >= since for at, _ in self._samples) < number:
                 left = end - self._clock.monotonic()
@@ -285,7 +286,7 @@ class _GpuWatch:
 
     def _begin(self) -> None:
         try:
-            self._sandbox.remove(containers=[self._spec.name])  # what came before it, if anything did
+            self._sandbox.remove(containers=[self._spec.name])  # an earlier one
             self._sandbox.start(self._spec)
             self._reader = self._sandbox.follow(self._spec.name, self._hear)
         except (InfrastructureError, NotReady) as error:
@@ -312,5 +313,5 @@ class _GpuWatch:
 
     def close(self) -> None:
         self._starter.join(_CLOSING_SECONDS)
-        with suppress(GloveboxError):  # its own deadline removes it too
+        with suppress(GloveboxError):  # after its deadline the reaper removes it
             self._sandbox.remove(containers=[self._spec.name])

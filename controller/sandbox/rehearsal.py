@@ -1,4 +1,4 @@
-"""One step on a text that may become an experiment, in a sealed container of its own."""
+"""One training step of a proposal, in a sealed container of its own, before it becomes an experiment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from controller.core.containers import templates
+from controller.core.containers import builders
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.names import REHEARSAL_PLACE, Place
+from controller.core.containers.names import REHEARSAL, ContainerNames
 from controller.core.containers.spec import ContainerSpec
-from controller.core.containers.templates import Files
 from controller.core.errors import GloveboxError, InfrastructureError, Interrupted
 from controller.core.scoring.runlog import LIMIT_EXIT_CODE
 from controller.core.untrusted import clean_line, clean_text
@@ -27,12 +27,12 @@ _OUTPUT_BYTES = 64 * 1024
 
 
 class RehearsalConfig(BaseModel):
-    """Settings of the step a proposal takes before it costs a run."""
+    """Settings of the training step that a proposal has to take before a run is spent on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float = Field(default=120.0, gt=0)
-    """After this long a rehearsal ends without a finding. It runs on one CPU that others come before."""
+    """A rehearsal that takes longer ends without a result. It has one CPU, at low priority."""
 
 
 class _Report(BaseModel):
@@ -58,7 +58,7 @@ class ContainerRehearsal:
         files: Files,
         alone: threading.Lock | None = None,
     ) -> None:
-        """`alone` is held while a text is rehearsed; see ContainerJudge."""
+        """`alone` is held during a rehearsal; ContainerJudge says why."""
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files
@@ -81,7 +81,7 @@ class ContainerRehearsal:
 
     def _run(self, train_py: str, stop: threading.Event) -> _Report:
         spec = self._spec()
-        self._sandbox.remove(containers=[spec.name])  # what a controller that died left behind
+        self._sandbox.remove(containers=[spec.name])  # left behind by a controller that died
         make_folder(self._train.parent)
         write_atomic(self._train, train_py.encode("utf-8"))
         try:
@@ -89,16 +89,16 @@ class ContainerRehearsal:
             end = self._sandbox.wait(spec.name, deadline=deadline, stop=stop)
             return _judge(end, self._sandbox.output(spec.name, _OUTPUT_BYTES))
         finally:
-            # The next one, or the next start of the controller, removes what cannot be removed now.
+            # What cannot be removed now is removed by the next rehearsal or the next start of the controller.
             with suppress(InfrastructureError, OSError):
                 self._train.unlink(missing_ok=True)
                 self._sandbox.remove(containers=[spec.name])
                 reach("rehearsal-cleared")
 
     def _spec(self) -> ContainerSpec:
-        return templates.rehearsal(
+        return builders.rehearsal(
             self._containers,
-            Place(self._home, REHEARSAL_PLACE),
+            ContainerNames(self._home, REHEARSAL),
             self._files,
             train=self._train,
             limit_seconds=self._config.seconds,
@@ -106,13 +106,14 @@ class ContainerRehearsal:
 
 
 def _judge(end: Exit, output: bytes) -> _Report:
-    """What a rehearsal found. Only its own report blames the text: every other end may have other reasons."""
+    """The result of a rehearsal. Only its own report blames the proposal: any other end may have other
+    causes."""
     try:
         return _Report.model_validate_json(output)
     except ValidationError:
         pass
     if end.oom_killed:
-        detail = "the rehearsal ran out of memory, of which a run has more"
+        detail = "the rehearsal ran out of memory, of which a run may have more"
     elif end.killed or end.exit_code == LIMIT_EXIT_CODE:
         detail = f"the rehearsal was not done after {end.seconds:.0f} s"
     else:

@@ -1,9 +1,9 @@
-"""Runs W and J on the checkpoint T left, and turns what they say into a Score or a reason.
+"""Runs W and J on T's checkpoint, and turns what they say into a Score or a Refusal.
 
-A score that would be kept has to be confirmed: when the first worker is dead, a second one that was told
-nothing answers the judge's further questions. See harness/judge.py and docs/decisions/probes.md. What a
-worker may compute is bounded (core/scoring/allowance.py), and nothing it wrote leaves it as text
-(core/scoring/worker_report.py).
+A score that would be kept has to be confirmed: once the first worker is dead, a second one, which knows
+nothing of the first, answers further questions of the judge. See harness/judge.py and
+docs/decisions/probes.md. What a worker may compute is limited (core/scoring/allowance.py), and nothing it
+writes is passed on as text (core/scoring/worker_report.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import structlog
 
-from controller.core.containers import templates, volumes
+from controller.core.containers import builders, volumes
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.domains import Domain
-from controller.core.containers.names import REHEARSAL_PLACE, Place
+from controller.core.containers.names import REHEARSAL, ContainerNames
+from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
-from controller.core.containers.templates import Files
 from controller.core.errors import GloveboxError, InfrastructureError
 from controller.core.scoring import judge_answer, worker_report
 from controller.core.scoring.allowance import Allowance, allowances
@@ -33,31 +33,31 @@ from controller.core.untrusted import clean_line
 from controller.core.values import REJECT_CAUSES, Cause, Draw, Refusal, Score, Work
 from controller.failpoints import reach
 from controller.ports import Attempt, Clock, Exit, Sandbox
-from controller.sandbox import workspace
 from controller.sandbox.meter import Meter
+from controller.sandbox.training import require_workspace
 from controller.store import data, worker_log
 
 log = structlog.stdlib.get_logger(__name__)
 
 _GRACE_SECONDS = 3.0
-"""For one side to end by itself after the other has given up."""
+"""How long one side may take to end by itself after the other has given up."""
 _LOOK_SECONDS = 2.0
-"""How soon a line of the judge is noticed even if the engine does not tell that there is one."""
+"""How soon a line from the judge is noticed if the engine does not report it."""
 _TAIL_BYTES = 16 * 1024
-"""How much is kept of what the judge prints."""
+"""How much of the judge's output is kept."""
 _SIGKILLED = 137
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """One of the two that answer, and what there is to know of it."""
+    """One of the two workers."""
 
     spec: ContainerSpec
     allowed: Allowance
     lines: int
     """Of train.py."""
     confirms: bool = False
-    """True of the second one."""
+    """True for the second one."""
     output: _Tail = field(default_factory=lambda: _Tail(MAX_WORKER_LOG_BYTES))
 
 
@@ -65,7 +65,7 @@ class _Worker:
 class _WorkerEnd:
     exit: Exit
     deserted: bool
-    """It ended first and left the judge waiting, so that we had to end the judge."""
+    """It ended first and left the judge waiting, so the judge had to be killed."""
 
 
 class ContainerJudge:
@@ -82,28 +82,27 @@ class ContainerJudge:
         files: Files,
         alone: threading.Lock | None = None,
     ) -> None:
-        """`alone` is held while a checkpoint is scored.
+        """`alone` is held while a checkpoint is scored, and shared with the rehearsal.
 
-        With a rehearsal it is shared: code of an agent that runs beside both workers could carry what the
-        first one knows to the second, and to whoever reads what a rehearsal reports. A lock on a file that
-        all of them mount is enough for that.
+        An agent's code that runs beside both workers could pass on what the first one knows, to the second
+        and to the reader of the rehearsal's report. A lock on a file that all of them mount would be enough.
         """
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files
         self._alone = alone or threading.Lock()
         self._ready: Future[list[ContainerSpec]] | None = None
-        """What waits for the word, as soon as all of it does."""
+        """The containers that wait for their signal to begin, once all of them do."""
 
     def specs(self, attempt: Attempt, seed: int, draw: Draw | None = None) -> list[ContainerSpec]:
-        place, files, config = self._place(attempt), self._files, self._containers
+        names, files, config = self._names(attempt), self._files, self._containers
         train = attempt.train_path.resolve()
         workers = [
-            templates.worker(config, place, files, self._config, names, train=train)
-            for names in volumes.EXCHANGES
+            builders.worker(config, names, files, self._config, exchange, train=train)
+            for exchange in volumes.EXCHANGES
         ]
         rows = data.row_tokens(files.data)
-        judge = templates.judge(config, place, files, self._config, seed=seed, draw=draw, row_tokens=rows)
+        judge = builders.judge(config, names, files, self._config, seed=seed, draw=draw, row_tokens=rows)
         return [*workers, judge]
 
     def make_ready(self, attempt: Attempt, seed: int, draw: Draw | None, left: float) -> None:
@@ -113,7 +112,7 @@ class ContainerJudge:
     def dismiss(self) -> None:
         ready, self._ready = self._ready, None
         if ready is not None and (specs := ready.result()):
-            with suppress(InfrastructureError):  # whoever removes the attempt removes these too
+            with suppress(InfrastructureError):  # they are removed again together with the attempt
                 self._sandbox.remove(containers=[spec.name for spec in specs])
 
     def score(
@@ -137,51 +136,51 @@ class ContainerJudge:
         stop: threading.Event,
         reference: Sequence[Work],
     ) -> Score | Refusal:
-        place = self._place(attempt)
-        workspace.require(self._sandbox, place)
+        names = self._names(attempt)
+        require_workspace(self._sandbox, names)
         *specs, judge = self.specs(attempt, seed, draw)
         workers = self._workers(attempt, specs, reference)
-        # What a controller that died left behind.
-        self._sandbox.remove(containers=[Place(self._home, REHEARSAL_PLACE).name(Domain.REHEARSAL)])
+        # Left behind by a controller that died.
+        self._sandbox.remove(containers=[ContainerNames(self._home, REHEARSAL).name(Item.REHEARSAL)])
         ready = self._is_ready([*specs, judge])
         if not ready:
-            self._remove(place)
+            self._remove(names)
         try:
             if not ready:
-                self._make_volumes(place)
+                self._make_volumes(names)
             sides = _Sides(self._sandbox, self._clock, ready)
-            return self._with_isolation(self._run(place, workers, judge, sides, contends, stop))
+            return self._with_isolation(self._run(names, workers, judge, sides, contends, stop))
         finally:
-            self._remove(place)
+            self._remove(names)
             worker_log.write(attempt.log_path, [worker.output.content for worker in workers])
             reach("scoring-cleared")
 
-    def _make_volumes(self, place: Place) -> None:
-        seconds = templates.exchange_seconds(self._containers, self._config)
-        for names in volumes.EXCHANGES:
-            for volume in volumes.exchange(self._containers, place, names, seconds):
+    def _make_volumes(self, names: ContainerNames) -> None:
+        seconds = builders.scoring_seconds(self._containers, self._config)
+        for exchange in volumes.EXCHANGES:
+            for volume in volumes.exchange_volumes(self._containers, names, exchange, seconds):
                 self._sandbox.create_volume(volume)
         reach("exchange-made")
 
     def _start_all(self, attempt: Attempt, seed: int, draw: Draw | None) -> list[ContainerSpec]:
-        """Start all that a scoring may need; all waits for the word. Nothing if one cannot be."""
-        place = self._place(attempt)
+        """Start everything that a scoring may need, to wait for a signal. Empty if any of it cannot start."""
+        names = self._names(attempt)
         try:
             specs = self.specs(attempt, seed, draw)
-            self._remove(place)
-            self._make_volumes(place)
+            self._remove(names)
+            self._make_volumes(names)
             for spec in specs:
                 self._sandbox.start(spec)
         except GloveboxError as error:
             log.warning("not_made_ready", reason=clean_line(str(error)), advice="scoring will start it")
             with suppress(InfrastructureError):
-                self._remove(place)
+                self._remove(names)
             return []
         reach("made-ready")
         return specs
 
     def _is_ready(self, specs: Sequence[ContainerSpec]) -> bool:
-        """Do just these containers wait for the word?"""
+        """Do exactly these containers wait for their signal?"""
         ready, self._ready = self._ready, None
         return (
             ready is not None
@@ -207,7 +206,7 @@ class ContainerJudge:
 
     def _run(
         self,
-        place: Place,
+        names: ContainerNames,
         workers: tuple[_Worker, _Worker],
         judge: ContainerSpec,
         sides: _Sides,
@@ -220,24 +219,24 @@ class ContainerJudge:
             end = pool.submit(
                 self._sandbox.wait,
                 judge.name,
-                deadline=judge_began + self._life(templates.judge_seconds),
+                deadline=judge_began + self._life(self._config.judge_seconds),
                 stop=stop,
                 tick=lambda: sides.insist(judge),
             )
             listener = _Listener(self._sandbox, judge.name, end)
             try:
                 found = self._stage(
-                    pool, place, workers[0], worker_began, sides, listener, judge_answer.score
+                    pool, names, workers[0], worker_began, sides, listener, judge_answer.score
                 )
                 reach("first-worker-done")
                 if not isinstance(found, Score) or not contends(found):
                     return found
-                # The first worker is dead, and with it whatever it may have known. With its container go its
-                # log on the host's disk and its cgroup.
+                # The first worker is dead, and everything it knew is gone with it. Its log on the host's disk
+                # and its cgroup go with its container.
                 self._sandbox.remove(containers=[workers[0].spec.name])
                 confirmed = self._stage(
                     pool,
-                    place,
+                    names,
                     workers[1],
                     sides.begin(workers[1].spec),
                     sides,
@@ -255,14 +254,14 @@ class ContainerJudge:
     def _stage(
         self,
         pool: ThreadPoolExecutor,
-        place: Place,
+        names: ContainerNames,
         worker: _Worker,
         began: float,
         sides: _Sides,
         judge: _Listener,
         read: Callable[[bytes], Score | Refusal | None],
     ) -> Score | Refusal:
-        """See one worker through until it is dead; what comes of it, with what it used."""
+        """Run one worker to its death; the result, with what the worker used."""
         name, spoken = worker.spec.name, threading.Event()
         meter = Meter(self._sandbox, self._clock, name, began, worker.allowed, gpu=bool(self._containers.gpu))
         reader = self._sandbox.follow(name, worker.output.write)
@@ -272,7 +271,7 @@ class ContainerJudge:
             spoken.set()
             meter.conclude()
             finding = read(line) if line is not None else None
-            if finding is None:  # it gave up, and may need a moment to say how it ended
+            if finding is None:  # it gave up, and its exit may take a moment to be reported
                 with suppress(TimeoutError):
                     watch.result(_GRACE_SECONDS)
             alone = watch.done()
@@ -291,55 +290,54 @@ class ContainerJudge:
             if line is None and not worker_end.deserted:
                 raise judge.failure()
             reader.join(_GRACE_SECONDS)
-            workspace.require(self._sandbox, place)
+            require_workspace(self._sandbox, names)
             found = _blame(worker_end.exit, worker)
         return found.model_copy(update={"work": (*found.work, meter.work)})
 
     def _watch(
         self, worker: ContainerSpec, meter: Meter, sides: _Sides, judge: str, spoken: threading.Event
     ) -> _WorkerEnd:
-        """See the worker through. A judge left waiting for a dead worker is ended too."""
+        """Wait for the worker's end. A judge that is left waiting for a dead worker is killed."""
 
         def tick() -> None:
             sides.insist(worker)
             meter.watch()
 
-        deadline = meter.began + self._life(templates.worker_seconds)
+        deadline = meter.began + self._life(self._config.worker_seconds)
         end = self._sandbox.wait(worker.name, deadline=deadline, stop=threading.Event(), tick=tick)
         deserted = not spoken.wait(0.0 if meter.excess else _GRACE_SECONDS)
         if deserted:
             self._sandbox.kill(judge)
         return _WorkerEnd(end, deserted)
 
-    def _life(self, seconds: Callable[[JudgeConfig], float]) -> float:
-        """Seconds from a side's beginning to its end by its own PID 1, at the latest."""
-        return seconds(self._config) + self._containers.kill_grace_seconds
+    def _life(self, seconds: float) -> float:
+        """Seconds from a side's start until its own PID 1 ends it, at the latest."""
+        return seconds + self._containers.kill_grace_seconds
 
     def _with_isolation(self, found: Score | Refusal) -> Score | Refusal:
         if isinstance(found, Refusal):
             return found
         return found.model_copy(update={"isolation": self._sandbox.describe()["isolation"]})
 
-    def _place(self, attempt: Attempt) -> Place:
-        return Place(self._home, attempt.experiment, attempt.number)
+    def _names(self, attempt: Attempt) -> ContainerNames:
+        return ContainerNames(self._home, attempt.experiment, attempt.number)
 
-    def _remove(self, place: Place) -> None:
-        workers, requests, replies = zip(*volumes.EXCHANGES, strict=True)
+    def _remove(self, names: ContainerNames) -> None:
         self._sandbox.remove(
-            containers=[place.name(name) for name in (*workers, Domain.JUDGE)],
-            volumes=[place.name(name) for name in (*requests, *replies)],
+            containers=[names.name(item) for item in (*volumes.WORKERS, Item.JUDGE)],
+            volumes=[names.name(item) for item in volumes.EXCHANGE_VOLUMES],
         )
 
 
 class _Sides:
-    """Has workers and judge begin, whether they wait for the word or are still to be started."""
+    """Lets workers and judge begin, whether they already wait for a signal or are yet to be started."""
 
     def __init__(self, sandbox: Sandbox, clock: Clock, ready: bool) -> None:
-        """`ready`: all of them have been started and wait."""
+        """`ready`: all of them have been started and are waiting."""
         self._sandbox, self._clock, self._ready = sandbox, clock, ready
 
     def begin(self, spec: ContainerSpec) -> float:
-        """When it did, Clock.monotonic. Raises InfrastructureError."""
+        """Returns when it began, Clock.monotonic. Raises InfrastructureError."""
         if not self._ready:
             began = self._sandbox.start(spec)
         elif not self._sandbox.alive(spec.name):
@@ -350,17 +348,17 @@ class _Sides:
         return self._clock.monotonic()
 
     def insist(self, spec: ContainerSpec) -> None:
-        """Repeat the word, which may have come too early. Never raises; there is a next time."""
+        """Repeat the signal, which may have come too early. Never raises: it is repeated again."""
         if spec.waits:
             with suppress(InfrastructureError):
                 self._sandbox.begin(spec.name)
 
 
 class _Listener:
-    """Waits for what the judge says, line by line, while it runs."""
+    """Reads the judge's output line by line while it runs."""
 
     def __init__(self, sandbox: Sandbox, name: str, end: Future[Exit]) -> None:
-        """`end` is the wait for the judge's end; following its output only tells when to look."""
+        """`end` is the judge's exit; following its output only tells when to read it."""
         self.name = name
         self._sandbox, self._end = sandbox, end
         self._heard = 0
@@ -374,7 +372,7 @@ class _Listener:
         self._something.set()
 
     def next_line(self) -> bytes | None:
-        """The next line on its stdout; None if it ended without. Raises Interrupted, InfrastructureError."""
+        """The next line on stdout; None if it ended without one. Raises Interrupted, InfrastructureError."""
         while True:
             self._something.clear()
             over = self._end.done()
@@ -389,7 +387,7 @@ class _Listener:
             self._something.wait(_LOOK_SECONDS)
 
     def failure(self) -> InfrastructureError:
-        """Why it ended without saying anything more."""
+        """The error for a judge that ended without a result."""
         status = self._end.result().exit_code
         return InfrastructureError(f"The judge ended with status {status}: {self._tail.last_line()}.")
 
@@ -411,9 +409,9 @@ class _Tail:
 def _found(
     finding: Score | Refusal | None, excess: Refusal | None, *, ended_alone: bool
 ) -> Score | Refusal | None:
-    """What is to be believed of the judge's finding and the meter's; None if the worker's end has to tell.
+    """The result by the judge and the meter; None if it depends on how the worker ended.
 
-    A worker that has answered is ended by us, after the meter's last look at it.
+    A worker that has answered everything is killed by us, after the meter's last reading.
     """
     if isinstance(finding, Refusal) and finding.cause in REJECT_CAUSES:
         return finding
@@ -423,7 +421,7 @@ def _found(
 
 
 def _blame(end: Exit, worker: _Worker) -> Refusal:
-    """Why there was nothing to judge, from how the worker ended."""
+    """Why there was nothing to judge, by how the worker ended."""
     if end.oom_killed:
         return worker_report.KILLED_BY_KERNEL.model_copy(update={"confirming": worker.confirms})
     exit_code = LIMIT_EXIT_CODE if end.killed else end.exit_code

@@ -8,41 +8,29 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import templates, volumes
+from controller.core.containers import builders, volumes
+from controller.core.containers.builders import Files
 from controller.core.containers.config import MIB, SealedConfig
-from controller.core.containers.domains import Domain
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
-from controller.core.containers.templates import Files
 from controller.core.errors import InfrastructureError
 from controller.core.scoring.runlog import LIMIT_EXIT_CODE, claim, crash_cause
 from controller.core.values import Conditions, RunOutcome
 from controller.failpoints import reach
 from controller.ports import Attempt, Clock, Exit, Monitor, Sandbox
-from controller.sandbox import workspace
 from controller.store.run_log import RunLog, sha256, tail_text
 
+_LOG_BYTES = 8 * MIB
+"""How much of the beginning of a run's output is kept in run.log, and how much of its end. An editor still
+opens twice that much."""
 _CLASSIFIED_BYTES = 1 * MIB
-"""How much of the end of run.log is searched for the claim and for what went wrong."""
+"""How much of the end of run.log is searched for the claim and for the cause of a crash."""
 _SILENCE_SECONDS = 5.0
 """A reader of a dead container's output that delivers nothing for this long is stuck."""
 _ENDED_FOR_IT = (LIMIT_EXIT_CODE, 128 + signal.SIGKILL)
-"""How a run ends that lived past its budget since the controller was away: by its PID 1, or by the reaper."""
-
-
-class TrainerConfig(BaseModel):
-    """Settings of run.log."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    log_head_bytes: int = Field(default=8 * MIB, gt=0)
-    """How much of the beginning of a run's output is kept."""
-    log_tail_bytes: int = Field(default=8 * MIB, gt=0)
-    """How much of the end is kept."""
+"""Exit codes of a run that outlived its budget while no controller was there: killed by its PID 1 or the
+reaper."""
 
 
 class ContainerTrainer:
@@ -53,21 +41,22 @@ class ContainerTrainer:
         sandbox: Sandbox,
         clock: Clock,
         *,
-        config: TrainerConfig,
         containers: SealedConfig,
         home: Path,
         files: Files,
         slot: Monitor | None = None,
+        log_bytes: int = _LOG_BYTES,
     ) -> None:
-        """Without a `slot` nobody watches the machine."""
+        """Without a `slot` the machine is not watched. run.log keeps `log_bytes` of each end of the
+        output."""
         self._sandbox, self._clock, self._slot = sandbox, clock, slot
-        self._config, self._containers = config, containers
+        self._containers, self._log_bytes = containers, log_bytes
         self._home, self._files = home.resolve(), files
 
     def spec(self, attempt: Attempt) -> ContainerSpec:
-        return templates.trainer(
+        return builders.trainer(
             self._containers,
-            self._place(attempt),
+            self._names(attempt),
             self._files,
             train=attempt.train_path.resolve(),
             budget_seconds=attempt.budget_seconds,
@@ -85,25 +74,24 @@ class ContainerTrainer:
             began = self._begin(attempt) if started is None else started
             end, printed_bytes = self._see_through(attempt, began, stop, tick)
             conditions = watch.conclude(began) if watch is not None else None
-        workspace.require(self._sandbox, self._place(attempt))
+        require_workspace(self._sandbox, self._names(attempt))
         start_seconds = round(began - taken_on, 3) if started is None else None
         return _outcome(attempt, end, printed_bytes, conditions, start_seconds)
 
     def discard(self, attempt: Attempt) -> None:
-        place = self._place(attempt)
-        workers, requests, replies = zip(*volumes.EXCHANGES, strict=True)
-        ran = (Domain.TRAINER, *workers, Domain.JUDGE, Domain.HOLDER)
+        names = self._names(attempt)
+        containers = (Item.TRAINER, *volumes.WORKERS, Item.JUDGE, Item.HOLDER)
         self._sandbox.remove(
-            containers=[place.name(container) for container in ran],
-            volumes=[place.name(volume) for volume in (Item.WORKSPACE, *requests, *replies)],
+            containers=[names.name(item) for item in containers],
+            volumes=[names.name(item) for item in (Item.WORKSPACE, *volumes.EXCHANGE_VOLUMES)],
         )
         if self._slot is not None:
             self._slot.vacated()
         reach("discarded")
 
     def _clear(self, attempt: Attempt) -> None:
-        """Remove what earlier attempts left, and what an earlier start of this one left half made."""
-        ours = self._place(attempt).experiment_prefix
+        """Remove what earlier attempts, or an interrupted start of this one, left behind."""
+        ours = self._names(attempt).experiment_prefix
         running, kept = self._sandbox.leftovers()
         self._sandbox.remove(
             containers=[name for name in running if name.startswith(ours)],
@@ -111,20 +99,20 @@ class ContainerTrainer:
         )
         reach("discarded")
 
-    def _place(self, attempt: Attempt) -> Place:
-        return Place(self._home, attempt.experiment, attempt.number)
+    def _names(self, attempt: Attempt) -> ContainerNames:
+        return ContainerNames(self._home, attempt.experiment, attempt.number)
 
     def _begin(self, attempt: Attempt) -> float:
-        """Volume, holder, T."""
-        place, budget = self._place(attempt), attempt.budget_seconds
-        self._sandbox.create_volume(volumes.workspace(self._containers, place, budget))
-        self._sandbox.start(containers.holder(self._containers, place, budget))
+        """Create the volume, then start holder and T."""
+        names, budget = self._names(attempt), attempt.budget_seconds
+        self._sandbox.create_volume(volumes.workspace(self._containers, names, budget))
+        self._sandbox.start(builders.holder(self._containers, names, budget))
         return self._sandbox.start(self.spec(attempt))
 
     def _see_through(
         self, attempt: Attempt, began: float, stop: threading.Event, tick: Callable[[float], None]
     ) -> tuple[Exit, int]:
-        """T's end, and how much it printed, all of which is in run.log by then."""
+        """Wait for T's end; how it ended and how many bytes it printed. run.log is complete by then."""
         name, log = self.spec(attempt).name, self._open_log(attempt)
         try:
             reader = self._sandbox.follow(name, log.write)
@@ -145,16 +133,13 @@ class ContainerTrainer:
 
     def _open_log(self, attempt: Attempt) -> RunLog:
         try:
-            return RunLog(
-                attempt.log_path,
-                head_bytes=self._config.log_head_bytes,
-                tail_bytes=self._config.log_tail_bytes,
-            )
+            return RunLog(attempt.log_path, head_bytes=self._log_bytes, tail_bytes=self._log_bytes)
         except OSError as error:
             raise InfrastructureError(f"run.log could not be written: {error}.") from error
 
     def _drain(self, attempt: Attempt, reader: threading.Thread, log: RunLog) -> RunLog:
-        """Wait for the rest of the output. A stuck reader is replaced, once, by one of the finished log."""
+        """Wait for the rest of the output. A stuck reader is replaced once, by a reader of the finished
+        log."""
         if _finish(reader, log):
             return log
         log.close()
@@ -163,6 +148,16 @@ class ContainerTrainer:
             again.close()
             raise InfrastructureError("The engine does not hand out the run's output.")
         return again
+
+
+def require_workspace(sandbox: Sandbox, names: ContainerNames) -> None:
+    """Raises InfrastructureError if the workspace may no longer be what T left.
+
+    It lives exactly as long as its holder, which no experiment can reach. If the holder is dead, the engine
+    or the machine went down, and neither T nor its checkpoint is to blame.
+    """
+    if not sandbox.alive(names.name(Item.HOLDER)):
+        raise InfrastructureError("The workspace is gone: the engine or the machine restarted.")
 
 
 def _finish(reader: threading.Thread, log: RunLog) -> bool:

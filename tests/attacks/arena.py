@@ -27,7 +27,7 @@ from controller import settings
 from controller.app import trial
 from controller.app.machine import Machine, sandbox_of
 from controller.core.containers.config import MIB, Limits, SandboxConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.containers.spec import Mount
 from controller.core.decision import decide
@@ -183,7 +183,7 @@ class Arena:
                 empty_caches=False,  # what that is good for is attacked on the ground
                 trainer=memory,
                 worker=memory,
-                judge=memory,
+                judge_memory=memory.memory,
             ),
             judge=JudgeConfig.model_validate({**_SCORING, **judge}),
         )
@@ -243,7 +243,7 @@ class Arena:
 
     def _checkpoint(self, machine: Machine, attempt: Attempt) -> bytes:
         """The checkpoint that T left, before scoring: read by a container of the test's own."""
-        place = Place(self.home, attempt.experiment, attempt.number)
+        place = ContainerNames(self.home, attempt.experiment, attempt.number)
         read = "import sys; sys.stdout.buffer.write(open('/out/checkpoint.safetensors', 'rb').read())"
         spec = dataclasses.replace(
             machine.trainer.spec(attempt),

@@ -11,7 +11,7 @@ import time
 
 from controller.core.hardware.disturbance import NoiseConfig
 from controller.repeats import lasting
-from controller.sandbox.monitor import HostSlot
+from controller.sandbox.monitor import NoiseMonitor
 from tests.attacks.ground import Assault, Ending, Gained, Ground, Run
 
 COUNTS = "counts"
@@ -101,7 +101,7 @@ _NOISES = {
 def _disturbs(name: str, program: str) -> Assault:
     def attack(ground: Ground) -> Ending:
         bench = ground.bench
-        slot = HostSlot(
+        slot = NoiseMonitor(
             bench.sandbox,
             bench.clock,
             config=CONFIG,
@@ -125,7 +125,7 @@ def _disturbs(name: str, program: str) -> Assault:
     return Assault("M18", name, COUNTS, _WHY, attack, alone=True)
 
 
-def _await_calm(slot: HostSlot, ground: Ground) -> None:
+def _await_calm(slot: NoiseMonitor, ground: Ground) -> None:
     """Raises RuntimeError on a machine where nothing can be shown."""
     give_up = time.monotonic() + _CALM_SECONDS
     while (found := slot.look(ground.bench.stop)) is not None:

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 
 from controller.core.containers.config import MIB
-from tests.attacks.ground import ENGINE_LOG_BYTES, LOG, Assault, Ending, Gained, Ground, Run
+from tests.attacks.ground import ENGINE_LOG_BYTES, LOG_BYTES, Assault, Ending, Gained, Ground, Run
 
 CAPPED, FLAT, ENDED = "capped", "flat", "ended"
 _WHY = "engine and run.log keep the ends of the output within their limits, and the reader slows the run down"
 
-RUN_LOG_BYTES = LOG.log_head_bytes + LOG.log_tail_bytes + 1024
+RUN_LOG_BYTES = 2 * LOG_BYTES + 1024
 ENGINE_SLACK = 1.5
 """The engine turns its log over after a whole message, and while it does there is one file more."""
 SOME_BYTES = 1 * MIB
 """A flood that printed less than this has not shown that anything is capped."""
 CONTROLLER_BYTES = 64 * MIB
-"""By so much the controller's memory may grow over that of a quiet run; the caps above are in it."""
+"""By so much the controller's memory may grow over that of a quiet run: it cuts run.log 8 MiB at a time."""
 
 _FLOODS = {
     "short lines without end": "while True: os.write(1, b'step 1 loss 3.2\\n' * 4096)",

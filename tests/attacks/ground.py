@@ -25,13 +25,11 @@ from typing import Any
 
 from controller.core.containers.config import MIB, Limits, SandboxConfig
 from controller.core.containers.domains import Domain
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.values import RunOutcome
 from controller.ports import Slot
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.harness_files import HarnessFiles
-from controller.sandbox.seccomp import sealed
-from controller.sandbox.training import TrainerConfig
+from controller.sandbox.inputs import HarnessFiles, sealed
 from controller.system.clock import SystemClock
 from tests.sandbox.conftest import Bench
 
@@ -45,9 +43,10 @@ SMALL = Limits(
     file_size_bytes=24 * MIB,
     open_files=256,
 )
-WORKSPACE_BYTES, WORKSPACE_INODES = 16 * MIB, 64
+WORKSPACE_BYTES = 16 * MIB
 ENGINE_LOG_BYTES = MIB
-LOG = TrainerConfig(log_head_bytes=MIB // 4, log_tail_bytes=MIB // 4)
+LOG_BYTES = MIB // 4
+"""Of each end of a run's output, in run.log."""
 LATE_SECONDS = 5.0
 """No container lives longer than this past its deadline."""
 READY_SECONDS = 10.0
@@ -121,7 +120,7 @@ class Ground:
         self, program: str, budget: float = 2.0, *, then_honest: bool = False, slot: Slot | None = None
     ) -> Run:
         """Run `program` as T for `budget` seconds at most. Raises Gained if anything outlives it."""
-        attempt, trainer = self.bench.attempt(program, budget), self.bench.trainer(LOG, slot)
+        attempt, trainer = self.bench.attempt(program, budget), self.bench.trainer(LOG_BYTES, slot)
         name, free = trainer.spec(attempt).name, self._free()
         try:
             outcome = trainer.train(attempt, self.bench.stop, lambda elapsed: None)
@@ -153,7 +152,7 @@ class Ground:
 
     def _until_honest(self, since: float) -> float:
         """Raises Gained if an honest run does not come to its end."""
-        attempt, trainer = self.bench.attempt(HONEST, 20.0), self.bench.trainer(LOG)
+        attempt, trainer = self.bench.attempt(HONEST, 20.0), self.bench.trainer(LOG_BYTES)
         name, heard = trainer.spec(attempt).name, []
         try:
             outcome = trainer.train(attempt, self.bench.stop, lambda elapsed: None)
@@ -229,13 +228,11 @@ class Ground:
             "GLOVEBOX_MIN_FREE_BYTES": "0",
             "GLOVEBOX_SANDBOX__WORKSPACE_BYTES": str(config.workspace_bytes),
             "GLOVEBOX_SANDBOX__LOG_BYTES": str(config.log_bytes),
-            "GLOVEBOX_TRAINER__LOG_HEAD_BYTES": str(LOG.log_head_bytes),
-            "GLOVEBOX_TRAINER__LOG_TAIL_BYTES": str(LOG.log_tail_bytes),
         }
 
     def tried(self) -> str:
         """Name of the trainer container of `glovebox try`."""
-        return Place(self.bench.home.resolve(), "try").name(Domain.TRAINER)
+        return ContainerNames(self.bench.home.resolve(), "try").name(Domain.TRAINER)
 
     def wait_for(self, name: str, process: subprocess.Popen[str]) -> float:
         """Until the container runs; when it was seen to, in CLOCK_MONOTONIC seconds."""
@@ -258,7 +255,6 @@ def grounds(folder: Path, count: int, data: Path | None = None) -> Iterator[list
     config = sealed(
         SandboxConfig(
             workspace_bytes=WORKSPACE_BYTES,
-            workspace_inodes=WORKSPACE_INODES,
             log_bytes=ENGINE_LOG_BYTES,
             empty_caches=False,
             trainer=SMALL,

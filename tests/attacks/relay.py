@@ -11,13 +11,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import volumes
+from controller.core.containers import builders, volumes
 from controller.core.containers.config import MIB, SealedConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.volumes import EXCHANGES, FIRST, SECOND, Exchange
+from controller.core.scoring.config import JudgeConfig
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from tests.attacks import channel_programs
 from tests.sandbox.conftest import SMALL, Bench
@@ -84,19 +84,13 @@ class Relay:
             for channel in channel_programs.CHANNELS
         }
 
-    def work(self, sandbox: DockerSandbox, program: str, names: Exchange = FIRST) -> str:
+    def work(self, sandbox: DockerSandbox, program: str, exchange: Exchange = FIRST) -> str:
         """What `program` prints as the train.py of a worker; it is run as it is and not by worker.py."""
         attempt = self.bench.attempt(program, SECONDS)
-        place = Place(self.bench.home, attempt.experiment, attempt.number)
-        spec = containers.worker(
-            self.bench.config,
-            place,
-            argument={},
-            limit_seconds=SECONDS,
-            train=attempt.train_path,
-            harness=self.bench.harness.folder,
-            data=self.bench.home / "data" / "public",
-            names=names,
+        place = ContainerNames(self.bench.home, attempt.experiment, attempt.number)
+        judging = JudgeConfig(total_seconds=SECONDS)
+        spec = builders.worker(
+            self.bench.config, place, self.bench.files, judging, exchange, train=attempt.train_path
         )
         command = ("exec", "--limit", str(spec.life_seconds), "--", "python", "/glovebox/train.py")
         return self._run(sandbox, place, replace(spec, command=command, streamed=False))
@@ -104,11 +98,11 @@ class Relay:
     def train(self, sandbox: DockerSandbox, program: str) -> str:
         """What `program` prints as the train.py of a trainer."""
         attempt = self.bench.attempt(program, SECONDS)
-        place = Place(self.bench.home, attempt.experiment, attempt.number)
+        place = ContainerNames(self.bench.home, attempt.experiment, attempt.number)
         spec = replace(self.bench.trainer().spec(attempt), streamed=False)
         return self._run(sandbox, place, spec)
 
-    def _run(self, sandbox: DockerSandbox, place: Place, spec: ContainerSpec) -> str:
+    def _run(self, sandbox: DockerSandbox, place: ContainerNames, spec: ContainerSpec) -> str:
         names = [place.name(item) for item in (Item.WORKSPACE, *(n for e in EXCHANGES for n in e[1:]))]
         try:
             for volume in self._volumes(place, self.bench.config):
@@ -122,10 +116,10 @@ class Relay:
         finally:
             sandbox.remove(containers=[spec.name], volumes=names)
 
-    def _volumes(self, place: Place, config: SealedConfig) -> Iterator[volumes.VolumeSpec]:
+    def _volumes(self, place: ContainerNames, config: SealedConfig) -> Iterator[volumes.VolumeSpec]:
         yield volumes.workspace(config, place, SECONDS)
-        for names in EXCHANGES:
-            yield from volumes.exchange(config, place, names, SECONDS)
+        for exchange in EXCHANGES:
+            yield from volumes.exchange_volumes(config, place, exchange, SECONDS)
 
 
 def _compared(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.core.containers.config import SandboxConfig
-from controller.sandbox.seccomp import sealed
+from controller.sandbox.inputs import sealed
 from tests.bench.beside import beside
 from tests.bench.gpu import Measure
 from tests.bench.idle import BUDGET, LEAST, MOST, race

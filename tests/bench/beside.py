@@ -9,12 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.templates import Files
 from controller.core.scoring.runlog import claim
 from controller.core.values import RehearsalResult
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.inputs import HarnessFiles
 from controller.sandbox.rehearsal import ContainerRehearsal, RehearsalConfig
 from controller.system.clock import SystemClock
 from tests.bench.measures import PROJECT, STEPS, train

@@ -14,15 +14,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.templates import Files
 from controller.core.events import TrainingFinished, TrainingStarted
 from controller.core.scoring.runlog import claim
 from controller.core.values import RunOutcome
 from controller.ports import Attempt
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.harness_files import HarnessFiles
-from controller.sandbox.training import ContainerTrainer, TrainerConfig
+from controller.sandbox.inputs import HarnessFiles
+from controller.sandbox.training import ContainerTrainer
 from controller.store.journal import read_records
 from controller.system.clock import SystemClock
 
@@ -83,7 +83,6 @@ def train(home: Path, config: SealedConfig, program: str, budget: float, number:
         trainer = ContainerTrainer(
             sandbox,
             SystemClock(),
-            config=TrainerConfig(),
             containers=config,
             home=home,
             files=Files(HarnessFiles.materialise(PROJECT / "harness", home).folder, home / "data"),

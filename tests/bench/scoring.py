@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import volumes
+from controller.core.containers import builders, volumes
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec, Mount
 from controller.core.containers.volumes import EXCHANGES, Exchange
+from controller.core.scoring.config import JudgeConfig
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.system.clock import SystemClock
 
@@ -74,13 +75,13 @@ def harness_of(commit: str | None, folder: Path) -> Path | None:
 def measure(config: SealedConfig, harness: Path, tokens: int) -> list[Stage]:
     """Scoring and confirmation of so many tokens. Raises RuntimeError if a side fails."""
     with tempfile.TemporaryDirectory() as home:
-        place = Place(Path(home).resolve(), "try")
+        place = ContainerNames(Path(home).resolve(), "try")
         config = config.model_copy(update={"empty_caches": False})  # all three are ours
         sandbox = DockerSandbox(config, place.home, SystemClock())
         names = [place.name(names.worker) for names in EXCHANGES]
         try:
             for names_ in EXCHANGES:
-                for volume in volumes.exchange(config, place, names_, LIFE_SECONDS):
+                for volume in volumes.exchange_volumes(config, place, names_, LIFE_SECONDS):
                     sandbox.create_volume(volume)
             for exchange in EXCHANGES:
                 sandbox.start(_worker(config, place, harness, exchange))
@@ -115,34 +116,33 @@ def _command(side: str, folders: dict[str, str], *more: object) -> tuple[str, ..
     return ("exec", "--limit", str(LIFE_SECONDS), "--", *script)
 
 
-def _worker(config: SealedConfig, place: Place, harness: Path, names: Exchange) -> ContainerSpec:
-    spec = containers.worker(
-        config,
-        place,
-        argument={},
-        limit_seconds=LIFE_SECONDS,
-        train=SIDES,
-        harness=harness,
-        data=harness,
-        names=names,
-    )
+def _worker(config: SealedConfig, place: ContainerNames, harness: Path, names: Exchange) -> ContainerSpec:
+    files = Files(harness, harness)
+    spec = builders.worker(config, place, files, JudgeConfig(), names, train=SIDES)
     mounts = (
         *_sides(harness),
         Mount(place.name(names.requests), "/requests", volume=True),
         Mount(place.name(names.replies), "/replies", read_only=False, volume=True),
     )
     command = _command("worker", {"requests": "/requests", "replies": "/replies"})
-    return replace(spec, command=command, mounts=mounts, streamed=False)
-
-
-def _judge(config: SealedConfig, place: Place, harness: Path, tokens: int) -> ContainerSpec:
-    spec = containers.judge(
-        config, place, argument={}, limit_seconds=LIFE_SECONDS, harness=harness, data=harness
+    return replace(
+        spec, command=command, mounts=mounts, life_seconds=LIFE_SECONDS, waits=False, streamed=False
     )
+
+
+def _judge(config: SealedConfig, place: ContainerNames, harness: Path, tokens: int) -> ContainerSpec:
+    files = Files(harness, harness)
+    spec = builders.judge(config, place, files, JudgeConfig(), seed=5, draw=None, row_tokens=1)
     folders = {
         f"{prefix}{kind}": f"/{name}"
         for prefix, names in zip(("", "second_"), EXCHANGES, strict=True)
         for kind, name in (("requests", names.requests), ("replies", names.replies))
     }
     between = [mount for mount in spec.mounts if mount.volume]
-    return replace(spec, command=_command("judge", folders, tokens), mounts=(*_sides(harness), *between))
+    return replace(
+        spec,
+        command=_command("judge", folders, tokens),
+        mounts=(*_sides(harness), *between),
+        life_seconds=LIFE_SECONDS,
+        waits=False,
+    )

@@ -18,12 +18,12 @@ import docker.utils
 import requests
 
 from controller.core.containers.config import SandboxConfig
-from controller.core.containers.domain_specs import CACHES_SECONDS
 from controller.core.containers.domains import Domain
-from controller.core.containers.names import LABEL_DEADLINE, LABEL_DOMAIN, LABEL_HOME, Place
+from controller.core.containers.names import LABEL_DEADLINE, LABEL_DOMAIN, LABEL_HOME, ContainerNames
+from controller.core.containers.service_builders import CACHES_SECONDS
 from controller.core.containers.volumes import SECOND
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.seccomp import sealed
+from controller.sandbox.inputs import sealed
 from controller.system.clock import SystemClock
 
 GRACE_SECONDS = 5.0
@@ -65,7 +65,7 @@ class Watchman:
     def __init__(self, home: Path, budget_seconds: float, host: str | None = None) -> None:
         """`host` is another engine than the usual one; of that one, which may be restarted, no events."""
         self._budget_seconds = budget_seconds
-        self._ours = f"{LABEL_HOME}={Place(home.resolve(), '').home_id}"
+        self._ours = f"{LABEL_HOME}={ContainerNames(home.resolve(), '').home_id}"
         self._lives: dict[str, Life] = {}
         self._changed = threading.Condition()
         named = docker.utils.kwargs_from_env({"DOCKER_HOST": host} if host else None)

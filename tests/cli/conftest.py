@@ -17,7 +17,7 @@ import pytest
 from controller.core.containers.config import SandboxConfig
 from controller.core.events import EffortStarted
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.seccomp import sealed
+from controller.sandbox.inputs import sealed
 from controller.store.journal import Journal
 from controller.system.clock import SystemClock
 from tests.cli.corpus import write_corpus

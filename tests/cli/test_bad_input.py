@@ -72,6 +72,8 @@ def test_a_replay_folder_without_programs(glovebox: Glovebox) -> None:
         (b"\xef\xbb\xbf\nagent = x\n", ["glovebox.toml", "line 2"]),
         (b"colour = 'red'", ["no setting colour"]),
         (b"[sandbox]\nimages = 'x'", ["no setting sandbox.images"]),
+        (b"[sandbox.holder]\nmemory = 1", ["no setting sandbox.holder; docs/settings.md lists"]),
+        (b"[trainer]\nlog_head_bytes = 1", ["no setting trainer; docs/settings.md lists"]),
         (b"[budget]\nwall_seconds = 'long'", ["budget.wall_seconds", "number"]),
         (b"budget = 20", ["budget"]),
     ],
@@ -96,6 +98,8 @@ def test_a_setting_in_the_environment_that_cannot_be(glovebox: Glovebox) -> None
         ("GLOVEBOX_AGNET", ["no setting agnet", "agent"]),
         ("GLOVEBOX_MONEY__DOLLARS", ["no setting money", "docs/settings.md"]),
         ("GLOVEBOX_LIMITS__DOLARS", ["no setting limits.dolars"]),
+        ("GLOVEBOX_SANDBOX__JUDGE__MEMORY", ["no setting sandbox.judge"]),
+        ("GLOVEBOX_JUDGE__LEAK_REACH", ["no setting judge.leak_reach"]),
     ],
 )
 def test_a_variable_that_was_meant_to_be_a_setting(glovebox: Glovebox, name: str, words: list[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from tests.cli.conftest import PROJECT, Glovebox
 from tests.support.story import BASELINE, tell
 
@@ -113,8 +113,8 @@ def test_json_and_files_are_the_same_everywhere(told: Glovebox) -> None:
 def test_a_home_is_the_same_home_in_every_locale(told: Glovebox) -> None:
     """Its containers are labelled with a hash of its name."""
     show = "from controller.__main__ import require_utf8; require_utf8()\n"
-    show += "import sys, pathlib; from controller.core.containers.names import Place\n"
-    show += "print(Place(pathlib.Path(sys.argv[1]), '1').home_id)"
+    show += "import sys, pathlib; from controller.core.containers.names import ContainerNames\n"
+    show += "print(ContainerNames(pathlib.Path(sys.argv[1]), '1').home_id)"
     for environment in (ASCII, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "de_DE.ISO-8859-1"}):
         told_of = subprocess.run(
             [sys.executable, "-c", show, str(told.home)],
@@ -123,4 +123,4 @@ def test_a_home_is_the_same_home_in_every_locale(told: Glovebox) -> None:
             check=True,
             cwd=PROJECT,
         )
-        assert told_of.stdout.decode() == f"{Place(told.home, '1').home_id}\n"
+        assert told_of.stdout.decode() == f"{ContainerNames(told.home, '1').home_id}\n"

@@ -132,9 +132,9 @@ def test_a_corpus_with_too_little_text(on_engine: Glovebox) -> None:
 
 def test_too_little_memory_for_a_corpus(on_engine: Glovebox) -> None:
     (on_engine.folder / "input.txt").write_text("text")
-    little = json.dumps({"prepare": {"memory": 60_000_000}})
+    little = json.dumps({"prepare_memory": 60_000_000})
     said = on_engine("prepare", "--corpus", "input.txt", "--scale", "cpu", GLOVEBOX_SANDBOX=little)
-    said.refused(2, "ran out of its 0.1 GiB", "--workers", "sandbox.prepare.memory")
+    said.refused(2, "ran out of its 0.1 GiB", "--workers", "sandbox.prepare_memory")
     assert no_leftovers(on_engine.home)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from controller import settings
 from controller.app import agent as choose
-from controller.core.containers.names import LABEL_HOME, Place
+from controller.core.containers.names import LABEL_HOME, ContainerNames
 from controller.core.errors import UserError
 from tests.cli.conftest import Glovebox, remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py
@@ -106,7 +106,7 @@ class Onlooker:
                 continue  # it ended, or is not ours
 
     def _containers(self) -> str:
-        mine = f"label={LABEL_HOME}={Place(self._home, '').home_id}"
+        mine = f"label={LABEL_HOME}={ContainerNames(self._home, '').home_id}"
         names = subprocess.run(["docker", "ps", "-q", "--filter", mine], capture_output=True, check=True)
         if not names.stdout:
             return ""

@@ -15,10 +15,9 @@ import pytest
 from pydantic import SecretStr
 
 from controller.app import runner_settings
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import volumes
+from controller.core.containers import builders, volumes
 from controller.core.containers.config import SandboxConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.observers.notify import NotifyConfig
 from controller.settings import BudgetConfig, Settings
 from controller.store.lock import HomeLock
@@ -307,9 +306,9 @@ def test_a_corpus_is_mounted_with_what_its_links_lead_to(project: Path, corpus: 
 
 def leave_running(bench: Bench) -> None:
     """What a controller leaves that is killed while T trains, as far as labels go."""
-    place = Place(bench.home, "7")
+    place = ContainerNames(bench.home, "7")
     bench.sandbox.create_volume(volumes.workspace(bench.config, place, 600.0))
-    bench.sandbox.start(containers.holder(bench.config, place, 600.0))
+    bench.sandbox.start(builders.holder(bench.config, place, 600.0))
 
 
 @pytest.mark.engine

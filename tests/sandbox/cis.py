@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from controller.core.containers import domain_specs as containers
+from controller.core.containers import builders
 from controller.core.containers.config import MIB, Limits, SandboxConfig, SealedConfig
 from controller.core.containers.engine_info import security_options
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec
 from controller.core.scoring.config import JudgeConfig
 from controller.core.values import Score
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
+from controller.sandbox.inputs import sealed
 from controller.sandbox.scoring import ContainerJudge
-from controller.sandbox.seccomp import sealed
 from controller.system.clock import SystemClock
 from tests.harness.scoring import MODEL, make_data
 from tests.sandbox.conftest import engine, open_bench
@@ -232,7 +232,7 @@ class Witness(DockerSandbox):
 def witnessed(home: Path, **settings: str) -> dict[str, Live]:
     """Every container of one experiment that is trained, scored and confirmed, by name."""
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
-    limits = {"trainer": memory, "worker": memory, "judge": memory, "workspace_bytes": 16 * MIB}
+    limits = {"trainer": memory, "worker": memory, "judge_memory": memory.memory, "workspace_bytes": 16 * MIB}
     # What empties the caches runs nothing of an experiment's, and is gone before anybody could look at it.
     config = sealed(SandboxConfig.model_validate({**limits, "empty_caches": False, **settings}))
     with open_bench(home, config) as bench, closing(Witness(config, home)) as witness:
@@ -257,7 +257,7 @@ def witnessed(home: Path, **settings: str) -> dict[str, Live]:
 
 def _start_telemetry(witness: Witness, config: SealedConfig, home: Path) -> None:
     """As it stands beside T where there is a GPU, but for what it runs: there is no driver to ask."""
-    spec = containers.telemetry(config, Place(home, "0"), 60.0)
+    spec = builders.telemetry(config, ContainerNames(home, "0"), 60.0)
     witness.start(replace(spec, command=("exec", "--limit", "60", "--", "sleep", "60")))
 
 

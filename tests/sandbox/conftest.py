@@ -16,18 +16,16 @@ import docker
 import docker.utils
 import pytest
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import volumes
+from controller.core.containers import builders, volumes
+from controller.core.containers.builders import Files
 from controller.core.containers.config import MIB, Limits, SandboxConfig, SealedConfig
-from controller.core.containers.names import Place
-from controller.core.containers.templates import Files
+from controller.core.containers.names import ContainerNames
 from controller.core.errors import NotReady
 from controller.core.values import RunOutcome
 from controller.ports import Attempt, Slot
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.harness_files import HarnessFiles
-from controller.sandbox.seccomp import sealed
-from controller.sandbox.training import ContainerTrainer, TrainerConfig
+from controller.sandbox.inputs import HarnessFiles, sealed
+from controller.sandbox.training import ContainerTrainer
 from controller.system.clock import SystemClock
 
 HARNESS = Path(__file__).parents[2] / "harness"
@@ -57,15 +55,15 @@ class Bench:
     def files(self) -> Files:
         return Files(self.harness.folder, self.home / "data")
 
-    def trainer(self, log: TrainerConfig | None = None, slot: Slot | None = None) -> ContainerTrainer:
+    def trainer(self, log_bytes: int = MIB, slot: Slot | None = None) -> ContainerTrainer:
         return ContainerTrainer(
             self.sandbox,
             self.clock,
-            config=log or TrainerConfig(),
             containers=self.config,
             home=self.home,
             files=self.files,
             slot=slot,
+            log_bytes=log_bytes,
         )
 
     def attempt(self, program: str, budget: float, experiment: str = "0") -> Attempt:
@@ -74,9 +72,9 @@ class Bench:
         (folder / "train.py").write_text(textwrap.dedent(program))
         return Attempt(experiment, 1, folder / "train.py", folder / "run.log", budget)
 
-    def run(self, program: str, budget: float = 30.0, log: TrainerConfig | None = None) -> RunOutcome:
+    def run(self, program: str, budget: float = 30.0) -> RunOutcome:
         """Train `program` and clean up; its log stays in `log_text`."""
-        attempt, trainer = self.attempt(program, budget), self.trainer(log)
+        attempt, trainer = self.attempt(program, budget), self.trainer()
         try:
             return trainer.train(attempt, self.stop, lambda elapsed: None)
         finally:
@@ -84,9 +82,9 @@ class Bench:
 
     def start(self, attempt: Attempt) -> None:
         """What a controller has done that dies right after the start of T."""
-        place = Place(self.home, attempt.experiment, attempt.number)
+        place = ContainerNames(self.home, attempt.experiment, attempt.number)
         self.sandbox.create_volume(volumes.workspace(self.config, place, attempt.budget_seconds))
-        self.sandbox.start(containers.holder(self.config, place, attempt.budget_seconds))
+        self.sandbox.start(builders.holder(self.config, place, attempt.budget_seconds))
         self.sandbox.start(self.trainer().spec(attempt))
 
     @property
@@ -159,7 +157,6 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         def make(**overrides: object) -> Bench:
             small = {
                 "workspace_bytes": 16 * MIB,
-                "workspace_inodes": 64,
                 "trainer": SMALL,
                 "empty_caches": False,
             }

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.templates import Files
 from controller.core.errors import InfrastructureError
 from controller.core.scoring.config import JudgeConfig
 from controller.ports import Attempt

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 
 from controller import failpoints
-from controller.core.containers import domain_specs as containers
+from controller.core.containers import service_builders
 from controller.core.containers.config import MIB, Limits
 from controller.core.containers.domains import Domain
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import GloveboxError, InfrastructureError
 from controller.core.scoring.config import JudgeConfig
@@ -50,8 +50,8 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 
 def spec(bench: Bench, domain: Domain, *argv: str, number: int = 1) -> ContainerSpec:
     """A container that is taken for one of this domain."""
-    place = Place(bench.home, "7", number)
-    probe = containers.gpu_probe(bench.config, place, "")
+    place = ContainerNames(bench.home, "7", number)
+    probe = service_builders.gpu_probe(bench.config, place, "")
     command = ("exec", "--limit", "60", "--", *(argv or ("true",)))
     return replace(
         probe, domain=domain, name=place.name(domain), labels=place.labels(domain), command=command
@@ -186,7 +186,7 @@ def test_turned_off_nothing_is_made_for_it(make_bench: Callable[..., Bench], sta
 def test_an_experiment_and_its_score(make_bench: Callable[..., Bench]) -> None:
     """The first worker's container is gone before the second one's start, and the score tells of it."""
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
-    bench = make_bench(empty_caches=True, trainer=memory, worker=memory, judge=memory)
+    bench = make_bench(empty_caches=True, trainer=memory, worker=memory, judge_memory=memory.memory)
     make_data(bench.home / "data")
     attempt, stop = bench.attempt(TRAINS, budget=60.0), threading.Event()
     outcome = bench.trainer().train(attempt, stop, lambda elapsed: None)
@@ -220,7 +220,9 @@ def test_an_experiment_and_its_score(make_bench: Callable[..., Bench]) -> None:
 
 def test_somebody_else_than_root_is_refused_and_told_why(bench: Bench) -> None:
     """What a rootless engine comes to: the kernel lets nobody else write there."""
-    made = replace(containers.caches(bench.config, Place(bench.home, "slot")), user="10001:10001")
+    made = replace(
+        service_builders.caches(bench.config, ContainerNames(bench.home, "slot")), user="10001:10001"
+    )
     assert bench.sandbox.start(made)
     end = bench.sandbox.wait(made.name, deadline=float("inf"), stop=threading.Event())
     said = bench.sandbox.output(made.name, 1000)

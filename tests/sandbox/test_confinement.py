@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.core.containers.volumes import WORKSPACE_INODES
 from controller.core.values import Cause
 from tests.sandbox.conftest import Bench
 
@@ -98,7 +99,7 @@ def test_caps_of_workspace_tmp_and_shm(bench: Bench) -> None:
         def fill(folder, block):
             count = 0
             try:
-                while count < 1000:
+                while count < 50_000:
                     with open(f"{folder}/{count}", "wb") as file:
                         file.write(bytes(block))
                     count += 1
@@ -126,7 +127,7 @@ def test_caps_of_workspace_tmp_and_shm(bench: Bench) -> None:
     ]
     bytes_cap, inodes_cap, tmp_cap, shm_cap = (int(row[1]) for row in results[:4])
     assert bytes_cap <= 16
-    assert inodes_cap < 64
+    assert WORKSPACE_INODES - 50 < inodes_cap < WORKSPACE_INODES
     assert tmp_cap <= 32
     assert shm_cap <= 8
 

@@ -14,8 +14,8 @@ from controller.core.errors import InfrastructureError, Interrupted
 from controller.core.scoring.config import JudgeConfig
 from controller.core.values import Cause, RunOutcome, Score
 from controller.ports import Attempt, Judge, Trainer
+from controller.sandbox.inputs import sealed
 from controller.sandbox.scoring import ContainerJudge
-from controller.sandbox.seccomp import sealed
 from tests.harness.scoring import MODEL, make_data
 from tests.sandbox.conftest import open_bench
 from tests.support.fakes import FakeJudge, FakeTrainer, train_py
@@ -62,7 +62,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
     config = sealed(
         SandboxConfig(
-            workspace_bytes=16 * MIB, empty_caches=False, trainer=memory, worker=memory, judge=memory
+            workspace_bytes=16 * MIB,
+            empty_caches=False,
+            trainer=memory,
+            worker=memory,
+            judge_memory=memory.memory,
         )
     )
     with open_bench(tmp_path, config) as bench:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from controller.sandbox.seccomp import PROFILE
+from controller.sandbox.inputs import SECCOMP_PROFILE
 from tests.sandbox.conftest import Bench, require_runtime
 
 pytestmark = pytest.mark.engine
@@ -43,7 +43,7 @@ Attempted = dict[str, dict[str, Any]]
 
 def attempted(bench: Bench) -> Attempted:
     """Every attempt by name: its row, whether it was denied, and how."""
-    rules = json.loads(PROFILE.read_text())["syscalls"]
+    rules = json.loads(SECCOMP_PROFILE.read_text())["syscalls"]
     allowed = sorted({name for rule in rules if "ALLOW" in rule["action"] for name in rule["names"]})
     public = bench.home / "data" / "public"
     if not any(public.iterdir()):

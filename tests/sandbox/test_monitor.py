@@ -14,12 +14,12 @@ import pytest
 
 from controller import failpoints
 from controller.core.containers.domains import Domain
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.hardware.disturbance import NoiseConfig, cpu_conditions
 from controller.core.values import Conditions, DisturbanceKind, RunOutcome
 from controller.ports import Slot
 from controller.repeats import lasting
-from controller.sandbox.monitor import HostSlot, read_cpu
+from controller.sandbox.monitor import NoiseMonitor, read_cpu
 from tests.sandbox.conftest import Bench, image_with, require_runtime
 from tests.support.fakes import FakeMonitor
 
@@ -55,8 +55,8 @@ done
 
 
 @contextmanager
-def slot_of(bench: Bench, config: NoiseConfig | None = None) -> Iterator[HostSlot]:
-    slot = HostSlot(
+def slot_of(bench: Bench, config: NoiseConfig | None = None) -> Iterator[NoiseMonitor]:
+    slot = NoiseMonitor(
         bench.sandbox,
         bench.clock,
         config=config or NoiseConfig(),
@@ -68,7 +68,7 @@ def slot_of(bench: Bench, config: NoiseConfig | None = None) -> Iterator[HostSlo
         yield slot
 
 
-def train(bench: Bench, slot: HostSlot, program: str, budget: float = 30.0) -> RunOutcome:
+def train(bench: Bench, slot: NoiseMonitor, program: str, budget: float = 30.0) -> RunOutcome:
     """Train `program` on the slot, which somebody else got ready for it."""
     trainer, attempt = bench.trainer(slot=slot), bench.attempt(program, budget)
     try:
@@ -120,11 +120,11 @@ def test_nobody_waits_who_wants_to_stop(slot: Slot) -> None:
 def test_usage_is_that_of_the_running_containers_of_this_home(bench: Bench) -> None:
     attempt = bench.attempt(SPINS, 60.0)
     bench.start(attempt)
-    name = Place(bench.home, "0").name(Domain.TRAINER)
+    name = ContainerNames(bench.home, "0").name(Domain.TRAINER)
     deadline = time.monotonic() + 60
     while (used := bench.sandbox.usage() or {}).get(name, 0.0) < 0.5:
         assert time.monotonic() < deadline
-    assert set(used) == {name, Place(bench.home, "0").name(Domain.HOLDER)}
+    assert set(used) == {name, ContainerNames(bench.home, "0").name(Domain.HOLDER)}
     before, after = read_cpu(bench.sandbox, bench.clock), None
     while after is None or before is None or after.own[name] - before.own[name] < 0.5:
         after = read_cpu(bench.sandbox, bench.clock)

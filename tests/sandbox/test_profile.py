@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from controller.core.containers.config import SandboxConfig
-from controller.sandbox.seccomp import PROFILE, sealed
+from controller.sandbox.inputs import SECCOMP_PROFILE, sealed
 
-RULES: dict[str, Any] = json.loads(PROFILE.read_text())
+RULES: dict[str, Any] = json.loads(SECCOMP_PROFILE.read_text())
 ALLOWING = [rule for rule in RULES["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW"]
 ANYHOW = {name for rule in ALLOWING if "args" not in rule for name in rule["names"]}
 """Allowed whatever the arguments."""

@@ -23,7 +23,7 @@ LIMITS = Limits(memory=768 * MIB, cpus=1, pids=64, tmp_bytes=64 * MIB, shm_bytes
 
 @pytest.fixture
 def small(make_bench: Callable[..., Bench]) -> Bench:
-    bench = make_bench(rehearsal=LIMITS, gpu=("0",))
+    bench = make_bench(trainer=LIMITS, gpu=("0",))
     (bench.home / "data" / "public").rmdir()
     make_data(bench.home / "data")
     return bench

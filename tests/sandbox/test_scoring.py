@@ -13,14 +13,14 @@ import pytest
 
 from controller.core.containers.config import MIB, Limits, SandboxConfig
 from controller.core.containers.domains import Domain
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.errors import InfrastructureError, Interrupted
 from controller.core.scoring.allowance import excess
 from controller.core.scoring.config import JudgeConfig
 from controller.core.values import Cause, Refusal, Score, Work
 from controller.ports import Attempt
+from controller.sandbox.inputs import sealed
 from controller.sandbox.scoring import ContainerJudge
-from controller.sandbox.seccomp import sealed
 from tests.harness.scoring import (
     IMPORTABLE,
     MODEL,
@@ -80,7 +80,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
     config = sealed(
         SandboxConfig(
-            workspace_bytes=16 * MIB, empty_caches=False, trainer=memory, worker=memory, judge=memory
+            workspace_bytes=16 * MIB,
+            empty_caches=False,
+            trainer=memory,
+            worker=memory,
+            judge_memory=memory.memory,
         )
     )
     with open_bench(home, config) as bench:
@@ -97,7 +101,7 @@ def test_an_honest_model_gets_its_score_and_nothing_is_left(trained: Trained) ->
     data = trained.bench.home / "data"
     assert result.val_bpb == pytest.approx(reference_bpb(tiny_model(), data, rows_of(data).scored))
     assert result.bytes > result.tokens > 1000
-    place = Place(trained.bench.home, "0")
+    place = ContainerNames(trained.bench.home, "0")
     containers, volumes = trained.bench.sandbox.leftovers()
     assert sorted(containers) == [place.name(Domain.HOLDER), place.name(Domain.TRAINER)]
     assert volumes == [place.name("workspace")]
@@ -110,7 +114,7 @@ def test_a_score_that_contends_is_confirmed_by_a_second_worker(trained: Trained)
     assert (unconfirmed.confirmed, confirmed.confirmed) == (False, True)
     assert confirmed.val_bpb == pytest.approx(unconfirmed.val_bpb)
     assert set(confirmed.probes) - set(unconfirmed.probes) == {"confirmation"}
-    assert trained.bench.sandbox.leftovers()[1] == [Place(trained.bench.home, "0").name("workspace")]
+    assert trained.bench.sandbox.leftovers()[1] == [ContainerNames(trained.bench.home, "0").name("workspace")]
 
 
 def test_a_leak_that_a_worker_covers_is_refused_if_its_score_contends(trained: Trained) -> None:
@@ -244,7 +248,7 @@ def test_an_empty_workspace_has_no_checkpoint(trained: Trained) -> None:
         result = trained.judge().score(there, 1, lambda score: True, threading.Event())
         assert isinstance(result, Refusal)
         assert result.cause is Cause.NO_CHECKPOINT
-        bench.sandbox.kill(Place(bench.home, "1").name(Domain.HOLDER))
+        bench.sandbox.kill(ContainerNames(bench.home, "1").name(Domain.HOLDER))
         with pytest.raises(InfrastructureError, match="workspace"):
             trained.judge().score(attempt, 1, lambda score: True, threading.Event())
     finally:

@@ -12,11 +12,11 @@ import pytest
 
 from controller.core.containers import volumes
 from controller.core.containers.domains import Domain
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.errors import InfrastructureError, Interrupted
 from controller.core.values import Cause
 from controller.ports import Attempt
-from controller.sandbox.training import ContainerTrainer, TrainerConfig
+from controller.sandbox.training import ContainerTrainer
 from tests.sandbox.conftest import Bench
 
 pytestmark = pytest.mark.engine
@@ -104,7 +104,7 @@ def test_daemons_die_when_the_run_ends_early(bench: Bench) -> None:
 
 def test_pid_1_ends_a_container_that_nobody_kills(bench: Bench) -> None:
     attempt = bench.attempt("import time\nwhile True: time.sleep(3600)", budget=1.0)
-    place = Place(bench.home, "0")
+    place = ContainerNames(bench.home, "0")
     bench.start(attempt)
     end = bench.sandbox.wait(
         place.name(Domain.TRAINER), deadline=bench.clock.monotonic() + 30, stop=threading.Event()
@@ -116,7 +116,7 @@ def test_pid_1_ends_a_container_that_nobody_kills(bench: Bench) -> None:
 
 
 def test_what_an_earlier_attempt_left_goes_when_the_next_begins(bench: Bench) -> None:
-    first, other = bench.attempt("import time\ntime.sleep(60)", 60.0), Place(bench.home, "01")
+    first, other = bench.attempt("import time\ntime.sleep(60)", 60.0), ContainerNames(bench.home, "01")
     bench.start(first)
     bench.sandbox.create_volume(volumes.workspace(bench.config, other, 60.0))
     second = replace(bench.attempt("pass", 60.0), number=2)
@@ -173,7 +173,6 @@ def test_a_crash_gets_its_cause(bench: Bench, program: str, cause: Cause) -> Non
 
 @pytest.mark.slow
 def test_run_log_is_capped_and_exact_in_its_count(bench: Bench) -> None:
-    log = TrainerConfig(log_head_bytes=1 << 20, log_tail_bytes=1 << 20)
     outcome = bench.run(
         """
         import sys
@@ -183,7 +182,6 @@ def test_run_log_is_capped_and_exact_in_its_count(bench: Bench) -> None:
         print("the very last line")
         """,
         budget=120.0,
-        log=log,
     )
     assert outcome.exit_code == 0
     assert outcome.log_bytes == 200_000_019
@@ -260,7 +258,7 @@ def test_an_adopted_run_is_killed_at_its_own_deadline(bench: Bench) -> None:
 
 def test_a_lost_workspace_is_not_blamed_on_the_run(bench: Bench) -> None:
     attempt, trainer = bench.attempt("import time\ntime.sleep(2)", budget=20.0), bench.trainer()
-    holder = Place(bench.home, "0").name(Domain.HOLDER)
+    holder = ContainerNames(bench.home, "0").name(Domain.HOLDER)
     try:
         with pytest.raises(InfrastructureError, match="workspace"):
             trainer.train(attempt, bench.stop, lambda elapsed: bench.sandbox.kill(holder))

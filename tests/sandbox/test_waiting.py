@@ -10,7 +10,7 @@ import pytest
 from controller import failpoints
 from controller.core.containers.config import MIB, Limits
 from controller.core.containers.domains import Domain
-from controller.core.containers.names import SLOT_PLACE, Place
+from controller.core.containers.names import SLOT, ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.scoring.config import AHEAD_SECONDS, JudgeConfig
 from controller.core.values import Score
@@ -41,7 +41,7 @@ ALL = (Item.WORKER, Item.WORKER_2, Item.JUDGE)
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     memory = Limits(memory=1024 * MIB, pids=256, tmp_bytes=64 * MIB)
     bench = make_bench(
-        empty_caches=True, workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge=memory
+        empty_caches=True, workspace_bytes=16 * MIB, trainer=memory, worker=memory, judge_memory=memory.memory
     )
     make_data(bench.home / "data")
     return bench
@@ -64,7 +64,7 @@ class Trial:
     def __init__(self, bench: Bench, judge: ContainerJudge, program: str, budget: float) -> None:
         self.bench, self.judge = bench, judge
         self.attempt = bench.attempt(program, budget)
-        self.place = Place(bench.home, "0", 1)
+        self.place = ContainerNames(bench.home, "0", 1)
         self.waited: set[Item] = set()
 
     def train(self) -> None:
@@ -93,7 +93,7 @@ def trials(bench: Bench) -> Iterator[Callable[..., Trial]]:
     for trial in made:
         trial.judge.dismiss()
         bench.trainer().discard(trial.attempt)
-    assert bench.sandbox.leftovers({SLOT_PLACE}) == ([], []), "but for what empties the caches"
+    assert bench.sandbox.leftovers({SLOT}) == ([], []), "but for what empties the caches"
 
 
 def test_all_of_them_wait_for_the_end_of_the_training_and_are_those_that_score(

@@ -20,7 +20,7 @@ EFFORT = """
 import sys
 from pathlib import Path
 from controller.core.events import SessionStopped
-from controller.sandbox.harness_files import HarnessFiles
+from controller.sandbox.inputs import HarnessFiles
 from controller.store.journal import Journal
 from controller.store.run_log import RunLog
 from controller.store.snapshot import EVERY, Snapshot, standing

@@ -1,4 +1,4 @@
-"""Settings of every container."""
+"""Settings of the containers."""
 
 from __future__ import annotations
 
@@ -16,71 +16,60 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     memory: int = Field(default=16 * GIB, gt=0)
-    """Memory, its tmpfs mounts included. There is no swap on top."""
+    """Memory, including the container's tmpfs mounts. There is no swap."""
     cpus: float | None = Field(default=None, gt=0)
     """Number of CPUs; none means all."""
     pids: int = Field(default=1024, gt=0)
-    """Processes and threads together. torch.compile alone wants some hundred on a large machine."""
+    """Processes and threads together. torch.compile alone starts several hundred on a large machine."""
     tmp_bytes: int = Field(default=4 * GIB, gt=0)
-    """/tmp, executable: the compile cache of torch lives there and dies with the container."""
+    """Size of /tmp, which is executable: torch keeps its compile cache there, for the container's
+    lifetime."""
     shm_bytes: int = Field(default=256 * MIB, gt=0)
-    """/dev/shm."""
+    """Size of /dev/shm."""
     file_size_bytes: int = Field(default=8 * GIB, gt=0)
     """Largest single file a process may write."""
     open_files: int = Field(default=4096, gt=0)
     """File descriptors per process."""
 
 
-CACHES_LIMITS = Limits(
-    memory=4 * GIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=256
-)
-"""Of the container that empties the kernel's caches. The memory is for pages of the files that it reads:
-beyond its limit, those that it read first would be dropped again."""
-
-
 class SandboxConfig(BaseModel):
-    """Settings of every container. The defaults fit a machine with 16 GiB or more."""
+    """Settings of the containers. The defaults fit a machine with 16 GiB of memory or more.
+
+    `limits` has what the other domains may use, which is fixed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: str = "glovebox-sandbox:latest"
-    """Image of every domain; made by `make image`."""
+    """Image of every container; made by `make image`."""
     runtime: str = "runc"
-    """OCI runtime known to the engine, `runsc` for instance."""
+    """OCI runtime known to the engine, for instance `runsc`."""
     gpu: tuple[str, ...] = ()
-    """Ids of the GPUs T and W may use: numbers or UUIDs, also of a slice (MIG). Among the settings none means
-    that one is chosen, for containers that they get none."""
+    """Ids of the GPUs that T and W may use: numbers or UUIDs, also of a slice (MIG). In the user's settings
+    none means that one is chosen; in the settings of a container, that it gets no GPU."""
     gpu_access: Literal["cdi", "device-request", "runtime"] = "device-request"
-    """How a GPU gets into a container: a CDI name, the engine's device request, or `runtime: nvidia`."""
+    """How a container is given a GPU: by CDI name, by the engine's device request, or by `runtime:
+    nvidia`."""
     workspace_bytes: int = Field(default=4 * GIB, gt=0)
-    """Everything a run may leave behind: its checkpoint and whatever else it writes to /work."""
-    workspace_inodes: int = Field(default=16384, gt=0)
-    """Files and folders in the workspace."""
+    """Size of /work, which holds everything a run leaves behind, its checkpoint included."""
     exchange_bytes: int = Field(default=4 * GIB, gt=0)
-    """Each of the two volumes between a worker and the judge."""
+    """Size of each of the two volumes between a worker and the judge."""
     log_bytes: int = Field(default=64 * MIB, gt=0)
-    """What the engine keeps of a container's output; the oldest goes first."""
+    """How much of a container's output the engine keeps; the oldest is dropped first."""
     kill_grace_seconds: float = Field(default=2.0, ge=0)
-    """PID 1 of a container ends it this long after the controller should have."""
+    """How long after the controller should have ended a container its own PID 1 ends it."""
     empty_caches: bool = True
     """Empty the kernel's caches before an experiment's code starts, so that it finds nothing there that
-    earlier code left. Everybody on the machine reads from the disk again after that."""
-    workspace_keep_seconds: float = Field(default=3600.0, ge=0)
-    """How long a workspace outlives the run's limit, for scoring or for a controller that comes back."""
+    earlier code left. All programs on the machine then have to read from the disk again."""
     trainer: Limits = Limits()
     worker: Limits = Limits()
-    judge: Limits = Limits(memory=8 * GIB, pids=256, tmp_bytes=GIB, shm_bytes=64 * MIB)
-    holder: Limits = Limits(
-        memory=64 * MIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=64
-    )
-    rehearsal: Limits = Limits(memory=6 * GIB, cpus=1, pids=256, tmp_bytes=2 * GIB, shm_bytes=64 * MIB)
-    telemetry: Limits = Limits(
-        memory=256 * MIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=256
-    )
-    prepare: Limits = Limits(file_size_bytes=64 * GIB)
+    judge_memory: int = Field(default=8 * GIB, gt=0)
+    """Memory of the judge. It grows with `judge.batch_tokens` and the size of the vocabulary."""
+    prepare_memory: int = Field(default=16 * GIB, gt=0)
+    """Memory for preparing the data. It grows with the corpus and the number of `--workers`."""
 
 
 class SealedConfig(SandboxConfig):
-    """The settings and what is none: without it no container can be described."""
+    """The settings together with the seccomp profile, which is not a setting."""
 
     seccomp: str = Field(min_length=1)

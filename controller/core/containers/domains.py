@@ -1,4 +1,4 @@
-"""The trust domains: who runs as whom, and who may read and write what.
+"""The trust domains: as which user each runs, and what it may read and write.
 
     domain    user   reads                                    writes
     holder    10001  -                                        workspace (only keeps it mounted)
@@ -9,10 +9,10 @@
     rehearsal 10004  train.py, tokenizer                      -
     telemetry 10005  the GPU's driver                         -
     caches    root   the image's libraries                    the kernel's caches, to empty them
-    prepare   owner  a corpus                                 the home, to put data/ there
+    prepare   owner  a corpus                                 the home, to create data/
 
-Each also reads the files of the harness that `HARNESS` names for it. `domain_specs` makes the mounts out of
-this, and `spec` holds what is the same for all of them.
+Each also reads the files of the harness that `HARNESS` lists for it. `builders` and `service_builders` turn
+this into mounts, `limits` says how much each may use, and `spec` has what is the same for all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from enum import StrEnum
 
 
 class Domain(StrEnum):
-    """The trust domains. They share nothing but what the table above says."""
+    """The trust domains. They share only what the table above says."""
 
     HOLDER = "holder"
     TRAINER = "trainer"
@@ -43,8 +43,7 @@ USERS: Mapping[Domain, int] = {
     Domain.TELEMETRY: 10005,
     Domain.CACHES: 0,
 }
-"""uid = gid of each domain. `prepare` runs as the owner of the home instead."""
-
+"""uid and gid of each domain. `prepare` runs as the owner of the home instead."""
 
 _OF_A_MODEL = ("answers.py", "batches.py", "exchange.py", "kernels.py", "prepare.py", "worker.py")
 
@@ -72,8 +71,9 @@ FORGOTTEN_BEFORE: Mapping[Domain, frozenset[Domain]] = {
     Domain.WORKER: frozenset({Domain.WORKER}),
     Domain.REHEARSAL: frozenset({Domain.WORKER}),
 }
-"""Those who run an experiment's code, and whose traces in the kernel's caches must be gone before they start.
+"""For each domain that runs an experiment's code: which domains' traces in the kernel's caches must be gone
+before it starts.
 
-A worker may know what its trainer knew. A rehearsal runs beside a trainer, which is not to be disturbed: no
-worker has run since that one's start.
+A worker may know what its trainer knew. A rehearsal runs beside a trainer, which emptied caches would slow
+down, so they are emptied for it only if a worker has run since they last were.
 """

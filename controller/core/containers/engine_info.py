@@ -1,4 +1,4 @@
-"""What an engine's description of itself (`docker info`) means to us. Pure."""
+"""Reads what we need out of an engine's description of itself (`docker info`). Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class IdMap:
-    """Where the user and group ids of containers begin on the host: id n inside is `uid` + n outside."""
+    """Offset of container ids on the host: user id n inside is `uid` + n outside."""
 
     uid: int = 0
     gid: int = 0
@@ -18,7 +18,7 @@ class IdMap:
 
 NOT_MAPPED = IdMap()
 
-#: What we limit, by the name under which an engine says that it can.
+#: The limits we set, by the key under which an engine says that it supports them.
 _LIMITS = {
     "MemoryLimit": "memory",
     "SwapLimit": "swap",
@@ -30,10 +30,10 @@ _ACCESS_CONTROL = {"apparmor": "AppArmor", "selinux": "SELinux"}
 
 
 def id_map(info: Mapping[str, Any]) -> IdMap | None:
-    """The engine's user-namespace remapping; None if it has one that it does not tell.
+    """The engine's user-namespace remapping; None if it has one that cannot be determined.
 
-    An engine says that it maps ids, but not where to, other than by the folder it keeps the images of that
-    mapping in: `<data-root>/<first uid>.<first gid>`.
+    An engine reports that it maps ids, but the mapping shows only in the name of its root folder:
+    `<data-root>/<first uid>.<first gid>`.
     """
     if "userns" not in security_options(info):
         return NOT_MAPPED
@@ -42,7 +42,7 @@ def id_map(info: Mapping[str, Any]) -> IdMap | None:
 
 
 def user_ids(info: Mapping[str, Any]) -> Literal["rootless", "mapped", "shared"]:
-    """Whom somebody who broke out of a container would be on the host: `shared` means the same user id."""
+    """How a user id in a container relates to the host's; `shared`: a process that escapes keeps its id."""
     options = security_options(info)
     if "rootless" in options:
         return "rootless"
@@ -50,24 +50,24 @@ def user_ids(info: Mapping[str, Any]) -> Literal["rootless", "mapped", "shared"]
 
 
 def owner_inside(users: str, uid: int, gid: int) -> tuple[int, int]:
-    """Who owns, in a container outside of any mapping, what `uid` and `gid` own on the host.
+    """Owner, as seen in a container without id mapping, of files that `uid` and `gid` own on the host.
 
-    `users` is what `user_ids` says. Root in a container of a rootless engine is the one who runs it, and the
-    owner of a home that such an engine can write to is no other.
+    `users` is the result of `user_ids`. In a container of a rootless engine root stands for the user who runs
+    the engine, who also has to be the owner of a home that the engine can write to.
     """
     return (0, 0) if users == "rootless" else (uid, gid)
 
 
 def confinement(info: Mapping[str, Any]) -> str:
-    """The kernel's access control that the engine's containers are under, besides its system call filter."""
+    """The kernel's mandatory access control that applies to the engine's containers."""
     found = security_options(info) & {"apparmor", "selinux"}
     return " and ".join(_ACCESS_CONTROL[name] for name in sorted(found)) or "no AppArmor or SELinux"
 
 
 def unfit(info: Mapping[str, Any]) -> str | None:
-    """Why no experiment may run on this engine, as a sentence; None if nothing speaks against it.
+    """Why no experiment may run on this engine, as a sentence; None if it is fit.
 
-    An engine without cgroups makes containers all the same, and describes them as if they were limited.
+    An engine without cgroups creates containers anyway, and describes them as if they were limited.
     """
     unlimited = [what for key, what in _LIMITS.items() if not info.get(key)]
     if unlimited and user_ids(info) == "rootless":
@@ -86,14 +86,15 @@ def unfit(info: Mapping[str, Any]) -> str | None:
         return "The engine cannot filter system calls; its kernel or its build lacks seccomp."
     if id_map(info) is None:
         return (
-            "The engine maps user ids, and where to does not show in the name of its root folder "
+            "The engine maps user ids, but to which ones does not show in the name of its root folder "
             f"{info.get('DockerRootDir')}; let the engine name that folder."
         )
     return None
 
 
 def security_options(info: Mapping[str, Any]) -> set[str]:
-    """`seccomp`, `apparmor`, `selinux`, `userns`, `rootless`, `cgroupns`: those the engine says it has."""
+    """The security features that the engine reports: `seccomp`, `apparmor`, `selinux`, `userns`,
+    `rootless`..."""
     fields = (field for option in info.get("SecurityOptions") or () for field in option.split(","))
     return {field.removeprefix("name=") for field in fields if field.startswith("name=")}
 

@@ -1,4 +1,5 @@
-"""Names and labels of containers and volumes: how whoever finds one knows whose it is and when it is due."""
+"""Names and labels of containers and volumes. They say which home each belongs to and when it may be
+removed."""
 
 from __future__ import annotations
 
@@ -17,22 +18,22 @@ LABEL_DEADLINE = "glovebox.deadline"
 """Unix seconds after which anybody may remove the container or volume. Set when it is created."""
 
 THIRD_HAND_SECONDS = 1.0
-"""A container may live this long past the moment at which its own PID 1 should have ended it."""
+"""A container may live this long after the moment at which its own PID 1 should have ended it."""
 
-REHEARSAL_PLACE = "rehearsal"
-"""What stands for the experiment in names and labels of a rehearsal: the text is none yet."""
-SLOT_PLACE = "slot"
-"""The same for a look at a GPU while no experiment runs."""
+REHEARSAL = "rehearsal"
+"""Used instead of an experiment's number by a rehearsal: its proposal is not an experiment yet."""
+SLOT = "slot"
+"""Used instead of an experiment's number by what watches a slot or empties the caches between experiments."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which experiment of which home a container belongs to. Gives names and labels."""
+class ContainerNames:
+    """Names and labels of the containers and volumes of one attempt."""
 
     home: Path
     """The home's real path."""
     experiment: str
-    """Its number, or `prepare`, or `doctor`."""
+    """Its number, or `try`, `rehearsal`, `slot`, `prepare` or `doctor`."""
     attempt: int = 1
 
     @property
@@ -41,12 +42,12 @@ class Place:
 
     @property
     def prefix(self) -> str:
-        """What every name of this home begins with."""
+        """Start of every name in this home."""
         return f"glovebox-{self.home_id[:8]}-"
 
     @property
     def experiment_prefix(self) -> str:
-        """What every name of this experiment begins with, whichever attempt."""
+        """Start of every name of this experiment, in all its attempts."""
         return f"{self.prefix}{self.experiment}-"
 
     def name(self, what: str) -> str:
@@ -54,7 +55,7 @@ class Place:
         return f"{self.experiment_prefix}{self.attempt}-{what}"
 
     def order(self, item: Item, seed: int | None = None, draw: Draw | None = None) -> Order:
-        """How a runner is asked for a container or volume of this attempt. It does the checking."""
+        """The order with which a runner is asked for a container or volume. The runner checks it."""
         return Order.model_construct(
             experiment=self.experiment, attempt=self.attempt, item=item, seed=seed, draw=draw
         )

@@ -1,4 +1,4 @@
-"""What of everything that carries our labels is due to be killed or removed. Pure."""
+"""Which of the containers and volumes with our labels are due to be killed or removed. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Found:
-    """A container or volume of some experiment of some home."""
+    """A container or volume of any experiment in any home."""
 
     id: str
     whose: tuple[str, str]
-    """Home and experiment, as labelled."""
+    """Home and experiment, from its labels."""
     due: float
-    """When it has outlived its deadline, on a clock that never steps."""
+    """Its deadline, on the monotonic clock."""
     running: bool = False
 
 
 class Deadlines:
-    """Remembers when what was seen is due, so that setting the wall clock afterwards changes nothing."""
+    """Remembers deadlines on the monotonic clock, so that setting the wall clock later does not move them."""
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
@@ -29,15 +29,15 @@ class Deadlines:
         return name in self._due
 
     def of(self, name: str, label: str, wall: float, now: float) -> float:
-        """When `name` is due: as remembered, or as its label says, which is not remembered for that.
+        """When `name` is due, on the monotonic clock: as remembered, or by its label, without remembering it.
 
-        The label holds Unix seconds, as `wall` does; what is no number there is due. `now` is the same moment
-        on the clock that never steps, on which the answer is.
+        The label holds Unix seconds; anything else means that it is due. `wall` (Unix seconds) and `now`
+        (monotonic) are the same moment.
         """
         return self._due[name] if name in self._due else _due(label, wall, now)
 
     def remember(self, name: str, label: str, wall: float, now: float, late: float = 0.0) -> None:
-        """See `of`. `late`: how long after the label was written its life began, in seconds."""
+        """See `of`. `late`: seconds between writing the label and the start of the container."""
         self._due.setdefault(name, _due(label, wall, now) + max(late, 0.0))
 
     def forget_all_but(self, there: Collection[str]) -> None:
@@ -53,15 +53,15 @@ def _due(label: str, wall: float, now: float) -> float:
 
 
 def to_kill(containers: Iterable[Found], now: float) -> list[str]:
-    """Ids of what still runs and must not any more."""
+    """Ids of the running containers that are past their deadline."""
     return [found.id for found in containers if found.running and found.due <= now]
 
 
 def to_remove(things: Iterable[Found], running: Collection[tuple[str, str]], now: float) -> list[str]:
-    """Ids of what is over and of no use to anybody.
+    """Ids of what has ended, is past its deadline and is not needed any more.
 
-    A run that has ended stays while anything of its experiment runs: its holder does for as long as a
-    controller that comes back may want to score it.
+    A container that has ended stays while any other of its experiment runs. The holder runs for as long as a
+    restarted controller may still score the run.
     """
     return [
         found.id for found in things if not found.running and found.due <= now and found.whose not in running

@@ -1,12 +1,12 @@
-"""One container as the engine is told of it. The security posture that all of them share is on this page.
+"""One container as the engine is told to create it, with the security settings that all containers share.
 
-Pure: builds values and the JSON the engine's create call takes; `sandbox/engine/docker_sandbox.py` sends it,
-and `sandbox/engine/attestation.py` compares what the engine made of it.
+Pure: builds values and the JSON of the engine's create call. `sandbox/engine/docker_sandbox.py` sends it, and
+`sandbox/engine/attestation.py` compares it with the container that the engine created.
 
-Every container has no network (but for the one that downloads a corpus), a read-only root, no
-capability, no way to gain one, our seccomp profile, private namespaces, no swap, and its own user. What
-differs between trust domains is what they mount and who may write to it: the table is in
-`domains`, the containers made after it are in `domain_specs`.
+Every container has no network (except the one that downloads a corpus), a read-only root, no capability and
+no way to gain one, our seccomp profile, private namespaces, no swap, and a user of its own. The trust domains
+differ in what they mount and may write to: `domains` has the table, `builders` and `service_builders` the
+containers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from controller.core.containers.orders import Order
 
 @dataclass(frozen=True)
 class Mount:
-    """A host path or one of our volumes, at a place in the container."""
+    """A host path or one of our volumes, mounted at a path in the container."""
 
     source: str
     target: str
@@ -33,22 +33,22 @@ class Mount:
 
 
 _BACKGROUND_CPU_SHARES = 256
-"""A quarter of the usual. With the least, a rehearsal would not end beside a training on all CPUs."""
+"""A quarter of the default. With the minimum, a rehearsal would not end while a training uses all CPUs."""
 
 MASKED = (
-    # the engine's own
+    # the engine's own list
     *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
     *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"),
     "/sys/devices/virtual/powercap",
-    # counters of the whole machine, through which one container could tell another one something
+    # counters of the whole machine, through which one container could send something to another
     *("/proc/buddyinfo", "/proc/cgroups", "/proc/diskstats", "/proc/interrupts", "/proc/locks"),
     *("/proc/pagetypeinfo", "/proc/partitions", "/proc/pressure", "/proc/schedstat", "/proc/slabinfo"),
     *("/proc/softirqs", "/proc/sys/fs", "/proc/vmstat", "/proc/zoneinfo", "/proc/fs", "/proc/irq"),
     *("/sys/fs/btrfs", "/sys/fs/ext4", "/sys/fs/xfs", "/sys/kernel/irq"),
 )
-"""What no container sees of /proc and /sys. Training needs none of it."""
+"""Parts of /proc and /sys that are hidden from every container. Training needs none of them."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-"""The engine's own, which it leaves out where masks are given."""
+"""The engine's own list, which it drops if masks are given."""
 
 _POSTURE: Mapping[str, Any] = {
     "ReadonlyRootfs": True,
@@ -70,7 +70,7 @@ _POSTURE: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """One container, completely."""
+    """Complete description of one container."""
 
     name: str
     domain: Domain
@@ -87,24 +87,24 @@ class ContainerSpec:
     gpu: tuple[str, ...] = ()
     gpu_access: str = "device-request"
     gpu_capabilities: tuple[str, ...] = ("compute", "utility")
-    """What of the driver's user side comes along with a GPU; by a CDI name, all of it does."""
+    """Which parts of the driver's user side are mounted with a GPU. By CDI name, all of them are."""
     network: bool = False
     streamed: bool = False
-    """Every byte it prints is wanted, however fast it prints; somebody has to follow it then."""
+    """No output may be lost, however fast it prints; it has to be followed."""
     waits: bool = False
-    """It reads nothing of an experiment before it is given the word, see `ports.Sandbox.begin`."""
+    """It reads nothing of an experiment before the signal to begin, see `ports.Sandbox.begin`."""
     background: bool = False
-    """Where the CPUs are all in use it gets little of them, so that a training next to it hardly notices."""
+    """It gets little CPU time while others use all CPUs, so that it hardly slows down a training."""
     working_dir: str = "/tmp"
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     order: Order | None = None
-    """How a runner is asked for it; None: it never is. Not part of what the engine is told."""
+    """How a runner is asked for it; None: a runner does not start it. The engine is not told."""
     train: Path | None = None
-    """Where its train.py is to be read by whoever asks a runner, which is sent the text and not this path."""
+    """The train.py whose text is sent to a runner, with the request to start this container."""
 
     def to_engine(self) -> dict[str, Any]:
-        """Body of the engine's create call for containers, without the label that tells its deadline."""
+        """Body of the engine's create call for containers, without the deadline label."""
         return {
             "Image": self.image,
             "Cmd": list(self.command),
@@ -130,17 +130,17 @@ class ContainerSpec:
     def _environment(self) -> dict[str, str]:
         environment = {
             "HOME": "/tmp",
-            # Threads that wait for each other sleep: spinning, they take the CPU from whoever they wait for.
+            # Waiting threads sleep. If they spin, they take the CPU from the threads they wait for.
             "OMP_WAIT_POLICY": "passive",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
             "TRITON_CACHE_DIR": "/tmp/triton",
-            # An image or a default runtime of NVIDIA's hands out every GPU unless told otherwise.
+            # NVIDIA's images and runtime make every GPU visible unless told otherwise.
             "NVIDIA_VISIBLE_DEVICES": "void",
         }
         if self.limits.cpus is not None:
-            # Libraries count the CPUs of the host, not those of the cgroup, and would start too many threads.
+            # Libraries count the CPUs of the host, not of the cgroup, and would start too many threads.
             environment["OMP_NUM_THREADS"] = str(max(1, int(self.limits.cpus)))
         if self.gpu and self.gpu_access == "runtime":
             environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(self.gpu)
@@ -155,7 +155,7 @@ class ContainerSpec:
             "Memory": limits.memory,
             "MemorySwap": limits.memory,  # equal: no swap
             "NanoCpus": int((limits.cpus or 0) * 1e9),  # 0: all
-            "CpuShares": _BACKGROUND_CPU_SHARES if self.background else 0,  # 0: like everybody
+            "CpuShares": _BACKGROUND_CPU_SHARES if self.background else 0,  # 0: the default
             "PidsLimit": limits.pids,
             "ShmSize": limits.shm_bytes,
             "Tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_bytes}"},
@@ -164,7 +164,7 @@ class ContainerSpec:
                 {"Name": "fsize", "Soft": limits.file_size_bytes, "Hard": limits.file_size_bytes},
                 {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
             ],
-            # More than one file, or following stops at a rotation (moby 39235). Compression slows rotation.
+            # With one file only, following stops at a rotation (moby 39235). Compression slows rotation.
             "LogConfig": {
                 "Type": "local",
                 "Config": {
@@ -189,9 +189,9 @@ class ContainerSpec:
         return {
             "Runtime": "nvidia" if through_runtime else self.runtime,
             "NetworkMode": "bridge" if self.network else "none",
-            # On an engine that maps user ids, nobody in a container is the owner of the home on the host, or
-            # root there. The preparer has to be the one, to write there, and whoever empties the kernel's
-            # caches the other; both run our code only.
+            # On an engine that maps user ids, no user in a container is the owner of the home on the host, or
+            # root. The preparer has to be the owner, to write there, and the container that empties the
+            # kernel's caches has to be root. Both run our code only.
             "UsernsMode": "host" if self.domain in (Domain.PREPARE, Domain.CACHES) else "",
             "Mounts": [_engine_mount(mount) for mount in self.mounts],
         }

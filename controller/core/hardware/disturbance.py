@@ -41,6 +41,11 @@ _IDLE_SECONDS = 1.2
 _LEAST_SAMPLES = 3
 """With fewer samples of a GPU no share of them means anything."""
 
+GPU_THROTTLED_SHARE = 0.25
+"""Share of the training during which heat or lack of power may lower the GPU's clocks."""
+GPU_FOREIGN_SHARE = 0.25
+"""How busy others may keep the GPU before a training."""
+
 _Share = Annotated[float, Field(gt=0, le=1)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -54,12 +59,8 @@ class NoiseConfig(BaseModel):
     """Watch the machine during a training. False: nothing is measured, nothing repeated for it."""
     cpu_share: _Share = 0.25
     """Share of all CPU time that others may use while no CPU is idle, averaged over the training."""
-    gpu_throttled_share: _Share = 0.25
-    """Share of the training during which heat, or power that fails, may lower the clocks of the GPU."""
     gpu_foreign_bytes: Annotated[int, Field(ge=0)] = 2 * GIB
     """GPU memory that may be in use before and after a training."""
-    gpu_foreign_share: _Share = 0.25
-    """How busy others may keep the GPU before a training."""
     repeats: Annotated[int, Field(ge=0)] = 3
     """So often one experiment is repeated because its GPU was lost, or because its scoring failed on a slot
     that is not calm; after that it counts. 0: never."""
@@ -71,7 +72,7 @@ class NoiseConfig(BaseModel):
 
 @dataclass(frozen=True)
 class CpuReading:
-    """CPU time since somewhen in the past, in seconds. Only differences mean anything."""
+    """CPU seconds since an unspecified moment in the past. Only differences mean anything."""
 
     at: float
     """Clock.monotonic."""
@@ -202,18 +203,18 @@ def _of_gpu(gpu: GpuConditions | None, config: NoiseConfig) -> Iterator[Disturba
         yield found.model_copy(update={"before": True})
     yield from _shared(gpu.left_bytes, None, config)
     if gpu.samples >= _LEAST_SAMPLES:
-        yield from _throttled(gpu.throttled, config)
+        yield from _throttled(gpu.throttled)
 
 
-def _throttled(reasons: Mapping[str, float], config: NoiseConfig) -> Iterator[Disturbance]:
+def _throttled(reasons: Mapping[str, float]) -> Iterator[Disturbance]:
     reason, share = max(reasons.items(), key=lambda item: item[1], default=("", 0.0))
-    if share > config.gpu_throttled_share:
+    if share > GPU_THROTTLED_SHARE:
         yield Disturbance(
             kind=DisturbanceKind.GPU_THROTTLED,
             measured=share,
-            limit=config.gpu_throttled_share,
+            limit=GPU_THROTTLED_SHARE,
             detail=f"The GPU's clocks were lowered for {share:.0%} of the time ({reason}); "
-            f"{config.gpu_throttled_share:.0%} are allowed.",
+            f"{GPU_THROTTLED_SHARE:.0%} are allowed.",
         )
 
 
@@ -226,12 +227,12 @@ def _shared(used: int | None, busy: float | None, config: NoiseConfig) -> Iterat
             detail=f"Others used {used / GIB:.1f} GiB of the GPU's memory; "
             f"{config.gpu_foreign_bytes / GIB:.1f} GiB are allowed.",
         )
-    if busy is not None and busy > config.gpu_foreign_share:
+    if busy is not None and busy > GPU_FOREIGN_SHARE:
         yield Disturbance(
             kind=DisturbanceKind.GPU_SHARED,
             measured=busy,
-            limit=config.gpu_foreign_share,
-            detail=f"Others kept the GPU {busy:.0%} busy; {config.gpu_foreign_share:.0%} are allowed.",
+            limit=GPU_FOREIGN_SHARE,
+            detail=f"Others kept the GPU {busy:.0%} busy; {GPU_FOREIGN_SHARE:.0%} are allowed.",
         )
 
 
@@ -245,7 +246,7 @@ def restless(cpu: CpuConditions | None, gpu: GpuRecord | None, config: NoiseConf
         samples = [sample for _, sample in gpu.samples]
         for found in (
             *_shared(last, min(busy, default=None), config),
-            *_throttled(_reasons(samples), config),
+            *_throttled(_reasons(samples)),
         ):
             return found
     if cpu is not None and cpu.others > config.cpu_share:

@@ -1,4 +1,4 @@
-"""Settings of scoring."""
+"""Settings and constants of scoring."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from controller.core.decision import Bounds
 
 AHEAD_SECONDS = 15.0
 """Importing takes three to five on an idle machine."""
+START_SECONDS = 30.0
+"""How much longer than its time limit a scoring may take to start and to end."""
+MISS_PROBABILITY = 0.001
+"""How likely it is, at most, that a model with a leak of `leak_fraction` or more is not found out. The number
+of probes grows with its logarithm only, so a larger value would save little."""
+LEAK_REACH = 1
+"""How many tokens ahead the leaking model of that calculation sees. One is the hardest to find."""
+CLAIM_TOLERANCE = 0.15
+"""Share of the score by which a run's own val_bpb may differ from it before that is noted. It decides
+nothing."""
 
 
 class JudgeConfig(BaseModel):
@@ -35,14 +45,8 @@ class JudgeConfig(BaseModel):
     """Share of the budget that a worker may compute for beyond what the baseline's workers needed."""
     leak_fraction: float = Field(default=0.001, gt=0, lt=1)
     """Share of positions at which a kept model may have seen the future without being found out, at most."""
-    miss_probability: float = Field(default=0.001, gt=0, lt=1)
-    """How likely a model that sees more than that is not found out all the same."""
-    leak_reach: int = Field(default=1, gt=0)
-    """How many tokens ahead such a model sees. One is the hardest to find and costs most."""
     max_gain: float = Field(default=0.1, gt=0)
     """Share of the frontier's score by which one step may beat it before it is measured again."""
-    claim_tolerance: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the score by which a run's own val_bpb may differ from it before that is noted."""
 
     def ahead(self, gpu: bool) -> float:
         """Seconds before the end of a training at which its scoring is made ready; 0: not before its end."""
@@ -50,5 +54,15 @@ class JudgeConfig(BaseModel):
 
     @property
     def bounds(self) -> Bounds:
-        """What the loop weighs a score by; the judge itself is told nothing of it."""
-        return Bounds(self.max_gain, self.claim_tolerance)
+        """What the loop checks a score against; the judge is not told."""
+        return Bounds(self.max_gain, CLAIM_TOLERANCE)
+
+    @property
+    def worker_seconds(self) -> float:
+        """How long a worker may live once it has begun."""
+        return self.total_seconds + START_SECONDS
+
+    @property
+    def judge_seconds(self) -> float:
+        """How long the judge may live once it has begun."""
+        return 2 * self.total_seconds + START_SECONDS

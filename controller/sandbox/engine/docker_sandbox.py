@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.domain_specs import caches, gpu_listing, gpu_probe
 from controller.core.containers.domains import Domain
 from controller.core.containers.engine_info import NOT_MAPPED, confinement, id_map, unfit, user_ids
 from controller.core.containers.names import (
@@ -22,10 +21,11 @@ from controller.core.containers.names import (
     LABEL_DOMAIN,
     LABEL_EXPERIMENT,
     LABEL_HOME,
-    SLOT_PLACE,
+    SLOT,
     THIRD_HAND_SECONDS,
-    Place,
+    ContainerNames,
 )
+from controller.core.containers.service_builders import caches, gpu_listing, gpu_probe
 from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.volumes import VolumeSpec
 from controller.core.errors import GloveboxError, InfrastructureError, NotReady
@@ -188,7 +188,7 @@ class DockerSandbox:
         self._kill(name)
 
     def usage(self) -> Mapping[str, float] | None:
-        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
         with asked_to("say what the containers use"):
             if self._here is None:
                 self._here = self._client.info()["KernelVersion"] == os.uname().release
@@ -220,7 +220,7 @@ class DockerSandbox:
         self._caches.begin_ahead()
 
     def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
-        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
         with asked_to("list containers and volumes"):
             containers = self._client.containers(all=True, filters=ours)
             volumes = self._client.volumes(filters=ours)["Volumes"] or []
@@ -255,14 +255,14 @@ class DockerSandbox:
 
     def gpus(self) -> str:
         """What nvidia-smi lists of all the machine's GPUs. Raises NotReady, InfrastructureError."""
-        return self._run(gpu_listing(self._config, Place(self._home, "doctor")))[1]
+        return self._run(gpu_listing(self._config, ContainerNames(self._home, "doctor")))[1]
 
     def gpu(self, program: str) -> tuple[str, int | None]:
         """What the first configured GPU is to T: the output of nvidia-smi and of `program`, exit status.
 
         Raises NotReady if the engine hands out none.
         """
-        status, said = self._run(gpu_probe(self._config, Place(self._home, "doctor"), program))
+        status, said = self._run(gpu_probe(self._config, ContainerNames(self._home, "doctor"), program))
         return said, status
 
     def _run(self, spec: ContainerSpec) -> tuple[int | None, str]:
@@ -279,13 +279,13 @@ class DockerSandbox:
         """Raises InfrastructureError if the kernel refuses and, when it counts, if a worker is alive."""
         if warm and Domain.WORKER in self._running():
             raise InfrastructureError("The kernel's caches cannot be emptied while a worker is alive.")
-        status, said = self._run(caches(self._config, Place(self._home, SLOT_PLACE), warm=warm))
+        status, said = self._run(caches(self._config, ContainerNames(self._home, SLOT), warm=warm))
         if status != 0:
             raise InfrastructureError(f"The kernel's caches cannot be emptied: {clean_line(said)}.")
 
     def _running(self) -> frozenset[Domain]:
         """The domains of this home's containers that run and do not wait for their word."""
-        ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
+        ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
         with asked_to("list containers"):
             containers = self._client.containers(filters=ours)
         return frozenset(

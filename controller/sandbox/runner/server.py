@@ -62,7 +62,7 @@ class Runner:
     def __init__(self, sandbox: Sandbox, workshop: Workshop, device: Mapping[str, Any]) -> None:
         """`device` is what a caller is told about where experiments run."""
         self._sandbox, self._workshop, self._device = sandbox, workshop, dict(device)
-        self._prefix = workshop.place.prefix
+        self._prefix = workshop.names.prefix
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
         self._under_way = UnderWay()
         self._counting = threading.Lock()

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import TRAINS, Item, Order
 from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.templates import Templates
@@ -38,13 +38,13 @@ class Workshop:
     templates: Templates
 
     @property
-    def place(self) -> Place:
+    def names(self) -> ContainerNames:
         """Only for what is the same for all of the home: its prefix."""
-        return Place(self.templates.home, "0")
+        return ContainerNames(self.templates.home, "0")
 
     def name(self, order: Order) -> str:
         """Of the container or volume that is asked for."""
-        return Place(self.templates.home, order.experiment, order.attempt).name(order.item)
+        return ContainerNames(self.templates.home, order.experiment, order.attempt).name(order.item)
 
     def volume(self, order: Order, digest: str) -> VolumeSpec:
         """Raises ValueError if the order is none, or if this is not what is expected."""
@@ -73,14 +73,14 @@ class Workshop:
     def forget(self, containers: Collection[str]) -> None:
         """Remove the copies that belonged to these containers, which are gone."""
         for name in containers:
-            experiment, attempt, item = name.removeprefix(self.place.prefix).split("-", 2)
+            experiment, attempt, item = name.removeprefix(self.names.prefix).split("-", 2)
             if item in TRAINS:
                 shutil.rmtree(self._folder / f"{experiment}-{attempt}", ignore_errors=True)
                 reach("copies-forgotten")
 
     def tidy(self, containers: Collection[str]) -> None:
         """Remove the copies that belong to no container there is."""
-        used = {"-".join(name.removeprefix(self.place.prefix).split("-", 2)[:2]) for name in containers}
+        used = {"-".join(name.removeprefix(self.names.prefix).split("-", 2)[:2]) for name in containers}
         if self._folder.is_dir():
             for folder in self._folder.iterdir():
                 if folder.name not in used:
@@ -93,8 +93,8 @@ class Workshop:
         return self.templates.files.sealed
 
     def _sealed(self, order: Order) -> Path:
-        place = Place(self.templates.home, order.experiment, order.attempt)
-        return self.templates.files.train(place, Path())
+        names = ContainerNames(self.templates.home, order.experiment, order.attempt)
+        return self.templates.files.train(names, Path())
 
     def _seal(self, order: Order, text: bytes) -> None:
         path = self._sealed(order)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from controller.core.containers import orders
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import (
     Ask,
     CreateVolume,
@@ -27,7 +27,7 @@ from controller.core.containers.orders import (
     Wait,
 )
 
-PLACE = Place(Path("/srv/home"), "42", 3)
+PLACE = ContainerNames(Path("/srv/home"), "42", 3)
 NAME = PLACE.name(Item.TRAINER)
 DIGEST = "0" * 64
 ORDER = Order(experiment="42", attempt=3, item=Item.JUDGE, seed=7)
@@ -104,14 +104,14 @@ def ordered(**changes: Any) -> dict[str, Any]:
     ids=json.dumps,
 )
 def test_there_is_no_way_to_say_more(said: Any) -> None:
-    with pytest.raises(ValueError, match="no request of ours") as caught:
+    with pytest.raises(ValueError, match="not a valid request") as caught:
         orders.parse(json.dumps(said).encode())
     assert "\n" not in str(caught.value) and len(str(caught.value)) <= 200
 
 
 @pytest.mark.parametrize("raw", [b"NaN", b'{"verb":"wait","name":"%s","deadline":NaN}' % NAME.encode()])
 def test_a_deadline_is_a_number(raw: bytes) -> None:
-    with pytest.raises(ValueError, match="no request"):
+    with pytest.raises(ValueError, match="not a valid request"):
         orders.parse(raw)
 
 
@@ -129,7 +129,7 @@ def test_any_bytes_are_a_request_or_refused(raw: bytes) -> None:
     try:
         orders.parse(raw)
     except ValueError as error:
-        assert "no request of ours" in str(error)
+        assert "not a valid request" in str(error)
 
 
 @given(
@@ -138,5 +138,5 @@ def test_any_bytes_are_a_request_or_refused(raw: bytes) -> None:
     st.sampled_from(Item),
 )
 def test_every_name_we_give_can_be_said(experiment: str, attempt: int, item: Item) -> None:
-    name = Place(Path("/srv/home"), experiment, attempt).name(item)
+    name = ContainerNames(Path("/srv/home"), experiment, attempt).name(item)
     assert orders.names(Ask(verb="alive", name=name)) == (name,)

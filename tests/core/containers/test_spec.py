@@ -7,51 +7,53 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import volumes
-from controller.core.containers.config import Limits, SealedConfig
+from controller.core.containers import builders, limits, service_builders, volumes
+from controller.core.containers.builders import Files
+from controller.core.containers.config import GIB, MIB, Limits, SealedConfig
 from controller.core.containers.domains import FORGOTTEN_BEFORE, Domain
 from controller.core.containers.engine_info import NOT_MAPPED, IdMap
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec, Mount
-from controller.core.containers.volumes import VolumeSpec
+from controller.core.containers.volumes import FIRST, SECOND, Exchange, VolumeSpec
+from controller.core.scoring.config import JudgeConfig
 
-PLACE = Place(Path("/srv/home"), "7", 2)
+ATTEMPT = ContainerNames(Path("/srv/home"), "7", 2)
 HARNESS = Path("/srv/home/harness/abc")
 TRAIN = Path("/srv/home/runs/000007/train.py")
 DATA = Path("/srv/home/data")
+FILES = Files(HARNESS, DATA)
+JUDGING = JudgeConfig()
+
+
+def worker(config: SealedConfig, exchange: Exchange = FIRST) -> ContainerSpec:
+    return builders.worker(config, ATTEMPT, FILES, JUDGING, exchange, train=TRAIN)
 
 
 def specs(config: SealedConfig) -> dict[Domain, ContainerSpec]:
-    return {
-        Domain.HOLDER: containers.holder(config, PLACE, 300.0),
-        Domain.TRAINER: containers.trainer(
-            config, PLACE, budget_seconds=300.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
-        ),
-        Domain.WORKER: containers.worker(
-            config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
-        ),
-        Domain.JUDGE: containers.judge(
-            config, PLACE, argument={"seed": 1}, limit_seconds=60.0, harness=HARNESS, data=DATA / "judge"
-        ),
-        Domain.REHEARSAL: containers.rehearsal(
-            config, PLACE, argument={}, limit_seconds=60.0, train=TRAIN, harness=HARNESS, data=DATA / "public"
-        ),
-        Domain.TELEMETRY: containers.telemetry(config, PLACE, 300.0),
-        Domain.CACHES: containers.caches(config, PLACE),
-        Domain.PREPARE: containers.preparer(
+    preparing = ContainerNames(Path("/srv/home"), "prepare")
+    made = (
+        builders.holder(config, ATTEMPT, 300.0),
+        builders.trainer(config, ATTEMPT, FILES, train=TRAIN, budget_seconds=300.0),
+        worker(config),
+        builders.judge(config, ATTEMPT, FILES, JUDGING, seed=1, draw=None, row_tokens=256),
+        builders.rehearsal(config, ATTEMPT, FILES, train=TRAIN, limit_seconds=60.0),
+        builders.telemetry(config, ATTEMPT, 300.0),
+        service_builders.caches(config, ATTEMPT),
+        service_builders.preparer(
             config,
-            Place(Path("/srv/home"), "prepare"),
+            preparing,
             arguments=("--scale", "cpu"),
             limit_seconds=60.0,
             owner=(1000, 1000),
             harness=HARNESS,
         ),
-    }
+    )
+    return {spec.domain: spec for spec in made}
 
 
 PROFILE = '{"defaultAction": "SCMP_ACT_ERRNO"}'
 DEFAULT = specs(SealedConfig(seccomp=PROFILE))
+assert set(DEFAULT) == set(Domain)
 EVERY = pytest.mark.parametrize("spec", DEFAULT.values(), ids=DEFAULT)
 
 
@@ -191,31 +193,22 @@ def test_what_a_domain_sees(domain: Domain, writable: list[str], readable: list[
 
 def test_the_second_worker_sees_what_the_first_one_saw_and_nothing_of_what_it_said() -> None:
     first = DEFAULT[Domain.WORKER]
-    second = containers.worker(
-        SealedConfig(seccomp=PROFILE),
-        PLACE,
-        argument={},
-        limit_seconds=60.0,
-        train=TRAIN,
-        harness=HARNESS,
-        data=DATA / "public",
-        names=volumes.SECOND,
-    )
+    second = worker(SealedConfig(seccomp=PROFILE), SECOND)
     assert second.name != first.name and second.labels == first.labels
     assert replace(second, name=first.name, mounts=first.mounts, order=first.order) == first
     assert [mount.target for mount in second.mounts] == [mount.target for mount in first.mounts]
     shared = {mount.source for mount in first.mounts} & {mount.source for mount in second.mounts}
     assert all(mount.read_only for mount in first.mounts if mount.source in shared)
     assert {mount.source for mount in first.mounts} - shared == {
-        PLACE.name("requests"),
-        PLACE.name("replies"),
+        ATTEMPT.name("requests"),
+        ATTEMPT.name("replies"),
     }
 
 
 @pytest.mark.parametrize("warm", [True, False])
 def test_root_writes_to_one_file_of_the_kernel_and_runs_nothing_of_an_agents(warm: bool) -> None:
     config = SealedConfig.model_validate({"runtime": "runsc", "gpu": ["0"], "seccomp": PROFILE})
-    spec = containers.caches(config, PLACE, warm=warm)
+    spec = service_builders.caches(config, ATTEMPT, warm=warm)
     [mount] = spec.mounts
     assert (mount.source, mount.volume) == ("/proc/sys/vm/drop_caches", False)
     host = spec.to_engine()["HostConfig"]
@@ -272,6 +265,34 @@ def test_only_a_rehearsal_stands_back_for_others() -> None:
         assert (0 < shares < 512) if domain is Domain.REHEARSAL else shares == 0
 
 
+def test_trainer_and_worker_have_the_limits_that_were_set() -> None:
+    ours = Limits(memory=1, cpus=2, pids=3, tmp_bytes=4, shm_bytes=5, file_size_bytes=6, open_files=7)
+    found = specs(SealedConfig(trainer=ours, seccomp=PROFILE))
+    assert found[Domain.TRAINER].limits == ours
+    assert found[Domain.WORKER].limits == Limits()
+    assert specs(SealedConfig(worker=ours, seccomp=PROFILE))[Domain.WORKER].limits == ours
+
+
+def test_judge_and_preparer_have_the_memory_that_was_set_and_else_what_is_fixed() -> None:
+    found = specs(SealedConfig(judge_memory=1, prepare_memory=2, seccomp=PROFILE))
+    assert found[Domain.JUDGE].limits == limits.JUDGE.model_copy(update={"memory": 1})
+    assert found[Domain.PREPARE].limits == limits.PREPARE.model_copy(update={"memory": 2})
+
+
+@pytest.mark.parametrize(
+    ("trainer", "differs"),
+    [
+        ({}, {}),
+        ({"memory": 8 * GIB, "cpus": 4}, {}),
+        ({"memory": GIB}, {"memory": GIB}),
+        ({"cpus": 0.5, "tmp_bytes": MIB}, {"cpus": 0.5, "tmp_bytes": MIB}),
+    ],
+)
+def test_a_rehearsal_never_has_more_than_a_run(trainer: dict[str, float], differs: dict[str, float]) -> None:
+    config = SealedConfig.model_validate({"trainer": trainer, "seccomp": PROFILE})
+    assert specs(config)[Domain.REHEARSAL].limits == limits.REHEARSAL.model_copy(update=differs)
+
+
 def test_cpus() -> None:
     assert DEFAULT[Domain.TRAINER].to_engine()["HostConfig"]["NanoCpus"] == 0
     body = specs(SealedConfig(trainer=Limits(cpus=1.5), seccomp=PROFILE))[Domain.TRAINER].to_engine()
@@ -281,9 +302,9 @@ def test_cpus() -> None:
 
 def test_only_a_download_gets_network_and_only_then_proxies_and_ca() -> None:
     def prepare(network: bool) -> dict[str, object]:
-        return containers.preparer(
+        return service_builders.preparer(
             SealedConfig(seccomp=PROFILE),
-            PLACE,
+            ATTEMPT,
             arguments=(),
             limit_seconds=1.0,
             owner=(0, 0),
@@ -311,24 +332,24 @@ def test_the_digest_is_that_of_what_the_engine_is_told() -> None:
 
 
 def test_names_tell_home_experiment_and_attempt() -> None:
-    assert PLACE.name("worker") == f"glovebox-{PLACE.home_id[:8]}-7-2-worker"
-    assert Place(Path("/srv/other"), "7", 2).home_id != PLACE.home_id
+    assert ATTEMPT.name("worker") == f"glovebox-{ATTEMPT.home_id[:8]}-7-2-worker"
+    assert ContainerNames(Path("/srv/other"), "7", 2).home_id != ATTEMPT.home_id
 
 
 def test_volumes_are_capped_and_belong_to_their_writer() -> None:
-    config = SealedConfig(workspace_bytes=1000, workspace_inodes=10, exchange_bytes=2000, seccomp=PROFILE)
-    space = volumes.workspace(config, PLACE, 300.0)
-    requests, replies = volumes.exchange(config, PLACE, volumes.FIRST, 60.0)
+    config = SealedConfig(workspace_bytes=1000, exchange_bytes=2000, seccomp=PROFILE)
+    space = volumes.workspace(config, ATTEMPT, 300.0)
+    requests, replies = volumes.exchange_volumes(config, ATTEMPT, FIRST, 60.0)
     assert options(space) == {
-        *("size=1000", "nr_inodes=10", "uid=10001", "gid=10001", "mode=0755", "nosuid", "nodev", "noexec")
+        *("size=1000", "nr_inodes=16384", "uid=10001", "gid=10001", "mode=0755", "nosuid", "nodev", "noexec")
     }
     assert {"size=2000", "uid=10002"} <= options(replies)
     assert {"size=2000", "uid=10003"} <= options(requests)
-    assert space.life_seconds > 300.0 + config.workspace_keep_seconds
+    assert space.life_seconds > 300.0 + volumes.WORKSPACE_KEEP_SECONDS
 
 
 def test_the_owner_of_a_volume_is_one_of_the_host() -> None:
-    space = volumes.workspace(SealedConfig(seccomp=PROFILE), PLACE, 300.0)
+    space = volumes.workspace(SealedConfig(seccomp=PROFILE), ATTEMPT, 300.0)
     assert {"uid=110001", "gid=210001"} <= options(space, IdMap(100000, 200000))
 
 

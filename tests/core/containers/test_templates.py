@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import templates, volumes
+from controller.core.containers import builders, volumes
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import VOLUMES, Item, Order
 from controller.core.containers.spec import ContainerSpec
-from controller.core.containers.templates import Files, Templates
+from controller.core.containers.templates import Templates
 from controller.core.containers.volumes import EXCHANGES, VolumeSpec
 from controller.core.scoring.config import JudgeConfig
 
 HOME = Path("/srv/home")
-PLACE = Place(HOME, "42", 3)
+ATTEMPT = ContainerNames(HOME, "42", 3)
 CONFIG = SealedConfig(seccomp="{}")
 FILES = Files(HOME / "runner" / "harness" / "abc", HOME / "data", HOME / "runner" / "train")
 TRAIN = HOME / "runs" / "000042" / "train.py"
@@ -31,19 +31,21 @@ TEMPLATES = Templates(CONFIG, HOME, FILES, JUDGING, budget_seconds=300.0, rehear
 def expected() -> list[ContainerSpec]:
     """What the adapters describe when they have a runner."""
     return [
-        containers.holder(CONFIG, PLACE, 300.0),
-        templates.trainer(CONFIG, PLACE, FILES, train=TRAIN, budget_seconds=300.0),
-        *(templates.worker(CONFIG, PLACE, FILES, JUDGING, names, train=TRAIN) for names in EXCHANGES),
-        templates.judge(CONFIG, PLACE, FILES, JUDGING, draw=None, seed=7, row_tokens=256),
-        templates.rehearsal(CONFIG, Place(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0),
-        templates.telemetry(CONFIG, Place(HOME, "slot"), 300.0),
+        builders.holder(CONFIG, ATTEMPT, 300.0),
+        builders.trainer(CONFIG, ATTEMPT, FILES, train=TRAIN, budget_seconds=300.0),
+        *(builders.worker(CONFIG, ATTEMPT, FILES, JUDGING, each, train=TRAIN) for each in EXCHANGES),
+        builders.judge(CONFIG, ATTEMPT, FILES, JUDGING, draw=None, seed=7, row_tokens=256),
+        builders.rehearsal(
+            CONFIG, ContainerNames(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0
+        ),
+        builders.telemetry(CONFIG, ContainerNames(HOME, "slot"), 300.0),
     ]
 
 
 def expected_volumes() -> list[VolumeSpec]:
-    seconds = templates.exchange_seconds(CONFIG, JUDGING)
-    pairs = [volumes.exchange(CONFIG, PLACE, names, seconds) for names in EXCHANGES]
-    return [volumes.workspace(CONFIG, PLACE, 300.0), *(volume for pair in pairs for volume in pair)]
+    seconds = builders.scoring_seconds(CONFIG, JUDGING)
+    pairs = [volumes.exchange_volumes(CONFIG, ATTEMPT, each, seconds) for each in EXCHANGES]
+    return [volumes.workspace(CONFIG, ATTEMPT, 300.0), *(volume for pair in pairs for volume in pair)]
 
 
 def order_of(spec: ContainerSpec | VolumeSpec) -> Order:

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from controller.core.containers import domain_specs as containers
+from controller.core.containers import builders
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.sandbox.engine.attestation import differences
 
-ASKED = containers.trainer(
+ASKED = builders.trainer(
     SealedConfig(seccomp="{}"),
-    Place(Path("/srv/home"), "7"),
-    budget_seconds=300.0,
+    ContainerNames(Path("/srv/home"), "7"),
+    Files(Path("/srv/home/harness/abc"), Path("/srv/home/data")),
     train=Path("/srv/home/runs/000007/train.py"),
-    harness=Path("/srv/home/harness/abc"),
-    data=Path("/srv/home/data/public"),
+    budget_seconds=300.0,
 ).to_engine()
 
 

@@ -17,10 +17,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import volumes
+from controller.core.containers import builders, service_builders, volumes
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import InfrastructureError, NotReady
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
@@ -35,7 +34,7 @@ FOREVER = float("inf")
 
 def command(bench: Bench, *argv: str, streamed: bool = False) -> ContainerSpec:
     """A container of this home that runs `argv`."""
-    probe = containers.gpu_probe(replace_gpu(bench.config), Place(bench.home, "doctor"), "")
+    probe = service_builders.gpu_probe(replace_gpu(bench.config), ContainerNames(bench.home, "doctor"), "")
     return replace(probe, command=("exec", "--limit", "60", "--", *argv), streamed=streamed)
 
 
@@ -142,9 +141,9 @@ def open_sockets() -> set[str]:
 
 def test_leftovers_are_those_of_this_home(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = DockerSandbox(bench.config, tmp_path_factory.mktemp("other"), SystemClock())
-    place = Place(bench.home, "3")
+    place = ContainerNames(bench.home, "3")
     volume = volumes.workspace(bench.config, place, 10.0)
-    holder = containers.holder(bench.config, place, 10.0)
+    holder = builders.holder(bench.config, place, 10.0)
     bench.sandbox.create_volume(volume)
     bench.sandbox.start(holder)
     assert bench.sandbox.leftovers() == ([holder.name], [volume.name])
@@ -174,7 +173,7 @@ def test_a_taken_name_is_an_infrastructure_failure(bench: Bench) -> None:
 
 
 def test_a_volume_of_another_size_is_noticed(bench: Bench) -> None:
-    spec = volumes.workspace(bench.config, Place(bench.home, "3"), 10.0)
+    spec = volumes.workspace(bench.config, ContainerNames(bench.home, "3"), 10.0)
     bench.sandbox.create_volume(spec)
     with pytest.raises(InfrastructureError, match="volume"):
         bench.sandbox.create_volume(replace(spec, size_bytes=1))
@@ -182,7 +181,7 @@ def test_a_volume_of_another_size_is_noticed(bench: Bench) -> None:
 
 def test_a_volume_that_is_gone_is_not_replaced_by_one_on_the_disk(bench: Bench) -> None:
     """The engine would make one, without a limit, and without the label by which it could be found again."""
-    spec = containers.holder(bench.config, Place(bench.home, "3"), 10.0)
+    spec = builders.holder(bench.config, ContainerNames(bench.home, "3"), 10.0)
     with pytest.raises(InfrastructureError, match="is gone"):
         bench.sandbox.start(spec)
     there = docker.APIClient()
@@ -262,7 +261,7 @@ from controller.system.clock import SystemClock
 from controller.core.containers.config import SandboxConfig
 from controller.core.errors import NotReady
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
-from controller.sandbox.seccomp import sealed
+from controller.sandbox.inputs import sealed
 if os.environ.get("BECOME"):
     os.setgroups([]); os.setgid(int(os.environ["BECOME"])); os.setuid(int(os.environ["BECOME"]))
 try:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import volumes
-from controller.core.containers.names import Place
+from controller.core.containers import builders, volumes
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec
 from controller.sandbox.engine.reaper import Reaper
 from tests.sandbox.conftest import Bench, bench, engine, make_bench
@@ -30,8 +29,8 @@ PROJECT = Path(__file__).parents[3]
 
 def overdue(bench: Bench, experiment: str, life: float, limit: float = 120.0) -> ContainerSpec:
     """Says that it lives for `life` seconds, while its PID 1 would let it live for `limit`."""
-    place = Place(bench.home, experiment)
-    holder = containers.holder(bench.config, place, 60.0)
+    place = ContainerNames(bench.home, experiment)
+    holder = builders.holder(bench.config, place, 60.0)
     return replace(holder, command=("hold", "--limit", str(limit)), life_seconds=life, mounts=())
 
 
@@ -67,9 +66,9 @@ def test_what_outlives_its_deadline_is_ended_with_everybody_else_dead(bench: Ben
 
 
 def test_a_run_whose_holder_lives_is_left_to_whoever_comes_back(bench: Bench) -> None:
-    place, reaper = Place(bench.home, "1"), Reaper()
+    place, reaper = ContainerNames(bench.home, "1"), Reaper()
     volume = volumes.workspace(bench.config, place, 60.0)
-    holder = containers.holder(bench.config, place, 60.0)
+    holder = builders.holder(bench.config, place, 60.0)
     bench.sandbox.create_volume(replace(volume, life_seconds=-60.0))
     bench.sandbox.start(holder)
     run = replace(overdue(bench, "1", -60.0, 0.1), name=place.name("trainer"))

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from controller.app.device import Device
+from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.templates import Files, Templates
+from controller.core.containers.templates import Templates
 from controller.core.hardware.gpu_probe import Gpu
 from controller.core.scoring.config import JudgeConfig
 from controller.ports import Sandbox

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import templates, volumes
+from controller.core.containers import builders, volumes
 from controller.core.containers.config import MIB, SandboxConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.templates import Templates
 from controller.core.errors import InfrastructureError, Interrupted
 from controller.ports import Exit, Sandbox
-from controller.sandbox.seccomp import sealed
+from controller.sandbox.inputs import sealed
 from tests.sandbox.conftest import SMALL, open_bench
 from tests.sandbox.runner.conftest import BUDGET, make_templates, serving
 from tests.support.fakes import EmptyEngine
@@ -34,17 +33,17 @@ class World:
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def place(self) -> Place:
-        return Place(self.templates.home, "3")
+    def place(self) -> ContainerNames:
+        return ContainerNames(self.templates.home, "3")
 
     def trainer(self, program: str) -> ContainerSpec:
         """A trainer that runs `program`; its workspace and holder are there."""
         config, place, home = self.templates.containers, self.place, self.templates.home
         (home / "train.py").write_text(program)
         self.sandbox.create_volume(volumes.workspace(config, place, BUDGET))
-        self.sandbox.start(containers.holder(config, place, BUDGET))
+        self.sandbox.start(builders.holder(config, place, BUDGET))
         train = home / "train.py"
-        return templates.trainer(config, place, self.templates.files, train=train, budget_seconds=BUDGET)
+        return builders.trainer(config, place, self.templates.files, train=train, budget_seconds=BUDGET)
 
     def wait(self, spec: ContainerSpec, deadline: float = FOREVER) -> Exit:
         return self.sandbox.wait(spec.name, deadline=deadline, stop=self.stop)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.containers import domain_specs as containers
+from controller.core.containers import builders
 from controller.core.containers.config import SealedConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import InfrastructureError
 from controller.sandbox.runner import wire
@@ -51,7 +51,7 @@ def test_an_order_of_somebody_who_died_is_done_before_there_is_an_answer(
 ) -> None:
     engine = Slow()
     made = make_templates(tmp_path, CONFIG, tmp_path / "harness")
-    spec = containers.holder(CONFIG, Place(tmp_path, "1"), BUDGET)
+    spec = builders.holder(CONFIG, ContainerNames(tmp_path, "1"), BUDGET)
     with serving(engine, made, socket_path) as client:
         request = {"verb": "start", "order": {"experiment": "1", "attempt": 1, "item": "holder"}}
         with closing(socket.socket(socket.AF_UNIX)) as dead:
@@ -96,7 +96,7 @@ def test_a_start_without_an_answer_is_looked_for(
     since: float | None, tmp_path: Path, socket_path: Path
 ) -> None:
     """By name, once there is a runner again."""
-    spec = containers.holder(CONFIG, Place(tmp_path, "1"), BUDGET)
+    spec = builders.holder(CONFIG, ContainerNames(tmp_path, "1"), BUDGET)
     heard: list[str] = []
 
     def runner(listener: socket.socket) -> None:

@@ -20,10 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.app.device import resolve_device
-from controller.core.containers import domain_specs as containers
-from controller.core.containers import templates, volumes
+from controller.core.containers import builders, service_builders, volumes
 from controller.core.containers.config import SandboxConfig, SealedConfig
-from controller.core.containers.names import Place
+from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.templates import Templates
@@ -129,8 +128,8 @@ def test_what_is_too_long_is_refused_before_it_is_read(
     client.ping()
 
 
-def place_of(made: Templates, experiment: str = "1") -> Place:
-    return Place(made.home, experiment)
+def place_of(made: Templates, experiment: str = "1") -> ContainerNames:
+    return ContainerNames(made.home, experiment)
 
 
 def test_somebody_slow_holds_nobody_up(served: tuple[RunnerSandbox, Path, Templates]) -> None:
@@ -164,25 +163,25 @@ def test_there_is_one_runner_at_a_socket(served: tuple[RunnerSandbox, Path, Temp
 
 def test_nobody_reaches_beyond_the_home(served: tuple[RunnerSandbox, Path, Templates]) -> None:
     client, path, _ = served
-    name = Place(Path("/another/home"), "1").name(Item.TRAINER)
+    name = ContainerNames(Path("/another/home"), "1").name(Item.TRAINER)
     for ask in (client.alive, client.running_since, client.kill, lambda name: client.output(name, 10)):
         with pytest.raises(UserError, match="not of this home"):
             ask(name)
     with pytest.raises(UserError, match="not of this home"):
         client.remove(volumes=[name])
     foreign = {"verb": "remove", "containers": ["somebody-elses-database"]}
-    assert "no request of ours" in answer_to(path, framed(json.dumps(foreign).encode()))["refused"]
+    assert "not a valid request" in answer_to(path, framed(json.dumps(foreign).encode()))["refused"]
 
 
 def test_other_settings_are_told_from_another_digest(served: tuple[RunnerSandbox, Path, Templates]) -> None:
     client, _, made = served
     other = CONFIG.model_copy(update={"image": "an-image-of-mine"})
     with pytest.raises(UserError, match="different settings"):
-        client.start(containers.holder(other, place_of(made), BUDGET))
+        client.start(builders.holder(other, place_of(made), BUDGET))
     with pytest.raises(UserError, match="different settings"):
         client.create_volume(volumes.workspace(CONFIG, place_of(made), BUDGET + 1))
     with pytest.raises(InfrastructureError, match="no container can be made"):
-        client.start(containers.holder(CONFIG, place_of(made), BUDGET))
+        client.start(builders.holder(CONFIG, place_of(made), BUDGET))
 
 
 def test_a_train_py_is_kept_where_only_the_runner_writes(tmp_path: Path, socket_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_a_train_py_is_kept_where_only_the_runner_writes(tmp_path: Path, socket_
     train = made.home / "train.py"
     train.write_text("print(1)")
     place = place_of(made, "9")
-    spec = templates.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
+    spec = builders.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
     with serving(engine, made, socket_path) as client:
         client.start(spec)
         kept = made.files.train(place, train)
@@ -202,7 +201,7 @@ def test_a_train_py_is_kept_where_only_the_runner_writes(tmp_path: Path, socket_
             client.start(spec)
         client.remove(containers=[spec.name])
         assert not kept.exists()
-        worker = templates.worker(CONFIG, place, made.files, made.judging, volumes.FIRST, train=train)
+        worker = builders.worker(CONFIG, place, made.files, made.judging, volumes.FIRST, train=train)
         with pytest.raises(InfrastructureError, match=r"train\.py of this attempt"):
             client.start(worker)
         with pytest.raises(UserError, match="comes with a trainer"):
@@ -214,7 +213,7 @@ def test_a_container_without_an_order_is_none_for_a_runner(
 ) -> None:
     client, _, made = served
     with pytest.raises(UserError, match="does not start"):
-        client.start(containers.gpu_probe(CONFIG, Place(made.home, "doctor"), ""))
+        client.start(service_builders.gpu_probe(CONFIG, ContainerNames(made.home, "doctor"), ""))
 
 
 def test_without_a_runner_one_sentence_says_so(tmp_path: Path) -> None:
@@ -234,7 +233,7 @@ def test_a_flood_of_orders_at_once_gets_no_more_than_one_after_the_other(
 ) -> None:
     engine, made = SlowEngine(), make_templates(tmp_path, CONFIG, tmp_path / "harness")
     with serving(engine, made, socket_path) as client, ThreadPoolExecutor(40) as pool:
-        specs = [containers.holder(CONFIG, place_of(made, str(number)), BUDGET) for number in range(40)]
+        specs = [builders.holder(CONFIG, place_of(made, str(number)), BUDGET) for number in range(40)]
         refused = threading.Semaphore(0)
 
         def start(spec: ContainerSpec) -> bool:
@@ -256,7 +255,7 @@ def test_a_flood_of_orders_at_once_gets_no_more_than_one_after_the_other(
 def test_an_order_that_comes_twice_at_once_is_one_order(tmp_path: Path, socket_path: Path) -> None:
     engine, made = SlowEngine(), make_templates(tmp_path, CONFIG, tmp_path / "harness")
     with serving(engine, made, socket_path) as client, ThreadPoolExecutor(1) as pool:
-        spec = containers.holder(CONFIG, place_of(made), BUDGET)
+        spec = builders.holder(CONFIG, place_of(made), BUDGET)
         first = pool.submit(client.start, spec)
         while not engine.asked:
             assert not first.done()
@@ -276,7 +275,7 @@ def test_orders_that_come_to_nothing_leave_no_train_py_behind(
     train.write_text("print(1)")
     for number in range(100, 103):
         place = place_of(made, str(number))
-        spec = templates.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
+        spec = builders.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
         with pytest.raises(InfrastructureError, match="no container can be made"):
             client.start(spec)
         assert not made.files.train(place, train).parent.exists()
