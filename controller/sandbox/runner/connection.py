@@ -16,7 +16,7 @@ from controller.sandbox.runner import wire
 
 ANSWER_SECONDS = 120.0
 """For one answer: a start asks the engine half a dozen things, and each may take it twenty seconds."""
-PATIENCE_SECONDS = 30.0
+OUTAGE_SECONDS = 30.0
 """How long a runner may be away, restarting, before we give up."""
 RETRY_SECONDS = 0.2
 """Between two tries at a runner that is away."""
@@ -27,44 +27,48 @@ _ERRORS: Mapping[str, type[GloveboxError]] = {
 Result = TypeVar("Result")
 
 
-class Away(wire.Broken):
+class Unreachable(wire.Broken):
     """Nobody answers; nothing was said yet."""
 
 
-class Line:
+class Endpoint:
     """To the runner at a socket. Every request has a connection of its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ask(self, request: BaseModel, *, patience: float = PATIENCE_SECONDS) -> Any:
-        """The answer's value; it is asked again while the runner is away, for `patience` seconds.
+    def request(self, request: BaseModel, *, outage_seconds: float = OUTAGE_SECONDS) -> Any:
+        """The answer's value; it is asked again while the runner is away, for `watchdog` seconds.
 
         Raises what the runner says went wrong, NotReady, InfrastructureError.
         """
 
-        def once() -> Any:
-            with self.say(request) as connection:
+        def attempt() -> Any:
+            with self.send(request) as connection:
                 return value(wire.receive_json(connection, ANSWER_SECONDS))
 
-        return self.patiently(once, patience=patience)
+        return self.retry(attempt, outage_seconds=outage_seconds)
 
-    def patiently(
-        self, once: Callable[[], Result], *, again: bool = True, patience: float = PATIENCE_SECONDS
+    def retry(
+        self,
+        attempt: Callable[[], Result],
+        *,
+        repeatable: bool = True,
+        outage_seconds: float = OUTAGE_SECONDS,
     ) -> Result:
         """`again`: false if it must not be asked again once it was; then raises Broken, too."""
-        enduring = Patience(patience)
+        watchdog = Watchdog(outage_seconds)
         while True:
             try:
-                return once()
+                return attempt()
             except wire.Broken as error:
-                if not again and not isinstance(error, Away):
+                if not repeatable and not isinstance(error, Unreachable):
                     raise
-                enduring.endure(error)
+                watchdog.check(error)
             time.sleep(RETRY_SECONDS)
 
-    def say(self, request: BaseModel, text: bytes = b"") -> socket.socket:
-        """A connection on which the request was made. Raises Broken, Away, NotReady."""
+    def send(self, request: BaseModel, text: bytes = b"") -> socket.socket:
+        """A connection on which the request was made. Raises Broken, Unreachable, NotReady."""
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(ANSWER_SECONDS)
@@ -83,13 +87,13 @@ class Line:
         except PermissionError:
             raise NotReady(f"This user may not speak to the runner at {self._path}.") from None
         except OSError as error:
-            raise Away(f"nobody answers at {self._path}: {error.strerror or error}") from error
+            raise Unreachable(f"nobody answers at {self._path}: {error.strerror or error}") from error
 
 
-class Patience:
+class Watchdog:
     """How long a runner that does not answer is put up with."""
 
-    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, seconds: float = OUTAGE_SECONDS) -> None:
         self._seconds = seconds
         self.reset()
 
@@ -101,12 +105,12 @@ class Patience:
     def silence(self) -> float:
         return time.monotonic() - self._heard
 
-    def endure(self, error: wire.Broken) -> None:
+    def check(self, error: wire.Broken) -> None:
         """Raises NotReady or InfrastructureError once it is over."""
         if self.silence < self._seconds:
             return
         sentence = f"The runner does not answer: {clean_line(str(error))}"
-        if self._seconds < PATIENCE_SECONDS:
+        if self._seconds < OUTAGE_SECONDS:
             raise NotReady(f"{sentence}; `make up` or `glovebox runner` starts it.") from error
         raise InfrastructureError(f"{sentence}.") from error
 

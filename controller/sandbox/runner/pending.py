@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-class UnderWay:
+class PendingRequests:
     """What is being asked for. Safe to use from any thread."""
 
     def __init__(self) -> None:

@@ -38,8 +38,8 @@ from controller.core.untrusted import clean_line
 from controller.failpoints import reach
 from controller.ports import Sandbox
 from controller.sandbox.runner import wire
-from controller.sandbox.runner.pending import UnderWay
-from controller.sandbox.runner.specs import Workshop
+from controller.sandbox.runner.pending import PendingRequests
+from controller.sandbox.runner.specs import SpecBuilder
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -49,7 +49,7 @@ _SEND_SECONDS = 30.0
 """How long somebody who follows a container may take none of it."""
 _CONNECTIONS = 64
 """At once. An experiment needs eight."""
-_ALIVE = 24
+_MOST_ALIVE = 24
 """Containers, and volumes, that a home may have at once. An experiment has six of each."""
 _STOP_SECONDS = 0.5
 _SETTLED_SECONDS = 60.0
@@ -59,12 +59,12 @@ _SETTLED_SECONDS = 60.0
 class Runner:
     """Serves one home."""
 
-    def __init__(self, sandbox: Sandbox, workshop: Workshop, device: Mapping[str, Any]) -> None:
+    def __init__(self, sandbox: Sandbox, specs: SpecBuilder, device: Mapping[str, Any]) -> None:
         """`device` is what a caller is told about where experiments run."""
-        self._sandbox, self._workshop, self._device = sandbox, workshop, dict(device)
-        self._prefix = workshop.place.prefix
+        self._sandbox, self._specs, self._device = sandbox, specs, dict(device)
+        self._prefix = specs.place.prefix
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
-        self._under_way = UnderWay()
+        self._pending = PendingRequests()
         self._counting = threading.Lock()
         self._making: tuple[set[str], set[str]] = set(), set()
         """Names of containers (0) and volumes (1) that the engine has not made yet."""
@@ -83,8 +83,8 @@ class Runner:
     def serve(self, path: Path, stop: threading.Event) -> None:
         """Answer until `stop` is set. Raises NotReady if the socket cannot be made, or belongs to another."""
         with _listening(path) as listener:
-            self._workshop.tidy(self._sandbox.leftovers()[0])
-            log.info("serving", home=str(self._workshop.templates.home), device=self._device["name"])
+            self._specs.drop_stale_copies(self._sandbox.leftovers()[0])
+            log.info("serving", home=str(self._specs.templates.home), device=self._device["name"])
             reach("runner-serving")
             while not stop.is_set():
                 with suppress(TimeoutError):
@@ -93,28 +93,28 @@ class Runner:
     def _admit(self, connection: socket.socket) -> None:
         connection.settimeout(_SEND_SECONDS)
         if self._room.acquire(blocking=False):
-            ticket = self._under_way.begin()  # here, so that they are in the order in which they came
-            threading.Thread(target=self._converse, args=(connection, ticket), daemon=True).start()
+            ticket = self._pending.begin()  # here, so that they are in the order in which they came
+            threading.Thread(target=self._handle, args=(connection, ticket), daemon=True).start()
             return
         with connection, suppress(wire.Broken):
             wire.send_json(connection, {"refused": "the runner is busy with too many requests"})
 
-    def _converse(self, connection: socket.socket, ticket: object) -> None:
+    def _handle(self, connection: socket.socket, ticket: object) -> None:
         try:
             with connection:
                 self._answer(connection, ticket)
         except wire.Broken as error:
             log.info("hung_up", reason=str(error))
         finally:
-            self._under_way.end(ticket)
+            self._pending.end(ticket)
             self._room.release()
 
     def _answer(self, connection: socket.socket, ticket: object) -> None:
         """Take one request. Whatever is in it, and whatever becomes of it, the runner goes on."""
         try:
-            request, text = self._hear(connection)
+            request, text = self._read_request(connection)
             if not isinstance(request, Start | CreateVolume | Remove):
-                self._under_way.end(ticket)
+                self._pending.end(ticket)
             reach(f"order-received-{request.verb}")
             value = self._verbs[type(request)](request, connection, text)
             reach(f"order-carried-out-{request.verb}")
@@ -139,7 +139,7 @@ class Runner:
             connection.settimeout(_SEND_SECONDS)
             wire.send_json(connection, answer)
 
-    def _hear(self, connection: socket.socket) -> tuple[Request, bytes]:
+    def _read_request(self, connection: socket.socket) -> tuple[Request, bytes]:
         """Raises ValueError for what is no request, InfrastructureError for what does not arrive."""
         try:
             request = orders.parse(wire.receive(connection, orders.REQUEST_BYTES, _REQUEST_SECONDS))
@@ -159,21 +159,21 @@ class Runner:
     # --- verbs ---------------------------------------------------------------------------------
 
     def _start(self, request: Start, _: socket.socket, text: bytes) -> float:
-        name = self._workshop.name(request.order)
+        name = self._specs.name(request.order)
         with self._room_for(0, name):
-            spec = self._workshop.container(request.order, request.digest, text)
+            spec = self._specs.container(request.order, request.digest, text)
             try:
                 began = self._sandbox.start(spec)
             except GloveboxError:
                 with suppress(GloveboxError):  # an engine that fails at this, too; the next start tidies up
                     if name not in self._sandbox.leftovers()[0]:
-                        self._workshop.forget([name])
+                        self._specs.drop_copies([name])
                 raise
         log.info("started", name=name, digest=request.digest)
         return began
 
     def _create_volume(self, request: CreateVolume, _: socket.socket, __: bytes) -> None:
-        spec = self._workshop.volume(request.order, request.digest)
+        spec = self._specs.volume(request.order, request.digest)
         with self._room_for(1, spec.name):
             self._sandbox.create_volume(spec)
         log.info("created", name=spec.name)
@@ -187,7 +187,7 @@ class Runner:
         with self._counting:
             if name in self._making[kind]:
                 raise InfrastructureError(f"{name} is being made already.")
-            if len({*self._sandbox.leftovers()[kind], *self._making[kind], name}) > _ALIVE:
+            if len({*self._sandbox.leftovers()[kind], *self._making[kind], name}) > _MOST_ALIVE:
                 raise InfrastructureError("This home has too many containers or volumes; `glovebox reap`.")
             self._making[kind].add(name)
         try:
@@ -230,7 +230,7 @@ class Runner:
     def _ask(self, request: Ask, _: socket.socket, __: bytes) -> float | bool | None:
         match request.verb:
             case "running-since":
-                self._settle()
+                self._await_pending()
                 return self._sandbox.running_since(request.name)
             case "alive":
                 return self._sandbox.alive(request.name)
@@ -241,9 +241,9 @@ class Runner:
                 log.info("killed", name=request.name)
         return None
 
-    def _settle(self) -> None:
+    def _await_pending(self) -> None:
         """Whoever asks what there is may be the successor of a caller whose last order is still under way."""
-        if not self._under_way.settled(_SETTLED_SECONDS):
+        if not self._pending.settled(_SETTLED_SECONDS):
             raise InfrastructureError("What was ordered before is still under way.")
 
     def _output(self, request: Output, connection: socket.socket, _: bytes) -> object:
@@ -254,11 +254,11 @@ class Runner:
 
     def _remove(self, request: Remove, _: socket.socket, __: bytes) -> None:
         self._sandbox.remove(containers=request.containers, volumes=request.volumes)
-        self._workshop.forget(request.containers)
+        self._specs.drop_copies(request.containers)
         log.info("removed", names=[*request.containers, *request.volumes])
 
     def _leftovers(self, request: Leftovers, _: socket.socket, __: bytes) -> list[list[str]]:
-        self._settle()
+        self._await_pending()
         return [list(found) for found in self._sandbox.leftovers(request.keep)]
 
     def _describe(self, request: Describe, _: socket.socket, __: bytes) -> Mapping[str, Any] | None:

@@ -32,7 +32,7 @@ DIFFERENT = (
 
 
 @dataclass(frozen=True)
-class Workshop:
+class SpecBuilder:
     """The templates and the folder for copies of train.py."""
 
     templates: Templates
@@ -70,7 +70,7 @@ class Workshop:
             raise InfrastructureError("The train.py of this attempt is not here any more.")
         return spec
 
-    def forget(self, containers: Collection[str]) -> None:
+    def drop_copies(self, containers: Collection[str]) -> None:
         """Remove the copies that belonged to these containers, which are gone."""
         for name in containers:
             experiment, attempt, item = name.removeprefix(self.place.prefix).split("-", 2)
@@ -78,7 +78,7 @@ class Workshop:
                 shutil.rmtree(self._folder / f"{experiment}-{attempt}", ignore_errors=True)
                 reach("copies-forgotten")
 
-    def tidy(self, containers: Collection[str]) -> None:
+    def drop_stale_copies(self, containers: Collection[str]) -> None:
         """Remove the copies that belong to no container there is."""
         used = {"-".join(name.removeprefix(self.place.prefix).split("-", 2)[:2]) for name in containers}
         if self._folder.is_dir():
