@@ -42,8 +42,8 @@ STATUS_TIMEOUT = 124
 STATUS_BROKEN = 125
 STATUS_TERMINATED = 128 + signal.SIGTERM
 
-WORD = signal.SIGUSR1
-WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, WORD)
+START_SIGNAL = signal.SIGUSR1
+WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, START_SIGNAL)
 RESETTABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}  # what is ignored stays so across exec
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 
@@ -135,7 +135,7 @@ def start(command: list[str], started: float, waits: bool) -> int:
             command,
             environment,
             setsid=True,
-            setsigmask=(WORD,) if waits else (),
+            setsigmask=(START_SIGNAL,) if waits else (),
             setsigdef=RESETTABLE,
         )
     except OSError as error:
@@ -160,11 +160,11 @@ def supervise(child: int, deadline: float, waits: bool) -> int:
         received = signal.sigtimedwait(WAKE_UP, remaining)
         if received is None or received.si_signo == signal.SIGCHLD:
             continue
-        if received.si_signo != WORD:
+        if received.si_signo != START_SIGNAL:
             kill_everything()
             return STATUS_TERMINATED
         if waits:
-            os.kill(child, WORD)
+            os.kill(child, START_SIGNAL)
 
 
 def reap(child: int) -> int | None:

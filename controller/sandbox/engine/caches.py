@@ -55,7 +55,7 @@ class Caches:
             return
         with self._lock:
             if self._enabled and self._traces & FORGOTTEN_BEFORE[domain]:
-                self._forget(warm)
+                self._drop_traces(warm)
             self._traces.add(domain)
             yield
 
@@ -81,7 +81,7 @@ class Caches:
     def _empty_ahead(self) -> None:
         with self._lock, suppress(InfrastructureError, NotReady):
             if Domain.WORKER in self._traces and not self._running() & _LEAVE_TRACES:
-                self._forget(warm=True)
+                self._drop_traces(warm=True)
 
     def isolation(self) -> tuple[str, str]:
         """EMPTIED or SHARED, and for the latter the reason. Tries it, if nobody has yet."""
@@ -90,7 +90,7 @@ class Caches:
                 self._try(warm=False)
             return (EMPTIED, "") if self._emptied else (SHARED, self._obstacle)
 
-    def _forget(self, warm: bool) -> None:
+    def _drop_traces(self, warm: bool) -> None:
         before = self._running()
         if self._try(warm=warm):
             self._traces = {*before, *self._running()}  # what ran on may have left some more

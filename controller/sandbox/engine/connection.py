@@ -99,7 +99,7 @@ def connect(answer_seconds: int = ANSWER_SECONDS) -> docker.APIClient:
     return docker.APIClient(**address().arguments, timeout=answer_seconds)
 
 
-class asked_to:
+class engine_call:
     """A block that talks to the engine: SDK errors become ours, the faults in `forgive` are swallowed."""
 
     def __init__(

@@ -33,7 +33,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
 _ENGINE_SECONDS = 10
-_HANDS = 16
+_PARALLEL = 16
 """So many are killed or removed at a time."""
 _NOT_RUNNING = frozenset({"created", "exited", "dead", "removing"})
 
@@ -145,7 +145,7 @@ def _try_each(
             return error
         return None
 
-    with ThreadPoolExecutor(_HANDS) as pool:
+    with ThreadPoolExecutor(_PARALLEL) as pool:
         return [failure for failure in pool.map(attempt, names) if failure is not None]
 
 

@@ -24,11 +24,11 @@ _STOP_SECONDS = 0.1
 """How soon a request to stop is noticed."""
 _DEATH_SECONDS = 30.0
 """From a SIGKILL to the end of a container, at the very most."""
-_PATIENCE_SECONDS = 10.0
+_OUTAGE_SECONDS = 10.0
 """How long an engine may be away, restarting, before a wait gives up."""
 
 
-def see_through(
+def wait_or_kill(
     name: str,
     kill: Callable[[], bool],
     clock: Clock,
@@ -41,14 +41,14 @@ def see_through(
 
     `kill` says whether the container was running; the rest is as in `ports.Sandbox.wait`.
     """
-    ending = _Ending(name)
-    ending.start()
+    waiter = _ExitWaiter(name)
+    waiter.start()
     try:
         ticked = clock.monotonic()
-        while not ending.within(min(_STOP_SECONDS, deadline - clock.monotonic())):
+        while not waiter.within(min(_STOP_SECONDS, deadline - clock.monotonic())):
             now = clock.monotonic()
             if now >= deadline:
-                return _end(ending, name, kill, clock)
+                return _kill_until_dead(waiter, name, kill, clock)
             if stop.is_set():
                 raise Interrupted(f"Asked to stop while {name} was running.")
             if tick and now - ticked >= 1.0 and deadline - now > _STOP_SECONDS:
@@ -56,10 +56,10 @@ def see_through(
                 tick()
         return None
     finally:
-        ending.abandon()
+        waiter.abandon()
 
 
-def _end(ending: _Ending, name: str, kill: Callable[[], bool], clock: Clock) -> float | None:
+def _kill_until_dead(waiter: _ExitWaiter, name: str, kill: Callable[[], bool], clock: Clock) -> float | None:
     """SIGKILL until it is dead. Raises InfrastructureError if it will not die."""
     give_up = clock.monotonic() + _DEATH_SECONDS
     sent: float | None = None
@@ -71,13 +71,13 @@ def _end(ending: _Ending, name: str, kill: Callable[[], bool], clock: Clock) -> 
         except InfrastructureError:
             if clock.monotonic() > give_up:
                 raise
-        if ending.within(1.0):
+        if waiter.within(1.0):
             return sent
         if clock.monotonic() > give_up:
             raise InfrastructureError(f"The container {name} survived its SIGKILL.")
 
 
-class _Ending(threading.Thread):
+class _ExitWaiter(threading.Thread):
     """Waits for the end of one container, in requests short enough to be abandoned."""
 
     def __init__(self, name: str) -> None:
@@ -110,7 +110,7 @@ class _Ending(threading.Thread):
                     trouble_since = None
                     continue
                 trouble_since = trouble_since or time.monotonic()
-                if fault is EngineFault.GONE or time.monotonic() - trouble_since > _PATIENCE_SECONDS:
+                if fault is EngineFault.GONE or time.monotonic() - trouble_since > _OUTAGE_SECONDS:
                     self._failure = to_error(fault, f"wait for the container {self._container}", message)
                     break
                 self._abandoned.wait(_STOP_SECONDS)
