@@ -41,7 +41,7 @@ from controller.proposals.availability import AbsenceConfig
 from controller.retry import PatienceConfig
 from controller.sandbox.rehearsal import RehearsalConfig
 from controller.sandbox.training import TrainerConfig
-from controller.store.retention import StorageConfig
+from controller.store.retention import RetentionConfig
 from controller.system import dotenv, text_files, variables
 
 SETTINGS_FILE = "glovebox.toml"
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     notify: NotifyConfig = NotifyConfig()
     noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()
-    storage: StorageConfig = StorageConfig()
+    storage: RetentionConfig = RetentionConfig()
     trainer: TrainerConfig = TrainerConfig()
     judge: JudgeConfig = JudgeConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()

@@ -30,7 +30,7 @@ _BLOB = re.compile(rb'"([0-9a-f]{64})"')
 _LEAVE = 0.9
 
 
-class StorageConfig(BaseModel):
+class RetentionConfig(BaseModel):
     """How much of what only people read is kept. Null: all of it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,15 +41,15 @@ class StorageConfig(BaseModel):
     """Requests to language models and their replies; the oldest are removed first."""
 
 
-class Storage:
+class Retention:
     """Looks at the files of one home when the state says that they may be too much, and only then.
 
     The first look of a process is at all of them, or at the whole journal; from then on at what is new.
     """
 
-    def __init__(self, home: Path, config: StorageConfig) -> None:
+    def __init__(self, home: Path, config: RetentionConfig) -> None:
         self._home = home
-        self._logs, self._calls = _Held(config.log_bytes), _Held(config.call_bytes)
+        self._logs, self._calls = _SizeQueue(config.log_bytes), _SizeQueue(config.call_bytes)
         self._experiments = self._without_logs = self._read = 0
 
     def prune(self, state: ResearchState, record: Callable[[AnyEvent], Record]) -> None:
@@ -72,7 +72,7 @@ class Storage:
 
     def _take(
         self,
-        held: _Held,
+        held: _SizeQueue,
         what: Literal["logs", "calls"],
         state: ResearchState,
         record: Callable[[AnyEvent], Record],
@@ -129,7 +129,7 @@ class Storage:
         return folder / "run.log", folder / worker_log.NAME
 
 
-class _Held:
+class _SizeQueue:
     """Sizes by number, oldest first, and their sum."""
 
     def __init__(self, limit: int | None) -> None:
