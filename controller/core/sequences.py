@@ -12,7 +12,7 @@ def _nothing_to_recall(index: int) -> object:
     raise IndexError(index)
 
 
-class Growing(Sequence[T]):
+class AppendOnly(Sequence[T]):
     """A sequence that only grows. Its beginning may be recalled on demand instead of being kept in memory.
 
     Another thread may read it while it grows or forgets.
@@ -67,7 +67,7 @@ class Growing(Sequence[T]):
         return items[place - first] if place >= first else self._recall(place)
 
 
-class Beginning(Sequence[T], Generic[T]):
+class Prefix(Sequence[T], Generic[T]):
     """The first `length` items of a sequence, without a copy."""
 
     def __init__(self, items: Sequence[T], length: int) -> None:

@@ -45,7 +45,7 @@ from controller.core.notebook import Notebook
 from controller.core.obstacle import Obstacle
 from controller.core.program.suspicion import Suspicion, suspicion
 from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
-from controller.core.sequences import Beginning, Growing
+from controller.core.sequences import AppendOnly, Prefix
 from controller.core.spending import Spending
 from controller.core.values import Cause, Disturbance, Draw, Fresh, Frontier, Score, Verdict, Work
 
@@ -94,7 +94,7 @@ class ResearchState:
     tag: str | None = None
     base_commit: str | None = None
     frontier: Frontier | None = None
-    experiments: Growing[Experiment] = field(default_factory=Growing)
+    experiments: AppendOnly[Experiment] = field(default_factory=AppendOnly)
     """Index is the experiment's number. The last one may still be open."""
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     """Of the finished experiments."""
@@ -171,7 +171,7 @@ class ResearchState:
     @property
     def finished(self) -> Sequence[Experiment]:
         """Every experiment but the open one; a view, not a copy."""
-        return self.experiments if self.open is None else Beginning(self.experiments, self.next_number - 1)
+        return self.experiments if self.open is None else Prefix(self.experiments, self.next_number - 1)
 
     @property
     def obstacle(self) -> Obstacle | None:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from controller.core.errors import InfrastructureError, VerificationFailed
 from controller.core.events import Proposed, Record, SessionStarted
 from controller.core.experiment import Experiment
-from controller.core.sequences import Growing
+from controller.core.sequences import AppendOnly
 from controller.core.state import ResearchState, apply
 from controller.failpoints import reach
 from controller.files import write_atomic
@@ -32,7 +32,7 @@ EVERY = 200
 _CHUNK = 1024**2
 
 
-class _Prefix:
+class _PrefixHash:
     """Hashes ever longer beginnings of a file, each byte once."""
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class Archive:
     """How many experiments the snapshot on the disk knows."""
 
     def __post_init__(self) -> None:
-        self.prefix = _Prefix(self.home / NAME)
+        self.prefix = _PrefixHash(self.home / NAME)
         self._forgotten = 0
 
     def follow(self) -> Iterator[Record]:
@@ -86,7 +86,7 @@ class Archive:
 
     def experiment(self, number: int) -> Experiment:
         """An experiment as `fold` gives it. Raises VerificationFailed if its lines are damaged."""
-        state = ResearchState(experiments=Growing(first=number))
+        state = ResearchState(experiments=AppendOnly(first=number))
         for record in self._until_the_next(number):
             if record.experiment == number or isinstance(record.data, SessionStarted):
                 apply(state, record)
@@ -206,7 +206,7 @@ def _load(home: Path) -> tuple[ResearchState, Archive]:
     except (OSError, ValidationError):
         return nothing
     latest = max(known - 1, 0)
-    stored.state.experiments = Growing(map(archive.experiment, range(latest, known)), first=latest)
+    stored.state.experiments = AppendOnly(map(archive.experiment, range(latest, known)), first=latest)
     stored.state.experiments.forget(latest, archive.experiment)
     return stored.state, archive
 
