@@ -27,12 +27,10 @@ from controller.app import (
 )
 from controller.app import (
     doctor,
+    liveness,
     preparation,
     service,
     trial,
-)
-from controller.app import (
-    liveness as life,
 )
 from controller.app import (
     runner as runner_service,
@@ -218,7 +216,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     config = settings.load(home=home)
     require_effort(config.home)
     state, _ = read_standing(config.home)
-    seen, today = life.look(config.home, SystemClock()), SystemClock().now().date().isoformat()
+    seen, today = liveness.check(config.home, SystemClock()), SystemClock().now().date().isoformat()
     pausing = pause_.read(config.home).paused and state.pause is None
     if as_json:
         _print_json(views_json.status(state, today) | seen.as_json() | {"pause_asked_for": pausing})
@@ -341,7 +339,7 @@ def pause(
     """Let the running experiment come to its end and begin nothing new, until `glovebox continue`."""
     config = settings.load(home=home)
     require_effort(config.home)
-    pause_.leave(config.home, paused=True, reason=reason)
+    pause_.write(config.home, paused=True, reason=reason)
     print(
         "Nothing new begins once the running experiment is finished; `glovebox continue` goes on."
         if home_in_use(config.home)
@@ -354,7 +352,7 @@ def continue_(home: Home = None) -> None:
     """End a pause; or have the next start try again what an effort stopped for that the machine lacks."""
     config = settings.load(home=home)
     require_effort(config.home)
-    pause_.leave(config.home, paused=False)
+    pause_.write(config.home, paused=False)
 
 
 @app.command()
@@ -369,7 +367,7 @@ def runner(home: Home = None, device: Device = None) -> None:
 def health(home: Home = None) -> None:
     """Say what the controller of this home is doing; exit 3 if there is none, or no sign of life."""
     config = settings.load(home=home)
-    seen = life.look(config.home, SystemClock())
+    seen = liveness.check(config.home, SystemClock())
     if not seen.running or seen.silent_seconds > 0:
         raise NotReady(seen.sentence(config.home))
     print(clean_line(seen.doing or "at work", _SENTENCE))

@@ -21,7 +21,7 @@ from controller.files import write_atomic
 from controller.ports import Wish
 
 NAME = "pause.json"
-GO_ON = Wish(paused=False)
+NO_PAUSE = Wish(paused=False)
 _LONGEST = 4096
 
 
@@ -34,10 +34,10 @@ def read(home: Path) -> Wish:
         at = dt.datetime.fromisoformat(told["at"]).astimezone(dt.UTC)
         return Wish(told["paused"] is True, by, reason, at)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return GO_ON
+        return NO_PAUSE
 
 
-def leave(home: Path, *, paused: bool, reason: str = "") -> None:
+def write(home: Path, *, paused: bool, reason: str = "") -> None:
     """Replace the last wish. Raises UserError if the home does not take it."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
     told = {"paused": paused, "by": _who(), "reason": clean_line(reason), "at": now}
