@@ -21,7 +21,7 @@ _SECONDS = 30.0
 _GRACE_SECONDS = 5.0
 """For a process that was killed to be gone."""
 #: These may come right; every other refusal will be the same next time.
-_PASSING = frozenset({408, 425, 429})
+_TRANSIENT = frozenset({408, 425, 429})
 #: Settings and keys are none of the command's business.
 _OURS = ("GLOVEBOX_", "ANTHROPIC_")
 
@@ -76,7 +76,7 @@ def to_webhook(address: SecretStr, seconds: float = _SECONDS) -> Callable[[Mappi
             # Neither its words nor its chain go on: they may hold the address.
             raise Undelivered(f"the webhook cannot be reached: {type(error).__name__}") from None
         if not 200 <= status < 300:
-            lasting = 300 <= status < 500 and status not in _PASSING
+            lasting = 300 <= status < 500 and status not in _TRANSIENT
             raise Undelivered(f"the webhook answered with status {status}", for_good=lasting)
 
     return deliver

@@ -27,7 +27,7 @@ _USUAL_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Sign:
+class Beat:
     """The last sign of life of one process."""
 
     process: int
@@ -79,11 +79,11 @@ class Heartbeat:
             self.show(f"experiment {experiment.number}: {experiment.phase}", self._scoring_seconds * scoring)
 
 
-def read(home: Path) -> Sign | None:
+def read(home: Path) -> Beat | None:
     """The last sign of life, if there is one that can be read."""
     try:
         with (home / NAME).open("rb") as file:
             process, due, *words = file.read(_BYTES).decode("ascii").split()
-        return Sign(int(process), float(due), clean_line(" ".join(words)))
+        return Beat(int(process), float(due), clean_line(" ".join(words)))
     except (OSError, ValueError):
         return None

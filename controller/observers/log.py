@@ -44,7 +44,7 @@ log = structlog.stdlib.get_logger(__name__)
 _LOG_EVERY_SECONDS = 60.0
 
 
-class EventLog:
+class OperationalLog:
     """Implements `ports.Observer`: a line for every event, and one a minute while an experiment trains."""
 
     def __init__(self) -> None:

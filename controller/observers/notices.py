@@ -34,7 +34,7 @@ Kind = Literal["baseline", "keep", "discard", "crash", "reject", "stall", "stop"
 
 
 _REASON_CHARACTERS = 500
-_LOOKS = 4
+_CHECKS = 4
 """A slot that was looked at so often in vain, over more than a minute, will not be calm in a moment."""
 #: A keep is told when it is committed.
 _KINDS: Mapping[Verdict, Kind] = {
@@ -162,7 +162,7 @@ def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:
         case Paused(why="disk" | "infrastructure", reason=reason) | AgentAbsent(reason=reason):
             told = replace(context, stalled=True)
             return told, None if context.stalled else _notice("stall", told, record, reason)
-        case SlotDisturbed(disturbance=found, looks=looks) if looks >= _LOOKS:
+        case SlotDisturbed(disturbance=found, looks=looks) if looks >= _CHECKS:
             told = replace(context, stalled=True)
             return told, None if context.stalled else _notice("stall", told, record, found.detail)
         case Resumed() | AgentReturned() | SlotCalm() | SessionStarted():

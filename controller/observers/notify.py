@@ -33,7 +33,7 @@ log = structlog.stdlib.get_logger(__name__)
 _FIRST_SECONDS, _MAX_SECONDS, _GIVE_UP_SECONDS = 1.0, 300.0, 86400.0
 #: What is left to tell when the process ends gets that long; the next process tells the rest.
 _CLOSING_SECONDS = 10.0
-_GLANCE_SECONDS = 30.0
+_POLL_SECONDS = 30.0
 
 
 class NotifyConfig(BaseModel):
@@ -141,7 +141,7 @@ class Notifier:
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
-                self._news.wait(min(self._overdue_in(), _GLANCE_SECONDS))
+                self._news.wait(min(self._overdue_in(), _POLL_SECONDS))
                 self._news.clear()
                 self._tell_news()
                 self._tell_overdue()

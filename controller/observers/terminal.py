@@ -33,7 +33,7 @@ from controller.core.experiment import Experiment, Phase
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Verdict
-from controller.observers.log import EventLog
+from controller.observers.log import OperationalLog
 from controller.ports import Clock, Observer
 from controller.views.conditions import paused
 from controller.views.facts import description, effect
@@ -48,21 +48,21 @@ _BAR_WIDTH = 30
 @contextlib.contextmanager
 def observer(stream: TextIO, clock: Clock, others: Sequence[Observer] = ()) -> Iterator[Observer]:
     """Watch until the block ends: always through structlog, and in `stream` too if that is a terminal."""
-    watchers: list[Observer] = [*others, EventLog()]
+    watchers: list[Observer] = [*others, OperationalLog()]
     terminal = None
     if stream.isatty():
         with contextlib.suppress(Exception):
             terminal = Terminal(stream, clock)
             watchers.append(terminal)
     try:
-        yield Careful(watchers)
+        yield ObserverGroup(watchers)
     finally:
         if terminal:
             with contextlib.suppress(Exception):
                 terminal.close()
 
 
-class Careful:
+class ObserverGroup:
     """Passes on what happens to each watcher until its first fault."""
 
     def __init__(self, watchers: Sequence[Observer]) -> None:

@@ -23,12 +23,12 @@ def configure(stream: TextIO, level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Careful(stream))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _LossyStream(stream))),
         cache_logger_on_first_use=False,
     )
 
 
-class _Careful:
+class _LossyStream:
     """A stream that loses what it cannot write: a collector that went away must not stop the research."""
 
     def __init__(self, stream: TextIO) -> None:
