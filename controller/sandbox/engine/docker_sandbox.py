@@ -1,7 +1,7 @@
-"""Container life cycle. The only module that has the container engine do something, but for the reaper.
+"""Container life cycle. Apart from the reaper, the only module that changes anything on the engine.
 
-`connection` is the connection and what its failures mean, `output` what a container prints, `waiting` how one
-is seen through to its end.
+`connection` holds the connection and what its failures mean, `output` reads what a container prints,
+`waiting` waits for a container to end.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from controller.sandbox.engine.output import Stream, pump
 from controller.sandbox.engine.waiting import wait_or_kill
 
 _CLOCK_STEP_SECONDS = 2.0
-"""The engine's measure of a life may differ from ours by this much; more, and the wall clock was set."""
+"""How far the engine's run time of a container may differ from ours; beyond it, the wall clock was set."""
 _OUTPUT_BYTES = 16384
-"""Kept of what a container of our own says."""
+"""Output kept from one of our own helper containers."""
 _SIGKILLED = 137
 _NEVER = "0001-01-01"
 
@@ -63,7 +63,7 @@ class DockerSandbox:
         self._streams: dict[str, Stream] = {}
         self._began: dict[str, float] = {}
         self._waiting: dict[str, Domain] = {}
-        """Containers that were not given the word yet."""
+        """Containers that have not been sent their start signal yet."""
         self._signalled: set[str] = set()
         self._image_id: str | None = None
         self._engine_is_local: bool | None = None
@@ -97,7 +97,7 @@ class DockerSandbox:
         domain = self._waiting.get(name)
         if domain is None:
             if name not in self._signalled:
-                raise InfrastructureError(f"The container {name} was not started by us, so it gets no word.")
+                raise InfrastructureError(f"The container {name} was not started by us; it gets no signal.")
             self._send_start(name)
             return
         if Domain.WORKER in self._running() and domain is Domain.WORKER:
@@ -117,8 +117,8 @@ class DockerSandbox:
         body["Labels"][LABEL_DEADLINE] = self._reap_after(spec.life_seconds)
         reach(f"container-due-{spec.domain}")
         with engine_call(f"create the container {spec.name}"):
-            # Not the SDK's create_container: that one copies proxy settings, and with them perhaps
-            # passwords, from the user's Docker configuration into the container's environment.
+            # Not the SDK's create_container: it copies proxy settings, which may hold passwords, from the
+            # user's Docker configuration into the container's environment.
             self._client.create_container_from_config(body, spec.name)  # type: ignore[no-untyped-call]
         reach(f"container-created-{spec.domain}")
         try:
@@ -164,7 +164,7 @@ class DockerSandbox:
             started = self._client.inspect_container(name)["State"]["StartedAt"]
             if not started.startswith(_NEVER):
                 age = (self._clock.now() - time_of(started)).total_seconds()
-                # Remembered: the wall clock may be set while the container runs.
+                # Cached: the wall clock may be set while the container runs.
                 return self._began.setdefault(name, self._clock.monotonic() - max(age, 0.0))
         return None
 
@@ -197,7 +197,7 @@ class DockerSandbox:
         return used if self._engine_is_local and all(used.values()) else None
 
     def _used(self, name: str) -> float:
-        """CPU seconds; 0 once it has ended, and of a runtime that counts none (gVisor without cgroups)."""
+        """CPU seconds; 0 once it has ended, or if the runtime counts none (gVisor without cgroups)."""
         with engine_call(f"say what the container {name} uses", forgive=_ENDED):
             stats = self._client.stats(name, stream=False, one_shot=True)
             return float(stats["cpu_stats"]["cpu_usage"].get("total_usage", 0)) / 1e9
@@ -254,19 +254,19 @@ class DockerSandbox:
         }
 
     def gpus(self) -> str:
-        """What nvidia-smi lists of all the machine's GPUs. Raises NotReady, InfrastructureError."""
+        """nvidia-smi's list of all GPUs on the machine. Raises NotReady, InfrastructureError."""
         return self._run(gpu_listing(self._config, Place(self._home, "doctor")))[1]
 
     def gpu(self, program: str) -> tuple[str, int | None]:
-        """What the first configured GPU is to T: the output of nvidia-smi and of `program`, exit status.
+        """Probe the first configured GPU as T sees it: (output of nvidia-smi and `program`, exit status).
 
-        Raises NotReady if the engine hands out none.
+        Raises NotReady if the engine cannot hand out a GPU.
         """
         status, said = self._run(gpu_probe(self._config, Place(self._home, "doctor"), program))
         return said, status
 
     def _run(self, spec: ContainerSpec) -> tuple[int | None, str]:
-        """Exit status and output of a container of our own, which is gone afterwards."""
+        """Run one of our own helper containers and remove it; its exit status and output."""
         self.remove(containers=[spec.name])
         try:
             started = self.start(spec)
@@ -276,7 +276,7 @@ class DockerSandbox:
             self.remove(containers=[spec.name])
 
     def _empty_caches(self, warm: bool) -> None:
-        """Raises InfrastructureError if the kernel refuses and, when it counts, if a worker is alive."""
+        """Raises InfrastructureError if the kernel refuses, or if `warm` and a worker is alive."""
         if warm and Domain.WORKER in self._running():
             raise InfrastructureError("The kernel's caches cannot be emptied while a worker is alive.")
         status, said = self._run(caches(self._config, Place(self._home, SLOT_PLACE), warm=warm))
@@ -284,7 +284,7 @@ class DockerSandbox:
             raise InfrastructureError(f"The kernel's caches cannot be emptied: {clean_line(said)}.")
 
     def _running(self) -> frozenset[Domain]:
-        """The domains of this home's containers that run and do not wait for their word."""
+        """The domains of this home's containers that run and are not waiting for their start signal."""
         ours = {"label": f"{LABEL_HOME}={Place(self._home, '').home_id}"}
         with engine_call("list containers"):
             containers = self._client.containers(filters=ours)
@@ -311,7 +311,7 @@ class DockerSandbox:
         self._require_volumes(spec)
 
     def _require_volumes(self, spec: ContainerSpec) -> None:
-        """For a volume that is not there the engine makes one on its disk, without a limit or a label."""
+        """The engine would replace a missing volume by one on its disk, without a limit or a label."""
         with engine_call(f"inspect the volumes of {spec.name}"):
             names = [mount.source for mount in spec.mounts if mount.volume]
             labels = {name: self._client.inspect_volume(name)["Labels"] or {} for name in names}
@@ -320,11 +320,11 @@ class DockerSandbox:
             raise InfrastructureError(f"{spec.name} cannot be started: the volume {strays[0]} is gone.")
 
     def _attach(self, name: str) -> None:
-        """Join the container's output before its first byte.
+        """Attach to the container's output before its first byte.
 
-        The engine's log files rotate, and what is printed faster than they are read is lost to whoever
-        follows them. An attached reader gets everything, at the price of slowing down a container that
-        prints faster than we read.
+        The engine's log files rotate, so a reader that follows them loses what is printed faster than it
+        reads. An attached reader gets everything; in return, a container that prints faster than we read is
+        slowed down.
         """
         with engine_call(f"attach to the container {name}"):
             self._streams[name] = Stream(name, "attach", stream=1)
@@ -346,7 +346,7 @@ class DockerSandbox:
             raise InfrastructureError(f"The container {name} never started: {clean_line(state['Error'])}.")
         seconds = (time_of(state["FinishedAt"]) - time_of(state["StartedAt"])).total_seconds()
         if seconds < 0 or seconds > seen - began + _CLOCK_STEP_SECONDS:
-            seconds = seen - began  # the wall clock was set back or forward during the run
+            seconds = seen - began  # the wall clock was set during the run
         return Exit(
             exit_code=state["ExitCode"],
             oom_killed=bool(state["OOMKilled"]),

@@ -1,7 +1,7 @@
-"""The end of a container: waited for, or brought about at its deadline.
+"""Wait for a container to end, and kill it at its deadline.
 
-Deadlines are kept here, on the monotonic clock; the engine's own time-outs are not trusted with them
-(docker-py 1966: a wait that times out raises ConnectionError).
+Deadlines are kept here, on the monotonic clock, and not left to the engine's own time-outs (docker-py 1966: a
+wait that times out raises ConnectionError).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from controller.sandbox.engine import connection as engine
 from controller.sandbox.engine.failures import EngineFault, to_error
 
 _WAIT_SECONDS = 2
-"""For one request that waits for a container; it is simply repeated."""
+"""Time-out of one request that waits for a container; it is then repeated."""
 _STOP_SECONDS = 0.1
 """How soon a request to stop is noticed."""
 _DEATH_SECONDS = 30.0
-"""From a SIGKILL to the end of a container, at the very most."""
+"""The longest a container may take to die after SIGKILL."""
 _OUTAGE_SECONDS = 10.0
-"""How long an engine may be away, restarting, before a wait gives up."""
+"""How long the engine may be down, for a restart, before a wait gives up."""
 
 
 def wait_or_kill(
@@ -37,9 +37,10 @@ def wait_or_kill(
     stop: threading.Event,
     tick: Callable[[], None] | None,
 ) -> float | None:
-    """Wait for the end or bring it about. When our SIGKILL went to it while it ran, on `clock`; else None.
+    """Wait for the container to end, and kill it at `deadline`.
 
-    `kill` says whether the container was running; the rest is as in `ports.Sandbox.wait`.
+    Returns when, on `clock`, our SIGKILL reached the running container; None if it ended by itself. `kill`
+    returns whether the container was running; the rest is as in `ports.Sandbox.wait`.
     """
     waiter = _ExitWaiter(name)
     waiter.start()
@@ -52,7 +53,7 @@ def wait_or_kill(
             if stop.is_set():
                 raise Interrupted(f"Asked to stop while {name} was running.")
             if tick and now - ticked >= 1.0 and deadline - now > _STOP_SECONDS:
-                ticked = now  # not right before the deadline: a slow tick must not delay the kill
+                ticked = now  # not just before the deadline: a slow tick must not delay the kill
                 tick()
         return None
     finally:
@@ -60,7 +61,7 @@ def wait_or_kill(
 
 
 def _kill_until_dead(waiter: _ExitWaiter, name: str, kill: Callable[[], bool], clock: Clock) -> float | None:
-    """SIGKILL until it is dead. Raises InfrastructureError if it will not die."""
+    """Send SIGKILL until it is dead. Raises InfrastructureError if it does not die."""
     give_up = clock.monotonic() + _DEATH_SECONDS
     sent: float | None = None
     while True:
@@ -78,7 +79,7 @@ def _kill_until_dead(waiter: _ExitWaiter, name: str, kill: Callable[[], bool], c
 
 
 class _ExitWaiter(threading.Thread):
-    """Waits for the end of one container, in requests short enough to be abandoned."""
+    """Waits for one container to end, in requests short enough to be abandoned."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=f"wait for {name}", daemon=True)

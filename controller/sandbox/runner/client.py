@@ -1,8 +1,8 @@
-"""`ports.Sandbox` by way of a runner. This process then needs no access to the engine.
+"""`ports.Sandbox` through a runner, so that this process needs no access to the engine.
 
-A runner that goes away is waited for: it is restarted by whoever keeps it and finds its containers again.
-What can be asked twice is asked again. A start cannot; if its container runs all the same, that is the start,
-and else it is an infrastructure failure.
+If the runner goes away, the client waits for it: its supervisor restarts it and it finds its containers
+again. Idempotent requests are retried. A start is not idempotent: if its container turns out to be running,
+the start succeeded; otherwise it is an infrastructure failure.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ from controller.sandbox.runner.connection import ANSWER_SECONDS, RETRY_SECONDS, 
 from controller.system.clock import SystemClock
 
 _READY_SECONDS = 10.0
-"""How long a runner is waited for when we start up."""
+"""How long to wait for a runner at start-up."""
 _SILENCE_SECONDS = 45.0
-"""A runner that sees a container through says so every second, except while it kills one."""
+"""A runner that waits for a container reports every second, except while it kills it."""
 _STOP_SECONDS = 0.1
 """How soon a request to stop is noticed."""
 _DEAD_SECONDS = 0.5
-"""For the runner to say that a container had ended before we asked."""
+"""Time for the runner to report that the container has already ended."""
 _CLOCK_SECONDS = 5.0
-"""By which our monotonic clock and the runner's may differ, the way there and back included."""
+"""How far our monotonic clock and the runner's may differ, round trip included."""
 
 
 class RunnerSandbox:
     """`ports.Sandbox` on the runner at a socket."""
 
     def __init__(self, path: Path, clock: Clock, ready_seconds: float = _READY_SECONDS) -> None:
-        """`ready_seconds`: how long a runner is waited for when we start up."""
+        """`ready_seconds`: how long to wait for a runner at start-up."""
         self._endpoint, self._clock, self._ready_seconds = Endpoint(path), clock, ready_seconds
 
     def close(self) -> None:
-        """Nothing is held: every request has a connection of its own."""
+        """Nothing to close: every request has its own connection."""
 
     def create_volume(self, spec: VolumeSpec) -> None:
         self._endpoint.request(CreateVolume(order=_order(spec), digest=spec.digest()))
@@ -76,7 +76,7 @@ class RunnerSandbox:
         return began
 
     def _start(self, name: str, request: Start, text: bytes) -> float:
-        """A start cannot be asked for again; whether it came to anything, the next runner knows."""
+        """A start cannot be retried; if it fails halfway, ask the restarted runner whether it succeeded."""
 
         def attempt() -> Any:
             with self._endpoint.send(request, text) as connection:
@@ -167,7 +167,7 @@ class RunnerSandbox:
         self._endpoint.request(Describe(verb="ping"), outage_seconds=self._ready_seconds)
 
     def _pump(self, name: str, sink: Callable[[bytes], None], since: float | None) -> None:
-        """Deliver a container's output until it ends; after a break, go on where it was."""
+        """Deliver a container's output until it ends; after a broken connection, resume where it stopped."""
         watchdog = Watchdog()
         while True:
             try:
@@ -182,7 +182,7 @@ class RunnerSandbox:
                 try:
                     watchdog.check(error)
                 except GloveboxError:
-                    return  # whoever waits for the container's end hears of it
+                    return  # the thread that waits for the container reports it
             except GloveboxError:
                 return
             time.sleep(RETRY_SECONDS)
@@ -203,7 +203,7 @@ class _Ticks:
 def _await_exit(
     connection: socket.socket, name: str, stop: threading.Event, watchdog: Watchdog, ticks: _Ticks
 ) -> dict[str, Any]:
-    """The runner's last word on a container. Raises Broken, Interrupted and what it says went wrong."""
+    """The runner's final report on a container. Raises Broken, Interrupted, or the error it reports."""
     wire.readable(connection, _DEAD_SECONDS)
     while True:
         while not wire.readable(connection, _STOP_SECONDS):
@@ -219,7 +219,7 @@ def _await_exit(
 
 
 def _block(connection: socket.socket) -> bytes:
-    """The next piece of output, however long that takes; empty at the end. Raises Broken."""
+    """The next block of output, however long it takes; empty at the end. Raises Broken."""
     while not wire.readable(connection, 60.0):
         pass
     return wire.receive(connection, wire.BLOCK_BYTES, ANSWER_SECONDS)
@@ -232,7 +232,7 @@ def _order(spec: ContainerSpec | VolumeSpec) -> Order:
 
 
 def main(arguments: list[str]) -> int:
-    """Is there a runner at this socket? For health checks."""
+    """Exit 0 if a runner answers at this socket. For health checks."""
     try:
         RunnerSandbox(Path(arguments[0]), SystemClock(), ready_seconds=0.0).ping()
     except GloveboxError as error:

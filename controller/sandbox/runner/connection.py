@@ -1,4 +1,4 @@
-"""One side of the line to a runner: a request, its answer, and how long a silence is put up with."""
+"""The client's connection to a runner: requests, answers, retries and time-outs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from controller.core.untrusted import clean_line
 from controller.sandbox.runner import wire
 
 ANSWER_SECONDS = 120.0
-"""For one answer: a start asks the engine half a dozen things, and each may take it twenty seconds."""
+"""Time-out of one answer: a start makes half a dozen engine requests of up to twenty seconds each."""
 OUTAGE_SECONDS = 30.0
-"""How long a runner may be away, restarting, before we give up."""
+"""How long a runner may be down, for a restart, before we give up."""
 RETRY_SECONDS = 0.2
-"""Between two tries at a runner that is away."""
+"""Between two attempts to reach a runner."""
 
 _ERRORS: Mapping[str, type[GloveboxError]] = {
     kind.__name__: kind for kind in (InfrastructureError, NotReady, UserError)
@@ -28,19 +28,19 @@ Result = TypeVar("Result")
 
 
 class Unreachable(wire.Broken):
-    """Nobody answers; nothing was said yet."""
+    """No runner is listening; no request was sent."""
 
 
 class Endpoint:
-    """To the runner at a socket. Every request has a connection of its own."""
+    """The runner at a socket. Every request has its own connection."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def request(self, request: BaseModel, *, outage_seconds: float = OUTAGE_SECONDS) -> Any:
-        """The answer's value; it is asked again while the runner is away, for `watchdog` seconds.
+        """Send a request; the answer's value. Retries for `outage_seconds` while the runner is down.
 
-        Raises what the runner says went wrong, NotReady, InfrastructureError.
+        Raises the error that the runner reports, NotReady, InfrastructureError.
         """
 
         def attempt() -> Any:
@@ -56,7 +56,10 @@ class Endpoint:
         repeatable: bool = True,
         outage_seconds: float = OUTAGE_SECONDS,
     ) -> Result:
-        """`again`: false if it must not be asked again once it was; then raises Broken, too."""
+        """Retry `attempt` while the runner is down.
+
+        `repeatable` False: not once the request was sent; then raises Broken, too.
+        """
         watchdog = Watchdog(outage_seconds)
         while True:
             try:
@@ -68,7 +71,7 @@ class Endpoint:
             time.sleep(RETRY_SECONDS)
 
     def send(self, request: BaseModel, text: bytes = b"") -> socket.socket:
-        """A connection on which the request was made. Raises Broken, Unreachable, NotReady."""
+        """Send a request; the connection to read its answer from. Raises Broken, Unreachable, NotReady."""
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(ANSWER_SECONDS)
@@ -91,7 +94,7 @@ class Endpoint:
 
 
 class Watchdog:
-    """How long a runner that does not answer is put up with."""
+    """Measures how long a runner has not answered."""
 
     def __init__(self, seconds: float = OUTAGE_SECONDS) -> None:
         self._seconds = seconds
@@ -106,7 +109,7 @@ class Watchdog:
         return time.monotonic() - self._heard
 
     def check(self, error: wire.Broken) -> None:
-        """Raises NotReady or InfrastructureError once it is over."""
+        """Raises NotReady or InfrastructureError once the time is up."""
         if self.silence < self._seconds:
             return
         sentence = f"The runner does not answer: {clean_line(str(error))}"
@@ -116,7 +119,7 @@ class Watchdog:
 
 
 def value(answer: Mapping[str, Any]) -> Any:
-    """What the runner answered; raises what it says went wrong."""
+    """The value of an answer; raises the error that it reports."""
     if "value" in answer:
         return answer["value"]
     if "refused" in answer:

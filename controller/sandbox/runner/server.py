@@ -1,7 +1,7 @@
-"""The runner: alone with the engine's socket, it takes orders over a unix socket of its own.
+"""The runner: holds the engine's socket and takes orders over a unix socket of its own.
 
-Whoever may connect is trusted with the containers of one home and with nothing else: every request is parsed
-strictly, every container is made from the runner's own settings, and names of other homes are refused. A
+A client that may connect is trusted with the containers of one home and nothing else: every request is parsed
+strictly, every container is built from the runner's own settings, and names of other homes are refused. A
 request that is malformed, too long or too slow costs its sender the connection and the runner one log line.
 """
 
@@ -44,30 +44,30 @@ from controller.sandbox.runner.specs import SpecBuilder
 log = structlog.stdlib.get_logger(__name__)
 
 _REQUEST_SECONDS = 5.0
-"""For a whole request to arrive."""
+"""Time for a whole request to arrive."""
 _SEND_SECONDS = 30.0
-"""How long somebody who follows a container may take none of it."""
+"""How long a client that follows a container may read nothing."""
 _CONNECTIONS = 64
-"""At once. An experiment needs eight."""
+"""Most connections at once; an experiment needs eight."""
 _MOST_ALIVE = 24
-"""Containers, and volumes, that a home may have at once. An experiment has six of each."""
+"""Most containers, and most volumes, of a home at once; an experiment has six of each."""
 _STOP_SECONDS = 0.5
 _SETTLED_SECONDS = 60.0
-"""For what was ordered before to be done or to fail."""
+"""Time for earlier orders to finish or fail."""
 
 
 class Runner:
     """Serves one home."""
 
     def __init__(self, sandbox: Sandbox, specs: SpecBuilder, device: Mapping[str, Any]) -> None:
-        """`device` is what a caller is told about where experiments run."""
+        """`device`: what clients are told about where experiments run."""
         self._sandbox, self._specs, self._device = sandbox, specs, dict(device)
         self._prefix = specs.place.prefix
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
         self._pending = PendingRequests()
         self._counting = threading.Lock()
         self._making: tuple[set[str], set[str]] = set(), set()
-        """Names of containers (0) and volumes (1) that the engine has not made yet."""
+        """Names of containers (0) and volumes (1) that the engine has not created yet."""
         self._verbs: Mapping[type, Callable[[Any, socket.socket, bytes], Any]] = {
             Start: self._start,
             CreateVolume: self._create_volume,
@@ -81,7 +81,7 @@ class Runner:
         }
 
     def serve(self, path: Path, stop: threading.Event) -> None:
-        """Answer until `stop` is set. Raises NotReady if the socket cannot be made, or belongs to another."""
+        """Answer until `stop` is set. Raises NotReady if the socket cannot be created or is in use."""
         with _listening(path) as listener:
             self._specs.drop_stale_copies(self._sandbox.leftovers()[0])
             log.info("serving", home=str(self._specs.templates.home), device=self._device["name"])
@@ -93,7 +93,7 @@ class Runner:
     def _admit(self, connection: socket.socket) -> None:
         connection.settimeout(_SEND_SECONDS)
         if self._room.acquire(blocking=False):
-            ticket = self._pending.begin()  # here, so that they are in the order in which they came
+            ticket = self._pending.begin()  # here, so that tickets are in order of arrival
             threading.Thread(target=self._handle, args=(connection, ticket), daemon=True).start()
             return
         with connection, suppress(wire.Broken):
@@ -110,7 +110,7 @@ class Runner:
             self._room.release()
 
     def _answer(self, connection: socket.socket, ticket: object) -> None:
-        """Take one request. Whatever is in it, and whatever becomes of it, the runner goes on."""
+        """Handle one request. Whatever it holds and however it ends, the runner keeps serving."""
         try:
             request, text = self._read_request(connection)
             if not isinstance(request, Start | CreateVolume | Remove):
@@ -140,7 +140,7 @@ class Runner:
             wire.send_json(connection, answer)
 
     def _read_request(self, connection: socket.socket) -> tuple[Request, bytes]:
-        """Raises ValueError for what is no request, InfrastructureError for what does not arrive."""
+        """Raises ValueError for an invalid request, InfrastructureError for one that does not arrive."""
         try:
             request = orders.parse(wire.receive(connection, orders.REQUEST_BYTES, _REQUEST_SECONDS))
             text = b""
@@ -165,7 +165,7 @@ class Runner:
             try:
                 began = self._sandbox.start(spec)
             except GloveboxError:
-                with suppress(GloveboxError):  # an engine that fails at this, too; the next start tidies up
+                with suppress(GloveboxError):  # if the engine fails here, too, the next start cleans up
                     if name not in self._sandbox.leftovers()[0]:
                         self._specs.drop_copies([name])
                 raise
@@ -201,7 +201,7 @@ class Runner:
         listening.set()
 
         def deliver(block: bytes) -> None:
-            """To a client that left, nothing: the output is drained, so that its writer is not held up."""
+            """After the client has left, keep draining the output: the container must not block on it."""
             if listening.is_set():
                 try:
                     wire.send(connection, block)
@@ -242,7 +242,7 @@ class Runner:
         return None
 
     def _await_pending(self) -> None:
-        """Whoever asks what there is may be the successor of a caller whose last order is still under way."""
+        """The caller may be a restarted controller whose predecessor's last order is still pending."""
         if not self._pending.settled(_SETTLED_SECONDS):
             raise InfrastructureError("What was ordered before is still under way.")
 
@@ -274,12 +274,12 @@ class Runner:
 
 
 _ANSWERED: Final = object()
-"""What a verb returns that has sent its answer itself."""
+"""Returned by verbs that have sent their own answer."""
 
 
 @contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    """A socket at `path` for our group, which appears ready for use or not at all. Raises NotReady."""
+    """A socket at `path` for our group; it appears only when it is ready for use. Raises NotReady."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
@@ -301,7 +301,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 
 def _peer(connection: socket.socket) -> str:
-    """Process and user on the other side, as the kernel tells them."""
+    """Process and user at the other end, according to the kernel."""
     size = struct.calcsize("3i")
     pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return f"pid {pid}, uid {uid}"
