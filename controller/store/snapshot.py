@@ -1,9 +1,9 @@
-"""Where the effort of a home stands, without reading every line of its journal again.
+"""The state of a home's effort, without replaying its whole journal.
 
-`snapshot.json` is a projection: what `fold` gave up to one line, and where in audit.jsonl each experiment
-begins. It counts only if the journal up to that line is byte for byte what it was and the same code folds it;
-otherwise the journal is read from its beginning. Finished experiments are read from the journal when somebody
-asks for them, so neither a start nor the memory grows with their number. docs/decisions/snapshot.md says why.
+`snapshot.json` is a projection: the result of `fold` up to one line, and where in audit.jsonl each experiment
+begins. It is valid only if the journal up to that line is unchanged byte for byte and the same code folds it;
+otherwise the journal is replayed from its start. Finished experiments are read from the journal on demand, so
+neither start-up time nor memory grows with their number. docs/decisions/snapshot.md says why.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from controller.files import write_atomic
 from controller.store.journal import BEGINNING, NAME, Position, read_from, read_lines
 
 SNAPSHOT = "snapshot.json"
-#: Experiments between two snapshots; at least so many stay in memory.
+#: Experiments between two snapshots; at least this many stay in memory.
 EVERY = 200
 _CHUNK = 1024**2
 
 
 class _PrefixHash:
-    """Hashes ever longer beginnings of a file, each byte once."""
+    """Hashes longer and longer prefixes of a file, each byte once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._digest, self._size = hashlib.sha256(), 0
 
     def sha256(self, size: int) -> str:
-        """Of the first `size` bytes, or of all if there are fewer; never fewer than the last time.
+        """Hash of the first `size` bytes, or of all if there are fewer; `size` must never decrease.
 
         Raises OSError.
         """
@@ -54,24 +54,24 @@ class _PrefixHash:
 
 @dataclass
 class Archive:
-    """Finds what the journal says of one experiment. Safe to read from any thread."""
+    """Finds the journal's lines about one experiment. Thread-safe to read."""
 
     home: Path
     position: Position = BEGINNING
     """How far the journal has been read."""
     experiments: list[int] = field(default_factory=list)
-    """By number: the byte of the journal at which the experiment's first line begins."""
+    """By number: the byte offset of the experiment's first line."""
     sessions: list[int] = field(default_factory=list)
-    """The same of every SessionStarted."""
+    """The same for every SessionStarted."""
     stored: int = 0
-    """How many experiments the snapshot on the disk knows."""
+    """How many experiments the snapshot on disk covers."""
 
     def __post_init__(self) -> None:
         self.prefix = _PrefixHash(self.home / NAME)
         self._forgotten = 0
 
     def follow(self) -> Iterator[Record]:
-        """What was added since the last call. Raises VerificationFailed at a broken link."""
+        """The records added since the last call. Raises VerificationFailed if the chain is broken."""
         for record, end in read_from(self.home, self.position):
             if isinstance(record.data, Proposed):
                 self.experiments.append(self.position.offset)
@@ -81,11 +81,11 @@ class Archive:
             yield record
 
     def records(self, number: int) -> list[Record]:
-        """The lines of one experiment, oldest first. Raises VerificationFailed if one of them is damaged."""
+        """The records of one experiment, oldest first. Raises VerificationFailed if a line is damaged."""
         return [record for record in self._until_the_next(number) if record.experiment == number]
 
     def experiment(self, number: int) -> Experiment:
-        """An experiment as `fold` gives it. Raises VerificationFailed if its lines are damaged."""
+        """An experiment as `fold` would give it. Raises VerificationFailed if its lines are damaged."""
         state = ResearchState(experiments=AppendOnly(first=number))
         for record in self._until_the_next(number):
             if record.experiment == number or isinstance(record.data, SessionStarted):
@@ -93,14 +93,14 @@ class Archive:
         return state.experiments[number]
 
     def forget(self, state: ResearchState) -> None:
-        """Keep the latest experiments of a state in memory only; the open one is always among them."""
-        # Now and then: dropping them one by one would copy the rest each time.
+        """Drop all but the latest experiments of a state from memory; the open one always stays."""
+        # Only now and then: dropping them one at a time would copy the rest each time.
         if state.next_number >= self._forgotten + 2 * EVERY:
             self._forgotten = min(len(self.experiments), state.next_number) - EVERY
             state.experiments.forget(self._forgotten, self.experiment)
 
     def _until_the_next(self, number: int) -> Iterator[Record]:
-        """The session an experiment was proposed in, then every line up to the next experiment's first."""
+        """The SessionStarted before an experiment, then every line from its first to the next one's."""
         begin = self.experiments[number]
         if session := bisect.bisect(self.sessions, begin):
             yield from read_lines(self.home, self.sessions[session - 1], self.sessions[session - 1] + 1)
@@ -128,7 +128,7 @@ _STORED = TypeAdapter(_Stored)
 
 
 def standing(home: Path) -> tuple[ResearchState, Archive]:
-    """Where an effort stands and where its past is. Reads only; raises VerificationFailed, OSError."""
+    """The state of an effort, and its archive. Read-only; raises VerificationFailed, OSError."""
     state, archive = _load(home)
     for record in archive.follow():
         apply(state, record)
@@ -137,16 +137,16 @@ def standing(home: Path) -> tuple[ResearchState, Archive]:
 
 
 def contradicts(home: Path, state: ResearchState, archive: Archive) -> bool:
-    """True if `standing` tells something else than the whole journal, which `state` and `archive` came from.
+    """True if `standing` disagrees with the whole journal, from which `state` and `archive` were built.
 
-    A snapshot is vouched for by a hash over itself, and anybody can make one. Raises OSError.
+    A snapshot is protected only by a hash of itself, which anybody can forge. Raises OSError.
     """
     try:
         told, found = standing(home)
     except (VerificationFailed, LookupError, ValueError):
-        return True  # the journal alone did not raise
+        return True  # replaying the journal did not raise
     if found.position != archive.position:
-        return False  # a controller is at work, and this one saw more of what it did
+        return False  # a controller is running; one of the two readings saw more lines
     places = (found.experiments, found.sessions) == (archive.experiments, archive.sessions)
     return not places or any(
         getattr(told, part.name) != getattr(state, part.name)
@@ -156,16 +156,16 @@ def contradicts(home: Path, state: ResearchState, archive: Archive) -> bool:
 
 
 class Snapshot:
-    """Writes the snapshot of one home, as its loop goes on from what `standing` gave."""
+    """Writes the snapshots of one home while its loop runs."""
 
     def __init__(self, home: Path, archive: Archive) -> None:
         self._path = home / SNAPSHOT
         self._archive = archive
 
     def publish(self, state: ResearchState) -> None:
-        """Write a snapshot if the last one is old. The state must stand at the journal's last line.
+        """Write a snapshot if the last one is old. The state must include the journal's last line.
 
-        Raises InfrastructureError if the disk does not take it.
+        Raises InfrastructureError if it cannot be written.
         """
         archive = self._archive
         if state.next_number < archive.stored + EVERY:
@@ -192,7 +192,7 @@ class Snapshot:
 
 
 def _load(home: Path) -> tuple[ResearchState, Archive]:
-    """What the snapshot holds if it can be believed; the beginning otherwise."""
+    """The content of the snapshot if it is valid; an empty state otherwise."""
     nothing = ResearchState(), Archive(home)
     try:
         digest, _, content = (home / SNAPSHOT).read_bytes().partition(b"\n")
@@ -213,7 +213,7 @@ def _load(home: Path) -> tuple[ResearchState, Archive]:
 
 @cache
 def _fingerprint() -> str:
-    """Changes with everything that decides what a journal adds up to."""
+    """Changes with all code that affects the result of folding a journal."""
     digest = hashlib.sha256()
     core = Path(__file__).parents[1] / "core"
     for path in (Path(__file__), *sorted(core.rglob("*.py"))):

@@ -184,7 +184,7 @@ def test_a_start_looks_at_nothing_while_all_fits(story: Story) -> None:
     fits = RetentionConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes)
     Retention(story.home, fits).prune(state, story.record)
     too_much = RetentionConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes - 1)
-    with pytest.raises(InfrastructureError, match="tidied up"):
+    with pytest.raises(InfrastructureError, match="cannot be pruned"):
         Retention(story.home, too_much).prune(state, story.record)
 
 
