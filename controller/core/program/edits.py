@@ -1,4 +1,4 @@
-"""Exact-match edits of a text, and errors from which their author can see what to do instead."""
+"""Exact-match edits of a text, with errors that tell their author what to do instead."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from controller.core.untrusted import clip
 from controller.core.values import Edit
 
-#: How alike the nearest lines must be to be worth showing, from 0 to 1.
+#: The least similarity, 0 to 1, at which the closest lines are worth showing.
 _ALIKE = 0.5
-#: Comparing is slow for long texts, and nobody finds a slip in more lines than these.
+#: Comparing long texts is slow, and nobody would spot a slip in more lines.
 _COMPARED_LINES = 40
 _SHOWN_CHARACTERS = 1500
 _SHOWN_PLACES = 10
 
 
 class BadEdit(ValueError):
-    """The edit does not apply; the message tells its author why, as a sentence or two."""
+    """The edit does not apply; the message tells its author why, in a sentence or two."""
 
 
 def apply(text: str, edit: Edit) -> str:
@@ -47,7 +47,7 @@ def rebase(text: str, edits: Iterable[Edit]) -> str:
 
 
 def _places(text: str, old: str) -> list[int]:
-    """Where `old` begins, overlapping occurrences too: any of them might have been meant."""
+    """Where `old` occurs, overlapping occurrences included: any of them might be meant."""
     places, start = [], text.find(old)
     while start >= 0:
         places.append(start)
@@ -76,7 +76,7 @@ def _same_but_for_white_space(lines: list[str], wanted: list[str]) -> int | None
 
 
 def _nearest(lines: list[str], wanted: list[str]) -> int | None:
-    """Where the lines most like the wanted ones begin; None if none are much like them."""
+    """Where the lines most similar to `wanted` begin; None if none are similar enough."""
     if len(wanted) > _COMPARED_LINES:
         return None
     matcher = difflib.SequenceMatcher(autojunk=False)

@@ -1,4 +1,4 @@
-"""Making a proposal that was prepared for one frontier fit another."""
+"""Rebase a proposal that was prepared for one frontier onto another."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from controller.core.program.policy import check
 
 
 class Stale(ValueError):
-    """The proposal is of no use any more; the message says why."""
+    """The proposal cannot be rebased; the message says why."""
 
 
 def refit(
     prepared: Prepared, train_py: str, *, parent_py: str, frontier_py: str, tried: Collection[str]
 ) -> str:
-    """`train_py` as it would have been made from `frontier_py` instead of `parent_py`. Raises Stale.
+    """`train_py` rebased from `parent_py` onto `frontier_py`. Raises Stale.
 
-    `tried` are the digests of what was run from the frontier. While the frontier's text is the same, whatever
-    was prepared is fit as it is.
+    `tried` are the digests of what was run from the frontier. If the frontier's text is unchanged, so is the
+    proposal.
     """
     if parent_py == frontier_py:
         return train_py
