@@ -1,4 +1,4 @@
-"""What is worth telling somebody who is not looking, line by line of the journal. Pure."""
+"""Which lines of the journal are worth a notification. Pure."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from controller.core.untrusted import clean_line
 from controller.core.values import Decision, Verdict
 
 Kind = Literal["baseline", "keep", "discard", "crash", "reject", "stall", "stop"]
-"""`baseline`: the unchanged train.py has no score, so that no experiment can be compared with it."""
+"""`baseline`: the unchanged train.py has no score, so no experiment can be compared with it."""
 
 
 _REASON_CHARACTERS = 500
 _CHECKS = 4
-"""A slot that was looked at so often in vain, over more than a minute, will not be calm in a moment."""
-#: A keep is told when it is committed.
+"""A slot still noisy after this many checks, over more than a minute, counts as a stall."""
+#: A keep is reported when it is committed.
 _KINDS: Mapping[Verdict, Kind] = {
     Verdict.DISCARD: "discard",
     Verdict.CRASH: "crash",
@@ -46,25 +46,25 @@ _KINDS: Mapping[Verdict, Kind] = {
 
 @dataclass(frozen=True)
 class Context:
-    """What a notice needs of the lines before its own."""
+    """What a notice needs from earlier lines."""
 
     tag: str | None = None
     frontier_bpb: float | None = None
     experiment: int | None = None
-    """The one that was proposed last."""
+    """The last one proposed."""
     description: str = ""
     val_bpb: float | None = None
     """Its score."""
     detail: str = ""
     """Why it has none."""
     decision: Decision | None = None
-    """On it."""
+    """Its decision."""
     stalled: bool = False
-    """Whether a stall that lasts was told already."""
+    """Whether the current stall was already reported."""
 
     @classmethod
     def at(cls, state: ResearchState) -> Context:
-        """Where a state stands that nothing was told of yet."""
+        """The context of a state from which to start reporting."""
         last = state.experiments.last
         return cls(
             tag=state.tag,
@@ -79,22 +79,22 @@ class Context:
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing worth telling. Every text in it is one safe line."""
+    """One notification. Every text in it is one safe line."""
 
     kind: Kind
     time: str
     """UTC."""
     context: Context
     reason: str = ""
-    """Of a stall or a stop, or why the baseline has no score."""
+    """The reason for a stall or stop, or why the baseline has no score."""
     seq: int | None = None
-    """Of the journal's line it comes from; one that comes twice has the same. None: from none."""
+    """Number of the journal line it comes from, equal if delivered twice. None: not from a line."""
     head: str | None = None
-    """The journal's head at that line; to be kept elsewhere, for `glovebox verify --head`."""
+    """The journal's head at that line, to keep elsewhere for `glovebox verify --head`."""
     commit: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As it is told: nothing in it that JSON has no word for."""
+        """The notice as delivered."""
         context, verdict = self.context, self.context.decision
         of_experiment = self.kind not in ("stall", "stop")
         told = {
@@ -119,7 +119,7 @@ class Notice:
 
 
 def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
-    """Take one more line in: (what the next needs, what to tell of this one)."""
+    """Process one more line: (context for the next, notice for this one or None)."""
     event = record.data
     match event:
         case EffortStarted():
@@ -157,7 +157,7 @@ def _decided(context: Context, record: Record) -> Notice | None:
 
 
 def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:
-    """The machine, the disk or the agent is waited for, as long as nobody was told yet."""
+    """A notice when the loop starts to wait for the machine, the disk or the agent, once per stall."""
     match record.data:
         case Paused(why="disk" | "infrastructure", reason=reason) | AgentAbsent(reason=reason):
             told = replace(context, stalled=True)
