@@ -30,7 +30,7 @@ class FirstBatch(BaseException):
 
 
 class NeverWaited(BaseException):
-    """Ends a flat script that fetches batches elsewhere and whose main thread never waited with a model ready."""
+    """Ends a flat script whose batches are fetched elsewhere and whose main thread never waited for one."""
 
 
 class Script:
@@ -52,7 +52,7 @@ class Script:
         return NoBatches(self)
 
     def ask(self) -> None:
-        """A batch is requested. Returns in the main thread; any other thread ends here once the script is over.
+        """A batch is requested. Returns in the main thread; other threads end here once the script is over.
 
         Any other process ends here at once, since its parent may be waiting for it.
         """

@@ -273,9 +273,7 @@ def write_manifests(
     public_files, judge_files = file_facts(folder / "public"), file_facts(folder / "judge")
     common = {
         "version": MANIFEST_VERSION,
-        "scale": "cpu"
-        if scale_name == "cpu"
-        else "gpu",  # where experiments run; selects train.py's constants
+        "scale": "cpu" if scale_name == "cpu" else "gpu",  # where experiments run
         "size": scale_name,
         "max_seq_len": scale.max_seq_len,
         "vocab_size": scale.vocab_size,
