@@ -417,7 +417,7 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """The stream's end: float32 logits [B, T, vocabulary], or with targets the nats of each, float32 [B * T]."""
+    """The stream's end: float32 logits [B, T, vocabulary], or given targets their nats, float32 [B * T]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -87,7 +87,7 @@ def _caches(config: Settings) -> str:
 def _home(config: Settings) -> str:
     existing = machine.existing(config.home)
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{existing} cannot be written to; choose another --home or mend its permissions.")
+        raise UserError(f"{existing} cannot be written to; choose another --home or fix its permissions.")
     used = " (a controller is at work in it)" if home_in_use(config.home) else ""
     return f"{config.home}{used}"
 

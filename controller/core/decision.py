@@ -52,7 +52,7 @@ def suspicion(frontier: Frontier, score: Score, bounds: Bounds) -> str | None:
     if score.val_bpb > UNIFORM_BPB:
         return f"it is above {UNIFORM_BPB:g} bits per byte, which takes no model"
     if doubtful(score):
-        return "it does worse on fresh rows than chance lets expect"
+        return "it does worse on fresh rows than chance would explain"
     if frontier.val_bpb is None or frontier.val_bpb - score.val_bpb <= bounds.max_gain * frontier.val_bpb:
         return None
     gain = (frontier.val_bpb - score.val_bpb) / frontier.val_bpb

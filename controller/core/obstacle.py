@@ -38,8 +38,8 @@ class Obstacle:
         """Why the loop stops, and when it can go on."""
         return (
             f"Nothing was scored yet and {IN_A_ROW} experiments in a row ended the same way as the unchanged "
-            f"baseline: {self.sentence} No more are trained until the image, the driver, the GPU or the "
-            "settings of the sandbox are others, or `glovebox continue` says to try again; then start again"
+            f"baseline: {self.sentence} Training stops until the image, the driver, the GPU or the sandbox "
+            "settings change, or until `glovebox continue` asks for a retry; then start again"
         )
 
 
@@ -102,7 +102,7 @@ _ROWS = (
         "user",
         frozenset(),
         _words(r"getpwuid\(\): uid not found", r"No username set in the environment"),
-        "The image knows no user with the id that its containers run as: build it anew with `make image`, or "
+        "The image has no user with the id that its containers run as: rebuild it with `make image`, or "
         "add the users to the image of your own.",
     ),
     _Row(
@@ -121,7 +121,7 @@ _ROWS = (
             r"Cannot find a working triton installation",
             r"\bPython\.h\b",
         ),
-        "The image lacks the compiler, or Triton, that torch.compile needs: build it anew with `make image`.",
+        "The image lacks the compiler, or Triton, that torch.compile needs: rebuild it with `make image`.",
     ),
     _Row(
         "library",
@@ -131,7 +131,7 @@ _ROWS = (
             r"version `?GLIBC\w*_[\d.]+'? not found",
             r"undefined symbol",
         ),
-        "The image lacks a library, or has a wrong one: build it anew with `make image`.",
+        "The image lacks a library, or has a wrong one: rebuild it with `make image`.",
     ),
     _Row(
         "files",

@@ -81,5 +81,5 @@ def not_writable(home: Path, error: OSError) -> UserError:
     """The error for a home that cannot be opened for writing."""
     return UserError(
         f"The home {home} cannot be written to ({error.strerror}); "
-        "choose another --home or mend its permissions."
+        "choose another --home or fix its permissions."
     )

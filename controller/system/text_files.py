@@ -69,7 +69,7 @@ def decode(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # `utf-8-sig` counts positions from behind the byte order mark.
+        # `utf-8-sig` counts positions from after the byte order mark.
         mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
         position = error.start + mark
         line = len(_NEWLINE.split(content[:position]))

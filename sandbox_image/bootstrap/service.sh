@@ -93,7 +93,7 @@ key() {
     eval "$told"
     value=$ANTHROPIC_API_KEY file=$GLOVEBOX_ANTHROPIC_API_KEY_FILE
     if [ -z "$value" ] && [ -n "$file" ]; then
-        [ -r "$file" ] || stop "the key file $file cannot be read; mend GLOVEBOX_ANTHROPIC_API_KEY_FILE."
+        [ -r "$file" ] || stop "the key file $file cannot be read; fix GLOVEBOX_ANTHROPIC_API_KEY_FILE."
         value=$(<"$file")
     fi
     printf '%s' "$value"

@@ -103,7 +103,7 @@ def read(said: str, status: int | None) -> Gpu | None:
     if found is None:
         raise NotReady(
             f"nvidia-smi shows {name}, but PyTorch in the image ended with status {status} and said nothing: "
-            f"look whether the container has enough memory (sandbox.trainer.memory), {_CPU}."
+            f"check that the container has enough memory (sandbox.trainer.memory), {_CPU}."
         )
     if sentence := _fault(found, name, driver):
         raise NotReady(sentence)
@@ -121,7 +121,7 @@ def read(said: str, status: int | None) -> Gpu | None:
         )
     except (LookupError, TypeError, ValueError) as error:
         raise InfrastructureError(
-            f"The probe for a GPU said something odd: {clean_line(lines[-1])}."
+            f"The GPU probe printed something unexpected: {clean_line(lines[-1])}."
         ) from error
 
 
@@ -146,8 +146,8 @@ _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (
         re.compile(r"Error 803\b|unsupported display driver"),
-        "The parts of the NVIDIA driver {driver} do not fit together: restart the machine, install the "
-        "driver anew, {cpu}",
+        "The parts of the NVIDIA driver {driver} do not match: restart the machine, reinstall the "
+        "driver, {cpu}",
     ),
     (
         re.compile(r"Error 802\b|system not yet initialized"),
@@ -161,7 +161,7 @@ _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (
         re.compile(r"busy or unavailable|Error 46\b"),
-        "{name} is taken by another program alone: end that one (nvidia-smi lists it), or allow several with "
+        "{name} is used exclusively by another program: end it (nvidia-smi lists it), or allow several with "
         "`nvidia-smi -c 0`, {cpu}",
     ),
     (
@@ -196,7 +196,7 @@ def _fault(found: Mapping[str, Any], name: str, driver: str) -> str | None:
     message = str(found.get("message", ""))
     said = clean_line(f"{found.get('error', '')}: {_first_line(message)}")
     if "torch" not in found:
-        return f"PyTorch in the image cannot be loaded ({said}): build it anew with `make image`, {_CPU}."
+        return f"PyTorch in the image cannot be loaded ({said}): rebuild it with `make image`, {_CPU}."
     if found.get("cuda") is None:
         return (
             f"The image's PyTorch was built without CUDA, and there is a GPU ({name}): build the image with "
@@ -210,8 +210,8 @@ def _fault(found: Mapping[str, Any], name: str, driver: str) -> str | None:
             return f"{sentence.format(**fields)} (PyTorch said: {said})."
     if "error" in found:
         return (
-            f"PyTorch in the image cannot use {name} (driver {driver}; it said: {said}): see whether driver "
-            f"and image fit each other (docs/service.md), {_CPU}."
+            f"PyTorch in the image cannot use {name} (driver {driver}; it said: {said}): check that "
+            f"driver and image match (docs/service.md), {_CPU}."
         )
     if found.get("correct") is not True:
         return f"{name} calculates a product of matrices wrongly: do not use it; pass --device cpu."

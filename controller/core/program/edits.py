@@ -23,7 +23,7 @@ class BadEdit(ValueError):
 def apply(text: str, edit: Edit) -> str:
     """`text` with the one occurrence of `edit.old` replaced. Raises BadEdit if there is not exactly one."""
     if not edit.old:
-        raise BadEdit("The text to replace is empty; quote the lines that are to change.")
+        raise BadEdit("The text to replace is empty; quote the lines to change.")
     if edit.old == edit.new:
         raise BadEdit("The old and the new text are the same; nothing would change.")
     places = _places(text, edit.old)
@@ -31,10 +31,10 @@ def apply(text: str, edit: Edit) -> str:
         raise BadEdit(f"The text to replace is not in train.py. {_hint(text, edit.old)}")
     if len(places) > 1:
         lines = ", ".join(str(text.count("\n", 0, place) + 1) for place in places[:_SHOWN_PLACES])
-        more = " and further" if len(places) > _SHOWN_PLACES else ""
+        more = " and more" if len(places) > _SHOWN_PLACES else ""
         raise BadEdit(
             f"The text to replace is in train.py {len(places)} times, at lines {lines}{more}; quote more of "
-            "the lines around it, so that it is there once."
+            "the surrounding lines to make it unique."
         )
     return text[: places[0]] + edit.new + text[places[0] + len(edit.old) :]
 
@@ -60,9 +60,9 @@ def _hint(text: str, old: str) -> str:
     if (start := _same_but_for_white_space(lines, wanted)) is not None:
         reason = "Only white space differs from the"
     elif (start := _nearest(lines, wanted)) is not None:
-        reason = "Most like it are the"
+        reason = "Most similar are the"
     else:
-        return "Nothing in it is much like it; the whole text stands above."
+        return "Nothing in it is similar; the whole text is above."
     shown = "\n".join(lines[start : start + len(wanted)])
     return f"{reason} lines from {start + 1} on:\n{clip(shown, _SHOWN_CHARACTERS)}"
 

@@ -62,8 +62,8 @@ def excess(work: Work) -> str | None:
     else:
         return None
     return (
-        f"the worker used {used:.0f} s of {of} and may use {allowed:.0f} s: the baseline's need on this "
-        "machine and a share of the budget; a model this heavy cannot be scored, make it cheaper to run"
+        f"the worker used {used:.0f} s of {of} and may use {allowed:.0f} s: what the baseline needs on this "
+        "machine plus a share of the budget; a model this slow cannot be scored, make it cheaper to run"
     )
 
 

@@ -150,7 +150,7 @@ class RunnerSandbox:
     def describe(self) -> Mapping[str, str]:
         told = self._endpoint.request(Describe(verb="describe"), outage_seconds=self._ready_seconds)
         if abs(told.pop("monotonic") - self._clock.monotonic()) > _CLOCK_SECONDS:
-            raise NotReady("The runner has another monotonic clock; it has to run on this very machine.")
+            raise NotReady("The runner has a different monotonic clock; it has to run on this machine.")
         return {str(key): str(value) for key, value in told.items()}
 
     def usage(self) -> Mapping[str, float] | None:
@@ -227,7 +227,7 @@ def _block(connection: socket.socket) -> bytes:
 
 def _order(spec: ContainerSpec | VolumeSpec) -> Order:
     if spec.order is None:
-        raise UserError(f"A runner does not start {spec.name}; do that where the engine can be used.")
+        raise UserError(f"A runner cannot start {spec.name}; do that where the engine is accessible.")
     return spec.order
 
 

@@ -90,7 +90,7 @@ class Endpoint:
         except PermissionError:
             raise NotReady(f"This user may not speak to the runner at {self._path}.") from None
         except OSError as error:
-            raise Unreachable(f"nobody answers at {self._path}: {error.strerror or error}") from error
+            raise Unreachable(f"nothing answers at {self._path}: {error.strerror or error}") from error
 
 
 class Watchdog:

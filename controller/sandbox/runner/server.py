@@ -152,7 +152,7 @@ class Runner:
             raise InfrastructureError(f"The runner could not read a request: {error}.") from error
         for name in orders.names(request):
             if not name.startswith(self._prefix):
-                raise ValueError(f"{name} is not of this home")
+                raise ValueError(f"{name} does not belong to this home")
         connection.settimeout(_SEND_SECONDS)
         return request, text
 
@@ -244,7 +244,7 @@ class Runner:
     def _await_pending(self) -> None:
         """The caller may be a restarted controller whose predecessor's last order is still pending."""
         if not self._pending.settled(_SETTLED_SECONDS):
-            raise InfrastructureError("What was ordered before is still under way.")
+            raise InfrastructureError("An earlier order is still in progress.")
 
     def _output(self, request: Output, connection: socket.socket, _: bytes) -> object:
         output = self._sandbox.output(request.name, request.limit)

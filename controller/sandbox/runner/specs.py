@@ -25,8 +25,8 @@ from controller.store import data
 _WORKERS = frozenset({Item.WORKER, Item.WORKER_2})
 
 DIFFERENT = (
-    "the runner and controller run with different settings or versions, so it would start something else "
-    "than expected; `make up` starts both anew, and what a command line would change (--budget, --device) "
+    "runner and controller have different settings or versions, so the runner would start something "
+    "unexpected; `make up` restarts both, and what a command line would change (--budget, --device) "
     "has to be changed in the settings"
 )
 
@@ -68,7 +68,7 @@ class SpecBuilder:
             self._seal(order, text)
             reach("train-sealed")
         elif order.item in _WORKERS and not self._sealed(order).is_file():
-            raise InfrastructureError("The train.py of this attempt is not here any more.")
+            raise InfrastructureError("The train.py of this attempt is gone.")
         return spec
 
     def drop_copies(self, containers: Collection[str]) -> None:
