@@ -1,9 +1,9 @@
-# Every target sets up what it needs; a second run skips what is done.
+# Every target sets up what it needs; targets are idempotent.
 #
 # Variables, in the environment or in .env (controller/system/dotenv.py): GLOVEBOX_HOME (state of the research, default ./home),
-# GLOVEBOX_CORPUS (stdlib, climbmix, a folder or a file), GLOVEBOX_SEPARATOR (what splits a txt of it), GLOVEBOX_SCALE (cpu,
+# GLOVEBOX_CORPUS (stdlib, climbmix, a folder or a file), GLOVEBOX_SEPARATOR (between the documents of a txt), GLOVEBOX_SCALE (cpu,
 # small, medium or gpu), GLOVEBOX_VARIANT (cpu or cuda image), GLOVEBOX_LOCK and GLOVEBOX_TORCH_INDEX (another CUDA),
-# GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA) and GLOVEBOX_BASE_IMAGE. Of one call alone: PYTEST
+# GLOVEBOX_WHEELS (folder of wheels), GLOVEBOX_CA_BUNDLE (private CA) and GLOVEBOX_BASE_IMAGE. For single targets: PYTEST
 # (arguments for `make test`), N and CHAOS (kills, and arguments for `make chaos`), ONLY (what `make bench` measures, and
 # arguments: ONLY="gpu --budget 100").
 
@@ -26,7 +26,7 @@ down: ## stop the service; its state stays in GLOVEBOX_HOME
 logs: ## follow the service's log
 	@$(BOOTSTRAP)/service.sh logs
 
-status: ## where the service's research stands
+status: ## show the state of the service's research
 	@$(BOOTSTRAP)/service.sh status
 
 image: engine ## build the sandbox image
@@ -47,13 +47,13 @@ check: env-dev ## lint, format, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: image env-dev ## measure kill accuracy, overhead, the sandbox's cost, waiting for an agent and a long journal
+bench: image env-dev ## measure kill accuracy, overhead, sandbox cost, time waiting for an agent, and a long journal
 	@$(BIN)/python -m tests.bench $(ONLY)
 
-attacks: image env-dev ## try to forge a score in every way we know, and score honest models beside
+attacks: image env-dev ## try to forge a score in every way we know; honest models are scored for comparison
 	@PYTHONPATH=harness $(BIN)/python -m tests.attacks
 
-chaos: image env-dev ## kill the controller N times (default 100) on real containers and look for harm
+chaos: image env-dev ## kill the controller N times (default 100) on real containers and check for damage
 	@PYTHONPATH=harness $(BIN)/python -m tests.chaos $(N) $(CHAOS)
 
 clean: ## remove the Python environment, caches and the demo; not GLOVEBOX_HOME

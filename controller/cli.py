@@ -1,7 +1,7 @@
-"""`glovebox`: the composition root. The only reader of argv; a function for each verb, all on one page.
+"""`glovebox`: the command line. The only reader of argv, with one function per verb.
 
-Each verb is put together in `controller.app`: `machine` (what attempts run on), `run` (one session of the
-loop), `service` (the loop for weeks), `home` (a home as others left it).
+The verbs are assembled in `controller.app`: `machine` (what attempts run on), `run` (one session of the
+loop), `service` (the loop for weeks), `home` (reading a home).
 """
 
 from __future__ import annotations
@@ -27,12 +27,10 @@ from controller.app import (
 )
 from controller.app import (
     doctor,
+    liveness,
     preparation,
     service,
     trial,
-)
-from controller.app import (
-    liveness as life,
 )
 from controller.app import (
     runner as runner_service,
@@ -59,25 +57,25 @@ from controller.views import facts as views_json
 from controller.views import tables as views
 
 _SENTENCE = 2000
-"""Characters of the longest sentence that is worth reading; a path may be in it."""
+"""Longest message, in characters; it may contain a path."""
 
 _SCALES = (
-    "Size of the game: cpu; small, medium or gpu for a GPU with less than 8, 8 to 20, or more GB. "
+    "Scale of data and model: cpu, or small, medium or gpu for a GPU with under 8, 8 to 20, or more GB. "
     "Default: what fits this machine."
 )
 
 _SEPARATOR = (
-    "What stands between two documents in a txt file: any text, '<|endoftext|>' by default; blank-lines; "
-    "or none, where a file is a document."
+    "Separator between documents in a txt file: any text; blank-lines; or none, if each file is one "
+    "document. Default: '<|endoftext|>'."
 )
 _WORKERS = (
-    "Processes that read text at once, with up to 1 GB of memory each, and downloads at once. "
+    "Parallel processes that read text, each with up to 1 GB of memory, and parallel downloads. "
     "Default: as many as CPUs and memory allow."
 )
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: What names of environment variables begin with that hold a secret.
+#: Prefixes of environment variables that hold a secret.
 _SECRET = ("ANTHROPIC_API_KEY", "GLOVEBOX_NOTIFY")
 
 app = typer.Typer(
@@ -92,12 +90,12 @@ app = typer.Typer(
 Home = Annotated[Path | None, typer.Option(help="State directory of the effort.  [env: GLOVEBOX_HOME]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or gpu.")]
-Budget = Annotated[float | None, typer.Option(help="Seconds of wall clock an experiment gets.")]
+Budget = Annotated[float | None, typer.Option(help="Wall-clock seconds per experiment.")]
 Number = Annotated[int, typer.Argument(help="The experiment's number.", min=0)]
 
 
 def main() -> None:
-    """Run the command; a person's mistake becomes one sentence and an exit status."""
+    """Run the command; an error becomes one sentence and an exit status."""
     streams.complete()
     streams.accept_any_text()
     logs.configure(sys.stderr, logging.WARNING)
@@ -113,7 +111,7 @@ def main() -> None:
     except OSError as error:
         if not streams.is_full(error):
             raise
-        _end(f"What was to be written could not be: {error.strerror}", InfrastructureError.exit_status)
+        _end(f"Output could not be written: {error.strerror}", InfrastructureError.exit_status)
 
 
 def _end(sentence: str, status: int) -> NoReturn:
@@ -126,16 +124,16 @@ def _end(sentence: str, status: int) -> NoReturn:
 def prepare(
     home: Home = None,
     corpus: Annotated[
-        str, typer.Option(help="stdlib, climbmix, or a folder or a file of txt, jsonl, json or parquet.")
+        str, typer.Option(help="stdlib, climbmix, or a folder or file of txt, jsonl, json or parquet.")
     ] = "stdlib",
     scale: Annotated[str | None, typer.Option(help=_SCALES)] = None,
     shards: Annotated[
-        int | None, typer.Option(help="Training shards of climbmix to download.", min=1)
+        int | None, typer.Option(help="Number of climbmix training shards to download.", min=1)
     ] = None,
     separator: Annotated[str | None, typer.Option(help=_SEPARATOR)] = None,
     workers: Annotated[int | None, typer.Option(help=_WORKERS, min=1)] = None,
 ) -> None:
-    """Make the data and the tokenizer, once."""
+    """Prepare the data and the tokenizer, once."""
     config = settings.load(home=home)
     with HomeLock(config.home):
         request = preparation.Request(corpus, scale, shards, workers, separator)
@@ -147,11 +145,9 @@ def run(
     home: Home = None,
     experiments: Annotated[
         int | None,
-        typer.Option(help="Stop when the effort has this many experiments, the baseline included."),
+        typer.Option(help="Stop once the effort has this many experiments, baseline included."),
     ] = None,
-    hours: Annotated[
-        float | None, typer.Option(help="Stop when the effort has been worked at for this long.")
-    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Stop once the effort has run for this long.")] = None,
     budget: Budget = None,
     agent: Annotated[str | None, typer.Option(help="claude, tuner, replay:DIR or auto.")] = None,
     tag: Annotated[
@@ -161,7 +157,7 @@ def run(
     stay: Annotated[
         bool,
         typer.Option(
-            "--stay", help="At the end wait to be stopped: a service would only be started again and again."
+            "--stay", help="At the end, wait to be stopped: a service manager would restart it for ever."
         ),
     ] = False,
 ) -> None:
@@ -181,9 +177,9 @@ def run(
 
 
 def _run(config: settings.Settings, stop: threading.Event) -> str:
-    name = choose.make_agent(config).name  # what is wrong with it is found before the home is touched
+    name = choose.make_agent(config).name  # reports a bad configuration before the home is touched
     for variable in [name for name in os.environ if name.upper().startswith(_SECRET)]:
-        del os.environ[variable]  # whoever needs it has it; no child of ours does
+        del os.environ[variable]  # already read; no child process gets it
     with HomeLock(config.home):
         logs.configure(logs.stream_of_run(config.home))
         if config.agent == "auto":
@@ -199,7 +195,7 @@ def try_(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Run one train.py as an experiment outside the frontier: nothing is kept, nothing is journalled."""
+    """Run one train.py as an experiment outside the frontier: nothing is kept or journalled."""
     config = settings.load(home=home, device=device, **_section("budget", wall_seconds=budget))
     with HomeLock(config.home):
         try:
@@ -214,11 +210,11 @@ def try_(
 
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
-    """Show where the effort stands."""
+    """Show the state of the effort."""
     config = settings.load(home=home)
     require_effort(config.home)
     state, _ = read_standing(config.home)
-    seen, today = life.look(config.home, SystemClock()), SystemClock().now().date().isoformat()
+    seen, today = liveness.check(config.home, SystemClock()), SystemClock().now().date().isoformat()
     pausing = pause_.read(config.home).paused and state.pause is None
     if as_json:
         _print_json(views_json.status(state, today) | seen.as_json() | {"pause_asked_for": pausing})
@@ -227,7 +223,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
         print(clean_line(seen.sentence(config.home), _SENTENCE))
         if pausing:
             then = "it begins when nothing runs" if seen.running else "the next controller will wait"
-            print(f"A pause is asked for; {then}.")
+            print(f"A pause was requested; {then}.")
 
 
 @app.command("log")
@@ -248,7 +244,7 @@ def show(
     home: Home = None,
     as_json: Json = False,
     in_full: Annotated[
-        bool, typer.Option("--audit", help="Tell everything that led to it and came of it, in order.")
+        bool, typer.Option("--audit", help="Show everything that led to it and followed from it, in order.")
     ] = False,
 ) -> None:
     """Show one experiment: proposal, diff, log, result and audit trail."""
@@ -256,7 +252,7 @@ def show(
     require_effort(config.home)
     state, archive = read_standing(config.home)
     if number >= len(state.experiments):
-        raise UserError(f"There is no experiment {number}; `glovebox log` lists those there are.")
+        raise UserError(f"There is no experiment {number}; `glovebox log` lists all of them.")
     whole = read_state(config.home)[0] if in_full else []
     trail = audit.trail(whole, number) if in_full else archive.records(number)
     diff = read_blob(config.home, state.experiments[number].diff_sha256).decode("utf-8", "replace")
@@ -275,7 +271,7 @@ def report_(
         Path | None, typer.Option(help="Folder to write to. Default: report/ in the home.")
     ] = None,
 ) -> None:
-    """Draw the progress and write an account of the effort."""
+    """Write a report of the effort, with a chart of its progress."""
     config = settings.load(home=home)
     records, _ = read_state(config.home)
     for path in report.write(records, output or config.home / "report"):
@@ -287,7 +283,7 @@ def verify_(
     home: Home = None,
     head: Annotated[
         str | None,
-        typer.Option(help="A head hash you kept elsewhere: check that the journal once ended with it."),
+        typer.Option(help="A head hash that you kept elsewhere: check that the journal once ended with it."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -316,7 +312,7 @@ def verify_(
 
 @app.command("doctor")
 def doctor_(home: Home = None, device: Device = None, as_json: Json = False) -> None:
-    """Say whether this machine is fit, and what to do if it is not."""
+    """Check whether this machine is ready, and say what to do if it is not."""
     checks = doctor.examine(settings.load(home=home, device=device))
     if as_json:
         _print_json([check.as_json() for check in checks])
@@ -338,28 +334,28 @@ def pause(
     home: Home = None,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
 ) -> None:
-    """Let the running experiment come to its end and begin nothing new, until `glovebox continue`."""
+    """Finish the running experiment and start nothing new until `glovebox continue`."""
     config = settings.load(home=home)
     require_effort(config.home)
-    pause_.leave(config.home, paused=True, reason=reason)
+    pause_.write(config.home, paused=True, reason=reason)
     print(
-        "Nothing new begins once the running experiment is finished; `glovebox continue` goes on."
+        "Pausing after the running experiment; `glovebox continue` resumes."
         if home_in_use(config.home)
-        else "No controller is at work; the next one waits for `glovebox continue`."
+        else "No controller is at work; the next one will wait for `glovebox continue`."
     )
 
 
 @app.command("continue")
 def continue_(home: Home = None) -> None:
-    """End a pause; or have the next start try again what an effort stopped for that the machine lacks."""
+    """End a pause, or let the next start retry an effort that stopped for a fault of the machine."""
     config = settings.load(home=home)
     require_effort(config.home)
-    pause_.leave(config.home, paused=False)
+    pause_.write(config.home, paused=False)
 
 
 @app.command()
 def runner(home: Home = None, device: Device = None) -> None:
-    """Hold the engine's socket for a controller that has none, and start what it orders."""
+    """Run containers for a controller that has no access to the engine's socket."""
     config = settings.load(home=home, device=device)
     logs.configure(sys.stderr)
     runner_service.serve(config, signals.stop_on_signals())
@@ -367,9 +363,9 @@ def runner(home: Home = None, device: Device = None) -> None:
 
 @app.command()
 def health(home: Home = None) -> None:
-    """Say what the controller of this home is doing; exit 3 if there is none, or no sign of life."""
+    """Say what the controller of this home is doing; exit 3 if there is none or its heartbeat is overdue."""
     config = settings.load(home=home)
-    seen = life.look(config.home, SystemClock())
+    seen = liveness.check(config.home, SystemClock())
     if not seen.running or seen.silent_seconds > 0:
         raise NotReady(seen.sentence(config.home))
     print(clean_line(seen.doing or "at work", _SENTENCE))
@@ -382,13 +378,13 @@ def version() -> None:
 
 
 def _section(name: str, **values: Any) -> dict[str, Any]:
-    """One nested settings section out of command line options; nothing if none was given."""
+    """A nested settings section from command-line options; empty if none was given."""
     given = {key: value for key, value in values.items() if value is not None}
     return {name: given} if given else {}
 
 
 def _show(shown: RenderableType) -> None:
-    """Wide where nobody looks at it in a terminal, so that a row of a table stays one line."""
+    """Print; wide if not in a terminal, so that each table row stays on one line."""
     if sys.stdout.isatty():
         Console().print(shown)
         return

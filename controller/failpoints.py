@@ -1,11 +1,11 @@
-"""Named places at which a test may end this process, as the kernel's OOM killer or a pulled plug would.
+"""Named places at which a test can kill this process, as the kernel's OOM killer or a power cut would.
 
-    GLOVEBOX_FAILPOINT=branch-moved glovebox run       dies the first time it comes there
+    GLOVEBOX_FAILPOINT=branch-moved glovebox run       dies the first time it gets there
     GLOVEBOX_FAILPOINT=blob-stored:7 glovebox run      dies the seventh time
 
-They stand at every boundary between two states of an experiment: around each line of the journal and between
-the deeds that a line stands for. `python -m tests.chaos --list` prints them. Where nothing is armed, a place
-costs one comparison.
+They mark every boundary between two states of an experiment: before and after each line of the journal, and
+between the actions that a line records. `python -m tests.chaos --list` prints them. Unless a test arms one, a
+failpoint costs one comparison.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from controller.core.untrusted import clean_line
 VARIABLE = "GLOVEBOX_FAILPOINT"
 
 EVENTS: tuple[str, ...] = tuple(event.model_fields["event"].default for event in get_args(AnyEvent))
-"""What a line of the journal can be."""
+"""The kinds of event in the journal."""
 
 _AROUND_LINES = tuple(f"{side}-{event}" for event in EVENTS for side in ("before", "after"))
 
@@ -37,7 +37,7 @@ OF_THE_SANDBOX: tuple[str, ...] = (
     "volume-created",
     "volume-removed",
 )
-"""Whoever has the engine's socket comes there: the runner, or a controller that works without one."""
+"""Reached by the process with the engine's socket: the runner, or a controller without one."""
 
 OF_THE_RUNNER: tuple[str, ...] = (
     *(f"order-{how}-{verb}" for verb in orders.VERBS for how in ("received", "carried-out")),
@@ -45,10 +45,10 @@ OF_THE_RUNNER: tuple[str, ...] = (
     "copies-forgotten",
     "runner-serving",
 )
-"""`carried-out`: and the answer is not on its way yet."""
+"""`carried-out`: done, but not answered yet."""
 
 OF_A_CALLER: tuple[str, ...] = ("start-ordered", "start-answered")
-"""A controller that works through a runner."""
+"""Reached by a controller that uses a runner."""
 
 NAMES: tuple[str, ...] = (
     *_AROUND_LINES,
@@ -56,7 +56,7 @@ NAMES: tuple[str, ...] = (
     *OF_THE_RUNNER,
     *OF_A_CALLER,
     # files
-    "file-written",  # and not yet in its place
+    "file-written",  # but not renamed yet
     "blob-stored",
     "proposal-half-written",
     "summary-appended",
@@ -90,19 +90,19 @@ _hook: Callable[[str], None] | None = None
 
 
 def reach(name: str) -> None:
-    """Say that the process has come to a place; if that one is armed, this does not return."""
+    """Mark that the process has reached a failpoint; if it is armed, this does not return."""
     if _hook is not None:
         _hook(name)
 
 
 def install(hook: Callable[[str], None] | None) -> None:
-    """Let `hook` hear of every place that is reached, in whatever thread; None: nobody."""
-    global _hook  # noqa: PLW0603 - the places are all over the program, and so is whoever listens
+    """Call `hook` for every failpoint reached, in any thread; None: call nothing."""
+    global _hook  # noqa: PLW0603 - failpoints are all over the program, and there is one hook
     _hook = hook
 
 
 def arm(text: str) -> None:
-    """Die at NAME, or the nth time it is reached with NAME:NTH. Raises UserError for what is no place."""
+    """Die at NAME, or with NAME:NTH the nth time it is reached. Raises UserError for an unknown name."""
     name, colon, times = text.partition(":")
     if name not in NAMES or (colon and not (times.isdecimal() and int(times))):
         raise UserError(f"{VARIABLE} names no place to fail at: {clean_line(text, 60)!r}.")
@@ -110,7 +110,7 @@ def arm(text: str) -> None:
 
 
 class _Killer:
-    """SIGKILL to ourselves: no handler, no `finally` and no other thread gets a word in."""
+    """Sends SIGKILL to this process: no handler, no `finally` and no other thread runs again."""
 
     def __init__(self, name: str, nth: int) -> None:
         self._name, self._left = name, nth

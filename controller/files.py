@@ -12,7 +12,7 @@ from pathlib import Path
 from controller.failpoints import reach
 
 PARTIAL = ".partial"
-"""Ends the name of a file or folder that is not complete yet; it begins with a dot."""
+"""Suffix of files and folders that are not complete yet; their names begin with a dot."""
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -37,7 +37,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def remove_partial(folders: Iterable[Path]) -> None:
-    """Remove what a process that was killed had begun to write there. Raises OSError."""
+    """Remove what a killed process left half-written there. Raises OSError."""
     for folder in filter(Path.is_dir, folders):
         with os.scandir(folder) as entries:
             partial = [entry for entry in entries if entry.name[0] == "." and entry.name.endswith(PARTIAL)]
@@ -49,7 +49,7 @@ def remove_partial(folders: Iterable[Path]) -> None:
 
 
 def drop_link(path: Path) -> None:
-    """Remove a symlink in the place of a file that is about to be opened for writing. Raises OSError."""
+    """Remove a symlink at the path of a file about to be opened for writing. Raises OSError."""
     if path.is_symlink():
         path.unlink()
 
@@ -63,7 +63,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: a new file can otherwise be lost whole in a power cut."""
+    """Make the names in a folder durable: otherwise a power cut can lose a new file entirely."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

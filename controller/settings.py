@@ -39,7 +39,7 @@ from controller.core.scoring.config import JudgeConfig
 from controller.core.untrusted import clean_line
 from controller.observers.notify import NotifyConfig
 from controller.sandbox.rehearsal import RehearsalConfig
-from controller.store.retention import StorageConfig
+from controller.store.retention import RetentionConfig
 from controller.system import dotenv, text_files, variables
 
 SETTINGS_FILE = "glovebox.toml"
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     notify: NotifyConfig = NotifyConfig()
     noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()
-    storage: StorageConfig = StorageConfig()
+    storage: RetentionConfig = RetentionConfig()
     judge: JudgeConfig = JudgeConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()
     claude: ClaudeConfig = ClaudeConfig()

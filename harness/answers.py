@@ -1,8 +1,8 @@
-"""How a worker's logits reach the judge: encoded where they are, copied into their slot, published in turn.
+"""Sends a worker's logits to the judge: encoded in place, copied into their slot, published in order.
 
-On a GPU all of it goes on beside the model: the driver copies logits straight into the slot's file, which the
-worker has mapped, on a stream of its own, and a thread publishes what has arrived. On the CPU it is the model
-that needs every core, and one thing is done after the other.
+On a GPU this overlaps with the model: on a separate stream, the driver copies logits straight into the slot's
+file, which the worker has mapped, and a thread publishes what has arrived. On the CPU the model needs every
+core, so the steps are sequential.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ from torch import Tensor
 
 DTYPES = {BFLOAT16: torch.bfloat16, FLOAT32: torch.float32, FLOAT16_LESS_LARGEST: torch.float16}
 LOWEST = torch.finfo(torch.float16).min
-PART_TOKENS = 2048  # encoded at a time: at a vocabulary of 8192, 64 MB for each of a few temporaries
+PART_TOKENS = 2048  # encoded at a time: 64 MB for each of a few temporaries at a vocabulary of 8192
 
 
 def less_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """float16 of logits [..., V] less the largest of each row, and where that is, int32 [...].
+    """float16 logits [..., V] minus the largest of each row, and its index, int32 [...].
 
-    What is not finite is NaN then. A logit further below than float16 reaches counts as that far: its
-    probability is 0 in float32 as well.
+    Non-finite logits become NaN. A difference beyond the range of float16 is clamped: its probability is 0 in
+    float32 as well.
     """
     numbers = logits.float()
     largest = numbers.argmax(-1, keepdim=True)
@@ -50,7 +50,7 @@ def less_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def describe(logits: object, asked: Header, compact: bool) -> Header:
-    """The header of a reply. What the judge must refuse has no payload, the header says why."""
+    """The header of a reply. A reply that the judge must refuse has no payload; its header says why."""
     wanted = asked.last - asked.first
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         return Header(0, asked.rows, wanted, asked.vocab)
@@ -62,7 +62,7 @@ def describe(logits: object, asked: Header, compact: bool) -> Header:
 
 
 class Replies:
-    """Writes one reply after the other."""
+    """Writes replies in order."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Replies:
         compact: bool,
         blaming: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """`compact`: two bytes a logit whatever the model's dtype. What is computed, is in `blaming`."""
+        """`compact`: two bytes per logit whatever the model's dtype. Computation runs inside `blaming`."""
         self._writer, self._compact, self._blaming = SlotWriter(folder), compact, blaming
         self._gpu = Copies(device) if device.type == "cuda" else None
         self._under_way: deque[Future[None]] = deque()
@@ -80,7 +80,7 @@ class Replies:
         self._spaces: dict[int, Tensor] = {}
 
     def send(self, number: int, logits: object, asked: Header) -> None:
-        """Encode and send reply `number`. On a GPU it may still be on its way afterwards. Raises OSError."""
+        """Encode and send reply `number`. On a GPU it may still be in flight on return. Raises OSError."""
         header = describe(logits, asked, self._compact)
         if header[1:4] != (asked.rows, asked.last - asked.first, asked.vocab) or header.dtype == 0:
             self._writer.publish(number, header)
@@ -96,7 +96,7 @@ class Replies:
             self._under_way.append(self._publisher.submit(self._publish, number, header, arrived))
 
     def _put(self, logits: Tensor, space: Tensor, places: Tensor) -> None:
-        """Encode logits [B, T', V] into `space`, or begin to."""
+        """Encode logits [B, T', V] into `space`; on a GPU, asynchronously."""
         copy = self._gpu.copy if self._gpu else Tensor.copy_
         step = max(1, PART_TOKENS // logits.size(1))
         for start in range(0, len(logits), step):
@@ -113,13 +113,13 @@ class Replies:
         self._writer.publish(number, header)
 
     def look(self) -> None:
-        """Raises what a copy under way has raised."""
+        """Raise any error of a copy in flight."""
         while self._under_way and self._under_way[0].done():
             with self._blaming():
                 self._under_way.popleft().result()
 
     def _space(self, number: int, header: Header) -> tuple[Tensor, Tensor]:
-        """Where reply `number` belongs: its logits [B, T', V], and places of the largest [B, T'] or [0]."""
+        """Memory for reply `number`: logits [B, T', V], and indices of the largest [B, T'] or [0]."""
         positions, vocab = math.prod(header[1:3]), header.vocab
         size = payload_bytes(header.dtype, positions, vocab)
         slot = number % SLOTS
@@ -134,14 +134,14 @@ class Replies:
 
 
 class Copies:
-    """Copies from a GPU into memory of ours, beside what is computed there."""
+    """Asynchronous copies from a GPU into our memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def register(self, memory: Tensor) -> None:
-        """Let the GPU write to this memory by itself. Where the driver refuses, copies are only slower."""
+        """Pin this memory so that the GPU can write to it. If the driver refuses, copies are only slower."""
         failed = True
         with contextlib.suppress(RuntimeError):
             driver: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
@@ -151,14 +151,14 @@ class Copies:
                 torch.zeros(1, device=self._device)  # the next launch would report the refusal as its own
 
     def copy(self, into: Tensor, source: Tensor) -> None:
-        """Begin to copy, once `source` is computed."""
+        """Start to copy as soon as `source` is computed."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             into.copy_(source, non_blocking=True)
         source.record_stream(self._stream)
 
     def arrival(self) -> torch.cuda.Event:
-        """Happens when everything whose copy was begun has arrived."""
+        """An event that fires when all copies started so far have arrived."""
         event: torch.cuda.Event = self._stream.record_event()
         return event
 
@@ -166,7 +166,7 @@ class Copies:
 def answer(
     requests: SlotReader, replies: Replies, predict: Callable[[Tensor], object], total_seconds: float
 ) -> NoReturn:
-    """Answer the judge's batches in order, until it is silent for too long: TimeoutError."""
+    """Answer the judge's batches in order. Raises TimeoutError after `total_seconds`."""
     deadline = time.monotonic() + total_seconds
     for number in itertools.count():
         while (asked := requests.poll(number)) is None:
@@ -180,18 +180,18 @@ def answer(
     raise AssertionError
 
 
-# --- what the model is given ------------------------------------------------------
+# --- inputs to the model ----------------------------------------------------------
 
 
 class Parts:
-    """A model that is given as many rows at a time as the memory of its device allows."""
+    """Splits batches into as many rows as fit into the device's memory."""
 
     def __init__(self, model: Callable[[Tensor], object]) -> None:
         self._model = model
         self._rows: int | None = None
 
     def __call__(self, tokens: Tensor) -> object:
-        """tokens [B, T] -> whatever the model gives, put together if it was asked more than once."""
+        """tokens [B, T] -> the model's output, concatenated if the batch was split."""
         while True:
             rows = self._rows or len(tokens)
             try:
@@ -212,21 +212,21 @@ class Parts:
 
 
 class Lengths:
-    """A model that is asked about shorter rows than its context, as a confirmation does to save time.
+    """Serves rows shorter than the model's context, which a confirmation sends to save time.
 
-    It is given them as they are if that makes no difference to the last bit, which is tried once for each
-    length. If it does, or if the model wants whole rows, they are filled up: what follows a prediction must
-    not matter.
+    Short rows are passed on as they are if that gives bit-identical results, which is tested once for each
+    length. Otherwise, or if the model needs whole rows, they are padded: what follows a prediction must not
+    matter.
     """
 
     def __init__(self, model: Callable[[Tensor], object], context: int) -> None:
         self._model, self._context = model, context
         self._exact: dict[int, bool] = {}
         self._rows = 1
-        """How many whole rows make a batch."""
+        """Rows in a batch of full length."""
 
     def __call__(self, tokens: Tensor) -> object:
-        """tokens [B, T] with T up to the context -> whatever the model gives."""
+        """tokens [B, T], T at most the context -> the model's output."""
         length = tokens.size(1)
         if length >= self._context:
             self._rows = len(tokens)

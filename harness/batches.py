@@ -1,9 +1,9 @@
-"""A flat script's first request for a batch: what tells that its training would begin, from any thread.
+"""Stops a flat script at its first request for a batch, where its training would begin, from any thread.
 
-A script may ask in its main thread, from a thread of its own that prefetches, or from another process, as a
-`DataLoader` with workers does. Only the first is where the training begins. Those who prefetch may ask while
-the model is still being built, so their request is remembered, and the script ends when its main thread has
-nothing left to do but wait.
+A script may request it in its main thread, in a prefetching thread, or in another process, as a `DataLoader`
+with workers does. Only the main thread's request marks the start of training. Prefetchers may request batches
+while the model is still being built, so their request is remembered, and the script is stopped once its main
+thread does nothing but wait.
 """
 
 import contextlib
@@ -16,27 +16,25 @@ import types
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-LOOK_SECONDS = 0.25  # of the main thread, to see whether it works
-WORK = 0.2  # share of a CPU above which it does
-WAITS_SECONDS = 0.5  # without work in a wait of Python's, it waits for a batch
-QUIET_SECONDS = 3.0  # the same anywhere else; a device may take a while to answer when it is set up
-LIMIT_SECONDS = 30.0  # from the request to the end of a script that never waits, or has no model when it does
+LOOK_SECONDS = 0.25  # between checks whether the main thread is busy
+WORK = 0.2  # share of a CPU above which it is busy
+WAITS_SECONDS = 0.5  # idle this long in a Python wait, it is waiting for a batch
+QUIET_SECONDS = 3.0  # the same anywhere else; setting up a device may take a while
+LIMIT_SECONDS = 30.0  # after the request, a script that never waits with a model ready is stopped
 WAITS_IN = {"asyncio", "concurrent", "multiprocessing", "queue", "selectors", "threading"}
 SIGNAL = signal.SIGUSR2
 
 
 class FirstBatch(BaseException):
-    """Ends a flat script where training would begin; no Exception, so `except Exception` lets it pass."""
+    """Ends a flat script where training would begin; not an Exception, so `except Exception` misses it."""
 
 
 class NeverWaited(BaseException):
-    """Ends a flat script whose batches are fetched outside its main thread, where that was not found waiting
-    for one with its model ready.
-    """
+    """Ends a flat script whose batches are fetched elsewhere and whose main thread never waited for one."""
 
 
 class Script:
-    """A flat script that runs in the main thread as `module`, until a batch is asked for."""
+    """A flat script that runs in the main thread as `module`, until a batch is requested."""
 
     def __init__(self, module: types.ModuleType) -> None:
         self._module, self._process = module, os.getpid()
@@ -46,16 +44,17 @@ class Script:
         self._clock = time.pthread_getcpuclockid(self._main)
         self._over = threading.Event()
         self._reason: type[BaseException] = NeverWaited
-        self._asked, self._ask = os.pipe()  # a process that was forked from this one can write to it, too
+        self._asked, self._ask = os.pipe()  # forked processes can write to it, too
         self._watcher = threading.Thread(target=self._watch, name="first batch", daemon=True)
 
     def make_dataloader(self, *_args: object, **_kwargs: object) -> "NoBatches":
-        """To be called in place of `prepare.make_dataloader`."""
+        """Replaces `prepare.make_dataloader`."""
         return NoBatches(self)
 
     def ask(self) -> None:
-        """Return to the main thread. Another one ends here, once nobody waits for it any more, and so does
-        another process, at once: its owner may wait for its end.
+        """A batch is requested. Returns in the main thread; other threads end here once the script is over.
+
+        Any other process ends here at once, since its parent may be waiting for it.
         """
         if os.getpid() != self._process:
             os.write(self._ask, b"?")
@@ -63,11 +62,11 @@ class Script:
         if threading.get_ident() != self._main:
             os.write(self._ask, b"?")
             self._over.wait()
-            raise SystemExit  # which a thread may raise without a word
+            raise SystemExit  # ends a thread silently
 
     @contextlib.contextmanager
     def until_first_batch(self) -> Iterator[None]:
-        """To run it under: leave where its training would begin. Raises NeverWaited."""
+        """Run the script in this context: left where its training would begin. Raises NeverWaited."""
         before = signal.signal(SIGNAL, self._raise)
         self._watcher.start()
         try:
@@ -85,7 +84,7 @@ class Script:
             raise self._reason
 
     def _watch(self) -> None:
-        """Interrupt the main thread, whatever it waits for, once somebody else has asked for a batch."""
+        """Interrupt the main thread, whatever it waits for, after a request from elsewhere."""
         os.read(self._asked, 1)
         if self._over.is_set():
             return
@@ -94,7 +93,7 @@ class Script:
             signal.pthread_kill(self._main, SIGNAL)
 
     def _comes_to_wait(self) -> bool:
-        """True once the main thread waits and there is a model; False if that takes too long."""
+        """True once the main thread waits with a model ready; False if that takes too long."""
         quiet, limit = 0.0, time.monotonic() + LIMIT_SECONDS
         while not self._over.is_set() and time.monotonic() < limit:
             before = time.clock_gettime(self._clock)
@@ -113,7 +112,7 @@ class Script:
 
 
 class NoBatches:
-    """The data loader of a script that is not to train."""
+    """The data loader of a script that must not train."""
 
     def __init__(self, script: Script) -> None:
         self._script = script

@@ -1,11 +1,11 @@
-"""Where the text comes from: the corpora that `prepare.py` can turn into token shards.
+"""The corpora that `prepare.py` can turn into token shards.
 
 A corpus is a list of parts. A part is one unit of work for one process: it can be pickled, and it yields
-documents (`str`, not empty), always in the same order. Three corpora exist:
+non-empty documents (`str`), always in the same order. There are three corpora:
 
 - `stdlib`: library sources and documentation of the Python installation that runs this file; no download.
 - `climbmix`: the shards that upstream trains on; the split of each shard is pinned, so scores compare.
-- a folder, or a file, of .parquet, .jsonl, .json and .txt: see `documents.py` for what is read of each.
+- a folder, or a file, of .parquet, .jsonl, .json and .txt: see `documents.py` for how each is read.
 
 Only preparation imports this module; it is not mounted into an experiment.
 """
@@ -35,11 +35,11 @@ Item = TypeVar("Item")
 
 
 class Part(Protocol):
-    """One unit of work for one process. Its str() names the files, for a sentence."""
+    """One unit of work for one process. Its str() names the files, for messages."""
 
     @property
     def split(self) -> str | None:
-        """The split that all its documents belong to; None lets each document's hash decide."""
+        """The split of all its documents; None: each document's hash decides."""
 
     @property
     def files(self) -> int:
@@ -53,28 +53,28 @@ class Part(Protocol):
 class Corpus:
     name: str
     origin: str
-    """One line that tells two different requests apart; it goes into the manifest."""
+    """One line that identifies the request; stored in the manifest."""
     parts: Sequence[Part]
     inputs: dict[str, dict[str, int | str]] = field(default_factory=dict)
     """For downloads: file name -> {"bytes", "sha256"}."""
     measured: bool = False
-    """Its parts may be of any size, so how much of each fits under a cap has to be found out."""
+    """Its parts may be of any size, so they have to be measured to share a cap."""
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Why -> the names of what was found and is not read."""
+    """Reason -> names of what was found but is not read."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asked for."""
+    """What the user asked for."""
 
     corpus: str
     """`stdlib`, `climbmix` or a path."""
     shards: int | None = None
-    """Of climbmix."""
+    """Number of climbmix shards."""
     separator: str | None = None
-    """Of a .txt; None: END_OF_TEXT."""
+    """Between the documents of a .txt; None: END_OF_TEXT."""
     links: Path | None = None
-    """Where to find what the links of a folder lead to, see `folder.find`."""
+    """A folder with the targets of links, see `folder.find`."""
 
     @property
     def is_path(self) -> bool:
@@ -91,7 +91,7 @@ class Request:
 
 
 def open_corpus(request: Request, downloads: Path, workers: int, max_bytes: int | None) -> Corpus:
-    """The corpus asked for; of `stdlib` at most `max_bytes`. Raises BadInput."""
+    """The requested corpus; of `stdlib`, at most `max_bytes`. Raises BadInput."""
     request.check()
     if request.corpus == "climbmix":
         return climbmix_corpus(downloads, _shards(request), workers)
@@ -101,7 +101,7 @@ def open_corpus(request: Request, downloads: Path, workers: int, max_bytes: int 
 
 
 def origin_of(request: Request) -> str:
-    """`Corpus.origin` without reading or downloading the text, to recognise data that is already prepared."""
+    """`Corpus.origin` without reading or downloading any text, to recognise already prepared data."""
     request.check()
     if request.corpus == "climbmix":
         return climbmix_origin(_shards(request))
@@ -123,7 +123,7 @@ def library_origin() -> str:
 
 
 def library_corpus(max_bytes: int | None) -> Corpus:
-    """Every distinct library file, or as many as fit `max_bytes`, in the order of their content hashes.
+    """Every distinct library file, or as many as fit `max_bytes`, in order of content hash.
 
     Hash order makes the selection a fair sample that does not depend on paths, dates or the file system.
     """
@@ -200,12 +200,12 @@ def _grouped(files: Iterable[tuple[Item, int]]) -> list[list[Item]]:
     return groups
 
 
-# --- texts of the user's ------------------------------------------------------------------------------------
+# --- the user's texts ---------------------------------------------------------------------------------------
 
 
 def path_corpus(request: Request) -> Corpus:
     listing = find(Path(request.corpus), request.links)
-    separator = (request.separator or END_OF_TEXT).replace("\r\n", "\n")  # as the text that is read
+    separator = (request.separator or END_OF_TEXT).replace("\r\n", "\n")  # newlines as in the decoded text
     parts = [Texts(tuple(group), separator) for group in _groups(listing.files)]
     return Corpus(
         "folder", path_origin(request, listing.files), parts, measured=True, left_out=listing.left_out
@@ -213,7 +213,7 @@ def path_corpus(request: Request) -> Corpus:
 
 
 def path_origin(request: Request, files: Sequence[Source]) -> str:
-    """Names the folder and hashes its listing, so that files added later are noticed."""
+    """The folder's name and a hash of its listing, so that changes are noticed."""
     path = Path(request.corpus)
     listing = "\n".join(f"{source.name}\t{source.size}" for source in files)
     listing += f"\nseparator {request.separator or END_OF_TEXT}"
@@ -223,9 +223,9 @@ def path_origin(request: Request, files: Sequence[Source]) -> str:
 
 
 def _groups(files: Sequence[Source]) -> Iterator[list[Source]]:
-    """Each large file by itself, so that it can share a cap with the others; small ones together.
+    """Large files one by one, so that a cap can be shared out; small ones in groups.
 
-    In hash order a group is a mixture of the whole folder, however its files are named.
+    Because of hash order, each group is a random sample of the folder, however its files are named.
     """
     ordered = sorted(files, key=lambda source: hashlib.sha256(os.fsencode(source.name)).digest())
     yield from ([source] for source in ordered if source.size >= PART_BYTES)
@@ -235,7 +235,7 @@ def _groups(files: Sequence[Source]) -> Iterator[list[Source]]:
 
 @dataclass(frozen=True)
 class Texts:
-    """Files of a user's."""
+    """The user's files."""
 
     sources: tuple[Source, ...]
     separator: str
@@ -261,7 +261,7 @@ def _named(paths: Sequence[Path]) -> str:
 
 
 def climbmix_url() -> str:
-    """A mirror with the same file names may be named in the environment."""
+    """The download URL; the environment may name a mirror with the same file names."""
     return os.environ.get("GLOVEBOX_CLIMBMIX_URL", CLIMBMIX_URL).rstrip("/")
 
 
@@ -281,7 +281,7 @@ def climbmix_corpus(downloads: Path, shards: int, workers: int) -> Corpus:
 
 @dataclass(frozen=True)
 class Shard:
-    """A parquet file all of whose documents belong to one split."""
+    """A parquet file whose documents all belong to one split."""
 
     path: Path
     split: str

@@ -1,10 +1,10 @@
 """Build the data folder: corpus -> split by document -> tokenizer -> token shards -> manifest -> one rename.
 
     DIR/public   manifest, tokenizer, train and dev shards: what an experiment may see
-    DIR/judge    manifest, byte table, validation and hold-out shards: the judge's alone
+    DIR/judge    manifest, byte table, validation and hold-out shards: for the judge only
 
-The tokenizer is trained on the train split alone. `python prepare.py` runs this; an experiment does not see
-this module.
+The tokenizer is trained on the train split only. `python prepare.py` runs this; experiments do not see this
+module.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from shards import FOLDER_OF_SPLIT, SPLITS, Count, Job, Share, shares_of, tokeni
 
 from prepare import MANIFEST_VERSION, PACKING_BUFFER, SPECIAL_TOKENS, pack_rows, read_documents
 
-# GPT-4's pattern, but numbers are cut after two digits: with a small vocabulary three would waste it.
+# GPT-4's pattern, but numbers are split after two digits: three would waste a small vocabulary.
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}|"
     r" ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
-TOKENIZER_DOCUMENT_CHARS = 10_000  # of a longer document the tokenizer is trained on the head
+TOKENIZER_DOCUMENT_CHARS = 10_000  # the tokenizer is trained on the head of longer documents
 
 _TOO_LITTLE = "the corpus has too little text or too few documents"
 _SEPARATE = f"one long .txt becomes many documents with --separator {BLANK_LINES}, or another one"
@@ -47,14 +47,14 @@ _SEPARATE = f"one long .txt becomes many documents with --separator {BLANK_LINES
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of the game; all of it goes into the manifest."""
+    """The sizes of data and evaluation; all stored in the manifest."""
 
     max_seq_len: int
     vocab_size: int
     eval_tokens: int
     """Dev tokens for a run's own estimate."""
     score_tokens: int
-    """Validation tokens the judge scores by default; down to a quarter of it if the corpus has less."""
+    """Validation tokens the judge scores by default; fewer, down to a quarter, for a small corpus."""
     holdout_score_tokens: int
     max_corpus_bytes: int | None
     tokenizer_chars: int
@@ -71,8 +71,8 @@ SCALES = {
         max_corpus_bytes=None,
         tokenizer_chars=1_000_000_000,
     ),
-    # For cards with 8 to 20 GB and with less: rows and logits are what fills them, so context and vocabulary
-    # shrink. Less is scored because such a card takes longer for each token.
+    # `medium` for cards with 8 to 20 GB, `small` for less: rows and logits fill their memory, so context and
+    # vocabulary are smaller. Fewer tokens are scored because such cards are slower per token.
     "medium": Scale(
         max_seq_len=1024,
         vocab_size=8192,
@@ -104,16 +104,16 @@ SCALES = {
 
 
 def prepare(out: Path, downloads: Path, request: Request, scale_name: str, workers: int) -> str:
-    """Build the data folder `out`, unless it is there already; returns one line about it for the user.
+    """Build the data folder `out` unless it exists; returns one line about it for the user.
 
-    Everything is written to `out`.partial, which then gets its name in one step. Raises BadInput.
+    Everything is written to `out`.partial, which is then renamed atomically. Raises BadInput.
     """
     if out.exists() and any(out.iterdir()):
         return check_prepared(out, origin_of(request), scale_name)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     with locked(out.parent):
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed preparation left
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed preparation
         try:
             scale = SCALES[scale_name]
             corpus = open_corpus(request, downloads, workers, scale.max_corpus_bytes)
@@ -127,7 +127,7 @@ def prepare(out: Path, downloads: Path, request: Request, scale_name: str, worke
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, on the folder itself: no lock file stays. Raises BadInput if it is taken."""
+    """Lock a folder, without a lock file. Raises BadInput if it is locked."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,7 +139,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_prepared(out: Path, origin: str, scale_name: str) -> str:
-    """One line if `out` is what the same request made; BadInput if it is anything else."""
+    """One line if `out` was made by the same request; otherwise raises BadInput."""
     remedy = f"remove {out} to prepare it anew, or choose another --out"
     try:
         found = json.loads((out / "public" / "manifest.json").read_bytes())
@@ -161,7 +161,7 @@ def build(folder: Path, corpus: Corpus, scale_name: str, scale: Scale, workers: 
     for name in FOLDER_OF_SPLIT.values():
         (folder / name).mkdir(parents=True)
     print(f"corpus: {corpus.origin}", flush=True)
-    # All that reads the corpus is in a child: this process stays small, and there to say what happened.
+    # The corpus is read only in child processes: this one stays small and can report if one dies.
     with Workers(workers) as pool:
         shares = shares_of(corpus, scale.max_corpus_bytes, pool)
         pool.each(train_tokenizer, [Training(public / "tokenizer", shares, scale)])
@@ -178,7 +178,7 @@ def build(folder: Path, corpus: Corpus, scale_name: str, scale: Scale, workers: 
 
 
 def account(corpus: Corpus, tally: Tally, scale_name: str, scale: Scale) -> Iterator[str]:
-    """What was read, what was not, and why: one line for each."""
+    """Lines about what was read, what was not, and why."""
     files = sum(part.files for part in corpus.parts)
     yield f"read: {tally.documents} documents from {tally.begun} of {files} files"
     if tally.finished < files:
@@ -198,10 +198,10 @@ def account(corpus: Corpus, tally: Tally, scale_name: str, scale: Scale) -> Iter
 
 
 def passage_tokens_of(corpus: Corpus, scale: Scale) -> int | None:
-    """How long documents may be before they are cut into passages, each with its own BOS; None: never cut.
+    """Length above which documents are cut into passages, each with its own BOS; None: never cut.
 
-    The packer drops what does not fit a row, so uncut, a model would see only the head of a long file.
-    Upstream's shards at upstream's scale stay whole all the same, so that scores compare with upstream's.
+    The packer drops what does not fit into a row, so a model would only see the head of a long file.
+    Upstream's shards at upstream's scale are not cut, so that scores compare with upstream's.
     """
     return None if corpus.name == "climbmix" and scale == SCALES["gpu"] else scale.max_seq_len
 
@@ -250,9 +250,9 @@ def train_tokenizer(training: Training) -> None:
 
 
 def score_tokens_of(folder: Path, split: str, scale: Scale, wanted: int) -> int:
-    """How many tokens of a split can be scored: `wanted`, or what the packer makes of it if that is less.
+    """How many tokens of a split can be scored: `wanted`, or fewer if the packed rows have fewer.
 
-    Raises BadInput if it is less than a quarter.
+    Raises BadInput if it is less than a quarter of `wanted`.
     """
     bos_token_id = scale.vocab_size - len(SPECIAL_TOKENS)
     documents = read_documents(folder / FOLDER_OF_SPLIT[split], bos_token_id)
@@ -269,11 +269,11 @@ def score_tokens_of(folder: Path, split: str, scale: Scale, wanted: int) -> int:
 def write_manifests(
     folder: Path, corpus: Corpus, scale_name: str, scale: Scale, splits: dict[str, Count]
 ) -> None:
-    """Write public/manifest.json and judge/manifest.json; every file is on the disk when this returns."""
+    """Write public/manifest.json and judge/manifest.json, and make every file durable."""
     public_files, judge_files = file_facts(folder / "public"), file_facts(folder / "judge")
     common = {
         "version": MANIFEST_VERSION,
-        "scale": "cpu" if scale_name == "cpu" else "gpu",  # where it is played; train.py's constants go by it
+        "scale": "cpu" if scale_name == "cpu" else "gpu",  # where experiments run
         "size": scale_name,
         "max_seq_len": scale.max_seq_len,
         "vocab_size": scale.vocab_size,
@@ -308,7 +308,7 @@ def write_manifests(
 
 
 def file_facts(folder: Path) -> dict[str, dict[str, int | str]]:
-    """{path relative to `folder`: {"bytes", "sha256"}} of every file below it."""
+    """{path relative to `folder`: {"bytes", "sha256"}} for every file below it."""
     facts: dict[str, dict[str, int | str]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with path.open("rb") as file:
@@ -360,11 +360,11 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Exit status: 0 done, or already done; 2 bad input, with one sentence on stderr."""
-    for stream in (sys.stdout, sys.stderr):  # names of files may be of any bytes
+    for stream in (sys.stdout, sys.stderr):  # file names may contain any bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     args = arguments()
-    os.umask(0o022)  # other users read the data: the experiment's and the judge's
+    os.umask(0o022)  # other users, the experiment's and the judge's, read the data
     out = args.out.absolute()
     request = Request(args.corpus, args.shards, args.separator, args.links)
     try:

@@ -1,17 +1,19 @@
-"""Documents out of the files of a corpus: one rule for .txt, .jsonl, .json and .parquet.
+"""Extracts documents from the files of a corpus, with the same rules for .txt, .jsonl, .json and .parquet.
 
-Text is UTF-8; a byte order mark before it is no part of it. Then
+Text is UTF-8; a leading byte order mark is dropped. The rules:
 
-- what holds no text is skipped and counted: a document that is empty or null, or that holds half of a
-  surrogate pair, which JSON can spell and UTF-8 cannot;
-- a file that is not what its name says ends the preparation, with the place in one sentence: bytes that are
-  not UTF-8, a line that is no JSON, a record without a string called `text`, an archive that is damaged. Who
-  skipped those would train on what happens to be left of a corpus in another encoding;
-- a document longer than DOCUMENT_CHARS is cut into documents of that length, so that memory stays flat and
-  one long text is a corpus as well.
+- documents without text are skipped and counted: empty or null ones, and those with half of a surrogate pair,
+  which JSON can express and UTF-8 cannot;
+- a file that does not match its suffix ends the preparation with one sentence that gives the place: bytes
+that
+  are not UTF-8, a line that is not JSON, a record without a string called `text`, a damaged archive. Skipping
+  those could mean training on a random remainder of a corpus in another encoding;
+- a document longer than DOCUMENT_CHARS is cut into documents of that length, which bounds memory use and lets
+a
+  single long text serve as a corpus.
 
-A .txt is cut at a separator too, and only what lies between two separators is a document. Reading is lazy:
-no more than a block of a file, or one line or row group of it, is in memory.
+A .txt is also split at a separator; each piece is a document. Reading is lazy: at most one block, line or row
+group of a file is in memory.
 """
 
 import codecs
@@ -31,8 +33,8 @@ import pyarrow.parquet as pq
 
 DOCUMENT_CHARS = 1_000_000
 BLOCK_BYTES = 1 << 20
-RECORD_BYTES = 1 << 28  # of one line of a .jsonl, or of one value in a .json
-PARQUET_ROWS = 128  # read at once
+RECORD_BYTES = 1 << 28  # the longest line of a .jsonl or value in a .json
+PARQUET_ROWS = 128  # read at a time
 
 END_OF_TEXT = "<|endoftext|>"
 BLANK_LINES = "blank-lines"  # as a separator
@@ -44,23 +46,23 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class BadInput(Exception):
-    """What the user asked for cannot be done; the message is one sentence for them."""
+    """The user's request cannot be fulfilled; the message is one sentence for them."""
 
 
 def shown(name: object) -> str:
-    """The name of a file as it can stand in a sentence, whatever bytes it is made of."""
+    """A file name, whatever its bytes, as printable text."""
     text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass
 class Tally:
-    """What was met while reading; tallies add up."""
+    """Counts of what was read; tallies can be added."""
 
     begun: int = 0
-    """Files of which something was read."""
+    """Files from which something was read."""
     finished: int = 0
-    """Files that were read to their end."""
+    """Files that were read to the end."""
     documents: int = 0
     empty: int = 0
     """Documents that are empty or null."""
@@ -69,17 +71,17 @@ class Tally:
     long: int = 0
     """Documents that were longer than DOCUMENT_CHARS."""
     first: str = ""
-    """Where the first document was that had to be skipped."""
+    """Where the first skipped document was."""
     of_file: int = 0
-    """Documents of the file that is being read."""
+    """Documents of the current file."""
 
     def begin(self) -> None:
-        """Another file is opened."""
+        """A new file is opened."""
         self.begun += 1
         self.of_file = 0
 
     def take_back(self) -> None:
-        """The last document that was read is not used."""
+        """The last document read is not used."""
         self.documents -= 1
         self.of_file -= 1
         self.begun -= not self.of_file
@@ -89,7 +91,7 @@ class Tally:
         return Tally(**numbers, first=self.first or other.first)
 
     def accept(self, text: str | None, place: str) -> Iterator[str]:
-        """The documents that a text makes: none, itself, or the pieces of a long one."""
+        """The documents in a text: none, itself, or the pieces of a long one."""
         if not text:
             self.empty += 1
         elif _has_half_a_pair(text):
@@ -113,11 +115,11 @@ def _has_half_a_pair(text: str) -> bool:
 
 
 KINDS = (".parquet", ".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
-"""How the name of a file ends that holds text, in small letters."""
+"""Suffixes of text files, in lower case."""
 
 
 def kind_of(name: str) -> str | None:
-    """The one of KINDS that this name has."""
+    """The suffix in KINDS that a file name has, if any."""
     return next((kind for kind in KINDS if name.lower().endswith(kind)), None)
 
 
@@ -126,7 +128,7 @@ def documents_of(path: Path, kind: str, separator: str, tally: Tally) -> Iterato
     name = shown(path)
     tally.begin()
     try:
-        with _open(path, kind) as file:  # by Python: to pyarrow a name is UTF-8
+        with _open(path, kind) as file:  # opened by Python: pyarrow requires UTF-8 names
             if kind == ".parquet":
                 yield from _parquet(file, name, tally)
             else:
@@ -159,7 +161,7 @@ def _text(file: BinaryIO, name: str, kind: str, separator: str, tally: Tally) ->
 
 
 def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
-    """The text of a file, block by block, with line ends as Python has them."""
+    """The text of a file, block by block, with universal newlines."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     line, start = 1, b""
     while True:
@@ -180,7 +182,7 @@ def _not_utf8(name: str, line: int, start: bytes) -> BadInput:
 
 
 def _passages(blocks: Iterator[str], name: str, separator: str, tally: Tally) -> Iterator[str]:
-    """What lies between separators, without the line ends next to them. A text with none is one document."""
+    """The pieces between separators, without adjacent newlines. A text without separators is one document."""
     rest, parted, begins = "", False, False
     for block in blocks:
         rest += block
@@ -188,7 +190,7 @@ def _passages(blocks: Iterator[str], name: str, separator: str, tally: Tally) ->
         for between in whole:
             passage = (between.lstrip("\n") if begins else between).rstrip("\n")
             parted = begins = True
-            if passage:  # between two separators in a row there is no document
+            if passage:  # consecutive separators have no document between them
                 yield from tally.accept(passage, name)
         if begins:
             rest = rest.lstrip("\n")
@@ -210,7 +212,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _json_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
-    """(line, value) of each line that is not blank."""
+    """(line number, value) of each line that is not blank."""
     line = 0
     while content := file.readline(RECORD_BYTES):
         line += 1
@@ -227,7 +229,7 @@ def _json_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
 
 
 def _json_values(blocks: Iterator[str], name: str) -> Iterator[tuple[int, Any]]:
-    """(line, value) of each value: the elements of an array, or else values that follow each other."""
+    """(line number, value) of each value: the elements of an array, or concatenated values."""
     text = _Ahead(blocks, name)
     if not text.take("["):
         while not text.at_end:
@@ -244,7 +246,7 @@ def _json_values(blocks: Iterator[str], name: str) -> Iterator[tuple[int, Any]]:
 
 
 class _Ahead:
-    """A JSON text of which as much is held as the value at hand needs."""
+    """A JSON text that is buffered only as far as the current value needs."""
 
     def __init__(self, blocks: Iterator[str], name: str) -> None:
         self._blocks, self._name = blocks, name
@@ -254,7 +256,7 @@ class _Ahead:
 
     @property
     def at_end(self) -> bool:
-        """True if nothing but white space is left; what is next begins at `line`."""
+        """True if only white space is left; otherwise the next value begins at `line`."""
         while True:
             match = _SPACE.match(self._text, self._at)
             self._advance(match.end() if match else self._at)
@@ -264,14 +266,14 @@ class _Ahead:
                 return True
 
     def take(self, mark: str) -> bool:
-        """Step over the character `mark` if it is what is next."""
+        """Consume the character `mark` if it comes next."""
         if self.at_end or self._text[self._at] != mark:
             return False
         self._advance(self._at + 1)
         return True
 
     def value(self) -> tuple[int, Any]:
-        """The value that is next, with the line on which it begins."""
+        """(line number, value) of the next value."""
         if self.at_end:
             raise self.wrong()
         line = self.line
@@ -297,7 +299,7 @@ class _Ahead:
         self._at = end
 
     def _more(self) -> bool:
-        """Hold at least twice as much as is left; False at the end of the text."""
+        """At least double the buffer; False at the end of the text."""
         parts = [self._text[self._at :]]
         wanted = max(len(parts[0]), 1)
         for block in self._blocks:

@@ -1,7 +1,7 @@
-"""Fetch parquet shards over HTTP: in parallel, with retries, resuming what an earlier attempt left behind.
+"""Download parquet shards over HTTP: in parallel, with retries, resuming earlier attempts.
 
-A shard is `NAME.part` until its size is what the server announced and its footer is a parquet footer; then it
-is renamed to `NAME`. So a file under its final name is complete, and an interruption loses nothing.
+A shard is `NAME.part` until its size matches the server's and its parquet footer is readable; then it is
+renamed to `NAME`. So a file under its final name is complete, and an interruption loses nothing.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import requests
 from documents import BadInput
 
-ATTEMPTS = 6  # in a row without a single new byte
-BACK_OFF_SECONDS = 1.0  # doubled after each fruitless attempt
+ATTEMPTS = 6  # in a row without any new bytes
+BACK_OFF_SECONDS = 1.0  # exponential backoff: doubled after each fruitless attempt
 TIMEOUT_SECONDS = (10, 60)  # to connect; between two reads
-CHUNK_BYTES = 1 << 16  # what is lost, at most, when a connection breaks
+CHUNK_BYTES = 1 << 16  # the most that a broken connection loses
 
 
 class _Incomplete(Exception):
-    """This attempt did not finish the file; another one may."""
+    """This attempt did not complete the file; a retry may."""
 
 
 def download_shards(
@@ -32,7 +32,7 @@ def download_shards(
 ) -> dict[str, dict[str, int | str]]:
     """Make `folder`/NAME a complete copy of `url`/NAME for each name; return each one's {"bytes", "sha256"}.
 
-    Raises BadInput if a shard does not exist, or stays out of reach.
+    Raises BadInput if a shard does not exist or cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bar = _Bar(len(names))
@@ -57,7 +57,7 @@ def _download(url: str, path: Path, bar: "_Bar") -> dict[str, int | str]:
 
 
 def _fetch(url: str, path: Path, bar: "_Bar") -> None:
-    """Attempt after attempt until the file is whole; an attempt that brought new bytes does not count."""
+    """Retry until the file is complete; attempts that brought new bytes do not count against the limit."""
     part = path.with_name(path.name + ".part")
     fruitless = 0
     while True:
@@ -78,7 +78,7 @@ def _fetch(url: str, path: Path, bar: "_Bar") -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The gist of a download error; the messages of requests go on for lines."""
+    """A short reason for a download error; the messages of requests are many lines long."""
     if isinstance(error, requests.exceptions.SSLError):
         return "the TLS connection failed (REQUESTS_CA_BUNDLE names a file of trusted authorities)"
     if isinstance(error, requests.Timeout):
@@ -89,9 +89,9 @@ def _reason(error: Exception) -> str:
 
 
 def _continue_file(url: str, part: Path, bar: "_Bar") -> None:
-    """One request for the bytes that `part` lacks, appended to it; checks the announced size.
+    """Request the bytes that `part` lacks and append them; checks the announced size.
 
-    Raises BadInput for an answer that will not change (404), _Incomplete or RequestException for the rest.
+    Raises BadInput for permanent errors (404), _Incomplete or RequestException for others.
     """
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -99,7 +99,7 @@ def _continue_file(url: str, part: Path, bar: "_Bar") -> None:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             total = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", ""))
             if total and int(total[1]) == have:
-                return  # the part was complete already
+                return  # already complete
             part.unlink()
             raise _Incomplete("the server's file is shorter than what was downloaded")
         if response.status_code in {401, 403, 404, 410}:
@@ -124,7 +124,7 @@ def _continue_file(url: str, part: Path, bar: "_Bar") -> None:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether the footer of the file can be read: it comes last, so a truncated file has none."""
+    """Whether the file's footer is readable: it comes last, so a truncated file has none."""
     try:
         return bool(pq.read_metadata(path).num_rows)
     except (OSError, ValueError):
@@ -137,7 +137,7 @@ def sha256_of(path: Path) -> str:
 
 
 class _Bar:
-    """Progress on stderr: a bar redrawn in place in a terminal, a line for each finished file elsewhere."""
+    """Progress on stderr: in a terminal a bar redrawn in place, elsewhere a line per finished file."""
 
     def __init__(self, files: int) -> None:
         self.files, self.done, self.bytes = files, 0, 0

@@ -1,33 +1,32 @@
 """The exchange between judge and worker: two folders, each written by one side only.
 
-The judge writes token rows into the requests folder, the worker writes logits into the replies folder; each
-mounts the other's folder read-only, so neither can touch what the other says. A folder holds `SLOTS` slot
-files that are rewritten in turn: message number n lives in slot n % SLOTS. The judge sends message n + SLOTS
-only after it has taken reply n, so a slot is never overwritten before it was read and up to `SLOTS` batches
-are in flight.
+The judge writes token rows into the requests folder, the worker writes logits into the replies folder. Each
+mounts the other's folder read-only, so neither can change the other's messages. A folder holds `SLOTS` slot
+files that are reused in turn: message number n is in slot n % SLOTS. The judge sends message n + SLOTS only
+after it has read reply n, so a slot is never overwritten before it was read, and up to `SLOTS` batches are in
+flight.
 
 A slot file is one page with the header, then the payload:
 
-    offset 0     u8   mark     1 + n % 255, written last, alone; 0 or missing: nothing here yet
+    offset 0     u8   mark     1 + n % 255, written last, alone; 0 or missing: no message yet
     offset 1     u8   dtype    code in `ITEM_BYTES` (replies) or 0 (requests)
     offset 4     u32  rows     B
     offset 8     u32  length   T
     offset 12    u32  vocab    V
     offset 16    u32  first    requests: the first column whose logits are wanted; replies: 0
-    offset 20    u32  last     requests: the column behind the last one wanted; replies: 0
+    offset 20    u32  last     requests: the column after the last one wanted; replies: 0
     offset 4096  payload       request: int32 [B, T] tokens
                                reply: [B, T', V] logits of a dtype below, T' = last - first its length
 
-All little-endian. The mark is a single byte because one byte cannot be read half written. What follows the
-payload means nothing. Readers never map a file: a mapping of a file that the other side truncates kills
-the reader with SIGBUS. A writer may map its own.
+All little-endian. The mark is a single byte because a byte cannot be read half-written. Anything after the
+payload is ignored. Readers never map a file: if the other side truncated it, a mapping would kill the reader
+with SIGBUS. A writer may map its own files.
 
-The dtypes of logits: bfloat16 and float32 as they are, and float16 *less the largest of the row*; before
-these stands, int32 [B, T'], where in its row the largest is. What matters of a model's logits is mostly
-within 16 of the largest, where float16 is off by 0.004 at most, an eighth of what bfloat16 of the same size
-is.
+The dtypes of logits: bfloat16 and float32 as they are, and float16 *minus the largest of the row*, preceded
+by the index of the largest in each row, int32 [B, T']. The logits that matter are mostly within 16 of the
+largest, where the error of float16 is at most 0.004, an eighth of that of bfloat16.
 
-Size of the replies folder: SLOTS * (4096 + B * T * V * 4) bytes hold every reply an honest worker can give.
+Size of the replies folder: SLOTS * (4096 + B * T * V * 4) bytes hold every reply of an honest worker.
 """
 
 import math
@@ -40,16 +39,16 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-SLOTS = 4  # one is judged, one is written, one is computed, and one waits, so that none of the three has to
+SLOTS = 4  # one each being judged, written and computed, and one in reserve, so that nothing waits
 HEADER_BYTES = 4096  # one page, so that the payload is page-aligned
 BFLOAT16, FLOAT32, FLOAT16_LESS_LARGEST = 1, 2, 3
 ITEM_BYTES = {BFLOAT16: 2, FLOAT32: 4, FLOAT16_LESS_LARGEST: 2}
 PLACE_BYTES = 4
-CLOSED = "closed"  # a file of this name says that the folder's owner sends nothing more
+CLOSED = "closed"  # a file of this name means that the folder's owner sends nothing more
 
-# Both sides poll. A futex does not reach across two containers' mounts, and inotify on a shared tmpfs stays
-# silent under gVisor. At half a millisecond a waiting process costs about one percent of a core, and a batch
-# takes tens.
+# Both sides poll. A futex does not work across two containers' mounts, and inotify on a shared tmpfs does not
+# work under gVisor. At half a millisecond, polling costs about one percent of a core; a batch takes tens of
+# milliseconds.
 POLL_SECONDS = 0.0005
 WORD = signal.SIGUSR1
 
@@ -57,12 +56,12 @@ _HEADER = struct.Struct("<BBxxIIIII")
 
 
 def await_word() -> None:
-    """Wait until the controller gives its word that this side may begin: PID 1 of the container hands it on.
+    """Wait for the controller's start signal, which PID 1 of the container forwards.
 
-    Judge and workers are started while the trainer still runs, or another worker, and import what they need
-    meanwhile. Nothing of an experiment is read before the word; a process that waits here is not scheduled,
-    so what others do beside it leaves no trace in its counters. The signal was blocked when we were started:
-    it waits for us if we are late, and a second one changes nothing.
+    Judge and workers are started while the trainer or another worker still runs, and import what they need
+    meanwhile. Nothing of an experiment is read before the signal. A process that waits here is not scheduled,
+    so other processes leave no trace in its counters. The signal is blocked from the start: it stays pending
+    if we are late, and a second one has no effect.
     """
     signal.sigwait({WORD})
 
@@ -72,11 +71,11 @@ class ExchangeError(Exception):
 
 
 class Closed(Exception):
-    """The other side has said that it sends nothing more."""
+    """The other side sends nothing more."""
 
 
 class Header(NamedTuple):
-    """What a slot says about its payload: the writer's word, for the reader to check."""
+    """The writer's description of a payload; the reader has to check it."""
 
     dtype: int
     rows: int
@@ -87,16 +86,16 @@ class Header(NamedTuple):
 
 
 def payload_bytes(dtype: int, positions: int, vocab: int) -> int:
-    """Size of a reply with logits for so many positions."""
+    """Size of a reply with logits for `positions` positions."""
     places = PLACE_BYTES * positions if dtype == FLOAT16_LESS_LARGEST else 0
     return positions * vocab * ITEM_BYTES[dtype] + places
 
 
 def usable_cpus() -> int:
-    """CPUs this process may really use: its affinity, cut to the container's CPU quota, at least 1.
+    """CPUs this process may really use: its affinity, limited by the container's CPU quota, at least 1.
 
-    A quota (`--cpus`) does not show in the affinity; a thread per visible core would then mostly be
-    throttled.
+    A quota (`--cpus`) does not show in the affinity; with one thread per visible core, threads would mostly
+    be throttled.
     """
     cpus = len(os.sched_getaffinity(0))
     try:
@@ -123,7 +122,7 @@ class SlotWriter:
         self._spaces: dict[int, memoryview] = {}
 
     def write(self, number: int, header: Header, payload: memoryview) -> None:
-        """Publish message `number` with a payload of bytes. Raises OSError, as when the folder is full."""
+        """Publish message `number` with a payload of bytes. Raises OSError, e.g. if the folder is full."""
         file, offset = self._open(number), HEADER_BYTES
         while payload:
             written = os.pwrite(file, payload, offset)
@@ -131,9 +130,9 @@ class SlotWriter:
         self.publish(number, header)
 
     def space(self, number: int, size: int) -> memoryview:
-        """Where the payload of message `number`, `size` bytes, belongs; the same memory while it is enough.
+        """Memory for the payload of message `number`, `size` bytes; reused while it is large enough.
 
-        Its pages are there: to write to it cannot fail. Raises OSError if the folder is full.
+        Its pages are allocated, so writing to it cannot fail. Raises OSError if the folder is full.
         """
         file, slot = self._open(number), number % SLOTS
         if slot not in self._spaces or len(self._spaces[slot]) < size:
@@ -142,14 +141,14 @@ class SlotWriter:
         return self._spaces[slot][:size]
 
     def publish(self, number: int, header: Header) -> None:
-        """Publish message `number`, whose payload is where it belongs."""
+        """Publish message `number`, whose payload is already in place."""
         file = self._open(number)
         packed = _HEADER.pack(_mark(number), *header)
         os.pwrite(file, packed[1:], 1)
         os.pwrite(file, packed[:1], 0)
 
     def close(self) -> None:
-        """Say that no further message follows: the worker gives up."""
+        """Announce that no more messages follow: the worker gives up."""
         (self._folder / CLOSED).touch()
 
     def _open(self, number: int) -> int:
@@ -157,7 +156,7 @@ class SlotWriter:
         if slot not in self._files:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._files[slot] = os.open(_slot_path(self._folder, number), flags, 0o644)
-            os.fchmod(self._files[slot], 0o644)  # the other side runs as another user, whatever our umask
+            os.fchmod(self._files[slot], 0o644)  # whatever our umask: it is read by another user
         return self._files[slot]
 
 
@@ -169,7 +168,7 @@ class SlotReader:
         self._files: dict[int, int] = {}
 
     def wait(self, number: int, deadline: float) -> Header:
-        """The header of message `number`, once it is there.
+        """The header of message `number`, once it has arrived.
 
         Raises TimeoutError after `deadline` (seconds, time.monotonic), Closed, ExchangeError as `poll` does.
         """
@@ -182,9 +181,10 @@ class SlotReader:
         return header
 
     def poll(self, number: int) -> Header | None:
-        """The header of message `number`, or None if it is not there yet.
+        """The header of message `number`, or None if it has not arrived yet.
 
-        Raises ExchangeError if the slot is no regular file, cannot be opened, or holds a message out of turn.
+        Raises ExchangeError if the slot is not a regular file, cannot be opened, or holds a message out of
+        turn.
         """
         file = self._open(number)
         if file is None:
@@ -200,10 +200,9 @@ class SlotReader:
         return Header(*_HEADER.unpack(packed)[1:])
 
     def read(self, number: int, start: int, into: memoryview) -> None:
-        """Copy payload bytes [start, start + len(into)) of message `number` into memory of our own.
+        """Copy payload bytes [start, start + len(into)) of message `number` into our own memory.
 
-        Raises ExchangeError if the payload ends early. What the other side does to the file afterwards has no
-        effect.
+        Raises ExchangeError if the payload is too short. Later changes to the file have no effect.
         """
         file = self._files[number % SLOTS]
         offset = HEADER_BYTES + start

@@ -1,6 +1,6 @@
-"""Which files of a folder are its corpus, and which are not.
+"""Which files of a folder form its corpus, and which do not.
 
-Nothing is left out without a word: each name that is met is either a file to read or stands among `left_out`.
+Nothing is skipped silently: each name found is either a file to read or listed in `left_out`.
 """
 
 import os
@@ -24,28 +24,29 @@ class Source:
     name: str
     """Its path in the corpus."""
     path: Path
-    """Where it is read: somewhere else if a link leads there."""
+    """Where to read it: elsewhere if it is a link."""
     kind: str
     size: int
 
 
 @dataclass
 class Listing:
-    """What is in a folder."""
+    """The content of a folder."""
 
     files: list[Source] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    """Why -> the names of what is not read, folders included."""
+    """Reason -> names that are not read, folders included."""
 
     def leave_out(self, why: str, name: str) -> None:
         self.left_out.setdefault(why, []).append(name)
 
 
 def find(corpus: Path, links: Path | None = None) -> Listing:
-    """What is to be read of a folder, or a file that is the corpus. Raises BadInput if that is nothing.
+    """The files to read in a corpus, a folder or a single file. Raises BadInput if there are none.
 
-    A link is followed, but no file or folder is read twice. In a container a link that leads out of the
-    corpus leads to a file of the container; there, `links` has what such links mean, under their names.
+    Links are followed, but no file or folder is read twice. In a container, a link that leads out of the
+    corpus would resolve inside the container; `links` then holds the targets of such links, under the links'
+    names.
     """
     if corpus.is_file():
         kind = kind_of(corpus.name)
@@ -74,12 +75,12 @@ def find(corpus: Path, links: Path | None = None) -> Listing:
 
 
 def _require_readable(path: Path) -> None:
-    if not os.access(path, os.R_OK):  # a search would pass over it without a word
+    if not os.access(path, os.R_OK):  # a search would silently skip it
         raise PermissionError(13, "Permission denied", str(path))
 
 
 class _Search:
-    """A walk through a folder, in the order of names."""
+    """Walks through a folder in order of names."""
 
     def __init__(self, listing: Listing, corpus: Path, links: Path | None) -> None:
         self._listing, self._corpus, self._links = listing, corpus, links
@@ -113,7 +114,7 @@ class _Search:
         return self._links / name if self._links and path.is_symlink() and self._leads_out(path) else path
 
     def _leads_out(self, link: Path) -> bool:
-        """True if there is something else behind a link than whoever made it meant."""
+        """True if, in this container, a link resolves to something other than intended."""
         if self._links is None:
             return False
         target = Path(os.path.realpath(link))
@@ -135,7 +136,7 @@ class _Search:
 
 
 def told_left_out(left_out: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """One phrase for each reason: how many, and which ones if they are few."""
+    """One phrase for each reason: how many, and the first few names."""
     for why, names in sorted(left_out.items()):
         some = ", ".join(map(shown, names[:3])) + (", …" if len(names) > 3 else "")
         yield f"{why}: {len(names)} ({some})"

@@ -1,16 +1,16 @@
-"""Which rows are scored, which no worker was ever given before, and whether a model does worse on those.
+"""Which rows are scored, which are fresh, and whether a model does worse on the fresh ones.
 
-The judge's text is packed into rows and shuffled, the same way every time. The first rows are *scored*: the
-same ones in every scoring, so that scores compare. The others are the *reserve*: each scoring of an effort
-takes the next few of them, its *fresh* rows. They are the hold-out, and they are a tripwire: a worker has to
-see the rows that are scored, but whatever a later run may learn of what a worker saw, it has not seen fresh
-rows. Scored and fresh rows are both random samples of one text, so a model that has seen neither does equally
-well on both, whatever it is; one that knows scored rows does better on those.
+The judge's text is packed into rows and shuffled, always the same way. The first rows are *scored*: the same
+ones in every scoring, so that scores compare. The others are the *reserve*: each scoring of an effort takes
+the next few of them, its *fresh* rows, which no worker was ever given before. They are the hold-out, and a
+tripwire: a worker has to see the scored rows, and a later run may learn what it saw, but cannot have learnt
+about fresh rows. Scored and fresh rows are random samples of one text, so any model that has seen neither
+does equally well on both, and one that knows scored rows does better on those.
 
-A reserve is finite. Most scores are thrown away and need little proof: a quarter of the reserve is for first
-workers, a few rows each. The rest is for confirmations, in greater portions: if a share f of the scored rows
-is known, K fresh rows say so with an error of (1 - f) ** K at best. Whatever is asked at a time is a share of
-what is left. When all rows have been asked they come again, first ones first, and the result says so.
+The reserve is finite. Most scores are discarded and need little proof: a quarter of the reserve is for first
+workers, a few rows each. The rest is for confirmations, in larger portions: if a share f of the scored rows
+is known, K fresh rows reveal it with an error of (1 - f) ** K at best. Each portion is a share of what is
+left. Once all rows have been used they are reused in the same order, and the result says so.
 """
 
 import itertools
@@ -28,27 +28,27 @@ Numbers = NDArray[np.floating[Any]]
 
 PACKING_BUFFER = 1000  # documents the packer chooses from; upstream's loader uses the same number
 POOL_TOKENS = 1 << 25  # of each split, at most: packing them takes a fraction of a second
-ENOUGH = 16  # a validation split so many times larger than what is scored needs no text of the hold-out split
+ENOUGH = 16  # a validation split this many times larger than what is scored does not need the hold-out split
 ORDER_SEED = 20_261_127
 
 SCORING_SHARE = 4  # a quarter of the reserve is for first workers
 
-# A frontier is chosen by its score on the scored rows, so it is a little better on those by selection alone.
-# Two hundred experiments come to less than a hundredth of the score.
+# A frontier is selected by its score on the scored rows, so it is slightly better on those by selection
+# alone: over two hundred experiments, by less than a hundredth of the score.
 SLACK = 0.01
-# A p-value is found by drawing. It is settled sooner if many drawings are as extreme as what was seen.
+# A p-value is estimated by sampling, which stops early once enough samples are as extreme as the observation.
 DRAWINGS, CHUNK, SETTLED = 40_000, 1000, 20
 
 
 class Portions(NamedTuple):
-    """In what portions a reserve is used."""
+    """The portions in which a reserve is used."""
 
     least: int
-    """Rows at a time, unless there is room for fewer."""
+    """Fewest rows at a time, if there is room."""
     share: int
-    """The portion is one part in so many of what is left, if that is more."""
+    """A portion is at least this fraction, 1 / share, of what is left."""
     aside: int
-    """Rows for scorings of no effort, which have no second chance to look."""
+    """Rows set aside for scorings outside any effort."""
 
 
 SCORING, CONFIRMATION = Portions(8, 512, 8), Portions(32, 64, 128)
@@ -60,13 +60,13 @@ class Portion(NamedTuple):
     rows: Tokens
     """[K, T + 1] tokens."""
     left: int
-    """Rows of that part of the reserve that were not asked yet, these ones taken away."""
+    """Rows left in that part of the reserve after these."""
     asked_before: bool
-    """That part of the reserve is used up: some of these rows were asked before."""
+    """That part of the reserve is used up, so some of these rows were used before."""
 
 
 class Rows(NamedTuple):
-    """What one scoring asks about, before any probe is made of it."""
+    """The rows of one scoring, before probes are added."""
 
     scored: Tokens
     """[R, T + 1] tokens."""
@@ -87,7 +87,7 @@ def draw(
 ) -> Rows:
     """The rows of scoring number `scoring` of an effort and of confirmation `confirmation`, both from 0.
 
-    None: a scoring outside of any effort. It gets rows that are set aside for these and are asked each time.
+    None: a scoring outside any effort. It gets the rows that are set aside and reused for such scorings.
     `score_tokens` are rounded up to whole rows; at least a quarter of all text is kept in reserve. Raises
     ValueError if there is not enough text for that.
     """
@@ -117,10 +117,10 @@ def _portion(reserve: Tokens, portions: Portions, most: int, number: int | None)
 
 
 def read_pool(data: Path, length: int, bos_token_id: int, wanted: int) -> Tokens:
-    """All rows there are to choose from, int64 [N, length + 1], in an order of no meaning.
+    """All available rows, int64 [N, length + 1], in a fixed random order.
 
-    Of the validation split, and of the hold-out split too if the first one is small. Raises ValueError if
-    there is not a single row.
+    From the validation split, and from the hold-out split too if the former is small. Raises ValueError if
+    there are no rows.
     """
     rows: list[NDArray[np.int32]] = []
     for split in ("val", "holdout"):
@@ -135,9 +135,9 @@ def read_pool(data: Path, length: int, bos_token_id: int, wanted: int) -> Tokens
 
 
 def schedule(portions: Portions, size: int, most: int, number: int) -> tuple[int, int]:
-    """First row and number of rows of portion `number`, counted from 0, of `size` rows that go round.
+    """(first row, number of rows) of portion `number`, from 0, of `size` rows that are used cyclically.
 
-    No more than `most` at a time, and never more than there are.
+    At most `most` rows at a time, and never more than there are.
     """
     least, first = min(portions.least, most, size), 0
     for _ in range(number):
@@ -149,30 +149,30 @@ def schedule(portions: Portions, size: int, most: int, number: int) -> tuple[int
 
 
 class Comparison(NamedTuple):
-    """How much worse a model does on fresh rows than on scored ones of equal difficulty."""
+    """How much worse a model does on fresh rows than on scored rows of equal difficulty."""
 
     gap: float
     """Bits per byte; positive: worse on the fresh ones."""
     fresh_error: float
-    """Standard error of the gap that comes from the choice of fresh rows, bits per byte."""
+    """Standard error of the gap due to the choice of fresh rows, bits per byte."""
     scored_error: float
-    """The same from the choice of the scored rows, which is one and the same in all scorings."""
+    """The same due to the choice of scored rows, which is the same in all scorings."""
     p_value: float
-    """Probability of such a gap, or a larger one, for a model that knows neither. At least 1 / 40,001."""
+    """Probability of a gap at least this large for a model that knows neither. At least 1 / 40,001."""
 
 
 def compare(nats: Numbers, sizes: Tokens, costs: Numbers, fresh: NDArray[np.bool_], seed: int) -> Comparison:
-    """Compare rows by what a model needs beyond what their length and their tokens let expect.
+    """Compare rows by the model's nats beyond what their length and tokens predict.
 
-    nats, sizes, costs, fresh: [N], one number for each row: the model's nats over the tokens that stand for
-    text, the bytes these stand for, their nats under the unigram distribution of the text, and which rows are
-    fresh. Rows differ much in difficulty; a least-squares fit of the nats by bytes and costs, over all rows
-    together, takes most of that away (at the CPU scale the standard deviation falls from 0.6 to 0.27 bits per
-    byte), and treats all rows alike.
+    nats, sizes, costs, fresh: [N], one number per row: the model's nats over the tokens that stand for text,
+    the bytes these stand for, their nats under the text's unigram distribution, and which rows are fresh.
+    Rows vary widely in difficulty; a least-squares fit of the nats by bytes and costs, over all rows
+    together, removes most of that (at the CPU scale the standard deviation falls from 0.6 to 0.27 bits per
+    byte) and treats all rows alike.
 
     The p-value is that of a permutation test: if neither kind of row is known, every choice of K rows out of
-    all of them is as likely to be the fresh ones, so it is exact, whatever the model and the text. It allows
-    for SLACK. It is found by drawing, and settled early where it is large, as Besag and Clifford do in
+    all of them is equally likely to be the fresh ones, so it is exact for any model and text. It allows for
+    SLACK. It is estimated by sampling that stops early if it is large, as in Besag and Clifford,
     "Sequential Monte Carlo p-values", Biometrika 78 (1991).
     """
     design = np.stack([np.ones(len(nats)), sizes.astype(np.float64), costs], axis=1)
@@ -190,9 +190,9 @@ def compare(nats: Numbers, sizes: Tokens, costs: Numbers, fresh: NDArray[np.bool
 
 
 def result(drawn: Rows, rows: Tokens, nats: Numbers, token_bytes: Tokens, seed: int) -> dict[str, Any]:
-    """For the judge's line: how a model does on the scored rows and on the fresh ones.
+    """For the judge's result: how a model does on scored and on fresh rows.
 
-    rows: [R + K, T + 1] the scored rows, the first portion, and the second one if it was asked; nats: [R + K,
+    rows: [R + K, T + 1] the scored rows, the first portion, and the second one if it was used; nats: [R + K,
     T]; token_bytes: [vocab] bytes that each token stands for.
     """
     targets, asked = rows[:, 1:], len(rows) - len(drawn.scored)
@@ -214,12 +214,12 @@ def result(drawn: Rows, rows: Tokens, nats: Numbers, token_bytes: Tokens, seed: 
 
 
 def _squares(numbers: Numbers) -> float:
-    """Sum of squares around the mean."""
+    """Sum of squared deviations from the mean."""
     return float(((numbers - numbers.mean()) ** 2).sum())
 
 
 def _permuted(excess: Numbers, fresh: NDArray[np.bool_], seed: int) -> float:
-    """How often K numbers drawn out of all have a mean as large as that of the fresh ones has."""
+    """How often a random choice of K rows has a mean at least as large as that of the fresh rows."""
     random = np.random.default_rng([seed, 3])
     count, seen = int(fresh.sum()), float(excess[fresh].sum())
     extreme = drawn = 0

@@ -1,12 +1,12 @@
-"""Can torch use the GPU of this container? Prints one line of JSON; nothing else imports or mounts this file.
+"""Prints one line of JSON: can torch use this container's GPU? Nothing imports or mounts this file.
 
-The controller runs its text in the image, on the device, as T would be run: `python -c TEXT`. What the line
-means is decided in `controller.core.hardware.gpu_probe`. It protects nothing and scores nothing.
+The controller runs its text in the image, on the device, as T would be run: `python -c TEXT`. The line is
+interpreted by `controller.core.hardware.gpu_probe`. It protects nothing and scores nothing.
 
     {"torch": "2.13.0", "cuda": "13.0", "arches": ["sm_75", ...], "devices": 1, "name": "NVIDIA H200",
      "capability": [9, 0], "total_bytes": ..., "free_bytes": ..., "bf16": true, "correct": true}
 
-Keys that could not be found out are missing; then `error` and `message` are those of the exception.
+Unknown keys are missing; then `error` and `message` are those of the exception.
 """
 
 import json
@@ -16,7 +16,7 @@ SIDE = 64  # rows and columns of the matrices
 
 
 def look(found: dict[str, Any]) -> None:
-    """Fill `found` as far as it goes. Raises whatever torch raises."""
+    """Fill `found` as far as possible. Raises whatever torch raises."""
     import torch
 
     found |= {
@@ -26,7 +26,7 @@ def look(found: dict[str, Any]) -> None:
     }
     if torch.version.cuda is None:
         return
-    torch.cuda.init()  # unlike is_available() it says what is wrong
+    torch.cuda.init()  # unlike is_available(), it raises the reason
     free, total = torch.cuda.mem_get_info()
     found |= {
         "devices": torch.cuda.device_count(),
@@ -37,7 +37,7 @@ def look(found: dict[str, Any]) -> None:
         "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
     }
     left, right = (torch.randint(-3, 4, (SIDE, SIDE)).float() for _ in range(2))
-    # Of small integers, so it is exact. The product is cuBLAS's, the sum needs a kernel of torch's own.
+    # Small integers, so the result is exact. The product tests cuBLAS, the sum torch's own kernels.
     result = (left.cuda() @ right.cuda() + left.cuda()).cpu()
     found["correct"] = bool(torch.equal(result, left @ right + left))
 

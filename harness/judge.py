@@ -5,26 +5,26 @@
     {"status": "scored", "val_bpb": ..., "holdout_bpb": ..., "bytes": ..., "tokens": ...,
      "holdout_bytes": ..., "fresh": {...}, "seconds": ..., "probes": {...}}
 
-This score is provisional. Who needs no proof of it may end the judge here; otherwise a second, fresh worker
-on the second pair of folders is asked to confirm it, and another line follows:
+This score is provisional. If no proof is needed, the controller may end the judge here; otherwise a second,
+fresh worker on the second pair of folders is asked to confirm it, and another line follows:
 
     {"status": "confirmed", "holdout_bpb": ..., "holdout_bytes": ..., "fresh": {...}, "seconds": ...,
      "probes": {...}}
 
-At either point the last line may be a refusal instead:
+Instead of either line there may be a refusal, which is then the last line:
 
     {"status": "refused", "cause": ..., "detail": ...}
 
 The exit status is 0 for all of these; `seconds` is all of the judge's wall clock so far, the start of the
 worker included. Any other exit is our bug or a broken data folder. Only inputs ever leave this process, in an
-order drawn from the seed with scored rows, fresh rows and probes mixed (plan.py, probes.py); `probes`
-in a result says how many there were, how well they agreed and what that promises, `fresh` whether the model
-does worse on rows that no worker was given before, which are the hold-out (fresh.py). Whatever comes back is
-hostile: each byte is copied once into memory of our own and judged there.
+order drawn from the seed, with scored rows, fresh rows and probes mixed (plan.py, probes.py). In a result,
+`probes` says how many there were, how well they agreed and what that guarantees; `fresh` whether the model
+does worse on rows that no worker was given before, the hold-out (fresh.py). Replies are treated as hostile:
+each byte is copied once into our own memory and judged there.
 
-Where the model runs on the CPU, NumPy does all of it: it starts two seconds sooner than torch, while the
-worker is busy starting on the same cores. A GPU's worker sends a hundred times as much, in float16, for which
-NumPy is too slow.
+If the model runs on the CPU, everything is done in NumPy, which starts two seconds faster than torch while
+the worker is starting on the same cores. A worker on a GPU sends a hundred times as much, in float16, for
+which NumPy is too slow.
 """
 
 import json
@@ -61,17 +61,17 @@ from plan import Batch, Confirmation, Plan, Question, Role, make_confirmation, m
 from probes import Nats, Tokens
 
 WINDOW = 64  # columns wanted before a cut
-CHUNK_NUMBERS = 1 << 18, 1 << 21  # the most logits a thread judges at a time, as they are and in float16
+CHUNK_NUMBERS = 1 << 18, 1 << 21  # most logits judged at a time by a thread: uncompressed, float16
 NUMBERS = {BFLOAT16: np.uint16, FLOAT32: np.float32, FLOAT16_LESS_LARGEST: np.float16}
 
-#: Enough for the exchange to cost little beside the model; all replies that can be under way stay below
-#: 1.1 GB at a vocabulary of 8192, in two bytes for each.
+#: Large enough that the exchange costs little compared to the model; all replies in flight together stay
+#: below 1.1 GB at a vocabulary of 8192 and two bytes per logit.
 BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the controller decides about one scoring."""
+    """The controller's settings for one scoring."""
 
     data: Path
     """Folder with the judge's manifest.json, val/, holdout/ and token_bytes.npy."""
@@ -80,36 +80,36 @@ class Config:
     replies: Path
     """Exchange folder the worker writes."""
     second_requests: Path
-    """The same for the second worker, who must see nothing of the first one's."""
+    """The same for the second worker, which must see nothing of the first one's."""
     second_replies: Path
     batch_rows: int | None
-    """Rows per batch; every batch has exactly this many. None: as many as make BATCH_TOKENS tokens."""
+    """Rows per batch, the same for every batch. None: as many as make BATCH_TOKENS tokens."""
     score_tokens: int | None
     """Tokens to score, rounded up to whole rows; None: what the manifest says."""
     holdout_score_tokens: int | None
-    """The most fresh tokens to ask for beside them; None: what the manifest says."""
+    """Most fresh tokens to add to them; None: what the manifest says."""
     scoring: int | None
-    """Number of this scoring within its effort, which decides on the fresh rows; None: it is of no effort."""
+    """Number of this scoring in its effort, which selects its fresh rows; None: outside any effort."""
     confirmation: int | None
-    """The same for the second worker's fresh rows, among the confirmations."""
+    """The same among confirmations, for the second worker's fresh rows."""
     seed: int
     """Draws the order of the rows; unknown to the worker."""
     first_batch_seconds: float
-    """To the first reply of each worker: its start-up, build and load lie in here."""
+    """Time to the first reply of each worker, its start-up, build and load included."""
     batch_seconds: float
-    """Between two replies."""
+    """Time between two replies."""
     total_seconds: float
-    """To the last reply of each worker."""
+    """Time to the last reply of each worker."""
     leak_fraction: float
-    """Share of positions at which seeing the future is to be found by a confirmation."""
+    """Share of positions at which a look into the future must be detected by a confirmation."""
     miss_probability: float
-    """How likely such a leak may be missed."""
+    """Acceptable probability of missing such a leak."""
     leak_reach: int
-    """How many tokens ahead such a leak sees. Nearer ones need more twins."""
+    """How many tokens ahead such a leak sees. Shorter reaches need more twins."""
     compact: bool = False
-    """The worker runs on a GPU and answers in float16; then torch is wanted."""
+    """The worker runs on a GPU and answers in float16; requires torch."""
     waits: bool = False
-    """Wait for the word before anything is read, see exchange.await_word."""
+    """Wait for the start signal before anything is read, see exchange.await_word."""
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
@@ -121,7 +121,7 @@ class Config:
 
 
 class Account(NamedTuple):
-    """What rows come to."""
+    """The total of some rows."""
 
     bits_per_byte: float
     """sum(nats) / (ln 2 * sum(bytes)) over the tokens that stand for at least one byte."""
@@ -130,7 +130,7 @@ class Account(NamedTuple):
 
 
 def account(targets: Tokens, nats: Nats, token_bytes: NDArray[np.int64]) -> Account:
-    """Sum up rows: targets and nats [R, T], token_bytes [vocab]. ValueError if there is no byte."""
+    """Sum over rows: targets and nats [R, T], token_bytes [vocab]. Raises ValueError if no byte counts."""
     sizes = token_bytes[targets]
     counted = sizes > 0
     total = int(sizes[counted].sum())
@@ -140,10 +140,10 @@ def account(targets: Tokens, nats: Nats, token_bytes: NDArray[np.int64]) -> Acco
 
 
 class Replies:
-    """The worker's logits, checked against what was asked and judged in chunks by a few threads.
+    """The worker's logits, checked against the request and judged in chunks by a few threads.
 
-    No refusal tells a number that the worker chose, such as the one of the batch it stopped at: each is a few
-    bits of what it saw.
+    No refusal contains a number that the worker could choose, such as the batch at which it stopped: that
+    would leak a few bits of what it saw.
     """
 
     def __init__(self, config: Config, folder: Path, vocab: int) -> None:
@@ -154,7 +154,7 @@ class Replies:
         self._started = self._last = time.monotonic()
 
     def wait(self, number: int) -> Header:
-        """The header of reply `number`. Raises Refused if time is up or the worker gave up."""
+        """The header of reply `number`. Raises Refused on a time-out or if the worker gave up."""
         patience = self._config.batch_seconds if number else self._config.first_batch_seconds
         deadline = min(self._last + patience, self._started + self._config.total_seconds)
         try:
@@ -186,7 +186,7 @@ class Replies:
         return np.concatenate(list(pool.map(chunk, range(0, len(flat), step)))).reshape(targets.shape)
 
     def _logits(self, number: int, dtype: int, offset: int, start: int, count: int) -> NDArray[Any]:
-        """Those of so many positions from `start` on, in memory of this thread until it asks for more."""
+        """Logits of `count` positions from `start` on, in this thread's buffer until its next call."""
         row = self._vocab * ITEM_BYTES[dtype]
         raw = self._memory.raw(count * row)
         self._reader.read(number, offset + start * row, raw.data)
@@ -204,10 +204,10 @@ class Replies:
 
 
 def collect(config: Config, folders: tuple[Path, Path], batches: list[Batch], vocab: int) -> list[Nats]:
-    """Nats of every target of every batch, with `SLOTS` batches under way at a time. Raises Refused.
+    """Nats of every target of every batch, with `SLOTS` batches in flight. Raises Refused.
 
-    `folders` are those of requests and replies. The worker is not told that it is done: what it used is read
-    before it is ended.
+    `folders` are those of requests and replies. The worker is not told when it is done: its resource use is
+    read before it is ended.
     """
     requests, replies = SlotWriter(folders[0]), Replies(config, folders[1], vocab)
 
@@ -231,7 +231,7 @@ def collect(config: Config, folders: tuple[Path, Path], batches: list[Batch], vo
 def require(
     found: probes.Differences, tolerance: probes.Tolerance, cause: str, meaning: str
 ) -> probes.Comparison:
-    """Sum up differences. Raises Refused with `cause` if they are beyond the tolerance."""
+    """Summarise differences. Raises Refused with `cause` if they exceed the tolerance."""
     compared = probes.compare(found)
     if not compared.agrees(tolerance):
         raise Refused(cause, f"{meaning}: {probes.describe(found, tolerance)}")
@@ -242,7 +242,7 @@ AMONG_OTHERS = (
     "rows are answered differently among other rows (scale by token, not by tensor; route without a capacity"
     " in eval mode)"
 )
-#: In this order: a model that remembers disagrees everywhere, one that sees other rows in twins too.
+#: In this order: a model with memory disagrees everywhere, one that sees other rows also in twins.
 VERDICTS = (
     (Role.ENCORE, "stateful", "the first batch is answered differently at the end"),
     (Role.REPEAT, "batch-dependent", AMONG_OTHERS),
@@ -251,7 +251,7 @@ VERDICTS = (
 
 
 def compare_probes(plan: Plan, nats: Nats) -> dict[Role, probes.Comparison]:
-    """Compare all probes with their origins, nats [rows, T]. Raises Refused if one kind disagrees."""
+    """Compare all probes with their origins, nats [rows, T]. Raises Refused if any kind disagrees."""
     compared: dict[Role, probes.Comparison] = {}
     tolerance = {Role.ENCORE: probes.ENCORE, Role.REPEAT: probes.REPEATS}
     for role, cause, meaning in VERDICTS:
@@ -269,10 +269,11 @@ def promise(
     reach: int,
     length: int,
 ) -> dict[str, Any]:
-    """What these twins find but for the miss probability.
+    """What these twins are guaranteed to detect, except with the miss probability.
 
-    The smallest fraction of positions at which a leak shows as more than rounding, by reach in tokens; and
-    the largest mean help, in nats a token, that these differences leave likely, null for too few twins.
+    The smallest detectable fraction of positions with a leak beyond rounding, by reach in tokens; and the
+    largest mean help, in nats per token, that is still likely given these differences, null for too few
+    twins.
     """
     reaches = sorted({1, min(config.leak_reach, reach), reach})
     leaks = {k: probes.smallest_leak(twins.rows, config.miss_probability, k, length) for k in reaches}
@@ -287,23 +288,23 @@ def promise(
 
 
 def needed_twins(config: Config, length: int) -> int:
-    """How many twins the promised detection takes, whatever they cost."""
+    """How many twins the guaranteed detection takes, whatever the cost."""
     return probes.twins_needed(config.leak_fraction, config.miss_probability, config.leak_reach, length)
 
 
 def affordable_twins(config: Config, rows: int, length: int) -> int:
-    """How many twins the first worker gets among so many rows: no more than needed, nor than affordable."""
+    """How many twins the first worker gets for `rows` rows: as needed, up to an affordable share."""
     return max(1, min(needed_twins(config, length), int(probes.TWINS_SHARE * rows)))
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the first worker answered, as far as a second one has to confirm it."""
+    """The part of the first worker's answers that a second one has to confirm."""
 
     line: dict[str, Any]
     """The provisional result."""
     rows: Tokens
-    """[R, T + 1] tokens that it was asked about: the scored rows, then its fresh ones."""
+    """[R, T + 1] tokens that it was given: the scored rows, then its fresh rows."""
     nats: Nats
     """[R, T] of their true targets."""
     same: tuple[probes.Comparison, ...]
@@ -314,7 +315,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Text:
-    """The judge's text, as far as this scoring asks about it."""
+    """The part of the judge's text that this scoring uses."""
 
     drawn: fresh.Rows
     token_bytes: NDArray[np.int64]
@@ -322,7 +323,7 @@ class Text:
 
     @classmethod
     def read(cls, config: Config) -> "Text":
-        """Raises ValueError or OSError if our own data is broken, or too little."""
+        """Raises ValueError or OSError if our own data is broken or too small."""
         manifest = json.loads((config.data / "manifest.json").read_text())
         wanted, most_fresh = config.score_tokens, config.holdout_score_tokens
         drawn = fresh.draw(
@@ -369,7 +370,7 @@ def score(config: Config, text: Text) -> Scored:
 
 
 def holdout(text: Text, rows: Tokens, nats: Nats, seed: int) -> dict[str, Any]:
-    """What fresh rows say. `rows` and `nats` are those of the scored rows and then of all that were asked."""
+    """The result on fresh rows. `rows` and `nats`: of the scored rows, then of all fresh rows used."""
     count = len(text.drawn.scored)
     found = account(rows[count:, 1:], nats[count:], text.token_bytes)
     return {
@@ -382,7 +383,7 @@ def holdout(text: Text, rows: Tokens, nats: Nats, seed: int) -> dict[str, Any]:
 def confirm(config: Config, text: Text, scored: Scored) -> dict[str, Any]:
     """Ask a second worker about a score. Raises Refused, ExchangeError.
 
-    Nothing it is sent depends on what the first worker answered.
+    Nothing sent to it depends on the first worker's answers.
     """
     drawn = text.drawn
     length = scored.rows.shape[1] - 1
@@ -419,7 +420,7 @@ def compare_confirmation(
     ]
     controls, twins = parts[: len(asked.controls)], parts[len(asked.controls) :]
     process = "a fresh process answers rows differently"
-    # In its own process it already showed that other rows of a batch make a difference.
+    # If not exact, other rows of a batch already made a difference in the first process.
     exact = scored.same[0].largest <= probes.EXACT_NATS
     cause, meaning = ("stateful", process) if exact else ("batch-dependent", AMONG_OTHERS)
     control = require(probes.join(controls), probes.REPEATS, cause, meaning)
@@ -428,18 +429,18 @@ def compare_confirmation(
 
 
 def _differences(committed: Nats, question: Question, answer: Nats, number: int) -> probes.Differences:
-    """How an answer differs from what is on record, nats [R, T]; its probes are numbered from `number` on."""
+    """Differences of an answer from the record, nats [R, T]; its probes are numbered from `number` on."""
     on_record = committed[question.origins, question.batch.first : question.batch.last]
     return probes.differences(answer, on_record, question.agree, question.batch.first, number)
 
 
 def main() -> None:
-    """Score what the configuration in argv says, then have it confirmed, and print a line for each."""
+    """Score, then confirm, as configured in argv; print a line for each."""
     config = Config.from_json(sys.argv[1])
     if config.compact:
         import torch
 
-        torch.set_num_threads(1)  # the chunks are judged beside each other
+        torch.set_num_threads(1)  # the chunks already run in parallel
     if config.waits:
         await_word()
     started = time.monotonic()

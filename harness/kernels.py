@@ -1,9 +1,9 @@
-"""Attention under the names by which scripts ask a hub for it: `get_kernel(name)`, with no network.
+"""Replaces the package `kernels`: serves `get_kernel(name)` for flash attention, without a network.
 
 Upstream's train.py takes FlashAttention 3 from the package `kernels`, which downloads a compiled library.
-This module stands in its place and computes the same with PyTorch's own kernels: the fused causal one for the
-whole context; for a window flex attention, where a GPU that has it runs a compiled graph, and blocks of
-queries with the keys that they can see everywhere else.
+This module replaces it and computes the same with PyTorch's own kernels: the fused causal one for the whole
+context; for a window, flex attention in a compiled graph on a GPU that supports it, and elsewhere blocks of
+queries with the keys that they can see.
 """
 
 import types
@@ -19,22 +19,22 @@ NAMES = (
     "kernels-community/flash-attn3",
     "varunneal/flash-attention-3",
 )
-"""What `get_kernel` knows; all of them are the same here."""
+"""Names that `get_kernel` knows; all give the same module."""
 
 BLOCK = 256
-"""Queries of one block where a window is computed block by block."""
+"""Queries per block when a window is computed in blocks."""
 
 FLEX_TOKENS = 128
-"""The length of flex attention's own blocks: a shorter row has nothing to skip."""
+"""Block length of flex attention: shorter rows have nothing to skip."""
 
 MAJOR = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
-"""Compute capability of the GPU, its first number; 0 without one. A constant, so that compiling sees one."""
+"""Major compute capability of the GPU; 0 without one. A constant, for the benefit of torch.compile."""
 
 
 def get_kernel(repo_id: str, *_build: object, **_which: object) -> types.ModuleType:
-    """A module with `flash_attn_func`, also as its `flash_attn_interface`, where versions of it keep theirs.
+    """A module with `flash_attn_func`, also under `flash_attn_interface`, where some versions have it.
 
-    Which build is asked for (revision, version) makes no difference. Raises ValueError for an unknown name.
+    The requested build (revision, version) is ignored. Raises ValueError for an unknown name.
     """
     if not has_kernel(repo_id):
         raise ValueError(
@@ -45,7 +45,7 @@ def get_kernel(repo_id: str, *_build: object, **_which: object) -> types.ModuleT
 
 
 def has_kernel(repo_id: str, *_build: object, **_which: object) -> bool:
-    """Would `get_kernel` find it?"""
+    """Whether `get_kernel` knows this name."""
     return repo_id in NAMES
 
 
@@ -69,7 +69,7 @@ def flash_attn_func(
     left, right = (tokens if side < 0 else side for side in window_size)
     if causal:
         right = 0
-    # What autocast lets pass in float32 differs between CPU and CUDA; the values are what the script cast.
+    # Autocast leaves different inputs in float32 on CPU and CUDA; the values have the dtype the script chose.
     q, k, v = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
     k, v = _for_each_head(k, q.size(1)), _for_each_head(v, q.size(1))
     if left >= tokens - 1 and (right == 0 or right >= tokens - 1):
@@ -92,21 +92,21 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def _for_each_head(x: Tensor, heads: int) -> Tensor:
-    """[B, kv_heads, T, D] → [B, heads, T, D], each one as often as queries share it."""
+    """[B, kv_heads, T, D] → [B, heads, T, D], each repeated for the queries that share it."""
     return x if x.size(1) == heads else x.repeat_interleave(heads // x.size(1), dim=1)
 
 
 def flex_supports(major: int, dtype: torch.dtype, tokens: int, head_dim: int) -> bool:
-    """Does flex attention have a kernel for this on a card of compute capability `major`, and a use?
+    """Whether flex attention works, and pays off, on a card of compute capability `major`.
 
-    Triton supports cards from Ampere on. In float32 the tiles outgrow the shared memory of smaller cards.
+    Triton supports cards from Ampere on. In float32, tiles exceed the shared memory of smaller cards.
     """
     built = dtype in (torch.bfloat16, torch.float16) and head_dim in (16, 32, 64, 128, 256)
     return major >= 8 and built and tokens >= FLEX_TOKENS
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, left: int, right: int, scale: float | None) -> Tensor:
-    """A window in the block-sparse form that flex attention skips work by; compiled, or it is slow."""
+    """A window as a block-sparse mask, with which flex attention skips work; slow unless compiled."""
 
     def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query - key <= left) & (key - query <= right)
@@ -118,9 +118,9 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, left: int, right: int, scale: float |
 
 
 def _by_blocks(q: Tensor, k: Tensor, v: Tensor, left: int, right: int, scale: float | None) -> Tensor:
-    """A window by blocks of queries, each with the keys that one of its queries sees.
+    """A window in blocks of queries, each with the keys that its queries see.
 
-    Where blocks begin depends on no length and no other row, so a prefix of a row is computed as within it.
+    Blocks do not depend on the row's length or on other rows, so a prefix is computed exactly as in the row.
     """
     tokens, done = q.size(2), []
     for first in range(0, tokens, BLOCK):

@@ -1,6 +1,6 @@
-"""The judge's arithmetic: logits of any dtype of the exchange and the true targets → nats, exactly.
+"""The judge's arithmetic: logits in any dtype of the exchange and the true targets → exact nats.
 
-Whatever a worker sends is judged as what it is: nothing here trusts a worker to have normalised anything.
+Nothing here trusts a worker to have normalised anything.
 """
 
 import math
@@ -14,8 +14,8 @@ from probes import Nats
 
 Targets = NDArray[np.int64]
 
-# Nats per vocabulary entry. Below it they come from logits 16 and more under the largest, and a float32
-# difference of that size is off by up to a millionth; so is its exp, relatively.
+# Nats per vocabulary entry. Values below come from logits at least 16 below the largest; a float32 difference
+# of that size has an error of up to a millionth, and its exp the same relative error.
 NEAR_CERTAIN = 2.0**-23
 PART_NUMBERS = 1 << 17  # 512 kB in float32
 
@@ -33,9 +33,9 @@ def not_finite() -> Refused:
 
 
 class Memory(threading.local):
-    """One thread's memory for logits and for working on them, used again and again.
+    """One thread's buffers for logits and intermediate results.
 
-    New memory for every chunk would cost as much as the arithmetic.
+    They are reused: allocating memory for every chunk would cost as much as the arithmetic.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def _nats(logits: NDArray[Any], targets: Targets) -> Nats:
     gap = largest.astype(np.float64) - logits[rows, targets]
     with np.errstate(
         over="ignore", under="ignore"
-    ):  # a difference beyond the type is -inf, its exp rightly 0
+    ):  # an overflowing difference is -inf, whose exp is correctly 0
         others = logits - largest[:, None]
         np.exp(others, out=others)
     others[rows, top] = 0
@@ -91,15 +91,15 @@ def _nats(logits: NDArray[Any], targets: Targets) -> Nats:
 def less_largest_nats(
     logits: NDArray[np.float16], largest: NDArray[np.int32], targets: Targets, memory: NDArray[np.float32]
 ) -> Nats:
-    """`token_nats` of float16 logits [N, V] less the largest of the row, which is at `largest` [N] in it.
+    """`token_nats` for float16 logits [N, V] minus the largest of the row, whose index is `largest` [N].
 
-    Overwrites the largest; `memory` [n, V] is what n rows at a time are worked on in. The formula holds for
-    any logit in the place of the largest, as long as no exp overflows; it has to be 0, and the target's no
-    larger, so that nothing need be subtracted. Minus infinity is a probability of 0, as any logit is that
-    lies a hundred below. torch takes a third of NumPy's time for this. Raises Refused if it is not 0, or if a
-    sum is not finite.
+    Overwrites the largest; `memory` [n, V] is a buffer for n rows at a time. The formula holds for any logit
+    in place of the largest, as long as no exp overflows; it has to be 0, and the target's no larger, so that
+    nothing needs to be subtracted. Minus infinity means probability 0, as does any logit a hundred below.
+    torch takes a third of NumPy's time for this. Raises Refused if the largest is not 0, or if a sum is not
+    finite.
     """
-    import torch  # takes two seconds, and the other dtypes do without it
+    import torch  # takes two seconds, and other dtypes do not need it
 
     rows = np.arange(len(targets))
     if largest.min() < 0 or largest.max() >= logits.shape[1]:

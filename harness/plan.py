@@ -1,27 +1,28 @@
-"""What the judge asks: the rows to score mixed with probes, and what a second worker has to confirm.
+"""What the judge sends: the rows to score mixed with probes, and the rows for a second worker to confirm.
 
 The first worker answers a `Plan`: every row once, with twins, repeats and the encore among them (probes.py).
 If the score would be kept, a second worker, a fresh process that has seen none of it, answers a
 `Confirmation`: twins of the scored rows, to be compared with what the first worker answered there.
 
-What the second worker may know decides what its answers prove. To repeat a leak it would need the true token
-behind the cut, and that token is nowhere in what it was given:
+What the second worker can know determines what its answers prove. To repeat a leak it would need the true
+token after the cut, and that token is nowhere in its input:
 
-- Twins are asked in the order of their cuts, so that before an answer about a cut at c nothing of any origin
-  is known from c on; and two twins of one row are at least SLOTS batches apart, since so many are under way
-  at a time.
-- Every other future is taken from decoys, a few rows drawn from the seed, which are themselves no origins.
+- Twins are sent in order of their cuts, so that before the answer for a cut at c, nothing of any origin from
+c on
+  is known; and two twins of one row are at least SLOTS batches apart, since that many are in flight.
+- Every alternative future is taken from decoys, a few rows drawn from the seed that are not origins
+themselves.
 
-No more of that future is sent than one of a few lengths takes: what it is does not matter, as long as it is
-not the true one, and a short row costs less. A model that answers it differently than a whole row is given
-whole rows by its worker (answers.py).
+Such a row is cut to one of a few lengths: its future does not matter as long as it is not the true one, and
+short rows cost less. If a model answers short rows differently from whole ones, its worker gives it whole
+rows (answers.py).
 
-That the second worker can tell that it is being probed, and where the cut is, does not help it: what it must
-repeat is on record, and it can only repeat what follows from the tokens before the cut. The first worker can
-be told nothing either: it has ended, and its answers with it, before the second one starts.
+It does not help the second worker to notice that it is being probed, or where the cut is: what it must repeat
+is on record, and it can only repeat what follows from the tokens before the cut. Nor can anything reach the
+first worker: it has ended, with its answers on record, before the second one starts.
 
-Decoys are also asked, before the twins, as they are. What the first worker answered there must be what a
-fresh process answers: otherwise it answered out of more than the row, by what it learned from others, say.
+Decoys are also sent unchanged, before the twins. A fresh process must answer them as the first worker did:
+otherwise the first worker used more than the row, for instance what it learnt from other rows.
 """
 
 import math
@@ -37,8 +38,8 @@ from numpy.typing import NDArray
 import probes
 from probes import Tokens
 
-# At most so many decoys, and at most one row in eight. Few, since a leak in a decoy is not looked for; enough
-# for another token at any cut.
+# Most decoys, and at most one row in eight. Few, since decoys are not checked for leaks; but enough to offer
+# another token at any cut.
 DECOYS, DECOYS_SHARE = 16, 8
 LENGTHS = 8  # twins are an eighth of a row long, or two eighths, ...
 
@@ -49,7 +50,7 @@ class Batch(NamedTuple):
     inputs: NDArray[np.int32]
     """[B, T] tokens; the only part that leaves this process."""
     targets: Tokens
-    """[B, last - first] the token that follows each input of the columns first to last."""
+    """[B, last - first] the token that follows each input in columns first to last - 1."""
     first: int
     last: int
 
@@ -60,7 +61,7 @@ class Role(IntEnum):
     VALIDATION = 0
     HOLDOUT = 1
     TWIN = 2  # another row up to a cut, see probes.py
-    REPEAT = 3  # another row, among other neighbours; completes the last batch too
+    REPEAT = 3  # another row among other neighbours; also fills up the last batch
     ENCORE = 4  # of the first batch, sent once more after the last one
 
 
@@ -75,14 +76,14 @@ class Plan:
     roles: NDArray[np.int8]
     """[rows] a `Role` each."""
     origins: Tokens
-    """[rows] the row that each must agree with: itself if it is not a probe."""
+    """[rows] the row that each must agree with; itself if it is not a probe."""
     agree: Tokens
-    """[rows] in how many of its first predictions."""
+    """[rows] how many of its first predictions must agree."""
     places: Tokens
-    """[R] where each row to score was put, validation first."""
+    """[R] position of each row to score, validation first."""
 
     def batches(self, batch_rows: int) -> list[Batch]:
-        """All of it, every column wanted."""
+        """All rows as batches, every column wanted."""
         starts = range(0, len(self.inputs), batch_rows)
         length = self.inputs.shape[1]
         return [
@@ -94,7 +95,7 @@ class Plan:
 def make_plan(validation: Tokens, holdout: Tokens, batch_rows: int, seed: int, twins: int) -> Plan:
     """Mix the rows [., T + 1] of both splits and their probes in an order drawn from `seed`.
 
-    Every batch is full, and the first one comes once more at the end.
+    Every batch is full, and the first one is repeated at the end.
     """
     random = np.random.default_rng(seed)
     rows = np.concatenate([validation, holdout])
@@ -130,20 +131,20 @@ def make_plan(validation: Tokens, holdout: Tokens, batch_rows: int, seed: int, t
 
 
 class Question(NamedTuple):
-    """One batch for the second worker and what its answers must agree with."""
+    """One batch for the second worker, and what its answers must agree with."""
 
     batch: Batch
     origins: Tokens
-    """[B] the scored row each must agree with, by its number among the rows to score."""
+    """[B] the scored row that each must agree with, by its index among the rows to score."""
     agree: Tokens
-    """[B] in how many of its first predictions; 0: it only fills the batch."""
+    """[B] how many of its first predictions must agree; 0: padding."""
 
 
 class Confirmation(NamedTuple):
-    """Everything the second worker is asked, in sending order: fresh rows, the controls, then the twins."""
+    """Everything sent to the second worker, in order: fresh rows, controls, twins."""
 
     fresh: list[Batch]
-    """The fresh rows once each, every column wanted; the last batch is filled up with some of them again."""
+    """The fresh rows, every column wanted; some are repeated to fill the last batch."""
     controls: list[Question]
     twins: list[Question]
 
@@ -153,15 +154,15 @@ def make_confirmation(
 ) -> Confirmation:
     """Fresh rows [., T + 1], decoys of the rows [R, T + 1], then `twins` twins, some of each other row.
 
-    As many twins as there are rows at least, as many as there are different ones at most. A batch has
-    `batch_rows` rows, or more if they are short, and as many as every other batch of that length. Each answer
-    is wanted for `window` columns before the cuts of its batch.
+    At least as many twins as there are rows, at most as many as there are different ones. A batch has
+    `batch_rows` rows, or more if they are short; all batches of one length have the same number. Answers are
+    wanted for `window` columns before the cuts of a batch.
     """
     random = np.random.default_rng([seed, 2])
     mixed = random.permutation(len(rows))
     count = max(1, min(DECOYS, len(rows) // DECOYS_SHARE))
     decoys, origins = mixed[:count], mixed[count:]
-    # At half the rows or fewer under way there is always a choice of the next one.
+    # With at most half the rows in flight, there is always a choice of the next one.
     most_rows = max(1, len(origins) // (2 * SLOTS))
     batch_rows = min(batch_rows, most_rows)
     length = rows.shape[1] - 1
@@ -188,11 +189,11 @@ def make_confirmation(
 def _portions(
     cuts: NDArray[np.float64], batch_rows: int, most_rows: int, length: int
 ) -> Iterator[tuple[slice, tuple[int, int]]]:
-    """Which twins go into one batch, and its rows and columns; the last one of a length may not be full."""
+    """(twins, (rows, columns)) of each batch; the last batch of a length may not be full."""
     lengths = sorted({math.ceil(length * part / LENGTHS) for part in range(1, LENGTHS + 1)})
     start = 0
     for columns in lengths:
-        end = int(np.searchsorted(cuts, columns))  # at least one token from the cut on belongs to it
+        end = int(np.searchsorted(cuts, columns))  # at least one token after the cut is included
         rows = min(most_rows, batch_rows * length // columns)
         for first in range(start, end, rows):
             yield slice(first, min(first + rows, end)), (rows, columns)
@@ -200,11 +201,11 @@ def _portions(
 
 
 def _cycles(origins: int, number: int, gap: int, random: np.random.Generator) -> Tokens:
-    """[number] origins: all of them in a random order, again and again, none twice within `gap` places.
+    """[number] origins: repeated random permutations of all of them, none twice within `gap` places.
 
-    Each cycle has an order of its own. With the cuts rising, each origin is then cut once in each part of the
-    row that a cycle covers, at a place that does not follow from where it was cut before: leaks that are
-    gathered in a few rows, or at regular distances, are found as surely as leaks anywhere.
+    Since cuts rise, each origin is cut once in each part of the row that a cycle covers, at a place that
+    cannot be predicted from earlier cuts: leaks concentrated in a few rows, or at regular distances, are
+    found as reliably as any.
     """
     cycle = random.permutation(origins).tolist()
     found = list(cycle)
@@ -222,7 +223,7 @@ def _cycles(origins: int, number: int, gap: int, random: np.random.Generator) ->
 
 
 def _whole(rows: Tokens) -> Batch:
-    """Rows as they are, every column wanted."""
+    """Unchanged rows, every column wanted."""
     return Batch(rows[:, :-1].astype(np.int32), rows[:, 1:], 0, rows.shape[1] - 1)
 
 
@@ -239,9 +240,9 @@ def _twins(
     window: int,
     random: np.random.Generator,
 ) -> Question:
-    """A batch of twins of `origins`, [B, L] its `shape`, filled up with decoys.
+    """A batch of twins of `origins` with `shape` [B, L], filled up with decoys.
 
-    A row that no decoy can follow is replaced by one as well.
+    A row is also replaced by a decoy if no decoy differs from it at the cut.
     """
     count, columns = shape
     first, last = max(0, int(cuts.min()) - window), int(cuts.max())

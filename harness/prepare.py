@@ -4,10 +4,10 @@ It is mounted read-only beside `train.py`, and nothing in it protects the score:
 estimate on the dev split. The score that counts is computed elsewhere, from the checkpoint that
 `save_checkpoint` left behind and from validation text that is never mounted here.
 
-A run's clock starts with its container. On a GPU, importing torch and making a context take seconds,
-compiling a model takes tens of them, and every one is a second less of training; `time_left()` counts it.
-No compiled kernel passes from one run to another. What compiles soon is worth more than what is a little
-faster: a block that repeats is compiled once, shapes are few, and nothing is compiled that never pays back.
+A run's clock starts with its container. On a GPU, importing torch and creating a context take seconds,
+compiling a model takes tens of seconds, and each is a second less of training; `time_left()` includes them.
+No compiled kernel is kept from one run to the next, so fast compilation is worth more than slightly faster
+kernels: compile a repeated block once, use few shapes, and compile nothing that does not pay off.
 
 Run as a script it prepares the data, once:
 
@@ -48,8 +48,8 @@ MANIFEST_VERSION = 1
 SPECIAL_TOKENS = [f"<|reserved_{i}|>" for i in range(4)]  # the last ids of the vocabulary
 BOS_TOKEN = SPECIAL_TOKENS[0]  # begins every document
 
-# These come from the manifest of the prepared data, when first asked for (see __getattr__ below).
-SCALE: str  # "gpu" or "cpu": where experiments run; there are several sizes of data for a GPU
+# These come from the manifest of the prepared data, on first access (see __getattr__ below).
+SCALE: str  # "gpu" or "cpu": where experiments run; for a GPU there are several sizes of data
 MAX_SEQ_LEN: int  # context length, tokens
 VOCAB_SIZE: int  # entries of the vocabulary, special tokens included
 EVAL_TOKENS: int  # tokens of the dev split that evaluate_bpb looks at
@@ -58,17 +58,16 @@ PACKING_BUFFER = 1000  # documents the packer chooses from
 
 WALL_SECONDS = float(os.environ.get("GLOVEBOX_BUDGET_SECONDS", "300"))  # the run is killed after this long
 
-NO_GPU = (
-    "no GPU: the data is for one, and torch finds none in this container"  # the controller knows this line
-)
+# The controller looks for this line.
+NO_GPU = "no GPU: the data is for one, and torch finds none in this container"
 
 
 class DataNotPreparedError(RuntimeError):
-    """There is no prepared data where it is expected, or it is of another version."""
+    """There is no prepared data in the expected place, or it is of another version."""
 
 
 def data_folder() -> Path:
-    """The public data: GLOVEBOX_DATA, or else where the container or a native home has it."""
+    """The public data: GLOVEBOX_DATA, else its place in the container or in a native home."""
     if "GLOVEBOX_DATA" in os.environ:
         return Path(os.environ["GLOVEBOX_DATA"])
     return Path("/data") if Path("/data/manifest.json").exists() else Path("home/data/public")
@@ -90,7 +89,7 @@ def manifest() -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    """The constants that depend on the data, so that importing this module does not."""
+    """The constants that depend on the data; lazy, so that this module can be imported without data."""
     keys = {"SCALE": "scale", "MAX_SEQ_LEN": "max_seq_len", "VOCAB_SIZE": "vocab_size"}
     if name in keys:
         return manifest()[keys[name]]
@@ -103,7 +102,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _process_started() -> float:
-    """When this process was started, on the clock of time.monotonic()."""
+    """When this process started, on the clock of time.monotonic()."""
     after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     seconds_after_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc_pid_stat(5)
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - seconds_after_boot
@@ -114,50 +113,50 @@ _STARTED = float(os.environ["GLOVEBOX_STARTED"]) if "GLOVEBOX_STARTED" in os.env
 
 
 def time_left() -> float:
-    """Seconds until this run is killed; negative when that is overdue. Counts from the container's start."""
+    """Seconds until this run is killed, negative if overdue. Counts from the container's start."""
     return _STARTED + WALL_SECONDS - time.monotonic()
 
 
 class _TimeBudget(float):
-    """What the clock of a script should read when its training ends, if that clock starts late.
+    """What a script's own clock should read when its training ends, if that clock starts late.
 
-    Upstream's starts after imports, compilation and eleven steps, and its schedule goes by
-    `total_training_time / TIME_BUDGET`. Until training has begun this is a plain number, an estimate. From
-    then on, a clock that is divided by it or compared with it finds what it will read at the end: its reading
-    and the time left, less a reserve for the step under way, the evaluation and the save. So start-up has
-    taken what it took, and what a clock does not count is noticed as well. Everywhere else, in a sum or in
-    print, it is the number that it was last.
+    Upstream's clock starts after imports, compilation and eleven steps, and its schedule uses
+    `total_training_time / TIME_BUDGET`. Until training has begun, this is a plain number, an estimate. From
+    then on, if a clock is divided by it or compared with it, it is what that clock will read at the end: its
+    current reading plus the time left, less a reserve for the current step, the evaluation and the save. That
+    accounts for the actual start-up time, and for anything else the clock does not count. Everywhere else, in
+    a sum or in print, it is its last value.
 
-    A clock is told from a constant by its value: no clock has run for longer than the process.
+    A clock is distinguished from a constant by its value: no clock has run for longer than the process.
     """
 
-    __array_ufunc__ = None  # numbers of NumPy leave dividing and comparing to the methods below
+    __array_ufunc__ = None  # makes NumPy numbers use the methods below
 
     def __init__(self, estimate: float) -> None:
         self.seconds = float(estimate)
         self.batches = self.tokens = 0  # handed out for training
-        self._compared, self._tokens_then = 0.0, 0  # when a clock was last compared with it
-        self._step_seconds = self._step_tokens = 0.0  # from one such comparison to the next
+        self._compared, self._tokens_then = 0.0, 0  # at the last comparison with a clock
+        self._step_seconds = self._step_tokens = 0.0  # between two such comparisons
 
     def hand_out(self, tokens: int) -> None:
-        """The data loader tells of a batch."""
+        """Called by the data loader for each batch."""
         self.batches += 1
         self.tokens += tokens
 
     def _for_clock(self, reading: object) -> float:
-        """The budget for this reading of a clock; what cannot be one leaves it as it is."""
+        """The budget for this clock reading; a value that cannot be one leaves it unchanged."""
         if self._is_clock(reading):
             self.seconds = float(reading) + time_left() - self._reserve()
         return self.seconds
 
     def _is_clock(self, reading: object) -> TypeGuard[float]:
-        training = self.batches > 1  # the first batch is fetched before the training
+        training = self.batches > 1  # the first batch is fetched before training
         if not training or not isinstance(reading, int | float | np.number):
             return False
         return 0 < float(reading) <= WALL_SECONDS - time_left()
 
     def _reserve(self) -> float:
-        """Seconds to leave for one more step, the evaluation, the save and the end of the process."""
+        """Seconds to reserve for one more step, the evaluation, the save and the process's exit."""
         evaluation = 0.0
         if self._step_tokens > 0:  # a forward pass is about a third of a training step
             steps = manifest()["constants"]["eval_tokens"] / self._step_tokens
@@ -165,11 +164,11 @@ class _TimeBudget(float):
         return 1.0 + 0.015 * WALL_SECONDS + self._step_seconds + evaluation
 
     def _compare(self, reading: object) -> float:
-        """The same in a condition. There is one in each step, so they tell what a step takes."""
+        """The same for a comparison. There is one in each step, so they measure the step time."""
         if self._is_clock(reading):
             now, tokens = WALL_SECONDS - time_left(), self.tokens
             if self._compared > 0:
-                # A mean that forgets: with a maximum the schedule would jump at every hiccup.
+                # A moving average: with a maximum, the schedule would jump at every hiccup.
                 share = 0.1 if self._step_seconds > 0 else 1.0
                 self._step_seconds += share * (now - self._compared - self._step_seconds)
                 self._step_tokens += share * (tokens - self._tokens_then - self._step_tokens)
@@ -190,7 +189,7 @@ class _TimeBudget(float):
 
     def __rtruediv__(self, other: float) -> float:
         budget = self._for_clock(other)
-        # The last step may reach into the reserve, and progress must not pass 1 in a schedule all the same.
+        # The last step may use some of the reserve, but a schedule's progress must not exceed 1.
         return other / (max(budget, other) if self._is_clock(other) else budget)
 
     def __truediv__(self, other: float) -> float:
@@ -227,7 +226,7 @@ class _TimeBudget(float):
 
 _time_budget = _TimeBudget(max(1.0, 0.8 * WALL_SECONDS - 3.0))
 
-TIME_BUDGET: float = _time_budget  # seconds of training for a clock that starts late; time_left() is plainer
+TIME_BUDGET: float = _time_budget  # seconds of training for a clock that starts late; prefer time_left()
 
 
 # --- tokenizer ----------------------------------------------------------------------------------------------
@@ -237,9 +236,9 @@ class Tokenizer:
     """Byte-level BPE, served by tiktoken."""
 
     RUN_CHARS = 1 << 16
-    """tiktoken panics at about a million characters that its pattern takes for one piece. Such a piece either
-    has no white space, but for one before it, or nothing else: what is longer of either is cut. Unicode's
-    White_Space, which is what \\s is to tiktoken, but not to Python."""
+    """tiktoken panics if its pattern matches a piece of about a million characters. Such a piece has no white
+    space after its first character, or is all white space: longer runs of either kind are cut. White space is
+    Unicode's White_Space, as \\s is in tiktoken but not in Python."""
     _SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
     _LONG_RUN = re.compile(
         f"(?<![^{_SPACE}])[^{_SPACE}]{{{RUN_CHARS + 1},}}|(?<![{_SPACE}])[{_SPACE}]{{{RUN_CHARS + 1},}}"
@@ -251,7 +250,7 @@ class Tokenizer:
 
     @classmethod
     def from_directory(cls, tokenizer_dir: str | Path | None = None) -> "Tokenizer":
-        """Read `tokenizer.json`; by default the tokenizer of the prepared data."""
+        """Read `tokenizer.json`; by default that of the prepared data."""
         path = Path(tokenizer_dir or data_folder() / "tokenizer") / "tokenizer.json"
         if not path.exists():
             raise DataNotPreparedError(f"no tokenizer at {path}: run `glovebox prepare`")
@@ -287,7 +286,7 @@ class Tokenizer:
         return [token for piece in self._pieces(text) for token in self.enc.encode_ordinary(piece)]
 
     def _pieces(self, text: str) -> list[str]:
-        """The text, cut where one of its runs gets too long for tiktoken."""
+        """The text, cut where a run is too long for tiktoken."""
         if len(text) <= self.RUN_CHARS:
             return [text]
         cuts = [0]
@@ -310,7 +309,7 @@ def get_token_bytes(device: "str | torch.device" = "cpu") -> "torch.Tensor":
 
 
 def read_documents(folder: Path, bos_token_id: int) -> Iterator[NDArray[np.uint16]]:
-    """The documents in a folder of shards, once, in order: views of mapped memory, each starting with BOS."""
+    """The documents in a folder of shards, once, in order: views of mapped files, each starting with BOS."""
     for path in sorted(folder.glob("*.bin")):
         tokens = np.asarray(np.memmap(path, dtype="<u2", mode="r"))
         starts = np.flatnonzero(tokens == bos_token_id).tolist()
@@ -323,10 +322,10 @@ def pack_rows(
 ) -> Iterator[NDArray[np.int64]]:
     """Pack documents into full rows, int64 [row_capacity]; every row starts with a document's first token.
 
-    Best fit, as upstream: of the `buffer_size` documents at hand take the longest that still fits; if none
-    does, fill the row with the head of the shortest and drop its tail. A last row that stays short is lost.
+    Best fit, as upstream: take the longest of `buffer_size` buffered documents that fits; if none does, fill
+    the row with the head of the shortest and drop its tail. An incomplete last row is dropped.
     """
-    lengths: list[int] = []  # sorted, so that bisect finds the best fit; among equals the oldest is last
+    lengths: list[int] = []  # sorted for bisect; among equals the oldest is last
     waiting: list[NDArray[np.uint16]] = []  # waiting[i] has lengths[i] tokens
     row, used = np.empty(row_capacity, np.int64), 0
     while True:
@@ -348,25 +347,24 @@ def pack_rows(
 def make_dataloader(
     tokenizer: Tokenizer, B: int, T: int, split: str, buffer_size: int = PACKING_BUFFER
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor, int]]":
-    """Batches without end: (inputs, targets, epoch), int64 [B, T], on the GPU if there is one.
+    """Endless batches: (inputs, targets, epoch), int64 [B, T], on the GPU if there is one.
 
-    `split` is "train", or "val" for the dev split; the validation split is out of reach. Epochs count from 1.
-    On CUDA the copy is asynchronous: rows are packed while the GPU is still busy with the last batch.
+    `split` is "train", or "val" for the dev split; the validation split is not available. Epochs count from
+    1. On CUDA the copy is asynchronous: rows are packed while the GPU is still busy with the last batch.
 
-    In a process of its own, as a worker of a DataLoader is, batches stay in main memory, and each such
-    process gets the same ones.
+    In a separate process, such as a DataLoader's worker, batches stay in main memory, and all such processes
+    get the same ones.
 
-    The first training batch is not handed out if a `model` could not be saved after the training: raises
-    TypeError, see `save_checkpoint`. A script that has saved nothing when the kill is near gets its
-    module-level `model` saved here. A run on data for a GPU that finds none ends here: on a CPU it could only
-    waste its time.
+    Instead of the first training batch, raises TypeError if a `model` could not be saved after training, see
+    `save_checkpoint`. If a script has saved nothing shortly before the kill, its module-level `model` is
+    saved here. A run on data for a GPU ends here if there is no GPU: on a CPU it would only waste time.
     """
     import torch
 
     if split == "train":
         _require_gpu()
         if threading.current_thread() is threading.main_thread() and not _is_child():
-            _require_storable(sys._getframe(1))  # elsewhere it may not be ready yet
+            _require_storable(sys._getframe(1))  # in other threads the model may not be ready yet
     folder = {"train": "train", "val": "dev"}[split]
     epoch = 0
 
@@ -390,7 +388,7 @@ def make_dataloader(
 
 
 def _require_gpu() -> None:
-    """End a run on data for a GPU if torch finds none. Whatever thread asks, the whole process ends."""
+    """End a run on data for a GPU if torch finds none: the whole process, from any thread."""
     import torch
 
     in_a_run = "GLOVEBOX_BUDGET_SECONDS" in os.environ
@@ -401,20 +399,20 @@ def _require_gpu() -> None:
 
 # --- the dev score and the checkpoint -----------------------------------------------------------------------
 
-# evaluate_bpb is done this many seconds before the kill. What comes after it has to fit: a summary, and the
-# end of the process, for which the driver of a GPU takes up to 0.4 s.
+# evaluate_bpb ends this many seconds before the kill, which leaves time for a summary and for the process to
+# exit; a GPU driver takes up to 0.4 s for that.
 LEAVE_SECONDS = min(1.0, 0.02 * WALL_SECONDS)
 
-LEAST_EVALUATION = 0.25  # share of EVAL_TOKENS below which evaluate_bpb has seen too little to say anything
+LEAST_EVALUATION = 0.25  # share of EVAL_TOKENS below which an estimate would be meaningless
 
 
 def evaluate_bpb(model: "torch.nn.Module", tokenizer: Tokenizer, batch_size: int) -> float:
     """Bits per byte on the dev split: a run's own estimate of its score, by the same formula.
 
     Sum of the cross-entropies in nats over the targets that stand for text, divided by ln 2 times the bytes
-    they stand for; special tokens count in neither. Saves a checkpoint first, so that a script which only
-    trains and evaluates can be scored. Looks at EVAL_TOKENS tokens, fewer if the kill would come in between;
-    NaN if there is no time for a quarter of them, which would say too little to be called an estimate.
+    they stand for; special tokens count in neither. Saves a checkpoint first, so that a script that only
+    trains and evaluates can be scored. Uses EVAL_TOKENS tokens, or fewer if the kill is too close; NaN if
+    there is no time for a quarter of them.
     """
     import torch
 
@@ -432,7 +430,7 @@ def evaluate_bpb(model: "torch.nn.Module", tokenizer: Tokenizer, batch_size: int
             losses = _losses(model, inputs, targets).view(-1).double()
             nats += losses[bytes_of_target > 0].sum().item()
             count += int(bytes_of_target.sum())
-            another = 1.5 * (time.monotonic() - began) if done else 0.0  # the first one may include compiling
+            another = 1.5 * (time.monotonic() - began) if done else 0.0  # the first may include compilation
             done += 1
     if done < steps:
         print(f"evaluate_bpb: no time for more than {done} of {steps} batches", flush=True)
@@ -440,7 +438,7 @@ def evaluate_bpb(model: "torch.nn.Module", tokenizer: Tokenizer, batch_size: int
 
 
 def _losses(model: "torch.nn.Module", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-    """Nats for each target, from a model(x, y, reduction=...) or from one that only gives logits."""
+    """Nats for each target, from a model(x, y, reduction=...) or from one that only returns logits."""
     import torch
 
     forward = getattr(model, "_orig_mod", model).forward  # torch.compile hides the signature
@@ -452,15 +450,15 @@ def _losses(model: "torch.nn.Module", inputs: "torch.Tensor", targets: "torch.Te
 
 
 def save_checkpoint(model: "torch.nn.Module") -> Path:
-    """Write the model's weights as the checkpoint that will be scored, replacing an earlier one in one step.
+    """Write the model's weights as the checkpoint that will be scored, atomically replacing an earlier one.
 
     A run killed at any moment leaves the last complete checkpoint. Call it as often as you like: it costs a
     copy of the weights.
 
     What is saved is model.state_dict(): parameters and persistent buffers, on any device, under the names of
-    the uncompiled model; tied weights once for each name; what get_extra_state() returns if it is a tensor or
-    comes through JSON unchanged. Raises TypeError, and names the entry, for anything else: other objects, and
-    tensors without memory of their own for each number (meta, lazy, sparse, quantised, expanded).
+    the uncompiled model; tied weights once for each name; the result of get_extra_state() if it is a tensor
+    or survives a JSON round trip. Raises TypeError, naming the entry, for anything else: other objects, and
+    tensors without separate memory for each number (meta, lazy, sparse, quantised, expanded).
     """
     from safetensors.torch import save_file
 
@@ -468,23 +466,23 @@ def save_checkpoint(model: "torch.nn.Module") -> Path:
     path = Path(os.environ.get("GLOVEBOX_OUT", "."), "checkpoint.safetensors")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(weights, unfinished)
-    unfinished.chmod(0o644)  # another user reads it
+    unfinished.chmod(0o644)  # it is read by another user
     os.replace(unfinished, path)
     _late_save.needed = False
     return path
 
 
 JSON_MARK = "#json"
-"""Ends the name of an entry that holds the bytes of a JSON text, for what is no tensor."""
+"""Suffix of the names of entries that are not tensors and are stored as the bytes of a JSON text."""
 
 
 def _state_of(model: "torch.nn.Module") -> Iterator[tuple[str, Any]]:
-    """The entries of state_dict() without torch.compile's part of their names."""
+    """The entries of state_dict(), without torch.compile's prefix in their names."""
     return ((name.replace("_orig_mod.", ""), value) for name, value in model.state_dict().items())
 
 
 def _storable(name: str, value: Any) -> "tuple[str, torch.Tensor]":
-    """Name and tensor under which an entry of state_dict() is stored. Raises TypeError."""
+    """The name and tensor as which an entry of state_dict() is stored. Raises TypeError."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -494,7 +492,7 @@ def _storable(name: str, value: Any) -> "tuple[str, torch.Tensor]":
 
 
 def _require_plain(name: str, tensor: "torch.Tensor") -> None:
-    """Raises TypeError for a tensor whose numbers a checkpoint cannot hold, or could not be loaded into."""
+    """Raises TypeError for a tensor that a checkpoint cannot store or restore."""
     import torch
 
     remedy = None
@@ -531,7 +529,7 @@ def _has_memory(tensor: "torch.Tensor") -> bool:
 
 
 def _as_json(name: str, value: Any) -> bytes:
-    """What is no tensor, as JSON. Raises TypeError if that changes it."""
+    """A value that is not a tensor, as JSON. Raises TypeError if that would change it."""
     try:
         text = json.dumps(value)
         same = json.loads(text) == value
@@ -546,9 +544,9 @@ def _as_json(name: str, value: Any) -> bytes:
 
 
 def _require_storable(frame: types.FrameType | None) -> None:
-    """A `model` of the script, or of a function that leads to this frame, can be saved. Raises TypeError.
+    """Raises TypeError if a `model` of the script, or of a caller of this frame, cannot be saved.
 
-    Without this, a script would be told at its end, after the training. What has no memory yet may get some.
+    Without this, a script would fail only at the end of training. Tensors without memory yet are not checked.
     """
     import torch
 
@@ -567,18 +565,18 @@ def _require_storable(frame: types.FrameType | None) -> None:
 
 
 def _is_child() -> bool:
-    """Is this a process that the run started, a worker of a DataLoader say?"""
-    # One that was spawned has imported this module by itself.
+    """Whether this is a child process of the run, such as a DataLoader's worker."""
+    # A spawned process has imported this module itself, so comparing process ids is not enough.
     return os.getpid() != _PROCESS or multiprocessing.parent_process() is not None
 
 
 class _LateSave:
-    """Whether the data loader still has to save for a script that does not do so itself, and when."""
+    """Whether and when the data loader must save for a script that has not saved anything itself."""
 
     def __init__(self) -> None:
         self.needed = True
         self.below = max(3.0, 0.05 * WALL_SECONDS)
-        """Seconds left, at most, when the next one is due."""
+        """The next save is due when at most this many seconds are left."""
 
 
 _late_save = _LateSave()
@@ -588,24 +586,24 @@ _PROCESS = os.getpid()
 def _save_late(step_seconds: float) -> None:
     """Save the running script's module-level `model` if the kill is near and nothing was ever saved.
 
-    A script like upstream's saves by calling `evaluate_bpb`, after its training; on a machine so slow that
-    the training is not over by then it would be killed with nothing to score. Saves again whenever half of
-    the time that was left has passed, so that a kill costs little of the training. `step_seconds`, since the
-    loader was asked before, is how long it may take until it is asked again.
+    A script like upstream's saves by calling `evaluate_bpb` after training; on a slow machine it would be
+    killed before that, with nothing to score. Saves again whenever half of the remaining time has passed, so
+    that little training is lost. `step_seconds`, the time since the last batch, estimates the time until the
+    next.
     """
     import torch
 
     left = time_left()
     if _is_child():
-        return  # whose copy of the model is the one from before the training
+        return  # its copy of the model is from before training
     if not (_late_save.needed and 0 < left <= max(_late_save.below, 2 * step_seconds)):
         return
     _late_save.below = left / 2
     model = getattr(sys.modules["__main__"], "model", None)
     if isinstance(model, torch.nn.Module):
-        with contextlib.suppress(Exception):  # nobody asked for it, so it must not end the run either
+        with contextlib.suppress(Exception):  # the script did not ask for this, so it must not end the run
             save_checkpoint(model)
-            _late_save.needed = True  # for as long as the script does not save itself
+            _late_save.needed = True  # until the script itself saves
 
 
 if __name__ == "__main__":

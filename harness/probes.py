@@ -1,22 +1,26 @@
-"""Probes of the worker's model: does it see the future, does it see other rows, does it remember?
+"""Probes of the worker's model: does it see the future, other rows, or earlier batches?
 
-A probe is a row whose first `agree` predictions must be those of another row that is scored too, its origin:
+A probe is a row whose first `agree` predictions must equal those of another row that is also sent, its
+origin:
 
-- a *twin* has the origin's tokens before a cut and another row's real text from there on. What was predicted
-  before the cut, that of the true token at the cut included, must not change: otherwise it came from after
+- a *twin* has the origin's tokens before a cut and another row's real text from there on. Predictions before
+  the cut, including the one of the token at the cut, must not change: otherwise they depend on what follows
   the cut.
-- a *repeat* is the origin again, somewhere else among the batches. If it changes, the model looks at the
+- a *repeat* is the origin again, elsewhere among the batches. If its predictions change, the model looks at
   other rows of a batch.
-- the *encore* is the first batch again, as it was, after everything else. If it changes, the model remembers.
+- the *encore* is the first batch again, unchanged, after everything else. If its predictions change, the
+model
+  keeps state.
 
-Compared is what is scored, the nats of the true targets, so a leak that helps the score is a difference here.
-It is of no use to behave well in twins only (the seam at the cut may be noticed): the leak is then in the
-origin, whose score is already committed, and the two differ all the same. Nor can one be good in origins
-only: which rows will have twins, and where they are cut, is drawn from a seed the worker does not know.
+The comparison uses what is scored, the nats of the true targets, so any leak that helps the score shows up as
+a difference. Behaving well only in twins (a model may notice the seam at the cut) does not help: then the
+leak is in the origin, whose score is already committed, and the two still differ. Behaving well only in
+origins that have twins is impossible: which rows these are, and where they are cut, is drawn from a seed that
+the worker does not know.
 
-What these cannot see: a worker that remembers every row it was given can answer a beginning it knows with
-what it answered before. For a score that would be kept a second, fresh worker therefore answers twins of
-every row (see plan.py); it is given the origins' beginnings only.
+Not detected: a worker that remembers every row it was given can answer a known prefix as it did before. If a
+score would be kept, a second, fresh worker therefore answers twins of every row (see plan.py); it is given
+only the origins' prefixes.
 """
 
 import math
@@ -30,21 +34,21 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int64]
 Nats = NDArray[np.float64]
 
-TWINS_SHARE = 0.2  # at most this many twins for each row to score
-REPEATS_SHARE = 0.02  # at least this many repeats; the last batch is filled up with more
+TWINS_SHARE = 0.2  # most twins per row to score
+REPEATS_SHARE = 0.02  # fewest repeats per row to score; more fill up the last batch
 
-# Tolerances in nats; docs/decisions/probes.md has the measurements that they come from. The first of each
-# three holds where repeats and the encore are exact; elsewhere the second is the least, the third the most.
-EXACT_NATS = 1e-6  # no more than the arithmetic of the judge itself
+# Tolerances in nats, from the measurements in docs/decisions/probes.md. The first of each applies if repeats
+# and encore are exact; otherwise the tolerance lies between the second and the third.
+EXACT_NATS = 1e-6  # no more than the judge's own arithmetic
 TOKEN_NATS = (0.1, 0.25, 2.0)
 SPREAD_NATS = (0.0002, 0.005, 0.03)
-HELP_NATS = (0.0002, 0.005)  # what a confirmation lets pass, whatever the noise
-FEW_HELP_NATS = 0.03  # the same of so few twins as the first worker gets, as estimated
-KNOWN_PROBES = 30  # with fewer probes in a range of distances its mean is a guess
+HELP_NATS = (0.0002, 0.005)  # allowed in a confirmation, whatever the noise
+FEW_HELP_NATS = 0.03  # the same for the first worker's few twins, without a confidence limit
+KNOWN_PROBES = 30  # a range of distances with fewer probes has no reliable mean
 
 
 class Twins(NamedTuple):
-    """Rows with a different future, [N] of them."""
+    """N rows with a different future."""
 
     rows: Tokens
     """[N, T + 1] tokens: of the origin before the cut, of another row from the cut on."""
@@ -57,9 +61,9 @@ class Twins(NamedTuple):
 def draw_twins(rows: Tokens, count: int, random: np.random.Generator) -> Twins:
     """Up to `count` twins of different rows [R, T + 1], their cuts spread evenly over 1 to T - 1.
 
-    One cut falls into each of `count` equal parts of the row, at a random place in a random order: each cut
-    alone is uniform, and together they leave no gap wider than two parts. Fewer twins only if no row has
-    another token at the cut.
+    One cut falls into each of `count` equal parts of the row, at a random place and in random order: each cut
+    by itself is uniform, and together they leave no gap wider than two parts. There are fewer twins only if
+    no row has another token at the cut.
     """
     length = rows.shape[1] - 1
     origins = random.permutation(len(rows))[:count]
@@ -75,42 +79,43 @@ def draw_twins(rows: Tokens, count: int, random: np.random.Generator) -> Twins:
     return Twins(twins[kept], origins[kept], cuts[kept])
 
 
-# --- what a number of twins promises ---------------------------------------------
+# --- what a number of twins detects ----------------------------------------------
 
 
 def chance_to_miss(fraction: float, reach: int, length: int) -> float:
-    """Probability that one twin misses a leak; for what is assumed about it see `twins_needed`."""
+    """Probability that one twin misses a leak; see `twins_needed` for the assumptions."""
     cuts = np.arange(1, length)
     return float(np.mean((1 - fraction) ** np.minimum(cuts, reach)))
 
 
 def twins_needed(fraction: float, miss_probability: float, reach: int, length: int) -> int:
-    """How many twins find a leak of this size, but for `miss_probability`.
+    """How many twins detect a leak of this size, except with probability `miss_probability`.
 
-    The leak: a share `fraction` of all positions, each independently of the others, predicts with the help of
-    any token up to `reach` tokens ahead, such that its nats change by more than the tolerance when that text
-    is another. A twin cut at c shows it if one of the min(c, reach) positions before the cut leaks. With the
-    cut uniform on 1 to T - 1, one twin misses with probability
+    The leak: a share `fraction` of all positions, independently of each other, uses any token up to `reach`
+    tokens ahead, such that its nats change by more than the tolerance if that text is replaced. A twin cut at
+    c detects it if one of the min(c, reach) positions before the cut leaks. With the cut uniform on 1 to T -
+    1, one twin misses with probability
 
         m = mean over c of (1 - fraction) ** min(c, reach)
 
     and N twins of different rows with at most m ** N (evenly spread cuts do no worse: a product of means is
     at most the power of their mean). So N = ln(miss_probability) / ln(m).
 
-    For a leak of the next token alone (reach 1) this is ln(miss_probability) / ln(1 - fraction), and no other
-    choice of rows does better: rows with common beginnings form a tree, each further row adds one fork, and
-    the position before a fork is the only one at which the next token alone is another.
+    For a leak of only the next token (reach 1) this is ln(miss_probability) / ln(1 - fraction), and no other
+    choice of rows does better: rows with common prefixes form a tree, each further row adds one fork, and the
+    position before a fork is the only one at which just the next token differs.
 
-    Not independent: leaks at the same places of all rows are found more surely, since the cuts are spread;
-    leaks gathered in a few rows less surely, a share f of rows by N twins with 1 - (1 - f) ** N at least.
+    If leaks are not independent: leaks at the same positions of all rows are detected with higher
+    probability, since the cuts are spread; leaks in only a share f of the rows, by N twins, with at least 1 -
+    (1 - f) ** N.
     """
     return math.ceil(math.log(miss_probability) / math.log(chance_to_miss(fraction, reach, length)))
 
 
 def smallest_leak(twins: int, miss_probability: float, reach: int, length: int) -> float:
-    """The smallest fraction that `twins` find but for `miss_probability`: `twins_needed` solved for it.
+    """The smallest fraction that `twins` twins detect: `twins_needed` solved for `fraction`.
 
-    1.0 if not even a leak at every position is promised, as without twins.
+    1.0 if not even a leak at every position is sure to be detected, as without twins.
     """
     if twins == 0:
         return 1.0
@@ -128,7 +133,7 @@ def smallest_leak(twins: int, miss_probability: float, reach: int, length: int) 
 
 
 class Tolerance(NamedTuple):
-    """What rounding may do to an honest model, nats."""
+    """The differences that rounding may cause in an honest model, nats."""
 
     token: float
     """Bound on the difference of one prediction."""
@@ -137,30 +142,30 @@ class Tolerance(NamedTuple):
     help: float
     """Bound on the mean at any range of distances before the cut, its confidence limit included."""
     noise: float = 0.0
-    """Root mean square of what repeats show: means are taken to be known no better than that allows."""
+    """Root mean square difference of repeats; a lower bound on the uncertainty of means."""
     sigmas: float = 0.0
-    """How many standard errors the confidence limit is away from the mean; 0: the mean itself is meant."""
+    """Standard errors from the mean to its confidence limit; 0: use the mean itself."""
 
 
-# The mean of repeats by distance says nothing: they have no cut. Their spread bounds it.
+# The mean by distance is meaningless for repeats, which have no cut. Their spread bounds it.
 REPEATS = Tolerance(TOKEN_NATS[2], SPREAD_NATS[2], math.inf)
-ENCORE = Tolerance(TOKEN_NATS[2], SPREAD_NATS[1], math.inf)  # the very same computation twice
+ENCORE = Tolerance(TOKEN_NATS[2], SPREAD_NATS[1], math.inf)  # exactly the same computation twice
 
 
 class Differences(NamedTuple):
-    """Probe minus origin, prediction by prediction: [M] of them."""
+    """M differences, probe minus origin, one per prediction."""
 
     nats: Nats
     distances: Tokens
-    """From the end of what must agree, at least 1."""
+    """[M] distances from the end of what must agree, at least 1."""
     probes: Tokens
-    """Which probe each belongs to."""
+    """[M] which probe each belongs to."""
 
 
 def differences(probe: Nats, origin: Nats, agree: Tokens, first: int = 0, number: int = 0) -> Differences:
-    """What must agree of `probe` and `origin`, both [N, C], of the columns from `first` on.
+    """Differences of `probe` and `origin`, both [N, C], columns `first` and up, where they must agree.
 
-    The first agree[i] columns of the whole row i must. The probes are numbered from `number` on.
+    Row i must agree in its first agree[i] columns. The probes are numbered from `number` on.
     """
     distances = agree[:, None] - np.arange(first, first + probe.shape[1])
     known = distances > 0
@@ -168,7 +173,7 @@ def differences(probe: Nats, origin: Nats, agree: Tokens, first: int = 0, number
 
 
 def join(parts: list[Differences]) -> Differences:
-    """All of them as one."""
+    """Concatenate differences."""
     return Differences(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -179,22 +184,22 @@ class Range(NamedTuple):
     mean: float
     """Positive: origins do better."""
     error: float
-    """Standard error of the mean. What one probe shows counts as one observation, however many positions."""
+    """Standard error of the mean; each probe counts as one observation, however many positions it has."""
     weight: float
-    """What the single probe that is furthest from the mean moves it by."""
+    """How much the single most extreme probe shifts the mean."""
 
     def limit(self, sigmas: float, noise: float) -> float:
-        """The largest mean that is still likely, by magnitude: so many standard errors from the one found.
+        """The largest mean, by magnitude, that is still likely: `sigmas` standard errors from the observed.
 
-        A help that is given rarely is found rarely, and then its mean is no normal variable: of events that
-        come k times, up to k + z^2 / 2 + z sqrt(k) were to be expected, within 5 % for k > 1 and z = 3.
+        Rare help is rarely observed, and then its mean is not normally distributed: if an event was observed
+        k times, up to k + z^2 / 2 + z sqrt(k) were to be expected, within 5 % for k > 1 and z = 3.
         """
         error = max(self.error, noise / math.sqrt(self.probes))
         return abs(self.mean) + sigmas * error + sigmas**2 / 2 * self.weight
 
 
 class Comparison(NamedTuple):
-    """How probes of one kind agree with their origins: the differences probe minus origin, in nats."""
+    """How well probes of one kind agree with their origins: differences probe minus origin, in nats."""
 
     rows: int
     """Probes compared."""
@@ -211,18 +216,18 @@ class Comparison(NamedTuple):
 
     @property
     def bias(self) -> float:
-        """The mean in the range where it is furthest from 0."""
+        """The mean of the range in which it is furthest from 0."""
         return max((there.mean for there in self.ranges), key=abs, default=0.0)
 
     def help(self, tolerance: Tolerance) -> float:
-        """The largest mean help at any distance that these differences leave likely."""
+        """The largest mean help at any distance that is still likely given these differences."""
         return max((there.limit(tolerance.sigmas, tolerance.noise) for there in self.ranges), default=0.0)
 
     def agrees(self, tolerance: Tolerance) -> bool:
-        """Is all of it within what rounding does to an honest model?
+        """Whether everything is within what rounding does to an honest model.
 
-        Rounding has no direction, a leak that is worth anything has one. The mean must be shown to be small:
-        noise, of which a worker can make as much as it likes, only makes that harder.
+        Rounding has no direction; any useful leak has one. The mean must be shown to be small, and noise,
+        which a worker could add at will, only makes that harder.
         """
         return (
             self.largest <= tolerance.token
@@ -231,7 +236,7 @@ class Comparison(NamedTuple):
         )
 
     def summary(self) -> dict[str, Any]:
-        """For the judge's result. Two digits: a worker could speak with more."""
+        """For the judge's result. Two digits only: a worker could send a message in more."""
         return {
             "rows": self.rows,
             "positions": self.positions,
@@ -242,10 +247,10 @@ class Comparison(NamedTuple):
 
 
 def twin_tolerance(same: tuple[Comparison, ...], sigmas: float) -> Tolerance:
-    """What twins may differ by where answers to the `same` rows, asked again, differ as these do.
+    """The tolerance for twins, given how answers to the `same` rows differed when repeated.
 
-    The noisier those are, the further a single prediction may be off, up to the bounds of repeats; a mean may
-    not. `sigmas` is 0 for the few twins of the first worker.
+    The noisier those are, the more single predictions may differ, up to the bounds of repeats; means may not.
+    `sigmas` is 0 for the few twins of the first worker.
     """
     largest = max(compared.largest for compared in same)
     exact = largest <= EXACT_NATS
@@ -262,16 +267,16 @@ def twin_tolerance(same: tuple[Comparison, ...], sigmas: float) -> Tolerance:
 
 
 def sigmas_of(miss_probability: float) -> float:
-    """So many standard errors is a normal variable above its mean with this probability."""
+    """How many standard errors a normal variable exceeds its mean by with this probability."""
     return NormalDist().inv_cdf(1 - miss_probability)
 
 
 def compare(found: Differences) -> Comparison:
-    """Sum up how probes differ from their origins.
+    """Summarise how probes differ from their origins.
 
     The mean difference is taken by distance d from the end of what must agree, in the ranges d = 1, 2 to 3,
-    4 to 7 and so on: a small but steady help from the very next token would vanish in a mean over all
-    positions, of which it concerns one in each row.
+    4 to 7 and so on: a small but steady help from the very next token affects one position per row and would
+    vanish in a mean over all positions.
     """
     change = found.nats
     return Comparison(
@@ -307,7 +312,7 @@ def two_digits(number: float) -> float:
 
 
 def describe(found: Differences, tolerance: Tolerance) -> str:
-    """What disagrees, in words and numbers of our own: as few digits as a person needs."""
+    """What disagrees, in our own words and with as few digits as a person needs."""
     bad = np.abs(found.nats) > tolerance.token
     compared = compare(found)
     rows = len(np.unique(found.probes[bad])) / max(1, compared.rows)

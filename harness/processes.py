@@ -1,7 +1,7 @@
-"""Work for child processes that has an end whatever becomes of them.
+"""A pool of child processes that always terminates.
 
-A pool of `multiprocessing` waits for ever for the answer of a child that the kernel has killed. Here such a
-child ends all of it, with a sentence that names what was being read; and no child outlives its parent.
+A `multiprocessing` pool waits for ever for a child that the kernel has killed. Here a dead child ends the
+whole pool, with a sentence that names what was being read; and no child outlives its parent.
 """
 
 import contextlib
@@ -22,26 +22,26 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 WORKER_BYTES = 1 << 30
-"""What one child is reckoned to need."""
-NAMED = 4  # jobs, at most, in a sentence
+"""Estimated memory of one child."""
+NAMED = 4  # most jobs named in a message
 
 
 def default_workers() -> int:
-    """One for each CPU we may use, but no more than fit into memory."""
+    """One per usable CPU, but no more than fit into memory."""
     return max(1, min(len(os.sched_getaffinity(0)), _memory_bytes() // WORKER_BYTES))
 
 
 def _memory_bytes() -> int:
-    """What this machine has, or this container may use."""
+    """Memory of this machine, or limit of this container."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroups v2 and v1
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+        with contextlib.suppress(OSError, ValueError):  # "max" is not a number: no limit
             limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
     return min(limits)
 
 
 class Workers:
-    """Up to `count` child processes. Whoever leaves the `with` early leaves none behind."""
+    """Up to `count` child processes. All are killed if the `with` block raises."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -60,15 +60,15 @@ class Workers:
     def each(
         self, function: Callable[[Job], Result], jobs: Sequence[Job], name: Callable[[Job], str] = str
     ) -> list[Result]:
-        """function(job) of each job, in their order; `name` says which files a job reads.
+        """function(job) for each job, in order; `name` says which files a job reads.
 
-        Raises BadInput, also when a child dies; then there are no workers any more.
+        Raises BadInput, also if a child dies; the pool is then unusable.
         """
         results: dict[int, Result] = {}
         under_way: dict[Future[Result], int] = {}
         try:
             for index, job in enumerate(jobs):
-                # No more than there are children: so what is under way is what is being read.
+                # No more than there are children, so that every pending job is being read.
                 if len(under_way) == self._count:
                     _collect(under_way, results)
                 under_way[self._pool.submit(_run, function, job, name(job))] = index
@@ -82,10 +82,10 @@ class Workers:
         return [results[index] for index in range(len(jobs))]
 
     def _signals(self, error: Exception) -> set[int]:
-        """Which signals ended a child, where one was ended."""
+        """The signals that ended children."""
         if isinstance(error, MemoryError):
             return set()
-        self._pool.shutdown()  # it ends the others first
+        self._pool.shutdown()  # ends the others first
         return {-child.exitcode for child in self._children.values() if child.exitcode}
 
 
@@ -94,12 +94,12 @@ def _run(function: Callable[[Job], Result], job: Job, reading: str) -> Result:
         return function(job)
     except (Exception, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic in Rust is no Exception, and cannot be sent to the parent
+    except BaseException as error:  # a Rust panic is not an Exception and cannot be pickled
         raise BadInput(f"a library gave up on {reading}: {shown(error)}; leave it out") from None
 
 
 def _collect(under_way: dict[Future[Result], int], results: dict[int, Result]) -> None:
-    """Wait until one of the jobs is done, and take it out. Raises what it raised."""
+    """Wait for a job to finish and collect its result. Raises what it raised."""
     done, _ = wait(under_way, return_when=FIRST_COMPLETED)
     for future in done:
         results[under_way[future]] = future.result()
@@ -107,7 +107,7 @@ def _collect(under_way: dict[Future[Result], int], results: dict[int, Result]) -
 
 
 def _begin() -> None:
-    """In a child: Ctrl-C is for the parent to answer; and if that is killed, end."""
+    """In a child: leave Ctrl-C to the parent, and exit if the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -119,7 +119,7 @@ def _end_with_parent() -> None:
 
 
 def _death(reading: Sequence[str], signals: set[int]) -> str:
-    """One sentence for a child that was ended by one of these signals; without one, for lack of memory."""
+    """One sentence about a dead child: a crash if by one of these signals, else lack of memory."""
     files = ", ".join(reading[:NAMED]) + (", …" if len(reading) > NAMED else "")
     crashes = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
     if crash := next((one for one in crashes if one in signals), None):

@@ -1,18 +1,17 @@
-"""Rehearse a train.py before it costs a run: build the model, take one step, save, build anew, load, predict.
+"""Rehearse a train.py before it costs a run: build the model, take one step, save, rebuild, load, predict.
 
 `python rehearse.py CONFIG` (one JSON object, see `Config`) prints one JSON object with `result` and `detail`.
 `failed` means that the same would happen in a run or at scoring; `inconclusive` that nothing was learnt,
-because this place has no GPU, less memory or less disk than a run has; else it is `passed`.
+because a rehearsal has no GPU, less memory or less disk than a run; otherwise the result is `passed`.
 
 Two child processes, one after the other, do what the trainer and the worker would do, each from a fresh
-interpreter state; this one only waits for them. Whatever train.py prints goes to stderr.
+interpreter state; this process only waits for them. Whatever train.py prints goes to stderr.
 
-The first attempt takes short cuts: a short sequence wherever the full context is not the point, nothing
-compiled, leaks looked for with one long row. Most texts pass it and are done. A text that does not is
-rehearsed again without them, and only what fails then is its own fault.
+The first attempt takes short cuts: short sequences where the full context does not matter, no compilation,
+and one long row to look for leaks. Most texts pass it. A text that does not is rehearsed again without short
+cuts, and only what fails then counts.
 
-It protects nothing: the code under rehearsal could report that it passed. All it would gain is a run that
-fails.
+It protects nothing: the rehearsed code could report that it passed. All it would gain is a run that fails.
 """
 
 import inspect
@@ -39,8 +38,8 @@ from worker import Failure, forward_context, load_weights, parse_checkpoint, rea
 ROWS = 2
 PAIRED_ROWS = 3
 SHORT = 256  # tokens of a short sequence; common block lengths divide it
-EVERY = 16  # positions apart at which the predictions of the trained and of the loaded model are compared
-NOISE = 0.02  # standard deviation of what is added to the weights before looking for leaks
+EVERY = 16  # spacing of the positions at which trained and loaded model are compared
+NOISE = 0.02  # standard deviation of the noise on the weights when looking for leaks
 TOLERANCE = 1e-3  # of the largest logit; honest models are exact on a CPU, or nearly (FFT)
 DETAIL_CHARACTERS = 4000
 
@@ -57,18 +56,18 @@ BATCH_DEPENDENT = (
 
 NO_GPU = re.compile(r"cuda|nvidia|cudnn|triton|flash.?att", re.IGNORECASE)
 TOO_SMALL = re.compile(r"out of memory|MemoryError|DefaultCPUAllocator|No space left", re.IGNORECASE)
-LOSS_INPUTS = {"targets", "target", "labels", "y"}  # what the second input is called if it makes a loss
+LOSS_INPUTS = {"targets", "target", "labels", "y"}  # names of a second input that makes it return a loss
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to rehearse, and what it will have that it does not have here."""
+    """What to rehearse, and what a run will have that is missing here."""
 
     train: Path
     out: Path
     """A writable folder; GLOVEBOX_OUT names the same one."""
     gpu: bool
-    """A run will have a GPU. Then an error that speaks of CUDA says nothing about it."""
+    """A run will have a GPU, so errors about CUDA are inconclusive here."""
     max_checkpoint_bytes: int
 
     @classmethod
@@ -85,14 +84,14 @@ class Report:
 
 
 class Flaw(Exception):
-    """The model does something that a run or the judge will not accept."""
+    """The model does something that fails in a run or is rejected by the judge."""
 
 
-# --- what a trainer does --------------------------------------------------------
+# --- the trainer's part ---------------------------------------------------------
 
 
 def train_stage(config: Config, thorough: bool) -> None:
-    """Build, one forward and backward pass, save. Raises Failure, Flaw, or anything."""
+    """Build, one forward and backward pass, save. Raises Failure, Flaw, or whatever train.py raises."""
     module, model = run_train(config.train)
     length = context_length() if thorough else short_length()
     tokens, targets = random_tokens(1)[:, :length], random_tokens(2)[:, :length]
@@ -121,13 +120,13 @@ def short_length() -> int:
 
 
 def random_tokens(seed: int, rows: int = ROWS) -> Tensor:
-    """int64 [rows, context], the same in every process; the first rows are the same for any number."""
+    """int64 [rows, context], the same in every process; the first rows do not depend on `rows`."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(prepare.VOCAB_SIZE, (rows, context_length()), generator=generator)
 
 
 def loss_of(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """The model's own loss if it makes one of its second input, else the cross-entropy of its logits."""
+    """The model's own loss if its second input makes it return one, else the cross-entropy of its logits."""
     names = list(inspect.signature(model.forward).parameters)
     if len(names) > 1 and names[1] in LOSS_INPUTS:
         output = model(tokens, targets)
@@ -139,12 +138,12 @@ def loss_of(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
 
 
 def learns(model: nn.Module, loss: Tensor) -> bool:
-    """Is it trained by gradients? A model that only counts has no parameter to train, and need not have."""
+    """Whether it is trained by gradients; a model that only counts tokens, say, has no parameters."""
     return loss.requires_grad or any(parameter.requires_grad for parameter in model.parameters())
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Some parameter has a gradient and none of the gradients is NaN or infinite. Raises Flaw."""
+    """Raises Flaw if no parameter has a gradient, or if any gradient is NaN or infinite."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     if not gradients:
         raise Flaw("no parameter of the model gets a gradient from the loss")
@@ -153,11 +152,11 @@ def check_gradients(model: nn.Module) -> None:
             raise Flaw(f"the gradient of {name} is not finite in the first step")
 
 
-# --- what a worker does ---------------------------------------------------------
+# --- the worker's part ----------------------------------------------------------
 
 
 def score_stage(config: Config, thorough: bool) -> None:
-    """Build in a fresh process, load the checkpoint, predict. Raises Failure, Flaw, or anything."""
+    """Build in a fresh process, load the checkpoint, predict. Raises as `train_stage`."""
     weights = parse_checkpoint(
         read_checkpoint(config.out / "checkpoint.safetensors", config.max_checkpoint_bytes)
     )
@@ -190,7 +189,7 @@ def check_shape(logits: object, tokens: Tensor) -> Tensor:
 
 
 def first_of(output: object) -> Any:
-    """(logits, loss) is a common habit."""
+    """The logits, also of a model that returns (logits, loss)."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -199,7 +198,7 @@ def describe(value: object) -> str:
 
 
 def compare_with_trained(config: Config, logits: Tensor) -> None:
-    """What is not in the checkpoint is lost. Raises Flaw if the model predicts something else without it."""
+    """Raises Flaw if the loaded model predicts something else: what is not in the checkpoint is lost."""
     trained = torch.from_numpy(np.load(config.out / "trained.npy"))
     if differ(trained, logits[:, ::EVERY]):
         raise Flaw(
@@ -209,10 +208,10 @@ def compare_with_trained(config: Config, logits: Tensor) -> None:
 
 
 def check_causal(model: nn.Module, weights: dict[str, Tensor], tokens: Tensor, thorough: bool) -> None:
-    """Predictions depend on the tokens before them alone, with noise on the weights. Raises Flaw.
+    """Raises Flaw if, with noise on the weights, predictions depend on later tokens or on other rows.
 
-    `weights` are those it has: a leak that is gone when parameters with a value for each pair of places keep
-    them is a mask that is trained.
+    `weights` are the model's current weights: if a leak disappears when parameters with a value for each pair
+    of positions keep theirs, it is a trained mask.
     """
     add_noise(model)
     check_batch(model, tokens if thorough else tokens[:, : short_length()])
@@ -230,17 +229,17 @@ def check_causal(model: nn.Module, weights: dict[str, Tensor], tokens: Tensor, t
 
 
 def per_place(model: nn.Module) -> list[str]:
-    """Names of the trained parameters with a value for each pair of places, as a mask has."""
+    """Names of trained parameters with a value for each pair of positions, as a mask has."""
     square = [context_length()] * 2
     named = model.named_parameters()
     return [name for name, p in named if p.requires_grad and list(p.shape[-2:]) == square]
 
 
 def add_noise(model: nn.Module, but: Collection[str] = ()) -> None:
-    """Many models start out with parts that are zero and let nothing through, no leak either.
+    """Add noise to the weights: parts that are initialised to zero would block leaks, too.
 
-    What is not trained stays what it is, a mask for example. An outer product is noise enough and costs a
-    tenth of independent numbers.
+    What is not trained, such as a mask, stays unchanged. An outer product is noisy enough and costs a tenth
+    of independent numbers.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.is_floating_point() and name not in but:
@@ -250,10 +249,10 @@ def add_noise(model: nn.Module, but: Collection[str] = ()) -> None:
 
 
 def check_batch(model: nn.Module, rows: Tensor) -> None:
-    """Three rows [3, T], two at a time, each at both places of a batch and with two neighbours. Raises Flaw.
+    """Run rows [3, T] in pairs, each in both positions and with both neighbours. Raises Flaw.
 
-    All batches have one shape, so that the same kernels run and an honest model rounds alike; and whichever
-    row has the largest number anywhere, another one is scaled by its own in one batch only.
+    All batches have the same shape, so that the same kernels run and an honest model rounds alike. Whichever
+    row has the largest number, another row is scaled by its own maximum in one batch only.
     """
     pairs = [[0, 1], [2, 0], [1, 2]]
     logits = [first_of(model(rows[pair])).float() for pair in pairs]
@@ -263,9 +262,9 @@ def check_batch(model: nn.Module, rows: Tensor) -> None:
 
 
 def check_twins(model: nn.Module, tokens: Tensor) -> None:
-    """Other tokens from a cut on change no prediction before it. Raises Flaw.
+    """Raises Flaw if other tokens from a cut on change predictions before it.
 
-    The cut is no multiple of any usual block length.
+    The cut is not a multiple of any usual block length.
     """
     tokens = tokens[:2].clone()
     cut = tokens.size(1) // 2 + tokens.size(1) // 7
@@ -275,10 +274,10 @@ def check_twins(model: nn.Module, tokens: Tensor) -> None:
 
 
 def check_prefix(model: nn.Module, tokens: Tensor) -> None:
-    """A row's first tokens alone give the predictions that they give in the whole row. Raises Flaw.
+    """Raises Flaw if a prefix alone gives other predictions than in the whole row.
 
-    It costs half of what twins do and takes the model to its full context as well. A model that looks at the
-    length itself fails it and is causal all the same.
+    It costs half as much as twins and also exercises the full context. A model that depends on the length
+    itself fails, although it is causal.
     """
     row = tokens[:1]
     whole = check_shape(first_of(model(row)), row).float()
@@ -287,14 +286,14 @@ def check_prefix(model: nn.Module, tokens: Tensor) -> None:
 
 
 def require_same(logits: Tensor, others: Tensor, flaw: str = NON_CAUSAL) -> None:
-    """Raises Flaw. Noise may have made a model overflow: then there is nothing to compare."""
+    """Raises Flaw if they differ, unless noise made the model overflow."""
     finite = torch.isfinite(logits).all() and torch.isfinite(others).all()
     if finite and differ(logits, others):
         raise Flaw(flaw)
 
 
 def differ(a: Tensor, b: Tensor) -> bool:
-    """Is the difference more than rounding?"""
+    """Whether the difference exceeds rounding."""
     largest = torch.maximum(a.abs().max(), b.abs().max())
     return bool((a - b).abs().max() > TOLERANCE * largest)
 
@@ -306,14 +305,14 @@ Stage = Callable[[Config, bool], None]
 
 
 def run_stage(stage: Stage, config: Config, thorough: bool) -> Report:
-    """Run a stage in a child and say how it went, also if it took its process down with it."""
+    """Run a stage in a child process; the report, even if the process died."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.dup2(2, 1)
         report = attempt(stage, config, thorough)
         os.write(writer, json.dumps([report.result, report.detail]).encode())
-        os._exit(0)  # threads and exit handlers of the rehearsed code must not keep us
+        os._exit(0)  # do not wait for threads and exit handlers of the rehearsed code
     _, status = os.waitpid(child, 0)
     os.set_blocking(reader, False)
     try:
@@ -324,7 +323,7 @@ def run_stage(stage: Stage, config: Config, thorough: bool) -> Report:
 
 
 def attempt(stage: Stage, config: Config, thorough: bool) -> Report:
-    """Run a stage here."""
+    """Run a stage in this process."""
     torch.set_num_threads(usable_cpus())
     if not thorough:
         torch.compile = not_compiled
@@ -338,12 +337,12 @@ def attempt(stage: Stage, config: Config, thorough: bool) -> Report:
 
 
 def not_compiled(model: Any = None, **_options: object) -> Any:
-    """Stands in for torch.compile, also as a decorator; what it needs takes as long to import as torch."""
+    """Replaces torch.compile, also as a decorator; its imports take as long as torch itself."""
     return model if model is not None else not_compiled
 
 
 def blame(config: Config, error: BaseException) -> Report:
-    """Would this happen in a run as well?"""
+    """Whether this would happen in a run as well, as a report."""
     detail = explain(config.train, error)
     if TOO_SMALL.search(detail):
         return Report("inconclusive", "the rehearsal ran out of memory or disk, of which a run has more")
@@ -353,7 +352,7 @@ def blame(config: Config, error: BaseException) -> Report:
 
 
 def explain(train: Path, error: BaseException) -> str:
-    """The error and where in train.py it came from, the way Python prints it but without other files."""
+    """The error and where in train.py it came from, like a traceback without other files."""
     origin = error.__cause__ if isinstance(error, Failure) and error.__cause__ else error
     frames = [frame for frame in traceback.extract_tb(origin.__traceback__) if frame.filename == str(train)]
     lines = [f"train.py, line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames]
@@ -362,7 +361,7 @@ def explain(train: Path, error: BaseException) -> str:
 
 
 def how_it_died(code: int) -> Report:
-    """For a child that ended without a report."""
+    """The report for a child that ended without one."""
     if code == -signal.SIGKILL:
         return Report("inconclusive", "the rehearsal was killed, most likely for its memory")
     ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
@@ -370,17 +369,18 @@ def how_it_died(code: int) -> Report:
 
 
 def rehearse(config: Config) -> Report:
-    """With short cuts, and if that does not pass, without them."""
+    """Rehearse with short cuts and, if that fails, without them."""
     report = rehearse_once(config, thorough=False)
     if report.result != "failed":
         return report
-    # Nothing is worth compiling for one step. Said here, since it imports what both children would need.
+    # Nothing is worth compiling for one step. Set here, in the parent, because it imports what both children
+    # need.
     torch.compiler.set_stance("force_eager")
     return rehearse_once(config, thorough=True)
 
 
 def rehearse_once(config: Config, thorough: bool) -> Report:
-    """Both stages, the second one if the first one passed."""
+    """Both stages; the second only if the first passed."""
     for name, stage in (("in training", train_stage), ("at scoring", score_stage)):
         report = run_stage(stage, config, thorough)
         if report.result == "failed":
@@ -394,7 +394,7 @@ def main() -> NoReturn:
     """Rehearse and print the report."""
     report = rehearse(Config.from_json(sys.argv[1]))
     print(json.dumps({"result": report.result, "detail": report.detail}), flush=True)
-    os._exit(0)  # processes that were left behind must not keep us
+    os._exit(0)  # do not wait for processes that were left behind
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Parts of a corpus -> documents by split -> token shards, each part by one child process.
+"""Parts of a corpus -> documents by split -> token shards, one child process per part.
 
 A shard is a flat file of little-endian uint16 tokens; every document in it starts with BOS.
 """
@@ -23,8 +23,8 @@ FOLDER_OF_SPLIT = {
     "validation": "judge/val",
     "holdout": "judge/holdout",
 }
-SHARE_OF_SPLIT = {"validation": 0.04, "holdout": 0.03, "dev": 0.03}  # of the documents; the rest is train
-SORT_TOKENS = 1 << 24  # so many tokens are held in memory to be put into hash order
+SHARE_OF_SPLIT = {"validation": 0.04, "holdout": 0.03, "dev": 0.03}  # of all documents; the rest is train
+SORT_TOKENS = 1 << 24  # how many tokens are held in memory and sorted into hash order
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Share:
     limit: int | None = None
     """Bytes of text; None: all of it."""
     whole: bool = True
-    """A document that passes the limit is left out rather than cut."""
+    """A document beyond the limit is left out, not cut."""
 
     def __str__(self) -> str:
         return str(self.part)
@@ -43,8 +43,8 @@ class Share:
     def documents(self, tally: Tally) -> Iterator[tuple[str, bytes, str]]:
         """(split, content hash, document) of each document.
 
-        The hash decides the split, so two copies of a document never end up on both sides of a fence, even if
-        one of them is cut.
+        The hash decides the split, so two copies of a document are never in different splits, even if one of
+        them is cut.
         """
         seen = 0
         for text in self.part.documents(tally):
@@ -65,7 +65,7 @@ class Share:
 def split_of(digest: bytes) -> str:
     """The split of a document with this content hash; the shares are SHARE_OF_SPLIT.
 
-    Takes other bytes of the hash than those which order (and so select) the documents.
+    Uses other bytes of the hash than those that order (and so select) the documents.
     """
     point = int.from_bytes(digest[-8:], "big") / 2**64
     for split, share in SHARE_OF_SPLIT.items():
@@ -81,8 +81,8 @@ def split_of(digest: bytes) -> str:
 def shares_of(corpus: Corpus, max_bytes: int | None, workers: Workers) -> list[Share]:
     """Each part with its share of `max_bytes`. Raises BadInput.
 
-    The parts of the library and of climbmix are as good as equal. Those of a user's folder are measured, and
-    what the small ones leave goes to the large ones.
+    The parts of the library and of climbmix are nearly equal. Those of a user's folder are measured, and what
+    the small ones leave goes to the large ones.
     """
     parts = corpus.parts
     if max_bytes is None:
@@ -98,17 +98,17 @@ def shares_of(corpus: Corpus, max_bytes: int | None, workers: Workers) -> list[S
 
 
 def text_bytes(share: Share) -> int:
-    """Bytes of text in a share; its limit if there is more."""
+    """Bytes of text in a share, at most its limit."""
     tally = Tally()
     total = sum(len(text.encode()) for _, _, text in share.documents(tally))
     return total if share.limit is None or tally.finished == share.part.files else share.limit
 
 
 def fair_limits(parts: int, total: int, measure: Callable[[Sequence[int]], Sequence[int]]) -> list[int]:
-    """How much of each part to take, so that the largest ones are cut, all to the same size, and no other.
+    """How much of each part to take, so that only the largest are cut, all to the same size.
 
-    `measure` tells for a limit of each part how much of it there is, up to that limit. It is asked again
-    with larger ones until nothing to speak of is left of `total`.
+    `measure` returns the size of each part, up to a given limit. It is called again with larger limits until
+    little of `total` is left.
     """
     limits = [total // parts] * parts
     while True:
@@ -138,7 +138,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Job:
-    """What one call of tokenize turns into shards number `index`."""
+    """What one call of tokenize turns into shard number `index` of each split."""
 
     index: int
     share: Share
@@ -152,7 +152,7 @@ class Job:
 def tokenize(job: Job) -> tuple[dict[str, Count], Tally]:
     """Write one shard per split that the part has documents for; returns the counts.
 
-    Documents of a part whose split is pinned keep their order; the others are put into hash order, so that a
+    Documents of a part with a fixed split keep their order; others are sorted into hash order, so that a
     folder sorted by topic does not become a curriculum.
     """
     tokenizer = Tokenizer.from_directory(job.folder / "public" / "tokenizer")

@@ -1,7 +1,7 @@
 """Train one GPT for as long as the budget lasts and save it: the baseline every experiment starts from.
 
 The file reads from top to bottom: constants, hardware, model, optimizer, schedule, loop, summary. It runs on
-one CUDA device, in the dtype and the way that the card is good at, or on the CPU (float32, not compiled).
+one CUDA device, in the dtype and the way that suit the card, or on the CPU (float32, not compiled).
 
 What it prints about itself is a claim. The score is measured elsewhere, on the checkpoint, by a process that
 imports this file and calls `build_model()`: importing must stay free of side effects.
@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-# Both are read while torch is imported. Freed CUDA blocks can be joined. CPU threads waiting for each other
-# sleep instead of spinning: where another process wants the CPU too, spinning makes a step ten times slower.
+# Both are read when torch is imported. The first lets freed CUDA blocks be merged. The second makes waiting
+# CPU threads sleep instead of spin: if another process needs the CPU, spinning makes a step ten times slower.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -50,7 +50,7 @@ from prepare import (
 )
 
 # --- tunable constants -------------------------------------------------------
-# A name ending in _CPU or _GPU holds at that scale of the data only, every other name at both.
+# A name ending in _CPU or _GPU applies only at that scale of the data, every other name at both.
 # Model
 DEPTH_CPU = 2  # transformer blocks. choices: 1, 2, 3, 4
 DEPTH_GPU = 8  # transformer blocks. choices: 6, 7, 8, 9, 10, 12
@@ -118,7 +118,7 @@ def cuda_dtype(capability: Capability | None) -> torch.dtype:
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CAPABILITY = torch.cuda.get_device_capability() if DEVICE.type == "cuda" else None
 CUDA_DTYPE = cuda_dtype(CAPABILITY)
-autocast_ctx = contextlib.nullcontext()  # read by the scorer, which else casts to bfloat16; the model casts
+autocast_ctx = contextlib.nullcontext()  # for the scorer, which else casts to bfloat16; the model casts
 
 
 @dataclass(frozen=True)
@@ -143,21 +143,21 @@ def ways(capability: Capability | None, compiler: bool) -> tuple[Way, ...]:
 
 
 def has_compiler() -> bool:
-    """Is there Triton, and the C compiler that it builds its launchers with?"""
+    """Whether there is Triton, and a C compiler for its launchers."""
     names = (os.environ.get("CC", "gcc"), "gcc", "clang")
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, names))
 
 
 MAX_ROWS = 128  # per forward pass: more keep an H100 no busier
-FREE_SHARE = 0.85  # of the memory that is free, to be planned with; the rest is for cuBLAS and fragments
+FREE_SHARE = 0.85  # of the free memory to plan with; the rest is for cuBLAS and fragmentation
 
 
 def row_bytes(config: "ModelConfig", dtype: torch.dtype, compiled: bool) -> int:
-    """Memory that a row of the context takes at the peak of a pass, forward and backward; an estimate.
+    """Estimated peak memory of one row of the context in a forward and backward pass, bytes.
 
-    Per layer and channel so many numbers in the compute dtype are kept for the backward pass, and per entry
-    of the vocabulary so many bytes are alive at once in the loss. Compiled, this is 47 GB for 128 rows at the
-    default size, where an H200 used 45 in all; not compiled, what autograd keeps was counted on a CPU.
+    `numbers` values in the compute dtype per layer and channel are kept for the backward pass, and
+    `loss_bytes` bytes per vocabulary entry are alive at once in the loss. Compiled, this gives 47 GB for 128
+    rows at the default size, where an H200 used 45; the uncompiled numbers were counted on a CPU.
     """
     numbers, loss_bytes = (6 + 2 * MLP_RATIO, 8) if compiled else (18 + 2 * MLP_RATIO, 24)
     layers = config.depth * config.width * numbers * dtype.itemsize
@@ -167,7 +167,7 @@ def row_bytes(config: "ModelConfig", dtype: torch.dtype, compiled: bool) -> int:
 def rows_that_fit(room: float, each: float, wanted: int) -> int:
     """How many of `wanted` rows to take at a time if each takes `each` bytes of `room`; at least 1.
 
-    A divisor of what is wanted if there is a good one, else a few more are done in the last pass.
+    A divisor of `wanted` if there is a good one; otherwise the last pass does a few rows more.
     """
     most = max(1, min(MAX_ROWS, wanted, int(room / each)))
     divisor = max(rows for rows in range(1, most + 1) if wanted % rows == 0)
@@ -182,7 +182,7 @@ def free_memory() -> float:
 
 
 def start_device() -> None:
-    """Let the driver make its context while Python imports the compiler: both take seconds."""
+    """Let the driver create its context while Python imports the compiler: both take seconds."""
     if DEVICE.type == "cuda":
         context = threading.Thread(target=torch.zeros, args=(1,), kwargs={"device": DEVICE})
         context.start()
@@ -221,7 +221,7 @@ def windows_of(pattern: str, depth: int, context: int) -> tuple[int, ...]:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What to calculate in where x lives: on CUDA what the card is good at, float32 on the CPU."""
+    """The dtype to compute in on x's device: on CUDA the one that suits the card, float32 on the CPU."""
     return CUDA_DTYPE if x.is_cuda else torch.float32
 
 
@@ -263,7 +263,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def window_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
     """bool [queries, keys], True where a query sees a key: itself and the `window` - 1 before it.
 
-    The last query and the last key stand at the same position.
+    The last query and the last key are at the same position.
     """
     position = torch.arange(keys - queries, keys, device=device)[:, None]
     age = position - torch.arange(keys, device=device)
@@ -272,7 +272,7 @@ def window_mask(queries: int, keys: int, window: int, device: torch.device) -> T
 
 @functools.cache
 def window_blocks(tokens: int, window: int, device: torch.device) -> BlockMask:
-    """The same mask, T by T, in the block-sparse form that flex attention skips work by."""
+    """The same mask, T by T, in block-sparse form, with which flex attention skips work."""
 
     def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (query - key < window)
@@ -287,7 +287,7 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     a block sees its own keys and those of the block before, through one mask that all of them share. What
     pads the last block lies in the future of every query that counts.
     """
-    blocks = -(-q.size(2) // window) - 1  # behind the first one
+    blocks = -(-q.size(2) // window) - 1  # after the first one
     first = [x[:, :, :window] for x in (q, k, v)]
     q, k, v = (F.pad(x, (0, 0, 0, (blocks + 1) * window - x.size(2))) for x in (q, k, v))
     queries = q[:, :, window:].unflatten(2, (blocks, window)).transpose(1, 2).flatten(0, 1)
@@ -301,8 +301,9 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, blocks: BlockMask | None = None) -> Tensor:
     """Causal attention within a window; q, k, v and the result are [B, heads, T, head_dim].
 
-    Whole-context layers use the fused causal kernel. It knows no window and would do the whole triangle, so
-    short windows use flex attention where there is a mask for it (it wants compiling), and blocks elsewhere.
+    Whole-context layers use the fused causal kernel. It has no windows and would compute the whole triangle,
+    so short windows use flex attention if there is a mask for it (it has to be compiled), and blocks
+    otherwise.
     """
     tokens = q.size(2)
     if window >= tokens:
@@ -324,7 +325,7 @@ def pair_row(idx: Tensor, rows: int) -> Tensor:
 
 
 class Places(NamedTuple):
-    """What attention knows about positions, the same for every layer."""
+    """Positional data for attention, shared by all layers."""
 
     cos: Tensor
     sin: Tensor
@@ -378,7 +379,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-norm layer: attention, then MLP, each added to the stream.
 
-    Before that the stream takes up some of its start again; `stream` and `skip` are the two scales of that.
+    First the stream is scaled by `stream`, and its start, scaled by `skip`, is added again.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -402,7 +403,7 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """Where the stream begins: each token's embedding, and that of the pair it ends."""
+    """The start of the stream: each token's embedding plus that of the pair it ends."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -416,7 +417,7 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """Where it ends: float32 logits [B, T, vocabulary], or with targets the nats of each, float32 [B * T]."""
+    """The stream's end: float32 logits [B, T, vocabulary], or given targets their nats, float32 [B * T]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -464,7 +465,7 @@ class GPT(nn.Module):
         self.stream_scale = nn.Parameter(torch.ones(config.depth))  # what a layer keeps of the stream
         self.skip_scale = nn.Parameter(
             torch.full((config.depth,), 0.1)
-        )  # what it takes again of the embedding
+        )  # what it adds of the embedding again
         cos, sin = rotary_tables(config.context, config.head_dim)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -485,11 +486,11 @@ class GPT(nn.Module):
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, reduction: str = "mean") -> Tensor:
         learning = torch.is_grad_enabled()
-        # Compiled parts were so for training, and would be anew for a pass without gradients.
+        # The parts were compiled for training; a pass without gradients would recompile them.
         with torch.enable_grad() if self.way.compiled else contextlib.nullcontext():
             places = self.places(idx)
             start = self.stem(idx)
-            x = start.view_as(start)  # a tensor that is given twice would be a variant of its own
+            x = start.view_as(start)  # the same tensor passed twice would compile another variant
             scales = zip(self.stream_scale.unbind(), self.skip_scale.unbind(), strict=True)
             for layer, (block, (stream, skip)) in enumerate(zip(self.blocks, scales, strict=True)):
                 name = str(layer)
@@ -511,8 +512,8 @@ class GPT(nn.Module):
     def go(self, way: Way) -> None:
         """Compute in this way from now on.
 
-        Compiled are the parts, not the whole: layers that differ in their weights alone share one graph, so
-        that eight of them cost no more than the two or three that differ in more.
+        The parts are compiled, not the whole: layers that differ only in their weights share one graph, so
+        that eight of them cost no more than the two or three that differ otherwise.
         """
         self.way = way
         for part in (self.stem, *self.blocks, self.head):
@@ -535,8 +536,8 @@ def build_model() -> GPT:
 
 # --- optimizer ----------------------------------------------------------------
 
-# One row per iteration: the odd quintic that best pushes all singular values towards one, from where the rows
-# above it leave them ("Polar Express", arXiv:2505.16932, with its safety factor).
+# One row per iteration: the odd quintic that best moves all singular values towards one, given the result of
+# the rows before ("Polar Express", arXiv:2505.16932, with its safety factor).
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -589,17 +590,17 @@ def muon_update(
     """
     velocity.lerp_(gradients, 1 - momentum)
     update = even_out(orthogonalise(gradients.lerp(velocity, momentum)).float(), variance, VARIANCE_BETA)
-    shrink = weights * (update * weights >= 0)  # cautious: decay only what the step shrinks anyway
+    shrink = weights * (update * weights >= 0)  # cautious: only decay what the step shrinks anyway
     weights.sub_(update.add_(shrink, alpha=decay), alpha=rate)
 
 
-Group = dict[str, Any]  # parameters, the rates they have now, and what the optimizer remembers of them
+Group = dict[str, Any]  # parameters, their current rates, and the optimizer's state
 
 
 class Muon:
     """Momentum whose every step on a matrix is orthogonalised; matrices of one shape step together.
 
-    It is not compiled: that takes seconds, and what it would save over a whole run is about one.
+    Not compiled: that takes seconds and would save about one second per run.
     """
 
     def __init__(self, matrices: list[nn.Parameter]) -> None:
@@ -607,7 +608,7 @@ class Muon:
         self.param_groups = [self.group([p for p in matrices if tuple(p.shape) == shape]) for shape in shapes]
 
     def group(self, matrices: list[nn.Parameter]) -> Group:
-        """What belongs to N matrices of one shape."""
+        """The group of N matrices of one shape."""
         rows, columns = matrices[0].shape
         around = (len(matrices), rows, 1) if rows >= columns else (len(matrices), 1, columns)
         return {
@@ -634,7 +635,7 @@ class Muon:
 
 
 class AdamW:
-    """torch's fused AdamW without decay, less torch.optim, which imports the compiler: 2.5 s on a CPU."""
+    """torch's fused AdamW without decay and without torch.optim, whose imports take 2.5 s on a CPU."""
 
     def __init__(self, rates: list[tuple[list[nn.Parameter], float]]) -> None:
         self.param_groups: list[Group] = [
@@ -676,14 +677,14 @@ Optimizers = tuple[Muon, AdamW]
 def build_optimizers(model: GPT) -> Optimizers:
     """Muon for the matrices inside the blocks, AdamW for embeddings, output projection and scalars.
 
-    AdamW's learning rates were found at a width of 768 and go with 1 / sqrt(width).
+    AdamW's learning rates were tuned at a width of 768 and scale with 1 / sqrt(width).
     """
     scale = (768 / model.config.width) ** 0.5
     adamw = AdamW(
         [
             ([model.head.unembedding.weight], UNEMBEDDING_LR * scale),
             ([m.weight for m in model.modules() if isinstance(m, Embedding)], EMBEDDING_LR * scale),
-            ([model.stream_scale], SCALAR_LR * 0.01),  # a gain on the whole stream is touchy
+            ([model.stream_scale], SCALAR_LR * 0.01),  # a gain on the whole stream is sensitive
             ([model.skip_scale], SCALAR_LR),
         ]
     )
@@ -703,14 +704,14 @@ def groups_of(optimizers: Optimizers) -> Iterator[Group]:
 SETTLING_STEPS = 3  # steps before the schedule begins: compilation, allocation, first touch
 MOMENTUM_WARMUP_FRACTION = 0.3  # of the training time
 LINE_EVERY = 0.02  # of the training time
-SAVE_EVERY = 0.2  # of the training time, so that a kill at any moment finds a checkpoint that is not too old
-EVALUATION_SHARE = 0.1  # of the training time: what the printed estimate may cost at most
-MARGIN_SHARE = 0.005  # of the time left, unused for what may go slower than measured
+SAVE_EVERY = 0.2  # of the training time: a kill at any moment then leaves a recent checkpoint
+EVALUATION_SHARE = 0.1  # of the training time: most that the printed estimate may cost
+MARGIN_SHARE = 0.005  # of the time left: a margin in case things go slower than measured
 
 
 @dataclass
 class Clock:
-    """Where the run stands in the wall clock left to it, as measured by the run itself; seconds.
+    """The run's progress through the wall-clock time left to it, as measured by itself; seconds.
 
     Progress is zero until `start`, then reaches one where the reserve for evaluating and saving begins.
     """
@@ -720,11 +721,11 @@ class Clock:
     available: float = math.inf
 
     def start(self, reserve: float) -> None:
-        """Begin the schedule, with all of the time before the reserve to spend."""
+        """Begin the schedule, which ends where the reserve begins."""
         self.reserve, self.available = reserve, max(1e-3, time_left() - reserve)
 
     def observe_step(self, seconds: float) -> None:
-        """Keep a slowly forgotten maximum: a hiccup is believed, but not for ever."""
+        """Track a decaying maximum: a hiccup counts, but not for ever."""
         self.step_seconds = max(seconds, 0.9 * self.step_seconds)
 
     @property
@@ -748,7 +749,7 @@ def lr_multiplier(progress: float) -> float:
 
 
 def set_rates(optimizers: Optimizers, progress: float) -> None:
-    """Give every parameter group the rates of this moment."""
+    """Set every parameter group's rates for this moment."""
     for group in groups_of(optimizers):
         group["lr"] = group["peak_lr"] * lr_multiplier(progress)
         if "momentum" in group:
@@ -768,7 +769,7 @@ class Tally:
 
     rows: int  # per forward pass
     passes: int  # per optimizer step
-    compile_seconds: float  # of warming up, and what the first steps took more than later ones
+    compile_seconds: float  # of the warm-up, plus what the first steps took longer than later ones
     startup_seconds: float = math.nan  # from the start of the process to the first batch, compiling aside
     began: float = math.nan
     settled: float = math.nan  # when the schedule began
@@ -787,7 +788,7 @@ def elapsed() -> float:
 
 
 def note(what: str) -> None:
-    """Say how far the start of the run has come, and when."""
+    """Print a step of the start-up, with its time."""
     print(f"{elapsed():6.1f} s  {what}", flush=True)
 
 
@@ -801,7 +802,7 @@ def plan_rows(model: GPT, way: Way, wanted: int) -> int:
 
 
 def attempt(model: GPT, rows: int) -> type[Exception] | None:
-    """One pass, forward and backward, over tokens that mean nothing; the class of what it raised."""
+    """One forward and backward pass over random tokens; the class of the exception it raised, if any."""
     tokens = torch.randint(model.config.vocab_size, (rows, model.config.context), device=model.cos.device)
     try:
         model(tokens, tokens).backward()
@@ -814,10 +815,10 @@ def attempt(model: GPT, rows: int) -> type[Exception] | None:
 
 
 def warm_up(model: GPT, candidates: tuple[Way, ...], wanted: int) -> int:
-    """Compile the model, in the first way that works here; returns how many rows at a time do.
+    """Compile the model in the first way that works here; returns how many rows at a time work.
 
-    A compiler has many ways to fail on a card that it was not tried on, and the estimate of memory may be
-    wrong. What fails in the last way as well is left to training, which says why.
+    A compiler can fail in many ways on an untested card, and the memory estimate may be wrong. If the last
+    way fails as well, training will fail and say why.
     """
     left, rows = list(candidates), plan_rows(model, candidates[0], wanted)
     while True:
@@ -842,7 +843,7 @@ def train_step(
     batches: Iterator[Batch],
     passes: int,
 ) -> tuple[Tensor, Batch]:
-    """Accumulate the gradients of all passes, then step; the last loss, not waited for, and the next batch.
+    """Accumulate the gradients of all passes, then step; returns the last loss, not awaited, and next batch.
 
     The next batch is packed as soon as the device is busy with this one.
     """
@@ -852,14 +853,14 @@ def train_step(
         scaler.scale(loss / passes).backward()  # type: ignore[no-untyped-call]
         batch = next(batches)
     for optimizer in optimizers:
-        scaler.step(optimizer)  # type: ignore[arg-type]  # all it wants of one is groups and a step
+        scaler.step(optimizer)  # type: ignore[arg-type]  # all it needs is groups and a step
     scaler.update()
     model.zero_grad()
     return loss.detach(), batch
 
 
 def finite(loss: Tensor, step: int) -> float:
-    """The loss as a number; when training has diverged, end the process with status 1 and one line."""
+    """The loss as a number; if training has diverged, ends the process with status 1 and one line."""
     value = loss.item()
     if not math.isfinite(value):
         sys.exit(f"training diverged: the loss of step {step} is {value}")
@@ -874,12 +875,12 @@ def timed_save(model: nn.Module) -> float:
 
 
 def evaluation_seconds(step_seconds: float, step_tokens: int) -> float:
-    """What evaluate_bpb will take, given that a forward pass is about a third of a training step."""
+    """Estimated seconds of evaluate_bpb: a forward pass takes about a third of a training step."""
     return 0.4 * step_seconds * EVAL_TOKENS / step_tokens
 
 
 def end_reserve(step_seconds: float, step_tokens: int, save_seconds: float) -> float:
-    """Seconds to keep for the end: to leave, to save twice, and to evaluate if that is cheap enough."""
+    """Seconds to reserve for the end: exit, two saves, and the evaluation if that is cheap enough."""
     evaluation = evaluation_seconds(step_seconds, step_tokens)
     if evaluation > EVALUATION_SHARE * time_left():
         evaluation = 0.0
@@ -887,7 +888,7 @@ def end_reserve(step_seconds: float, step_tokens: int, save_seconds: float) -> f
 
 
 def train(model: GPT, optimizers: Optimizers, batches: Iterator[Batch], tally: Tally) -> None:
-    """Train the model in place until the clock is over, saving on the way."""
+    """Train the model in place until the time is up, saving on the way."""
     scaler = GradScaler(DEVICE.type, enabled=compute_dtype(model.cos) == torch.float16)
     batch, next_save, next_line = next(batches), SAVE_EVERY, 0.0
     note("first batch")
@@ -898,7 +899,7 @@ def train(model: GPT, optimizers: Optimizers, batches: Iterator[Batch], tally: T
         set_rates(optimizers, progress)
         loss, batch = train_step(model, optimizers, scaler, batch, batches, tally.passes)
         loss_now = finite(loss, tally.steps)
-        if tally.steps > 0:  # the first one touches everything for the first time
+        if tally.steps > 0:  # the first step is slow: it touches everything for the first time
             clock.observe_step(time.monotonic() - began)
         tally.steps += 1
         if tally.steps == SETTLING_STEPS:
@@ -914,7 +915,7 @@ def train(model: GPT, optimizers: Optimizers, batches: Iterator[Batch], tally: T
 
 
 def settle(model: GPT, clock: Clock, tally: Tally) -> None:
-    """What was slow only once is over: see what it took, save for the first time, begin the schedule."""
+    """One-off costs are over: measure them, save for the first time, begin the schedule."""
     tally.compile_seconds += max(0.0, time.monotonic() - tally.began - SETTLING_STEPS * clock.step_seconds)
     collect_garbage_never_again()
     clock.start(end_reserve(clock.step_seconds, tally.step_tokens, timed_save(model)))
@@ -923,21 +924,21 @@ def settle(model: GPT, clock: Clock, tally: Tally) -> None:
 
 
 def collect_garbage_never_again() -> None:
-    """Collect once, then stop: a pause can take half a second, and a run is too short to leak much."""
+    """Collect once, then never again: a pause can take half a second, and a run is too short to leak much."""
     gc.collect()
     gc.freeze()
     gc.disable()
 
 
 def peak_memory_mb(cuda: bool) -> float:
-    """Peak memory of the device, MiB; on the CPU that of the process, since its device is the machine."""
+    """Peak memory of the device, MiB; on the CPU, of the process."""
     if cuda:
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
 
 
 def print_summary(model: GPT, tally: Tally, val_bpb: float) -> None:
-    """The run's claim about itself, in upstream's format; what it does not know, NaN, is left out."""
+    """Print the run's claim about itself in upstream's format; unknown values, NaN, are left out."""
     cuda = DEVICE.type == "cuda"
     settled_flops = model.flops_per_token() * tally.step_tokens * max(0, tally.steps - SETTLING_STEPS)
     mfu = 100 * settled_flops / (tally.ended - tally.settled) / PEAK_FLOPS if cuda else 0.0
@@ -961,7 +962,7 @@ def print_summary(model: GPT, tally: Tally, val_bpb: float) -> None:
 
 
 def leave() -> NoReturn:
-    """End at once: winding up an interpreter with threads and a CUDA context takes seconds."""
+    """Exit at once: shutting down an interpreter with threads and a CUDA context takes seconds."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -2,26 +2,25 @@
 
 `python worker.py CONFIG` (one JSON object, see `Config`). Two forms of train.py are accepted:
 
-- import-safe, with a module-level `build_model` that can be called without arguments, a function or anything
-  else that was assigned to that name: imported as `train`, never run as a script;
-- a flat upstream-style script: run as `__main__` until it asks for its first training batch, or waits for one
-  that it fetches in another thread or process; its module-level `model` is the one to score.
+- import-safe, with a module-level `build_model` that can be called without arguments, a function or any other
+  callable assigned to that name: imported as `train`, never run as a script;
+- a flat upstream-style script: run as `__main__` until it requests its first training batch, or waits for one
+  that it fetches in another thread or process; its module-level `model` is scored.
 
-Holes in the files that the run left are filled. The checkpoint is copied into memory, then parsed, then
-loaded strictly. The model runs in eval mode, uncompiled, in inference mode and under the file's own
+Holes in the files that the run left are filled. The checkpoint is copied into memory, parsed, and loaded
+strictly. The model runs in eval mode, uncompiled, in inference mode and under the file's own
 module-level `autocast_ctx` if it has one, else under bfloat16 autocast on CUDA.
 
-This process runs the experiment's code, so nothing it says is believed: it protects nothing but itself
-against a broken checkpoint. It answers until it is killed. What ends it before has an exit status: 10
-train.py does not import or build; 11 no checkpoint; 12 the checkpoint does not fit, is too big or is no
-safetensors; 13 the forward pass failed; 14 out of memory; 15 a flat script fetches batches elsewhere, and its
-main thread does not wait for them; 1 the exchange itself failed. On stderr stands what a person may want to
-know, and then one line for the controller, which believes no more of it than a name that it knows and a
-number of a line that there is:
+This process runs the experiment's code, so nothing it says is trusted; it protects only itself, against a
+broken checkpoint. It answers until it is killed. If it ends earlier, its exit status says why: 10 train.py
+does not import or build; 11 no checkpoint; 12 the checkpoint does not fit, is too big or is not safetensors;
+13 the forward pass failed; 14 out of memory; 15 a flat script fetches batches elsewhere, and its main thread
+does not wait for them; 1 the exchange itself failed. On stderr it prints details for people, then one line
+for the controller, which accepts only a known name and an existing line number:
 
     worker: RuntimeError 57
 
-the class of the exception and the last line of train.py that it passed through, `-` for what there is not.
+the class of the exception and the last line of train.py that it passed through, `-` if there is none.
 """
 
 import ast
@@ -50,11 +49,11 @@ import prepare
 
 BUILD, NO_CHECKPOINT, CHECKPOINT, FORWARD, MEMORY, BATCHES = 10, 11, 12, 13, 14, 15
 MAX_HEADER_BYTES = 8 << 20  # safetensors names and shapes; about 80,000 tensors
-COMPILED = "_orig_mod."  # what torch.compile puts into the names of parameters
+COMPILED = "_orig_mod."  # torch.compile's addition to the names of parameters
 
 
 class Failure(Exception):
-    """The experiment's model cannot be served; `status` is the exit status, `__cause__` what was raised."""
+    """The experiment's model cannot be served; `status` is the exit status, `__cause__` the exception."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -63,19 +62,19 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """Where everything is, and how long and how large it may be."""
+    """Paths and limits."""
 
     train: Path
     checkpoint: Path
     requests: Path
     replies: Path
     total_seconds: float
-    """Give up waiting for the judge after this long."""
+    """How long to wait for the judge."""
     max_checkpoint_bytes: int
     compact: bool = False
     """Answer in float16, as a GPU does."""
     waits: bool = False
-    """Import everything, then wait for the word before anything that the run left is looked at."""
+    """Import everything, then wait for the start signal before reading anything that the run left."""
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
@@ -87,7 +86,7 @@ class Config:
 
 @contextlib.contextmanager
 def failing_as(status: int, what: str) -> Iterator[None]:
-    """Turn what the experiment's code raises into a Failure: `status`, or the one for out of memory."""
+    """Turn exceptions of the experiment's code into a Failure with `status`, or MEMORY if out of memory."""
     try:
         yield
     except Failure:
@@ -108,9 +107,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_importable(source: bytes | str) -> bool:
-    """Does train.py define a module-level `build_model` that can be called without arguments?
+    """Whether train.py defines a module-level `build_model` that can be called without arguments.
 
-    What is assigned to the name is taken to be, but for a lambda that wants some: `functools.partial(...)`.
+    Anything assigned to the name, such as a `functools.partial`, counts, except a lambda that needs
+    arguments.
     """
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef) and node.name == "build_model":
@@ -130,9 +130,9 @@ def _assigns_to(node: ast.Assign | ast.AnnAssign, name: str) -> bool:
 
 
 def run_train(path: Path) -> tuple[types.ModuleType, torch.nn.Module]:
-    """Execute train.py in the form it is written in; its module and the model it builds. Raises Failure."""
+    """Execute train.py in either form; its module and the model it builds. Raises Failure."""
     with failing_as(BUILD, "train.py"):
-        source = path.read_bytes()  # decoded as the interpreter does: mark, declaration, ends of lines
+        source = path.read_bytes()  # bytes: compile() decodes as the interpreter does
         importable = is_importable(source)
         module = types.ModuleType("train" if importable else "__main__")
         module.__file__ = str(path)
@@ -165,10 +165,10 @@ def forward_context(module: types.ModuleType, device: torch.device) -> contextli
 
 
 def read_checkpoint(path: Path, max_bytes: int) -> bytes:
-    """A private copy of the checkpoint file. Raises Failure if it is missing, no regular file or too big.
+    """A private copy of the checkpoint file. Raises Failure if it is missing, not a regular file or too big.
 
-    It was written by the experiment: a FIFO must not block us, a link must not lead us elsewhere, and the
-    size is checked before a byte is read.
+    The experiment wrote it: a FIFO must not block us, links are not followed, and the size is checked before
+    anything is read.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -189,7 +189,7 @@ def read_checkpoint(path: Path, max_bytes: int) -> bytes:
 
 
 def parse_checkpoint(content: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file by name, without torch.compile's part of it. Raises Failure."""
+    """The tensors of a safetensors file by name, without torch.compile's prefix. Raises Failure."""
     if len(content) < 8 or struct.unpack("<Q", content[:8])[0] > MAX_HEADER_BYTES:
         raise Failure(CHECKPOINT, f"checkpoint has no safetensors header of up to {MAX_HEADER_BYTES} bytes")
     with failing_as(CHECKPOINT, "checkpoint is no safetensors file"):
@@ -198,7 +198,7 @@ def parse_checkpoint(content: bytes) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Load strictly; parts of the model may be compiled, on either side. Raises Failure."""
+    """Load strictly; on either side, parts of the model may be compiled. Raises Failure."""
     with failing_as(CHECKPOINT, "checkpoint does not fit the model"):
         names = {name.replace(COMPILED, ""): name for name in model.state_dict()}
         state = dict(_decoded(name, tensor) for name, tensor in weights.items())
@@ -206,7 +206,7 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
 
 
 def _decoded(name: str, tensor: torch.Tensor) -> tuple[str, Any]:
-    """An entry of state_dict(): what a module keeps as get_extra_state() was stored as JSON."""
+    """An entry of state_dict(); the result of get_extra_state() was stored as JSON."""
     if not name.endswith(prepare.JSON_MARK):
         return name, tensor
     return name.removesuffix(prepare.JSON_MARK), json.loads(tensor.numpy().tobytes())
@@ -216,11 +216,11 @@ def _decoded(name: str, tensor: torch.Tensor) -> tuple[str, Any]:
 
 
 def fill_holes(folder: Path) -> None:
-    """Let every page of every file that the run left be there, before any of its code runs here.
+    """Allocate every page of every file that the run left, before any of its code runs here.
 
-    A hole in a file of a tmpfs that is read through a mapping becomes a page, on a read-only mount as well,
-    and the page outlives its reader. One worker could write to the next that way. Raises Failure if the holes
-    are larger than the room there is, or if a folder may be passed through but not looked through.
+    A hole in a tmpfs file that is read through a mapping becomes a page, even on a read-only mount, and the
+    page outlives its reader: one worker could send a message to the next. Raises Failure if the holes are
+    larger than the free space, or if a folder can be entered but not listed.
     """
 
     def refuse_hidden(error: OSError) -> None:
@@ -238,7 +238,7 @@ def _fill(path: str) -> None:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.ELOOP, errno.ENXIO):
-            return  # nobody here can read it: of another user, a link, a socket
+            return  # unreadable for everyone here: another user's, a link, a socket
         raise
     try:
         status = os.fstat(file)
@@ -257,14 +257,15 @@ def _fill(path: str) -> None:
 
 
 def get_ready() -> None:
-    """What needs nothing of an experiment, above all to import what compiled functions of a model would."""
+    """Everything that does not depend on the experiment, above all slow imports for compiled functions."""
     torch.set_num_threads(usable_cpus())
-    # Compiling costs more than the few batches to score, here and in every compiled function of the model.
+    # For the few batches to score, compiling costs more than it saves, here and in compiled functions of the
+    # model.
     torch.compiler.set_stance("force_eager")
 
 
 def serve(config: Config) -> NoReturn:
-    """Wait for the word, build, load, answer. Raises Failure, TimeoutError."""
+    """Wait for the start signal, build, load, answer. Raises Failure, TimeoutError."""
     get_ready()
     if config.waits:
         await_word()
@@ -280,7 +281,7 @@ def serve(config: Config) -> NoReturn:
     def predict(tokens: torch.Tensor) -> object:
         with torch.inference_mode(), context:
             output = model(tokens.to(device, torch.int64))
-        return output[0] if isinstance(output, tuple) else output  # (logits, loss) is a common habit
+        return output[0] if isinstance(output, tuple) else output  # many models return (logits, loss)
 
     def blaming() -> contextlib.AbstractContextManager[None]:
         return failing_as(FORWARD, "forward")
@@ -296,18 +297,18 @@ def serve(config: Config) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Serve until we are killed, or end with the status that says what went wrong."""
+    """Serve until killed, or exit with the status that says what went wrong."""
     config = Config.from_json(sys.argv[1])
     try:
         serve(config)
     except Exception as error:
         status = error.status if isinstance(error, Failure) else 1
         with contextlib.suppress(OSError):
-            SlotWriter(config.replies).close()  # the judge need not wait until its time limit
+            SlotWriter(config.replies).close()  # so that the judge need not wait for its time limit
         traceback.print_exc()
         print(report(error, str(config.train)), file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(status)  # threads and exit handlers of the experiment's code must not keep us
+        os._exit(status)  # do not wait for the experiment's threads and exit handlers
 
 
 def report(error: Exception, train: str) -> str:

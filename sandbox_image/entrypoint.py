@@ -1,25 +1,24 @@
-"""PID 1 of every sandbox container: starts one child, reaps, and ends everything at the deadline.
+"""PID 1 of every sandbox container: starts one child, reaps, and kills everything at the deadline.
 
     entrypoint.py train --limit SECONDS             copy the proposal into the workspace and train it
-    entrypoint.py exec  --limit SECONDS -- ARGV...  run ARGV; with --waits it waits for the word, SIGUSR1
+    entrypoint.py exec  --limit SECONDS -- ARGV...  run ARGV; with --waits it waits for SIGUSR1
     entrypoint.py hold  --limit SECONDS             keep volumes mounted until SIGTERM
 
-This is the second hand of the clock. The first is the controller, which kills the container at the
-budget; this one still works when every other process of ours is dead. Seconds count from the start of
-the container, on CLOCK_MONOTONIC. The end of PID 1 is the end of its PID namespace: the kernel then
-kills whatever is left, also what ignored SIGTERM, changed its session or double-forked. From inside,
-PID 1 can be neither killed nor stopped, and being non-dumpable it cannot be traced or written to
-either.
+This is the second safeguard of the time limit. The first is the controller, which kills the container at
+the budget; this one still works when all our other processes are dead. Seconds count from the start of
+the container, on CLOCK_MONOTONIC. When PID 1 ends, so does its PID namespace: the kernel then kills
+whatever is left, even if it ignored SIGTERM, changed its session or double-forked. From inside, PID 1
+can be neither killed nor stopped, and because it is not dumpable it cannot be traced or written to.
 
 Not protected against here: a child of the same user can send SIGTERM or set a CPU limit, which ends its
-own container early, and can lower PID 1's scheduling priority, which can delay this hand (but not the
-controller's).
+own container early, and can lower PID 1's scheduling priority, which can delay this safeguard (but not
+the controller).
 
 Exit status: the child's; 128+n if signal n ended it; 143 after SIGTERM; 124 at the deadline; 125 if
-this program was used wrongly or could not start the child. A status proves nothing about the child,
-which may exit with any.
+this program was misused or could not start the child. A status proves nothing about the child,
+which may exit with any status.
 
-Needs the standard library only, and no writable file system except the workspace.
+Needs only the standard library, and no writable file system except the workspace.
 """
 
 import argparse
@@ -42,9 +41,9 @@ STATUS_TIMEOUT = 124
 STATUS_BROKEN = 125
 STATUS_TERMINATED = 128 + signal.SIGTERM
 
-WORD = signal.SIGUSR1
-WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, WORD)
-RESETTABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}  # what is ignored stays so across exec
+START_SIGNAL = signal.SIGUSR1
+WAKE_UP = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, START_SIGNAL)
+RESETTABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}  # others stay ignored across exec
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     started = container_start()
     signal.pthread_sigmask(
         signal.SIG_BLOCK, WAKE_UP
-    )  # before the child exists, so that its death cannot be missed
+    )  # before the child exists, so that its exit cannot be missed
     deadline = started + limit
     if verb == "hold":
         return hold(deadline)
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[str, float, bool, list[str]]:
-    """The verb, its limit in seconds, and of `exec` whether it waits and its command. Exits 125 on misuse."""
+    """(verb, limit in seconds, whether `exec` waits, command of `exec`). Exits 125 on misuse."""
     ours, command = list(argv), []
     if "--" in ours:
         cut = ours.index("--")
@@ -82,25 +81,25 @@ def parse(argv: Sequence[str]) -> tuple[str, float, bool, list[str]]:
     if (arguments.verb == "exec") != bool(command):
         broken("exec needs a command after --, and only exec takes one")
     if arguments.waits and arguments.verb != "exec":
-        broken("only what exec runs waits for a word")
+        broken("--waits is only for exec")
     return arguments.verb, arguments.limit, arguments.waits, command
 
 
 class Parser(argparse.ArgumentParser):
-    """Misuse ends with our own status, not argparse's 2, which a child could mean something else by."""
+    """Exits with our own status on misuse; argparse's 2 could also be the child's."""
 
     def error(self, message: str) -> NoReturn:
         broken(message)
 
 
 def broken(reason: str) -> NoReturn:
-    """Says what is wrong with how this program was used, and ends with the status that means so."""
+    """Prints what is wrong and exits with STATUS_BROKEN."""
     print(f"entrypoint: {reason}", file=sys.stderr)
     raise SystemExit(STATUS_BROKEN)
 
 
 def make_untraceable() -> None:
-    """Denies the child, which has our user id, ptrace and /proc/1/mem; an exec makes it dumpable again."""
+    """Denies the child, which has our user id, ptrace and /proc/1/mem. An exec would undo this."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         broken(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")
 
@@ -114,7 +113,7 @@ def container_start() -> float:
 
 
 def stage_proposal() -> list[str]:
-    """Copies train.py where the run may write, and returns the command that trains it."""
+    """Copies train.py to the workspace, which the run may write to; returns the command that runs it."""
     try:
         shutil.copyfile(PROPOSAL, WORKSPACE / "train.py")
         os.chdir(WORKSPACE)
@@ -124,9 +123,9 @@ def stage_proposal() -> list[str]:
 
 
 def start(command: list[str], started: float, waits: bool) -> int:
-    """Starts the child in its own session with clean signals; returns its process id.
+    """Starts the child in its own session with default signal handlers; returns its process id.
 
-    One that waits has the word blocked from its first instruction on: it cannot come too early.
+    A child that waits starts with the start signal blocked, so that it cannot arrive too early.
     """
     environment = {**os.environ, "GLOVEBOX_STARTED": repr(started)}
     try:
@@ -135,7 +134,7 @@ def start(command: list[str], started: float, waits: bool) -> int:
             command,
             environment,
             setsid=True,
-            setsigmask=(WORD,) if waits else (),
+            setsigmask=(START_SIGNAL,) if waits else (),
             setsigdef=RESETTABLE,
         )
     except OSError as error:
@@ -145,9 +144,8 @@ def start(command: list[str], started: float, waits: bool) -> int:
 def supervise(child: int, deadline: float, waits: bool) -> int:
     """Reaps until the child ends, SIGTERM arrives or the deadline passes; returns the exit status.
 
-    The word is handed on to a child that waits for it.
-
-    `deadline` is in CLOCK_MONOTONIC seconds, looked at on every turn: a flood of signals cannot postpone it.
+    The start signal is forwarded to a child that waits for it. `deadline` is in CLOCK_MONOTONIC seconds and
+    checked on every turn: a flood of signals cannot postpone it.
     """
     while True:
         status = reap(child)
@@ -160,15 +158,15 @@ def supervise(child: int, deadline: float, waits: bool) -> int:
         received = signal.sigtimedwait(WAKE_UP, remaining)
         if received is None or received.si_signo == signal.SIGCHLD:
             continue
-        if received.si_signo != WORD:
+        if received.si_signo != START_SIGNAL:
             kill_everything()
             return STATUS_TERMINATED
         if waits:
-            os.kill(child, WORD)
+            os.kill(child, START_SIGNAL)
 
 
 def reap(child: int) -> int | None:
-    """Collects every dead process (orphans become ours); the child's exit status once it is among them."""
+    """Reaps all dead processes, orphans included; returns the child's exit status once it is dead."""
     while True:
         try:
             pid, raw = os.waitpid(-1, os.WNOHANG)
@@ -182,13 +180,13 @@ def reap(child: int) -> int | None:
 
 
 def kill_everything() -> None:
-    """SIGKILL to every process of this PID namespace but ourselves."""
-    with contextlib.suppress(ProcessLookupError):  # nobody was left
+    """Sends SIGKILL to every other process in this PID namespace."""
+    with contextlib.suppress(ProcessLookupError):  # there are none
         os.kill(-1, signal.SIGKILL)
 
 
 def hold(deadline: float) -> int:
-    """Sleeps until SIGTERM (0) or the deadline (124); the container's volumes stay mounted meanwhile."""
+    """Sleeps until SIGTERM (returns 0) or the deadline (124), keeping the container's volumes mounted."""
     while (remaining := deadline - time.monotonic()) > 0:
         received = signal.sigtimedwait(WAKE_UP, remaining)
         if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""Is this machine fit? Each check is one question with an answer a person can act on."""
+"""Whether this machine is ready: each check is one question with an answer a person can act on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Check:
 
 
 def examine(config: Settings) -> list[Check]:
-    """Ask every question; a failed one does not keep the others from being asked."""
+    """Run every check; a failed one does not stop the others."""
     device = functools.cache(lambda: resolve_device(config))
     questions: dict[str, Callable[[Settings], str]] = {
         "engine": _engine,
@@ -87,7 +87,7 @@ def _caches(config: Settings) -> str:
 def _home(config: Settings) -> str:
     existing = machine.existing(config.home)
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{existing} cannot be written to; choose another --home or mend its permissions.")
+        raise UserError(f"{existing} cannot be written to; choose another --home or fix its permissions.")
     used = " (a controller is at work in it)" if home_in_use(config.home) else ""
     return f"{config.home}{used}"
 
@@ -105,7 +105,7 @@ def _agent(config: Settings) -> str:
 
 
 def _notify(config: Settings) -> str:
-    """Whether a webhook answers shows with the first notice; to ask it would be one."""
+    """Whether a webhook answers shows only with the first notice; a test request would be one."""
     command = config.notify.command
     if command is not None and shutil.which(shlex.split(command)[0]) is None:
         raise UserError(f"There is no program {shlex.split(command)[0]}, which notify.command names.")
@@ -114,7 +114,7 @@ def _notify(config: Settings) -> str:
 
 
 def _key(config: Settings) -> str:
-    """Where the key comes from. Whether the API takes it shows with the first request."""
+    """Where the key comes from. Whether the API accepts it shows with the first request."""
     key, file = config.api_key(), config.anthropic_api_key_file
     if key is None:
         if config.agent == "claude":

@@ -1,4 +1,4 @@
-"""Is a controller at work in a home, and on what: its lock and its sign of life, seen from outside."""
+"""Whether a controller is running in a home, and what it is doing, from its lock and its heartbeat."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from controller.store.lock import home_in_use, home_owner
 
 
 @dataclass(frozen=True)
-class Life:
-    """What is known of the controller of a home."""
+class Liveness:
+    """What is known about the controller of a home."""
 
     running: bool
     doing: str | None
-    """What its last sign of life says, or said while it was there; None: it never worked on an effort."""
+    """What its last heartbeat said; None: it never sent one."""
     silent_seconds: float
-    """For how long a sign of life has been due."""
+    """How long its heartbeat has been overdue."""
 
     def as_json(self) -> dict[str, bool | str | float | None]:
         return {"running": self.running, "doing": self.doing, "silent_seconds": self.silent_seconds}
 
     def sentence(self, home: Path) -> str:
-        """The same for people."""
+        """The same as a sentence for people."""
         if not self.running:
             return f"No controller is at work in {home}{self._last_words()}."
         if self.doing is None:
             return f"A controller is at work in {home}."
         if self.silent_seconds > 0:
             return (
-                f"The controller in {home} should have shown a sign of life {self.silent_seconds:.0f} s ago; "
-                f"its last was: {self.doing}."
+                f"The heartbeat of the controller in {home} is {self.silent_seconds:.0f} s overdue; "
+                f"the last one said: {self.doing}."
             )
         return f"A controller is at work in {home}: {self.doing}."
 
@@ -41,14 +41,14 @@ class Life:
             return ""
         if self.doing.startswith(heartbeat.ENDED):
             return f"; the last one {self.doing.rstrip('.')}"
-        return f"; the last sign of life of one was: {self.doing}"
+        return f"; the last heartbeat said: {self.doing}"
 
 
-def look(home: Path, clock: Clock) -> Life:
-    """Asks nobody and waits for nothing."""
-    sign, owner = heartbeat.read(home), home_owner(home)
+def check(home: Path, clock: Clock) -> Liveness:
+    """Reads two files; never blocks."""
+    beat, owner = heartbeat.read(home), home_owner(home)
     if not home_in_use(home):
-        return Life(running=False, doing=sign.doing if sign else None, silent_seconds=0.0)
-    if sign is None or owner not in (None, sign.process):
-        return Life(running=True, doing=None, silent_seconds=0.0)
-    return Life(running=True, doing=sign.doing, silent_seconds=max(0.0, clock.monotonic() - sign.due))
+        return Liveness(running=False, doing=beat.doing if beat else None, silent_seconds=0.0)
+    if beat is None or owner not in (None, beat.process):
+        return Liveness(running=True, doing=None, silent_seconds=0.0)
+    return Liveness(running=True, doing=beat.doing, silent_seconds=max(0.0, clock.monotonic() - beat.due))

@@ -30,7 +30,7 @@ from controller.store.journal import Journal
 from controller.store.ledger import Ledger
 from controller.store.pause import HomeSurroundings
 from controller.store.repository import GitRepository
-from controller.store.retention import Storage
+from controller.store.retention import Retention
 from controller.store.runs import Runs
 from controller.store.snapshot import Archive, Snapshot
 from controller.system import text_files
@@ -80,7 +80,7 @@ def run(
             observer=resources.enter_context(observer(sys.stdout, clock, watchers)),
             stop=stop,
             publish=publisher(config.home, archive),
-            prune=Storage(config.home, config.storage).prune,
+            prune=Retention(config.home, config.storage).prune,
             check_inputs=machine.check_inputs,
             surroundings=HomeSurroundings(config.home, config.min_free_bytes, machine.engine_root),
             rehearsal=machine.rehearsal,

@@ -12,7 +12,7 @@ from controller.core.errors import UserError
 from controller.files import remove_partial
 from controller.sandbox.inputs import HarnessFiles
 from controller.sandbox.runner.server import Runner
-from controller.sandbox.runner.specs import Workshop
+from controller.sandbox.runner.specs import SpecBuilder
 from controller.settings import PROJECT, Settings
 from controller.store import data
 
@@ -39,4 +39,4 @@ def serve(config: Settings, stop: threading.Event) -> None:
         budget_seconds=config.budget.wall_seconds,
         rehearsal_seconds=config.rehearsal.seconds,
     )
-    Runner(machine.sandbox_of(ours, device), Workshop(templates), device.told()).serve(config.runner, stop)
+    Runner(machine.sandbox_of(ours, device), SpecBuilder(templates), device.told()).serve(config.runner, stop)

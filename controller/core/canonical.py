@@ -1,7 +1,8 @@
-"""One way to write a value as JSON, so that equal values have equal bytes.
+"""Canonical JSON: equal values have equal bytes.
 
-Keys sorted, no spaces, ASCII only: such a line can be hashed, compared, and shown on any terminal. JSON has
-no NaN and no infinities; they become the strings "NaN", "Infinity" and "-Infinity", as pydantic reads them.
+Keys are sorted, there are no spaces, ASCII only: a line can be hashed, compared, and shown on any terminal.
+JSON has no NaN or infinities; they become the strings "NaN", "Infinity" and "-Infinity", as pydantic reads
+them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def plain(value: Any) -> Any:
-    """`value` (models, dicts, lists, scalars) as something any JSON reader understands."""
+    """`value` (models, dicts, lists, scalars) as plain JSON values."""
     match value:
         case BaseModel():
             return plain(value.model_dump())

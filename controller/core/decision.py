@@ -1,4 +1,4 @@
-"""decide(): the only place where an experiment wins or loses, and what is to be looked at before."""
+"""decide(): the only place where an experiment wins or loses, and the checks that precede it."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from controller.core.values import (
 
 
 class Bounds(NamedTuple):
-    """What a score may look like without anybody looking twice. Shares of a score, not bits per byte."""
+    """Limits within which a score is taken at face value. Shares of a score, not bits per byte."""
 
     max_gain: float
-    """Of the frontier's score, in one step."""
+    """Largest gain in one step, as a share of the frontier's score."""
     claim_tolerance: float
-    """Of the score, between it and what the run itself said."""
+    """Largest difference between the run's claim and its score, as a share of the score."""
 
 
 UNIFORM_BPB = 8.0
-"""What guessing every byte with equal probability costs: log2(256)."""
+"""The cost of guessing every byte with equal probability: log2(256)."""
 AGREEMENT = 1e-3
-"""Share by which two scores of one checkpoint may differ. Rounding moves single predictions by a tenth of a
-nat at worst, in either direction; in the mean over the thousands of a score little of that is left."""
+"""Share by which two scores of one checkpoint may differ. Rounding changes single predictions by a tenth of a
+nat at worst, in either direction; over the thousands of predictions in a score this averages out."""
 
 
 def contends(frontier: Frontier, score: Score) -> bool:
-    """Would this score be kept? If so it needs to be confirmed first."""
+    """Whether this score would be kept; if so, it needs to be confirmed first."""
     return math.isfinite(score.val_bpb) and (frontier.val_bpb is None or score.val_bpb < frontier.val_bpb)
 
 
 def suspicion(frontier: Frontier, score: Score, bounds: Bounds) -> str | None:
-    """Why a score that would be kept is hard to believe and has to be measured again; None if it is not."""
+    """Why a score that would be kept is implausible and must be measured again; None if it is plausible."""
     if not contends(frontier, score):
         return None
     if score.val_bpb <= 0.0:
@@ -52,7 +52,7 @@ def suspicion(frontier: Frontier, score: Score, bounds: Bounds) -> str | None:
     if score.val_bpb > UNIFORM_BPB:
         return f"it is above {UNIFORM_BPB:g} bits per byte, which takes no model"
     if doubtful(score):
-        return "it does worse on fresh rows than chance lets expect"
+        return "it does worse on fresh rows than chance would explain"
     if frontier.val_bpb is None or frontier.val_bpb - score.val_bpb <= bounds.max_gain * frontier.val_bpb:
         return None
     gain = (frontier.val_bpb - score.val_bpb) / frontier.val_bpb
@@ -60,9 +60,9 @@ def suspicion(frontier: Frontier, score: Score, bounds: Bounds) -> str | None:
 
 
 def claim_bound(claim: float | None, score: Score, bounds: Bounds) -> float | None:
-    """By how many bits per byte a run's claim may differ from its score, if it differs by more.
+    """The bound, in bits per byte, that a run's claim exceeds in differing from its score.
 
-    None if the claim is credible, or if there is none.
+    None if the claim is within it, or if there is no claim.
     """
     bound = bounds.claim_tolerance * score.val_bpb
     if claim is None or abs(claim - score.val_bpb) <= bound:  # false for NaN
@@ -73,7 +73,7 @@ def claim_bound(claim: float | None, score: Score, bounds: Bounds) -> float | No
 def oddity(
     experiment: Experiment, frontier: Frontier, bounds: Bounds, lineage: Sequence[Fresh] = ()
 ) -> ClaimMismatch | Quarantined | None:
-    """What about a judged experiment has to go on record before it is decided, each at most once."""
+    """What to journal about a judged experiment before it is decided, each kind at most once."""
     number, attempt, score = experiment.number, experiment.attempt, experiment.score
     if score is None:
         return None
@@ -99,10 +99,9 @@ def decide(
     """Apply R7 and R9 to one finished experiment.
 
     `judgement` is None exactly when the run itself crashed and there was nothing to score. `quarantined` is
-    an earlier score of the same checkpoint that was hard to believe. `lineage` is what the kept experiments
-    showed on fresh rows, the first one first. The claim inside `outcome` is never
-    read. Raises ValueError if a score would be kept that nobody confirmed: the judge was not asked to, and
-    that is our bug.
+    an earlier, implausible score of the same checkpoint. `lineage` is how the kept experiments did on fresh
+    rows, the first one first. The claim inside `outcome` is never read. Raises ValueError if a score would be
+    kept that was never confirmed: then the judge was not asked to, which is a bug of ours.
     """
     if outcome.cause is not None:
         return Decision(verdict=Verdict.CRASH, cause=outcome.cause, rule="R9: the run failed by itself")

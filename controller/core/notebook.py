@@ -1,7 +1,7 @@
-"""What a researcher remembers of an effort, experiment by experiment as they finish.
+"""The summary of an effort that agents are given, updated as experiments finish.
 
-Part of the state, so that a snapshot holds it: an agent that had to read a hundred thousand experiments first
-would take a minute to say its first word. Experiments are remembered by their numbers.
+Part of the state, so that snapshots contain it: an agent that had to read a hundred thousand experiments
+first would take a minute to make its first proposal. Experiments are referred to by number.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from controller.core.values import Verdict
 
 _NEAR_MISSES = 8
 _REMEMBERED_MISSES = 4
-"""Of each frontier that is left behind."""
+"""Kept from each former frontier."""
 _OLDER_MISSES = 12
 _IDEAS = 1000
-"""More than any prompt has room for. The one tried longest ago is forgotten first."""
+"""More than any prompt has room for. The least recently tried is dropped first."""
 IDEA_CHARACTERS = 60
 
 
@@ -30,21 +30,21 @@ class Mode(StrEnum):
 
     NEXT = "next"
     COMBINE = "combine"
-    """Put near misses together."""
+    """Combine near misses."""
     REVISIT = "revisit"
-    """Try again, on today's frontier, what was discarded on an earlier one."""
+    """Retry, on the current frontier, what was discarded on an earlier one."""
     RESTRUCTURE = "restructure"
     """Something structurally different."""
 
 
 @dataclass
 class Idea:
-    """All experiments that tried one thing."""
+    """All experiments that tried the same idea."""
 
     tried: int = 0
     kept: int = 0
     best: float | None = None
-    """The best effect, bits per byte; negative is better than the frontier of its time."""
+    """The best effect, bits per byte; negative: better than the frontier at that time."""
     causes: Counter[str] = field(default_factory=Counter)
     last: int = 0
     """Number of the latest experiment."""
@@ -52,23 +52,23 @@ class Idea:
 
 @dataclass
 class Notebook:
-    """Everything of it but the list of keeps is bounded."""
+    """All of it is bounded, except for the list of keeps."""
 
     read: int = 0
-    """How many experiments it knows of."""
+    """How many experiments it covers."""
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     keeps: list[int] = field(default_factory=list)
     near_misses: list[tuple[float, int]] = field(default_factory=list)
-    """(effect, number) on today's frontier, best first: not better than it, but scored."""
+    """(effect, number) on the current frontier, best first: scored, but not better."""
     older_misses: list[int] = field(default_factory=list)
-    """The best of them on earlier frontiers, the latest frontier first."""
+    """The best near misses on earlier frontiers, latest frontier first."""
     ideas: dict[str, Idea] = field(default_factory=dict)
-    """By name, the one tried last at the end."""
+    """By name; the one tried last comes last."""
     without_keep: int = 0
-    """Experiments in a row, up to the latest."""
+    """Experiments since the last keep."""
 
     def learn(self, experiment: Experiment) -> None:
-        """Take note of a finished experiment."""
+        """Add a finished experiment."""
         gain = effect(experiment)
         kept = experiment.verdict is Verdict.KEEP
         self.read += 1
@@ -84,7 +84,7 @@ class Notebook:
             self._count(experiment, gain, kept)
 
     def mode(self, plateau_after: int) -> Mode:
-        """What to ask for: the usual, or on a plateau one of the other things in turn."""
+        """What to ask for: NEXT, or on a plateau the other modes in turn."""
         if self.without_keep < plateau_after:
             return Mode.NEXT
         ways = [Mode.RESTRUCTURE]
@@ -115,7 +115,7 @@ class Notebook:
 
 
 def effect(experiment: Experiment) -> float | None:
-    """Score minus the score to beat, bits per byte; None if there is none, or none to compare with."""
+    """Score minus the score to beat, bits per byte; None if either is missing."""
     score, frontier = experiment.score, experiment.frontier_bpb
     if score is None or frontier is None or not math.isfinite(score.val_bpb - frontier):
         return None
@@ -123,7 +123,7 @@ def effect(experiment: Experiment) -> float | None:
 
 
 def idea_name(experiment: Experiment) -> str:
-    """The name its author gave the idea, or the constants it changed, or its description."""
+    """The idea's name as given by its author, else the constants it changed, else its description."""
     proposal = experiment.proposal
     changed = proposal.parameters.get("changed")
     if not proposal.idea and isinstance(changed, list):

@@ -1,7 +1,7 @@
-"""Recorded outcome → what the machine, not the experiment, lacks for any of them to be scored. Pure.
+"""Recorded outcome → what the machine lacks to score any experiment. Pure.
 
-A run says what ended it, and may lie. The loop stops for it only while an effort has no score at all, and
-only where the unchanged baseline, which a person chose, ended the same way: docs/decisions/unattended.md.
+A run reports what ended it, and may lie. The loop stops for it only while an effort has no score at all, and
+only if the unchanged baseline, which a person chose, ended the same way: docs/decisions/unattended.md.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from controller.core.untrusted import clean_line
 from controller.core.values import Cause
 
 IN_A_ROW = 3
-"""Experiments that end the same way before the loop stops."""
+"""How many experiments must end the same way before the loop stops."""
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What stands in the way of every experiment. Two are the same if kind and subject are."""
+    """What blocks every experiment. Two are equal if kind and subject are."""
 
     kind: str
     subject: str
-    """The name of a module, say; empty where the kind says it all."""
+    """A module's name, for instance; empty if the kind says it all."""
     detail: str = field(compare=False)
-    """The line with which the run ended; safe."""
+    """The last line of the run, sanitised."""
     remedy: str = field(compare=False)
-    """A sentence: what a person can do."""
+    """One sentence: what a person can do."""
 
     @property
     def sentence(self) -> str:
@@ -35,11 +35,11 @@ class Obstacle:
 
     @property
     def last_words(self) -> str:
-        """Why the loop stops, and when it goes on."""
+        """Why the loop stops, and when it can go on."""
         return (
             f"Nothing was scored yet and {IN_A_ROW} experiments in a row ended the same way as the unchanged "
-            f"baseline: {self.sentence} No more are trained until the image, the driver, the GPU or the "
-            "settings of the sandbox are others, or `glovebox continue` says to try again; then start again"
+            f"baseline: {self.sentence} Training stops until the image, the driver, the GPU or the sandbox "
+            "settings change, or until `glovebox continue` asks for a retry; then start again"
         )
 
 
@@ -49,7 +49,7 @@ class _Row:
     causes: frozenset[Cause]
     """Any of these is enough."""
     words: re.Pattern[str] | None
-    """And so is a detail with these. What its first group holds is the subject."""
+    """So is a match in the detail. Its first group is the subject."""
     remedy: str
 
 
@@ -57,7 +57,7 @@ def _words(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-#: The first row that fits wins.
+#: The first match wins.
 _ROWS = (
     _Row(
         "driver",
@@ -102,7 +102,7 @@ _ROWS = (
         "user",
         frozenset(),
         _words(r"getpwuid\(\): uid not found", r"No username set in the environment"),
-        "The image knows no user with the id that its containers run as: build it anew with `make image`, or "
+        "The image has no user with the id that its containers run as: rebuild it with `make image`, or "
         "add the users to the image of your own.",
     ),
     _Row(
@@ -121,7 +121,7 @@ _ROWS = (
             r"Cannot find a working triton installation",
             r"\bPython\.h\b",
         ),
-        "The image lacks the compiler, or Triton, that torch.compile needs: build it anew with `make image`.",
+        "The image lacks the compiler, or Triton, that torch.compile needs: rebuild it with `make image`.",
     ),
     _Row(
         "library",
@@ -131,7 +131,7 @@ _ROWS = (
             r"version `?GLIBC\w*_[\d.]+'? not found",
             r"undefined symbol",
         ),
-        "The image lacks a library, or has a wrong one: build it anew with `make image`.",
+        "The image lacks a library, or has a wrong one: rebuild it with `make image`.",
     ),
     _Row(
         "files",
@@ -156,7 +156,7 @@ _ROWS = (
 
 
 def classify(cause: Cause | None, detail: str) -> Obstacle | None:
-    """What a run lacked, from how it ended; None for what is the experiment's own, as far as that tells."""
+    """What a run lacked, judging by how it ended; None if it looks like the experiment's own fault."""
     if cause is None:
         return None
     for row in _ROWS:
@@ -168,6 +168,6 @@ def classify(cause: Cause | None, detail: str) -> Obstacle | None:
 
 
 def of(experiment: Experiment) -> Obstacle | None:
-    """What stood in the way of one experiment."""
+    """What blocked one experiment."""
     outcome = experiment.outcome
     return classify(outcome.cause, outcome.detail) if outcome is not None else None

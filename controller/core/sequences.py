@@ -1,4 +1,4 @@
-"""Sequences for histories that become long."""
+"""Sequences for long histories."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def _nothing_to_recall(index: int) -> object:
     raise IndexError(index)
 
 
-class Growing(Sequence[T]):
-    """A sequence that only grows. Its beginning may be recalled on demand instead of being kept in memory.
+class AppendOnly(Sequence[T]):
+    """An append-only sequence. Its oldest items may be reloaded on demand instead of kept in memory.
 
-    Another thread may read it while it grows or forgets.
+    Other threads may read it while it grows or forgets.
     """
 
     def __init__(self, items: Iterable[T] = (), *, first: int = 0) -> None:
-        """`first` is the index of the first of `items`; what lies before it cannot be read."""
+        """`first` is the index of the first of `items`; items before it cannot be read."""
         self._recall: Callable[[int], T] = _nothing_to_recall  # type: ignore[assignment]
         self._kept: tuple[int, list[T]] = first, list(items)
 
@@ -32,7 +32,7 @@ class Growing(Sequence[T]):
         items[index - first] = item
 
     def forget(self, before: int, recall: Callable[[int], T]) -> None:
-        """Drop the items with an index below `before`; `recall` gives them back, one at a time."""
+        """Drop the items with an index below `before`; `recall` reloads them, one at a time."""
         first, items = self._kept
         self._recall = recall
         dropped = min(max(0, before - first), len(items))

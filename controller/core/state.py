@@ -50,7 +50,7 @@ from controller.core.program.suspicion import Suspicion, suspicion
 from controller.core.proposal import Proposal, asked
 from controller.core.proposal import advance as advance_proposal
 from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
-from controller.core.sequences import Growing, Selection
+from controller.core.sequences import AppendOnly, Selection
 from controller.core.spending import Spending
 from controller.core.values import (
     TRIVIAL_CAUSES,
@@ -128,7 +128,7 @@ class ResearchState:
     tag: str | None = None
     base_commit: str | None = None
     frontier: Frontier | None = None
-    experiments: Growing[Experiment] = field(default_factory=Growing)
+    experiments: AppendOnly[Experiment] = field(default_factory=AppendOnly)
     """Index is the experiment's number. The latest may still be open."""
     order: list[int] = field(default_factory=list)
     """Numbers of the finished experiments in the order in which they finished."""

@@ -1,10 +1,10 @@
-"""Every string from an agent or a container passes here before a person, a file or an LLM reads it.
+"""Sanitises every string from an agent or a container before a person, a file or an LLM reads it.
 
-A log line can move the cursor, fill the clipboard (OSC 52), turn the reading direction round or carry text
-nobody can see. None of that is worth keeping: what cannot be seen is removed, what cannot be encoded is
-replaced, and length is always bounded. Cleaning twice gives the same text as cleaning once.
+A log line can move the cursor, fill the clipboard (OSC 52), reverse the reading direction or carry invisible
+text. None of that is kept: what cannot be seen is removed, what cannot be encoded is replaced, and length is
+always bounded. Cleaning is idempotent.
 
-What this does not do: it does not tell whether visible text is true, polite or free of instructions.
+Not done here: nothing checks whether visible text is true, polite or free of instructions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ESCAPES = re.compile(
     r"|\x1b[ -/]*[0-~]"  # everything else that begins with ESC
 )
 
-#: Letters and marks that show nothing, besides the categories in `_neutral`; text can be smuggled in them.
+#: Invisible letters and marks, besides the categories in `_neutral_character`; text can be smuggled in them.
 _INVISIBLE = frozenset(
     {
         *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0),
@@ -37,30 +37,30 @@ _FORMULA_STARTS = tuple("=+-@＝＋－＠")
 
 
 def clip(text: str, limit: int) -> str:
-    """At most `limit` characters; an ellipsis at the end says that there was more."""
+    """At most `limit` characters; an ellipsis at the end shows that text was cut."""
     if len(text) <= limit:
         return text
     return text[: max(limit - 1, 0)] + ELLIPSIS[:limit]
 
 
 def clean_line(text: str, limit: int = 200) -> str:
-    """One safe line: runs of white space become one space, and nothing invisible is left."""
+    """One safe line: white space collapsed, nothing invisible left."""
     return clip(" ".join(_neutral(text).split()), limit)
 
 
 def clean_text(text: str, limit: int) -> str:
-    """Several safe lines for people. When too long, both ends are kept and the middle is counted."""
+    """Several safe lines for people. If too long, both ends are kept and the cut is noted."""
     lines = _neutral(text).split("\n")
     return _clip_middle("\n".join(line.rstrip() for line in lines).strip("\n"), limit)
 
 
 def fence(text: str) -> str:
-    """Quote `text` for an LLM: whatever it holds, it cannot end the quotation."""
+    """Quote `text` for an LLM so that nothing in it can end the quotation."""
     return _fenced(_neutral(text), "text")
 
 
 def fence_code(text: str) -> str:
-    """Quote a program for an LLM that is to edit it: tabs stay, for an edit must match them."""
+    """Quote a program for an LLM to edit: tabs stay, since edits must match them."""
     return _fenced("\t".join(_neutral(part) for part in text.split("\t")), "python")
 
 
@@ -73,21 +73,21 @@ def _fenced(safe: str, language: str) -> str:
 def tsv_cell(text: str, limit: int = 200) -> str:
     """One cell of the ledger.
 
-    A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula, and a CSV reader takes a
-    double quote for the start of a cell that may span lines.
+    Spreadsheets treat a cell that begins with `=`, `+`, `-` or `@` as a formula, and CSV readers treat a
+    double quote as the start of a cell that may span lines.
     """
     cell = clean_line(text, limit).replace('"', "'")
     return clip("'" + cell, limit) if cell.startswith(_FORMULA_STARTS) else cell
 
 
 def _neutral(text: str) -> str:
-    """`text` with newlines as its only control characters and nothing in it that cannot be seen."""
+    """`text` without invisible characters, and with newlines as its only control characters."""
     text = _ESCAPES.sub("", text)
     return text.replace("\r\n", "\n").translate(_TABLE)
 
 
 def _neutral_character(code: int) -> str | None:
-    """What stands for a character; None means itself."""
+    """The replacement for a character; None: keep it."""
     character = chr(code)
     category = unicodedata.category(character)
     if character in "\n\r\v\f\x85\u2028\u2029":
@@ -104,7 +104,7 @@ def _neutral_character(code: int) -> str | None:
 
 
 class _Table(dict[int, str]):
-    """Filled as characters turn up; most texts use a few hundred of the million there are."""
+    """Filled on demand; most texts use a few hundred of a million characters."""
 
     def __missing__(self, code: int) -> str:
         neutral = _neutral_character(code)

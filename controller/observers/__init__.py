@@ -1,1 +1,1 @@
-"""Who hears of events while they happen: terminal, log, heartbeat, notifications."""
+"""Observers of events as they happen: terminal, log, heartbeat, notifications."""

@@ -1,4 +1,4 @@
-"""The two ways of telling somebody: a command reads a notice from its input, a webhook gets it posted."""
+"""The two notification channels: a command that reads a notice on stdin, and a webhook."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from controller.observers.notify import Undelivered
 
 _SECONDS = 30.0
 _GRACE_SECONDS = 5.0
-"""For a process that was killed to be gone."""
-#: These may come right; every other refusal will be the same next time.
-_PASSING = frozenset({408, 425, 429})
-#: Settings and keys are none of the command's business.
+"""How long a killed process may take to exit."""
+#: HTTP statuses worth a retry; any other 4xx is permanent.
+_TRANSIENT = frozenset({408, 425, 429})
+#: Settings and keys are removed from the command's environment.
 _OURS = ("GLOVEBOX_", "ANTHROPIC_")
 
 
 def to_command(command: str, seconds: float = _SECONDS) -> Callable[[Mapping[str, Any]], None]:
-    """Runs the command for each notice, without a shell; after so many seconds it is killed."""
+    """Run the command for each notice, without a shell; it is killed after `seconds`."""
     arguments = shlex.split(command)
 
     def deliver(notice: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ def _run(arguments: Sequence[str], content: bytes, seconds: float) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
-            start_new_session=True,  # so that all of it can be killed, and Ctrl-C means us alone
+            start_new_session=True,  # so that its whole group can be killed, and Ctrl-C does not reach it
         )
     except OSError as error:
         raise Undelivered(f"the command cannot be run: {error.strerror}") from error
@@ -54,7 +54,7 @@ def _run(arguments: Sequence[str], content: bytes, seconds: float) -> None:
     except subprocess.TimeoutExpired as error:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):  # one that became another user's cannot be killed by us
+        with suppress(subprocess.TimeoutExpired):  # a process that changed its user cannot be killed
             process.communicate(timeout=_GRACE_SECONDS)
         raise Undelivered(f"the command did not end within {seconds:g} s") from error
     if process.returncode != 0:
@@ -62,8 +62,8 @@ def _run(arguments: Sequence[str], content: bytes, seconds: float) -> None:
 
 
 def to_webhook(address: SecretStr, seconds: float = _SECONDS) -> Callable[[Mapping[str, Any]], None]:
-    """Posts each notice; an answer between 200 and 299 is a receipt. Redirects are not followed."""
-    import httpx2  # takes half a second that commands without a webhook need not wait
+    """POST each notice; a status from 200 to 299 counts as delivered. Redirects are not followed."""
+    import httpx2  # takes half a second, needed only with a webhook
 
     def deliver(notice: Mapping[str, Any]) -> None:
         headers = {"content-type": "application/json", "user-agent": "glovebox"}
@@ -73,10 +73,10 @@ def to_webhook(address: SecretStr, seconds: float = _SECONDS) -> Callable[[Mappi
             ) as response:
                 status = response.status_code
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-            # Neither its words nor its chain go on: they may hold the address.
+            # Drop its message and its chain: they may contain the address.
             raise Undelivered(f"the webhook cannot be reached: {type(error).__name__}") from None
         if not 200 <= status < 300:
-            lasting = 300 <= status < 500 and status not in _PASSING
+            lasting = 300 <= status < 500 and status not in _TRANSIENT
             raise Undelivered(f"the webhook answered with status {status}", for_good=lasting)
 
     return deliver
@@ -88,7 +88,7 @@ def _encode(notice: Mapping[str, Any]) -> bytes:
 
 
 def _safe(value: Any) -> Any:
-    """One line of every text; null for a number that JSON has no word for."""
+    """Texts as one line each; null for a number that JSON cannot represent."""
     if isinstance(value, str):
         return clean_line(value, 1000)
     return None if isinstance(value, float) and not math.isfinite(value) else value

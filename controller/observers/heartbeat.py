@@ -1,7 +1,7 @@
-"""The sign of life of a running effort: until when it will show the next one, and what it is doing.
+"""The heartbeat of a running effort: what it is doing, and when the next beat is due.
 
-Health checks read it from another process. Its times are those of the clock that never steps, which all the
-processes of a machine share. It is one small block written in place: a full disk does not silence it.
+Health checks read it from another process. Times are on the monotonic clock, which all processes of a machine
+share. It is one small block written in place, so that it works on a full disk.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from controller.views.conditions import paused, waiting
 
 NAME = "heartbeat"
 ENDED = "ended: "
-"""What the last sign of a process that could still say why it ends begins with."""
+"""Prefix of the last beat of a process that could still report why it ended."""
 _BYTES = 512
-#: The engine's time limits, git, fsync, a look at the data's hashes: longer than any of them should take.
+#: Longer than any engine request, git, fsync or check of the data's hashes should take.
 _USUAL_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Sign:
-    """The last sign of life of one process."""
+class Beat:
+    """The last heartbeat of one process."""
 
     process: int
     due: float
-    """Clock.monotonic time by which the next one is to follow."""
+    """Clock.monotonic time by which the next one is due."""
     doing: str
 
 
 class Heartbeat:
-    """Implements `ports.Observer`. A sign that cannot be written is passed over."""
+    """Implements `ports.Observer`. Write errors are ignored."""
 
     def __init__(self, home: Path, clock: Clock, *, scoring_seconds: float, asking_seconds: float) -> None:
-        """Scoring may be silent for that long, and an agent that is asked. The home's lock must be held."""
+        """Scoring, and waiting for an agent, may be silent for this long. The home's lock must be held."""
         self._path = home / NAME
         self._clock = clock
         self._scoring_seconds, self._asking_seconds = scoring_seconds, asking_seconds
@@ -50,7 +50,7 @@ class Heartbeat:
         self.show("starting")
 
     def show(self, doing: str, seconds: float = 0.0) -> None:
-        """The next sign follows within so many seconds and the usual time."""
+        """Write a beat; the next follows within `seconds` plus the usual time."""
         due = min([self._clock.monotonic() + seconds + _USUAL_SECONDS, *self._due.values()])
         sign = f"{os.getpid()} {due:.0f} {clean_line(doing, _BYTES)}".encode("ascii", "replace")
         with contextlib.suppress(OSError):
@@ -96,11 +96,11 @@ class Heartbeat:
         return self._scoring_seconds if phase is Phase.SCORING else 0.0
 
 
-def read(home: Path) -> Sign | None:
-    """The last sign of life, if there is one that can be read."""
+def read(home: Path) -> Beat | None:
+    """The last heartbeat, if there is one that can be read."""
     try:
         with (home / NAME).open("rb") as file:
             process, due, *words = file.read(_BYTES).decode("ascii").split()
-        return Sign(int(process), float(due), clean_line(" ".join(words)))
+        return Beat(int(process), float(due), clean_line(" ".join(words)))
     except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""The journal's events in the operational log, for a collector that reads JSON lines."""
+"""Writes the journal's events to the operational log, as JSON lines for a log collector."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ log = structlog.stdlib.get_logger(__name__)
 _LOG_EVERY_SECONDS = 60.0
 
 
-class EventLog:
-    """Implements `ports.Observer`: a line for every event, and one a minute while an experiment trains."""
+class OperationalLog:
+    """Implements `ports.Observer`: one line per event, and one a minute during training."""
 
     def __init__(self) -> None:
         self._logged: dict[int, float] = {}
@@ -71,7 +71,7 @@ class EventLog:
         log.info("training", experiment=experiment, elapsed=round(elapsed, 1), limit=limit)
 
     def alive(self) -> None:
-        """A log needs no line for it."""
+        """Not logged."""
 
 
 def _fields(record: Record, state: ResearchState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is worth telling somebody who is not looking, line by line of the journal. Pure."""
+"""Which lines of the journal are worth a notification. Pure."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from controller.core.untrusted import clean_line
 from controller.core.values import Decision, Verdict
 
 Kind = Literal["baseline", "keep", "discard", "crash", "reject", "stall", "stop"]
-"""`baseline`: the unchanged train.py has no score, so that no experiment can be compared with it."""
+"""`baseline`: the unchanged train.py has no score, so no experiment can be compared with it."""
 
 
 _REASON_CHARACTERS = 500
-_LOOKS = 4
-"""A slot that was looked at so often in vain, over more than a minute, will not be calm in a moment."""
-#: A keep is told when it is committed.
+_CHECKS = 4
+"""A slot still noisy after this many checks, over more than a minute, counts as a stall."""
+#: A keep is reported when it is committed.
 _KINDS: Mapping[Verdict, Kind] = {
     Verdict.DISCARD: "discard",
     Verdict.CRASH: "crash",
@@ -51,21 +51,21 @@ _PROPOSALS = _OTHERS = 64
 
 @dataclass(frozen=True)
 class Context:
-    """What a notice needs of the lines before its own."""
+    """What a notice needs from earlier lines."""
 
     tag: str | None = None
     frontier_bpb: float | None = None
     experiment: int | None = None
-    """The one that was proposed last."""
+    """The last one proposed."""
     description: str = ""
     val_bpb: float | None = None
     """Its score."""
     detail: str = ""
     """Why it has none."""
     decision: Decision | None = None
-    """On it."""
+    """Its decision."""
     stalled: bool = False
-    """Whether a stall that lasts was told already."""
+    """Whether the current stall was already reported."""
     proposals: Mapping[int, str] = field(default_factory=dict)
     """Descriptions by number, of those that may still become experiments."""
     others: Mapping[int, tuple[str, float | None, str, Decision | None]] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Context:
 
     @classmethod
     def at(cls, state: ResearchState) -> Context:
-        """Where a state stands that nothing was told of yet."""
+        """The context of a state from which to start reporting."""
         last = state.experiments.last
         others = {
             known.number: (
@@ -100,22 +100,22 @@ class Context:
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing worth telling. Every text in it is one safe line."""
+    """One notification. Every text in it is one safe line."""
 
     kind: Kind
     time: str
     """UTC."""
     context: Context
     reason: str = ""
-    """Of a stall or a stop, or why the baseline has no score."""
+    """The reason for a stall or stop, or why the baseline has no score."""
     seq: int | None = None
-    """Of the journal's line it comes from; one that comes twice has the same. None: from none."""
+    """Number of the journal line it comes from, equal if delivered twice. None: not from a line."""
     head: str | None = None
-    """The journal's head at that line; to be kept elsewhere, for `glovebox verify --head`."""
+    """The journal's head at that line, to keep elsewhere for `glovebox verify --head`."""
     commit: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As it is told: nothing in it that JSON has no word for."""
+        """The notice as delivered."""
         context, verdict = self.context, self.context.decision
         of_experiment = self.kind not in ("stall", "stop")
         told = {
@@ -140,7 +140,7 @@ class Notice:
 
 
 def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
-    """Take one more line in: (what the next needs, what to tell of this one)."""
+    """Process one more line: (context for the next, notice for this one or None)."""
     event = record.data
     if record.experiment is not None and not isinstance(event, ExperimentOpened):
         context = _turn_to(context, record.experiment)
@@ -184,12 +184,12 @@ def _decided(context: Context, record: Record) -> Notice | None:
 
 
 def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:
-    """The machine, the disk or the agent is waited for, as long as nobody was told yet."""
+    """A notice when the loop starts to wait for the machine, the disk or the agent, once per stall."""
     match record.data:
         case Paused(why="disk" | "infrastructure", reason=reason) | AgentAbsent(reason=reason):
             told = replace(context, stalled=True)
             return told, None if context.stalled else _notice("stall", told, record, reason)
-        case SlotDisturbed(disturbance=found, looks=looks) if looks >= _LOOKS:
+        case SlotDisturbed(disturbance=found, looks=looks) if looks >= _CHECKS:
             told = replace(context, stalled=True)
             return told, None if context.stalled else _notice("stall", told, record, found.detail)
         case Resumed() | AgentReturned() | SlotReady() | SessionStarted():

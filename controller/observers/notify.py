@@ -1,9 +1,9 @@
-"""Tells somebody who is not looking: a command or a webhook hears of keeps, rejects, stalls and stops.
+"""Notifications of keeps, rejects, stalls and stops, by a command or a webhook.
 
-Each channel has a thread that reads the journal behind the loop. So the loop never waits for it, nothing
-piles up in memory, and what one process did not live to tell the next one tells: a line is passed over only
-once it was delivered, was refused for good, or could not be delivered for a day. What comes from no line
-(nothing was finished for long) is told once or not at all.
+Each channel has a thread that follows the journal. So the loop never waits for it, nothing accumulates in
+memory, and the next process delivers what this one could not: a line is skipped only once it was delivered,
+was refused permanently, or could not be delivered for a day. A notice that comes from no line (no experiment
+finished for long) is delivered at most once.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from controller.store.journal import Position, read_from
 log = structlog.stdlib.get_logger(__name__)
 
 _FIRST_SECONDS, _MAX_SECONDS, _GIVE_UP_SECONDS = 1.0, 300.0, 86400.0
-#: What is left to tell when the process ends gets that long; the next process tells the rest.
+#: Time to deliver what is left when the process ends; the next process delivers the rest.
 _CLOSING_SECONDS = 10.0
-_GLANCE_SECONDS = 30.0
+_POLL_SECONDS = 30.0
 
 
 class NotifyConfig(BaseModel):
-    """Settings of who is told what."""
+    """Who is notified of what."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: str | None = None
-    """Is run for each event, which it gets as JSON on its standard input. No shell reads it."""
+    """Command to run for each event, which it gets as JSON on standard input. Run without a shell."""
     webhook: SecretStr | None = None
-    """Address to which each event is posted as JSON. It is written nowhere: many hold a secret."""
+    """URL to POST each event to as JSON. Never logged: such URLs often contain a secret."""
     on: tuple[Kind, ...] = ("baseline", "keep", "reject", "stall", "stop")
-    """Which events: `baseline` (has no score), `keep`, `discard`, `crash`, `reject`, `stall` and `stop`."""
+    """Which events: `baseline` (no score), `keep`, `discard`, `crash`, `reject`, `stall` and `stop`."""
     stall_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
-    """It is a stall if no experiment was finished for so long, besides waiting for machine, disk or agent."""
+    """No experiment finished for this long is a stall; so is waiting for machine, disk or agent."""
 
     @field_validator("command")
     @classmethod
@@ -66,7 +66,7 @@ class NotifyConfig(BaseModel):
 
 
 class Undelivered(Exception):
-    """A channel did not take a notice; the message names no address."""
+    """A notice could not be delivered; the message contains no address."""
 
     def __init__(self, why: str, *, for_good: bool = False) -> None:
         super().__init__(why)
@@ -75,7 +75,7 @@ class Undelivered(Exception):
 
 @dataclass(frozen=True)
 class _Mark:
-    """How far a channel has come."""
+    """How far a channel has read."""
 
     position: Position
     context: Context
@@ -85,7 +85,7 @@ _MARK = TypeAdapter(_Mark)
 
 
 class Notifier:
-    """One channel. Implements `ports.Observer`; a context manager that tells what is left when it ends."""
+    """One channel. Implements `ports.Observer`; as a context manager it delivers the rest on exit."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Notifier:
     # --- what the loop's threads call -------------------------------------------------------------
 
     def recorded(self, record: Record, state: ResearchState) -> None:
-        if self._mark is None:  # what was before anybody was to be told is not told
+        if self._mark is None:  # events before the first start are not reported
             with contextlib.suppress(OSError):
                 end = Position(record.seq, record.hash, (self._home / JOURNAL).stat().st_size)
                 self._mark = _Mark(end, Context.at(state))
@@ -141,7 +141,7 @@ class Notifier:
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
-                self._news.wait(min(self._overdue_in(), _GLANCE_SECONDS))
+                self._news.wait(min(self._overdue_in(), _POLL_SECONDS))
                 self._news.clear()
                 self._tell_news()
                 self._tell_overdue()
@@ -164,7 +164,7 @@ class Notifier:
             self._mark = None
 
     def _lines(self) -> Iterator[tuple[Record, Position]]:
-        """What the loop knows to be in the journal and this channel has not told."""
+        """The lines that the loop has journalled and this channel has not processed."""
         if self._mark is not None and self._mark.position.seq < self._known:
             for record, end in read_from(self._home, self._mark.position):
                 if record.seq > self._known:
@@ -187,7 +187,7 @@ class Notifier:
             self._told(Notice(kind="stall", time=now, context=mark.context, reason=reason))
 
     def _told(self, notice: Notice) -> bool:
-        """False if the end of the process came before the notice was delivered or given up."""
+        """Deliver, with retries. False if the process ends before the notice is delivered or given up."""
         content = {**notice.as_json(), "home": str(self._home)}
         wait, began = _FIRST_SECONDS, self._clock.monotonic()
         while self._clock.monotonic() < self._deadline:
@@ -206,19 +206,19 @@ class Notifier:
         return False
 
     def _complain(self, error: Undelivered) -> None:
-        """Once, until it works again."""
+        """Log the first failure after a success."""
         if not self._failing:
             log.warning("notify_failed", channel=self._name, error=str(error), repeated=not error.for_good)
         self._failing = True
 
     def _save(self, mark: _Mark) -> None:
-        """A mark that finds no room on the disk costs a notice that is told twice."""
+        """If the mark cannot be written, a notice may be delivered twice."""
         with contextlib.suppress(OSError):
             write_atomic(self._path, _MARK.dump_json(mark))
 
 
 def _read(path: Path) -> _Mark | None:
-    """How far the last process came; None if it never told anything."""
+    """How far the last process read; None if there is no valid mark."""
     try:
         return _MARK.validate_json(path.read_bytes())
     except (OSError, ValidationError):

@@ -1,7 +1,7 @@
-"""What somebody sees while the loop runs: a live view in a terminal, and a log line for every event.
+"""The live view in a terminal while the loop runs.
 
-Watching must never harm what is watched: a terminal that goes away, a full log disk or a mistake in here ends
-the watching, and the loop runs on.
+An observer must never harm the loop: a lost terminal, a full log disk or a bug in an observer ends that
+observer, and the loop goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from controller.core.experiment import Experiment, Phase
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Verdict
-from controller.observers.log import EventLog
+from controller.observers.log import OperationalLog
 from controller.ports import Clock, Observer
 from controller.views.conditions import paused
 from controller.views.facts import description, effect
@@ -47,23 +47,23 @@ _BAR_WIDTH = 30
 
 @contextlib.contextmanager
 def observer(stream: TextIO, clock: Clock, others: Sequence[Observer] = ()) -> Iterator[Observer]:
-    """Watch until the block ends: always through structlog, and in `stream` too if that is a terminal."""
-    watchers: list[Observer] = [*others, EventLog()]
+    """Observe until the block ends: always through structlog, and in `stream` if it is a terminal."""
+    watchers: list[Observer] = [*others, OperationalLog()]
     terminal = None
     if stream.isatty():
         with contextlib.suppress(Exception):
             terminal = Terminal(stream, clock)
             watchers.append(terminal)
     try:
-        yield Careful(watchers)
+        yield ObserverGroup(watchers)
     finally:
         if terminal:
             with contextlib.suppress(Exception):
                 terminal.close()
 
 
-class Careful:
-    """Passes on what happens to each watcher until its first fault."""
+class ObserverGroup:
+    """Forwards events to each observer; removes an observer that raises."""
 
     def __init__(self, watchers: Sequence[Observer]) -> None:
         self._watchers = list(watchers)
@@ -88,15 +88,15 @@ class Careful:
 
 
 class Terminal:
-    """Verdicts scroll by; below them stand the best score so far and the experiment that runs.
+    """Verdicts scroll by; below them are the best score so far and the running experiment.
 
-    Drawn from the loop's own thread when something happens, and once a second while an experiment trains: a
-    thread of its own could fail where nobody catches it.
+    Drawn from the loop's own thread on every event, and once a second during training: in a separate thread,
+    nobody would catch an exception.
     """
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an arrow must not end the view in a Latin-1 terminal
+            stream.reconfigure(errors="replace")  # an arrow must not break the view in a Latin-1 terminal
         self._clock = clock
         self._state = ResearchState()
         self._since = clock.now()
@@ -112,7 +112,7 @@ class Terminal:
             redirect_stderr=False,
         )
         self._live.start()
-        self._console.show_cursor(True)  # nobody brings a hidden one back if we are killed
+        self._console.show_cursor(True)  # if we are killed, a hidden cursor would stay hidden
 
     def close(self) -> None:
         self._live.stop()
@@ -132,7 +132,7 @@ class Terminal:
         self._live.refresh()
 
     def _news(self, record: Record) -> Iterator[Text]:
-        """Lines that stay on the screen."""
+        """Lines that scroll by and stay."""
         match record.data:
             case SessionStarted() as event:
                 tag = clean_line(self._state.tag or "")

@@ -1,4 +1,4 @@
-"""What the prepared data says about itself. The controller reads its manifest, never its content."""
+"""The manifests of the prepared data. The controller reads these, never the content."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ DATA_VERSION = 1
 Scale = Literal["cpu", "gpu"]
 """Where experiments run."""
 Size = Literal["cpu", "small", "medium", "gpu"]
-"""What `prepare --scale` takes; all but `cpu` are for a GPU. `harness/dataset.py` knows what each is."""
+"""Values of `prepare --scale`; all but `cpu` are for a GPU. `harness/dataset.py` defines each."""
 
 _MEDIUM_BYTES, _GPU_BYTES = 7_500_000_000, 22_000_000_000
-"""Memory of a GPU from which on it is given data of that size: a card sold with 8 GB has 8.2 to 8.6e9."""
+"""Least GPU memory for each of these sizes; a card sold with 8 GB has 8.2e9 to 8.6e9."""
 Manifest = TypeVar("Manifest", bound=BaseModel)
 
 
 class DataVersion(BaseModel):
-    """What every version of the manifest says: which one it is."""
+    """The field that every version of the manifest has."""
 
     version: int
 
 
 class FileFacts(BaseModel):
-    """What a manifest says about one file."""
+    """A manifest's entry for one file."""
 
     bytes: int
 
@@ -61,7 +61,7 @@ def folder(home: Path) -> Path:
 
 
 def size_for(gpu_bytes: int | None) -> Size:
-    """The size for a GPU with so much memory; None: for a CPU."""
+    """The size for a GPU with this much memory; None: for a CPU."""
     if gpu_bytes is None:
         return "cpu"
     if gpu_bytes < _MEDIUM_BYTES:
@@ -70,9 +70,10 @@ def size_for(gpu_bytes: int | None) -> Size:
 
 
 def read(home: Path) -> DataInfo:
-    """Read the public manifest and see that all it speaks of is there; contents are not hashed again.
+    """Read the manifests and check that every file exists with its size; contents are not hashed again.
 
-    Raises NotReady without data, UserError with data that is damaged or of another version.
+    Returns the public one. Raises NotReady if there is no data, UserError if it is damaged or of another
+    version.
     """
     public, judge = folder(home) / "public", folder(home) / "judge"
     version = _read_manifest(home, public, DataVersion).version
@@ -120,7 +121,7 @@ def _command(home: Path) -> str:
 
 
 def row_tokens(prepared: Path) -> int:
-    """Tokens in a row: the context length of the prepared data. Raises InfrastructureError."""
+    """Tokens per row: the context length of the prepared data. Raises InfrastructureError."""
     try:
         manifest = json.loads((prepared / "public" / "manifest.json").read_bytes())
         return int(manifest["max_seq_len"])
@@ -129,7 +130,7 @@ def row_tokens(prepared: Path) -> int:
 
 
 def require_scale(info: DataInfo, scale: Scale, home: Path) -> None:
-    """Raises UserError if the data was not made for the device experiments run on."""
+    """Raises UserError if the data was not prepared for the device experiments run on."""
     if info.scale != scale:
         raise UserError(
             f"The data in {folder(home)} was prepared at scale {info.scale} but experiments would run at "

@@ -1,11 +1,12 @@
-"""audit.jsonl and its blobs: the only state that is authoritative.
+"""audit.jsonl and its blobs: the only authoritative state.
 
-One event a line, as canonical JSON (core/canonical.py). Each line holds the hash of the line before it and
+One event per line, as canonical JSON (core/canonical.py). Each line holds the hash of the line before it and
 
     hash = sha256(prev + canonical JSON of the line without its hash)
 
-so that no line can be changed, dropped or inserted without breaking the chain behind it. Lines cut off at the
-end are found elsewhere: a kept commit carries the journal's head at that time as a trailer (see verify.py).
+so that no line can be changed, dropped or inserted without breaking the chain after it. A journal truncated
+at its end is detected elsewhere: a kept commit carries the journal's head at that time as a trailer
+(verify.py).
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Position:
     """A place between two lines of the journal."""
 
     seq: int = -1
-    """Of the line before it."""
+    """Number of the line before it."""
     head: str = GENESIS
     """Hash of the line before it."""
     offset: int = 0
-    """Bytes from the beginning of the file."""
+    """Bytes from the start of the file."""
 
 
 BEGINNING = Position()
@@ -57,12 +58,12 @@ _LONGEST_TORN = 16 * 1024**2
 class Journal:
     """The journal of one home, open for writing. Only the holder of the HomeLock may construct one.
 
-    A torn last line, left by a process that died while writing, is cut off and reported as an event.
+    A torn last line, left by a process that died while writing, is removed and reported as an event.
     Raises UserError if the home cannot be written to, VerificationFailed if the chain is broken.
     """
 
     def __init__(self, home: Path, clock: Clock, known: Position = BEGINNING) -> None:
-        """The chain is checked from `known` on: what lies before was checked by whoever says so."""
+        """The chain is checked from `known` on; the caller vouches for what precedes it."""
         self._home = home
         self._clock = clock
         path = home / NAME
@@ -88,7 +89,7 @@ class Journal:
     def append(self, event: AnyEvent) -> Record:
         """Write one event durably and return it as a replay would.
 
-        Raises InfrastructureError if the disk does not take it; the journal is then as it was.
+        Raises InfrastructureError if it cannot be written; the journal is then unchanged.
         """
         end, now = self._end, self._clock.now().isoformat(timespec="microseconds")
         line = encode_line(event, end.seq + 1, now, end.head)
@@ -110,7 +111,7 @@ class Journal:
         path = blob_path(self._home, name)
         try:
             if path.is_file() and path.read_bytes() == content:
-                sync_folder(path.parent)  # whoever put it there may have died before that
+                sync_folder(path.parent)  # whoever stored it may have died before this
             else:
                 make_folder(path.parent.parent)
                 make_folder(path.parent)
@@ -133,14 +134,14 @@ class Journal:
 def read_records(home: Path) -> Iterator[Record]:
     """Replay a journal from its beginning, without opening it for writing.
 
-    A last line without its newline is left out: its writer may be at work on it, or have died there.
+    A last line without a newline is skipped: it is still being written, or its writer died.
     Raises VerificationFailed naming the line where the chain breaks.
     """
     return (record for record, _ in read_from(home, BEGINNING))
 
 
 def read_from(home: Path, position: Position) -> Iterator[tuple[Record, Position]]:
-    """The same from a known place on; with every record the position behind it."""
+    """The same from a known position on; yields each record with the position after it."""
     path = home / NAME
     if not path.exists():
         return
@@ -155,9 +156,9 @@ def read_from(home: Path, position: Position) -> Iterator[tuple[Record, Position
 
 
 def read_lines(home: Path, begin: int, end: int) -> Iterator[Record]:
-    """The lines that begin at byte `begin` or later and before byte `end`, without the chain before them.
+    """The lines that begin in bytes `begin` to `end` - 1; the chain before them is not checked.
 
-    `begin` must be where a line begins. Raises VerificationFailed if a line is not what its hash says.
+    `begin` must be the start of a line. Raises VerificationFailed if a line is not what its hash says.
     """
     with (home / NAME).open("rb") as file:
         file.seek(begin)
@@ -169,7 +170,7 @@ def read_lines(home: Path, begin: int, end: int) -> Iterator[Record]:
 def read_blob(home: Path, name: str) -> bytes:
     """Raises VerificationFailed if the blob is missing or is not what its name says."""
     if not _SHA256.fullmatch(name):
-        raise VerificationFailed(f"{clean_line(name)!r} is no name of a blob")
+        raise VerificationFailed(f"{clean_line(name)!r} is not the name of a blob")
     try:
         content = blob_path(home, name).read_bytes()
     except OSError as error:
@@ -188,7 +189,7 @@ def sha256(content: bytes) -> str:
 
 
 def encode_line(event: AnyEvent, seq: int, time: str, prev: str) -> bytes:
-    """One event as the line that stands for it, without its newline."""
+    """One event as a line of the journal, without its newline."""
     data = plain(event)
     content = {
         "data": data,
@@ -208,7 +209,7 @@ def parse_line(line: bytes, after: Position | None = None) -> Record:
         content = json.loads(line)
         claimed = content.pop("hash")
         after = after or Position(content["seq"] - 1, content["prev"])
-        # Some JSON readers take the first of two equal keys and some the last: only one spelling is good.
+        # JSON readers differ on duplicate keys, so only the canonical spelling is accepted.
         intact = claimed == _hash_of(line, after.head) and line == encode({**content, "hash": claimed})
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise VerificationFailed(f"{where} is damaged: {clean_line(str(error))}") from error
@@ -226,7 +227,7 @@ def parse_line(line: bytes, after: Position | None = None) -> Record:
 
 def _hash_of(line: bytes, prev: str) -> str:
     """What the line's hash must be. Raises ValueError if it has none."""
-    # Behind "hash" stand prev, seq and time only, none of which can hold such a key.
+    # Only prev, seq and time follow "hash", and none of them can contain such a key.
     start = line.rindex(_HASH_KEY)
     return sha256(prev.encode("ascii") + line[:start] + line[start + len(_HASH_KEY) + 65 :])
 

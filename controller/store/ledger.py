@@ -1,13 +1,14 @@
-"""results.tsv: one row for every finished experiment, a projection of the journal.
+"""results.tsv: one row per finished experiment, a projection of the journal.
 
-The first five columns are upstream's, so that notebooks made for it read this file. Differences, on purpose:
+The first five columns are upstream's, so that notebooks written for it read this file. Deliberate
+differences:
 
-* A run without a score has an empty `val_bpb`, never 0: zero would be the best score of all.
-* Only kept experiments have a commit of their own. The others show the commit they started from; `experiment`
-  is what tells rows apart.
-* `memory_gb` is the peak of memory the run claims, empty if it claims none.
+* A run without a score has an empty `val_bpb`, never 0: zero would be the best possible score.
+* Only kept experiments have their own commit. The others show the commit they started from; `experiment`
+  identifies the row.
+* `memory_gb` is the peak memory that the run claims; empty if it claims none.
 
-Refused proposals are no runs and have no row.
+Refused proposals were never run and have no row.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class Ledger:
         self._path = home / NAME
 
     def publish(self, state: ResearchState) -> None:
-        """Bring the file up to date with the state: append what is missing, rewrite what does not fit.
+        """Bring the file up to date: append missing rows, or rewrite it if it does not match the state.
 
-        Only its first line and its end are looked at, so that a row costs the same however many there are; a
-        change in between is for `verify` to find. Raises InfrastructureError if the disk does not take it.
+        Only its first line and its end are checked, so that a row costs the same however many there are;
+        changes in between are for `verify` to find. Raises InfrastructureError if it cannot be written.
         """
         path = self._path
         reach("ledger-due")
@@ -71,7 +72,7 @@ def render(state: ResearchState) -> str:
 
 
 def _rows_of(path: Path, state: ResearchState) -> int | None:
-    """How many rows the file has, a torn one cut off; None if it is not the beginning of our ledger."""
+    """How many rows the file has, after removing a torn one; None if it is not a prefix of our ledger."""
     if path.is_symlink() or not path.is_file():
         return None
     with path.open("r+b") as file:
@@ -119,7 +120,7 @@ def _row(experiment: Experiment) -> tuple[str, ...]:
 def _memory_gb(experiment: Experiment) -> str:
     outcome = experiment.outcome
     megabytes = outcome.claim.peak_vram_mb if outcome else None
-    # The claim is the run's own word: it may be any float there is.
+    # The claim is the run's own: it may be any float.
     if megabytes is None or not math.isfinite(megabytes) or not 0 < megabytes < 1e9:
         return ""
     return f"{megabytes / 1024:.1f}"

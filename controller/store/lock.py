@@ -1,4 +1,4 @@
-"""Who writes to a home: at most one process at a time."""
+"""The lock of a home: at most one process writes to it at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from controller.files import make_folder
 
 
 class HomeLock:
-    """Held by the one process that writes to a home. The kernel lets go of it when that process dies."""
+    """Held by the one process that writes to a home. The kernel releases it when that process dies."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -39,7 +39,7 @@ class HomeLock:
                 f"The home {self._home} is in use by {owner}; stop that one or choose another --home."
             ) from error
         self._descriptor = descriptor
-        with contextlib.suppress(OSError):  # the words for others do not fit on a full disk; the lock holds
+        with contextlib.suppress(OSError):  # on a full disk the owner is not recorded; the lock holds
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return self
@@ -68,7 +68,7 @@ def home_in_use(home: Path) -> bool:
 
 
 def home_owner(home: Path) -> int | None:
-    """Process that took the home's lock last, if it could write that down."""
+    """The process that last took the home's lock, if it could record that."""
     try:
         with (home / "lock").open("rb") as file:
             found = re.match(rb"process (\d+) ", file.read(200))
@@ -78,8 +78,8 @@ def home_owner(home: Path) -> int | None:
 
 
 def not_writable(home: Path, error: OSError) -> UserError:
-    """What a person is told whose home cannot be opened for writing."""
+    """The error for a home that cannot be opened for writing."""
     return UserError(
         f"The home {home} cannot be written to ({error.strerror}); "
-        "choose another --home or mend its permissions."
+        "choose another --home or fix its permissions."
     )

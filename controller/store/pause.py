@@ -1,7 +1,7 @@
-"""What a person asked the loop to do, left in the home: `glovebox pause` and `glovebox continue`.
+"""A person's request to pause or go on, stored in the home: `glovebox pause` and `glovebox continue`.
 
-A file and not a signal: it can be left by any process that may write to the home, it says who and why, and it
-is still there after a restart. What came of it is in the journal, as Paused and Resumed.
+A file, not a signal: any process that may write to the home can create it, it says who asked and why, and it
+survives a restart. The loop journals the result as Paused and Resumed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from controller.core.untrusted import clean_line
 from controller.files import write_atomic
 
 NAME = "pause.json"
-GO_ON = Wish(paused=False)
+NO_PAUSE = Wish(paused=False)
 _LONGEST = 4096
 
 
 def read(home: Path) -> Wish:
-    """The last wish; to go on if there is none that can be read."""
+    """The last request; NO_PAUSE if there is none that can be read."""
     try:
         with (home / NAME).open("rb") as file:
             told = json.loads(file.read(_LONGEST))
@@ -34,25 +34,25 @@ def read(home: Path) -> Wish:
         at = dt.datetime.fromisoformat(told["at"]).astimezone(dt.UTC)
         return Wish(told["paused"] is True, by, reason, at)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return GO_ON
+        return NO_PAUSE
 
 
-def leave(home: Path, *, paused: bool, reason: str = "") -> None:
-    """Replace the last wish. Raises UserError if the home does not take it."""
+def write(home: Path, *, paused: bool, reason: str = "") -> None:
+    """Replace the last request. Raises UserError if it cannot be written."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
     told = {"paused": paused, "by": _who(), "reason": clean_line(reason), "at": now}
     try:
         write_atomic(home / NAME, json.dumps(told).encode("ascii") + b"\n")
     except OSError as error:
         if not paused:
-            with contextlib.suppress(OSError):  # a full disk: no wish says to go on, too
+            with contextlib.suppress(OSError):  # a full disk: no file means go on, too
                 (home / NAME).unlink(missing_ok=True)
                 return
         raise UserError(f"{home / NAME} cannot be written: {error.strerror}.") from error
 
 
 def _who() -> str:
-    """The account and the machine or container it is on."""
+    """The account and its machine or container, as user@host."""
     try:
         account = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # in a container
@@ -61,7 +61,7 @@ def _who() -> str:
 
 
 class HomeSurroundings:
-    """Implements `ports.Surroundings` for one home, and for the engine's folder where it can be seen."""
+    """Implements `ports.Surroundings` for one home and, where visible, the engine's folder."""
 
     def __init__(self, home: Path, min_free_bytes: int, engine_root: Path | None = None) -> None:
         self._home = home
@@ -77,7 +77,7 @@ class HomeSurroundings:
         for folder in self._folders:
             try:
                 free = shutil.disk_usage(folder).free
-            except OSError:  # the engine's, from inside a container
+            except OSError:  # the engine's folder is not visible from inside a container
                 continue
             if free < needed:
                 return (

@@ -1,8 +1,8 @@
-"""The research git repository. Its history is the frontier's line: the base, then winning commits only.
+"""The research git repository. Its history is linear: the base, then winning commits only.
 
-Commits are made with git's plumbing, from text the journal vouches for. The work tree is written for people
-and never read, so nothing that lies in it (attributes, filters, submodules, ignore files) can change what is
-committed. Nor does git read configuration: see `sealed_git`.
+Commits are made with git's plumbing commands, from text that the journal vouches for. The work tree is
+written for people and never read, so nothing in it (attributes, filters, submodules, ignore files) can change
+what is committed. Git reads no configuration either: see `sealed_git`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from controller.store.sealed_git import SealedGit
 _TAG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOTHING = "0" * 40
-#: Left by a git that was killed, or by us. Whoever holds the home's lock is alone with the repository.
+#: Left behind by a killed git, or by us. The holder of the home's lock is the repository's only user.
 _STALE = ("index.lock", "HEAD.lock", "refs/heads/**/*.lock", f".*{PARTIAL}")
 
 
 class GitRepository:
-    """Implements `ports.Repository`. `tag` names the effort's branch; `begin` sets it, too.
+    """Implements `ports.Repository`. `tag` names the effort's branch; `begin` sets it as well.
 
     Every method raises InfrastructureError if git or the disk fails.
     """
 
     def __init__(self, path: Path, tag: str | None = None) -> None:
-        """Raises UserError for a tag that is no branch name, NotReady if git is not installed."""
+        """Raises UserError for a tag that is not a valid branch name, NotReady if git is not installed."""
         self._path = path
         self._branch = _branch(tag) if tag is not None else None
         self._git = SealedGit(path)
@@ -44,7 +44,7 @@ class GitRepository:
     def begin(self, tag: str, files: Mapping[str, str]) -> str:
         """Create the branch with `files` as its first commit and return that commit.
 
-        Doing it twice gives the same commit. Raises UserError if the branch began with other files.
+        Idempotent. Raises UserError if the branch began with other files.
         """
         self._branch = _branch(tag)
         self._initialise()
@@ -82,7 +82,7 @@ class GitRepository:
     def commit(self, train_py: str, message: str, trailers: Mapping[str, str]) -> str:
         """Commit a kept train.py on top of the branch and return the full hash.
 
-        Doing it twice for one `Experiment` trailer returns the same commit.
+        Idempotent for each `Experiment` trailer.
         """
         head = self.head()
         if (commit := self._committed(head, trailers["Experiment"])) is not None:
@@ -98,7 +98,7 @@ class GitRepository:
         return commit
 
     def reset(self) -> None:
-        """Work tree and index are exactly the head of the branch afterwards, whatever they were before."""
+        """Make the work tree and the index match the head of the branch exactly."""
         try:
             for pattern in _STALE:
                 for stale in (self._path / ".git").glob(pattern):
@@ -128,31 +128,31 @@ class GitRepository:
         return merged.decode("utf-8", "surrogatepass") if merged == again else None
 
     def history(self) -> list[tuple[str, dict[str, str]]]:
-        """(commit, its trailers) of the whole branch, the base first."""
+        """(commit, its trailers) for the whole branch, base first."""
         return self._log(self.head())[::-1]
 
     def damage(self) -> str:
-        """What git finds wrong with its own objects; empty if nothing."""
+        """What `git fsck` complains about; empty if nothing."""
         try:
             head = self._resolve(self._reference)
             options = ("--full", "--strict", "--no-dangling", "--no-progress")
-            # From git 2.50 on it finds fault with references that lie behind a link.
+            # From git 2.50 on, fsck complains about references behind a symlink.
             self._git.run("fsck", *options, *([head] if head else []), references=False)
         except InfrastructureError as error:
             return str(error)
         return ""
 
     def files(self, commit: str) -> dict[str, str]:
-        """Name to blob of every file of a commit. Raises VerificationFailed if it is no commit of ours."""
+        """{name: blob} of every file of a commit. Raises VerificationFailed if it is not one of ours."""
         if not _COMMIT.fullmatch(commit) or self._resolve(f"{commit}^{{commit}}") is None:
-            raise VerificationFailed(f"{clean_line(commit)!r} is no commit of {self._path}")
+            raise VerificationFailed(f"{clean_line(commit)!r} is not a commit of {self._path}")
         files = {}
         listing = self._git.run("ls-tree", "-r", "-z", "--full-tree", commit).decode("utf-8")
         for line in listing.split("\0")[:-1]:
             (mode, _, blob), name = line.split("\t", 1)[0].split(" "), line.split("\t", 1)[1]
             if mode != "100644" or "/" in name:
                 raise VerificationFailed(
-                    f"commit {commit[:7]} holds {clean_line(name)!r}, which is no plain file"
+                    f"commit {commit[:7]} holds {clean_line(name)!r}, which is not a plain file"
                 )
             files[name] = blob
         return files
@@ -167,7 +167,7 @@ class GitRepository:
         return self._branch
 
     def _initialise(self) -> None:
-        """Also finishes what was begun when we were killed."""
+        """Idempotent: also completes an initialisation that was cut short."""
         try:
             make_folder(self._path)
             self._git.initialise(self._reference)
@@ -175,12 +175,12 @@ class GitRepository:
             raise UserError(f"{self._path} cannot be created: {error.strerror}.") from error
 
     def _store(self, text: str) -> str:
-        """Write a blob, byte for byte; return its hash."""
+        """Write a blob, byte for byte; returns its hash."""
         with _as_input(text) as file:
             return self._made("hash-object", "-w", "--no-filters", "--stdin", stdin=file)
 
     def _tree(self, blobs: Mapping[str, str]) -> str:
-        """Write a tree of plain files in an index of its own; return its hash."""
+        """Write a tree of plain files through a temporary index; returns its hash."""
         with tempfile.TemporaryDirectory() as folder:
             index = Path(folder) / "index"
             entries = [("--cacheinfo", f"100644,{blob},{name}") for name, blob in blobs.items()]
@@ -193,13 +193,13 @@ class GitRepository:
             return self._made("commit-tree", tree, *parents, "-F", "-", stdin=file)
 
     def _made(self, *arguments: str, stdin: BinaryIO | None = None, index: Path | None = None) -> str:
-        """Hash of the object that git was told to write, durably."""
+        """Have git write an object, durably; returns its hash."""
         name = self._git.run(*arguments, stdin=stdin, index=index).decode().strip()
         with _disk(self._path):
             return self._git.sync_object(name)
 
     def _move(self, commit: str, before: str) -> None:
-        """Have the branch end at another commit, durably."""
+        """Move the branch to another commit, durably."""
         self._git.run("update-ref", self._reference, commit, before)
         with _disk(self._path):
             self._git.sync_reference(self._reference)
@@ -209,10 +209,10 @@ class GitRepository:
         return found.decode().strip() or None
 
     def _committed(self, head: str, experiment: str) -> str | None:
-        """The commit of an experiment, if it was made already."""
+        """The commit of an experiment, if there is one already."""
         (_, newest), *_ = self._log(head, "--no-walk")
         if "Experiment" in newest and _number(newest["Experiment"]) < _number(experiment):
-            return None  # the usual case, at the same cost however many commits there are
+            return None  # the usual case, in constant time
         found = (commit for commit, known in self._log(head) if known.get("Experiment") == experiment)
         return next(found, None)
 
@@ -225,7 +225,7 @@ class GitRepository:
 
 @contextmanager
 def _as_input(text: str) -> Iterator[BinaryIO]:
-    """A file that git reads `text` from; an argument would go by the locale's encoding."""
+    """A file for git to read `text` from; an argument would use the locale's encoding."""
     with tempfile.TemporaryFile() as file:
         file.write(text.encode("utf-8"))
         file.seek(0)
@@ -234,7 +234,7 @@ def _as_input(text: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Raises InfrastructureError if the disk fails in here."""
+    """Turns an OSError in the block into InfrastructureError."""
     try:
         yield
     except OSError as error:
@@ -244,26 +244,26 @@ def _disk(path: Path) -> Iterator[None]:
 def _branch(tag: str) -> str:
     if not _TAG.fullmatch(tag) or tag.endswith(".lock"):
         raise UserError(
-            f"The tag {clean_line(tag, 60)!r} is no branch name; "
+            f"The tag {clean_line(tag, 60)!r} is not a valid branch name; "
             "use up to 100 letters, digits, '-', '_' and '.'."
         )
     return f"refs/heads/autoresearch/{tag}"
 
 
 def _trailers(message: str) -> dict[str, str]:
-    """The `Key: value` lines of a message's last paragraph; its subject is never one of them."""
+    """The `Key: value` lines of a message's last paragraph, unless that is the subject."""
     _, separator, paragraph = message.rstrip("\n").rpartition("\n\n")
     lines = paragraph.split("\n") if separator else []
     return dict(line.split(": ", 1) for line in lines if ": " in line)
 
 
 def _number(experiment: str) -> int:
-    """Experiments are committed in their order; what is no number could stand anywhere."""
+    """The experiment's number; -1, out of order, for anything else."""
     return int(experiment) if experiment.isdecimal() else -1
 
 
 def _write_work_tree(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Apart from .git, `folder` holds exactly `files` afterwards. Symlinks are removed, never followed."""
+    """Make `folder`, apart from .git, hold exactly `files`. Symlinks are removed, never followed."""
     for entry in folder.iterdir():
         if entry.name != ".git" and not _is_plain(entry, files.get(entry.name)):
             if entry.is_dir() and not entry.is_symlink():

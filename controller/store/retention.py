@@ -1,8 +1,8 @@
-"""Keeps run logs and the texts of model calls within limits: the oldest go first, and the journal says so.
+"""Retention: keeps run logs and the texts of model calls within limits, oldest removed first, on record.
 
-The journal names the hash of everything it ever referred to and is never cut, so the chain stays whole and
-`verify` tells what was removed on record from what is missing. What a kept experiment ran is never removed,
-neither its log, nor any text that another line of the journal names.
+The journal holds the hash of everything it ever referred to and is never truncated, so the chain stays intact
+and `verify` can tell what was removed on record from what is missing. The train.py and log of a kept
+experiment, and any text that another line of the journal refers to, are never removed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from controller.store.runs import Runs
 
 _CALL = b'"event":"api_'
 _BLOB = re.compile(rb'"([0-9a-f]{64})"')
-#: Down to this share of the limit, so that not every experiment has something to remove.
+#: Prune down to this share of the limit, so that not every experiment triggers pruning.
 _LEAVE = 0.9
 
 
-class StorageConfig(BaseModel):
-    """How much of what only people read is kept. Null: all of it."""
+class RetentionConfig(BaseModel):
+    """Retention limits for data that only people read. Null: keep everything."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,22 +41,22 @@ class StorageConfig(BaseModel):
     """Requests to language models and their replies; the oldest are removed first."""
 
 
-class Storage:
-    """Looks at the files of one home when the state says that they may be too much, and only then.
+class Retention:
+    """Measures the files of one home once the state says that they may exceed a limit, not before.
 
-    The first look of a process is at all of them, or at the whole journal; from then on at what is new.
+    The first measurement of a process reads all of them, or the whole journal; later ones only what is new.
     """
 
-    def __init__(self, home: Path, config: StorageConfig) -> None:
+    def __init__(self, home: Path, config: RetentionConfig) -> None:
         self._home = home
-        self._logs, self._calls = _Held(config.log_bytes), _Held(config.call_bytes)
+        self._logs, self._calls = _SizeQueue(config.log_bytes), _SizeQueue(config.call_bytes)
         self._experiments = self._without_logs = self._read = 0
 
     def prune(self, state: ResearchState, record: Callable[[AnyEvent], Record]) -> None:
-        """Remove what is too much, after `record` has taken it down. Raises InfrastructureError.
+        """Remove what exceeds the limits, after `record` has journalled it. Raises InfrastructureError.
 
-        To be called once before the next experiment is proposed: the last process may have died between its
-        record and the deed.
+        Call this before the next experiment is proposed: the last process may have died after recording a
+        removal and before carrying it out.
         """
         try:
             if state.removing is not None:
@@ -68,11 +68,11 @@ class Storage:
                 self._measure_texts(state)
                 self._take(self._calls, "calls", state, record)
         except OSError as error:
-            raise InfrastructureError(f"{self._home} cannot be tidied up: {error.strerror}.") from error
+            raise InfrastructureError(f"{self._home} cannot be pruned: {error.strerror}.") from error
 
     def _take(
         self,
-        held: _Held,
+        held: _SizeQueue,
         what: Literal["logs", "calls"],
         state: ResearchState,
         record: Callable[[AnyEvent], Record],
@@ -111,7 +111,7 @@ class Storage:
         self._without_logs = before
 
     def _remove_texts(self, before: int) -> None:
-        """Of calls with a lower number, except what another line of the journal names, too."""
+        """Remove the texts of calls below `before`, except those that other lines of the journal refer to."""
         doomed = {name for line in self._lines(0) for call, name in _texts(line) if call < before}
         for line in self._lines(0):
             if not any(call < before for call, _ in _texts(line)):
@@ -120,7 +120,7 @@ class Storage:
             blob_path(self._home, name).unlink(missing_ok=True)
 
     def _lines(self, begin: int) -> Iterator[bytes]:
-        """Whole lines of the journal from a byte on; another thread may be writing the next one."""
+        """Complete lines of the journal from byte `begin` on; another thread may be writing the next one."""
         with (self._home / NAME).open("rb") as file:
             file.seek(begin)
             yield from (line for line in file if line.endswith(b"\n"))
@@ -130,7 +130,7 @@ class Storage:
         return folder / "run.log", folder / worker_log.NAME
 
 
-class _Held:
+class _SizeQueue:
     """Sizes by number, oldest first, and their sum."""
 
     def __init__(self, limit: int | None) -> None:
@@ -143,11 +143,11 @@ class _Held:
         self._total += size
 
     def overfull(self, size: int) -> bool:
-        """True if so many bytes would be too much."""
+        """True if `size` bytes exceed the limit."""
         return self._limit is not None and size > self._limit
 
     def take_oldest(self) -> tuple[int, int] | None:
-        """Take out what is too much: (number of the first that stays, bytes taken); None if all fits."""
+        """Take out what exceeds the limit: (first number that stays, bytes taken); None if all fits."""
         if self._limit is None or not self.overfull(self._total):
             return None
         before, held = 0, self._total
@@ -159,7 +159,7 @@ class _Held:
 
 
 def _texts(line: bytes) -> list[tuple[int, str]]:
-    """(call, blob) of the request or reply that a line of the journal stands for."""
+    """(call, blob) of the request or reply that a line of the journal records."""
     if _CALL not in line:
         return []
     content = json.loads(line)

@@ -1,4 +1,4 @@
-"""run.log while it is being written: bounded in size, whatever the run prints."""
+"""run.log while it is written: its size is bounded, whatever the run prints."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from controller.files import drop_link, sync_folder
 
 
 class RunLog:
-    """Keeps the first and the last bytes of a stream in a file, with one line between that counts the rest.
+    """Keeps the first and the last bytes of a stream in a file, with a line between that counts the rest.
 
     The file can be followed with `tail -f` while it grows. It never holds more than head + 2 * tail bytes:
-    at that size its middle is cut out in place. Memory stays flat. Writing may happen in another thread.
+    at that size its middle is removed in place. Memory use is constant. Other threads may write.
     """
 
     def __init__(self, path: Path, *, head_bytes: int, tail_bytes: int) -> None:
-        """Replaces what is at `path`, a link too. Raises OSError."""
+        """Replaces whatever is at `path`, even a link. Raises OSError."""
         drop_link(path)
         self._head, self._tail = head_bytes, tail_bytes
         self._lock = threading.Lock()
@@ -26,14 +26,14 @@ class RunLog:
         sync_folder(path.parent)
         self._size = 0
         self.total = 0
-        """Bytes written so far, those cut out included."""
+        """Bytes written so far, removed ones included."""
         self.failure: OSError | None = None
-        """Why the file could not be written, a full disk for instance."""
+        """Why the file could not be written: a full disk, for instance."""
 
     def write(self, block: bytes) -> None:
-        """Append, with NUL as `?`: for one NUL grep takes the file for binary and shows no line of it.
+        """Append, with NUL replaced by `?`: a single NUL makes grep treat the file as binary.
 
-        Never raises: a reader thread has nobody to raise to.
+        Never raises: nobody would catch it in a reader thread.
         """
         block = block.replace(b"\0", b"?")
         with self._lock:
@@ -48,7 +48,7 @@ class RunLog:
                 self.failure = error
 
     def close(self) -> None:
-        """Cut to the final size and make it durable; what is written later is dropped. Never raises."""
+        """Cut to the final size and make it durable; later writes are dropped. Never raises."""
         with self._lock:
             if self._file.closed:
                 return

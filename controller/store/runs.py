@@ -1,7 +1,7 @@
-"""runs/000042/: one experiment, for people: train.py as it ran, change.diff, run.log, experiment.json.
+"""runs/000042/: one experiment for people to read: train.py as run, change.diff, run.log, experiment.json.
 
-A projection of the journal, except run.log, which the trainer writes while the experiment runs. None of it is
-mounted where an experiment could write to it, and nothing an experiment wrote to its own disk ends up here.
+A projection of the journal, except run.log, which the trainer writes while the experiment runs. No experiment
+can write to any of it, and nothing that an experiment wrote to its own disk ends up here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from controller.failpoints import reach
 from controller.files import make_folder, write_atomic
 from controller.ports import Attempt
 
-#: Enough of a log's end to hold any traceback worth reading.
+#: Enough of a log's end to contain any traceback worth reading.
 _EXCERPT_BYTES = 256 * 1024
 
 
@@ -43,7 +43,7 @@ class Runs:
         )
 
     def write_proposal(self, number: int, *, train_py: str, diff: str) -> None:
-        """Put down what is about to run. Raises InfrastructureError if the disk does not take it."""
+        """Write what is about to run. Raises InfrastructureError if it cannot be written."""
         folder = self.folder(number)
         try:
             make_folder(folder.parent)
@@ -55,9 +55,9 @@ class Runs:
             raise InfrastructureError(f"{folder} cannot be written: {error.strerror}.") from error
 
     def finish(self, experiment: Experiment) -> None:
-        """Close the folder of a decided experiment. Doing it twice changes nothing.
+        """Close the folder of a decided experiment. Idempotent.
 
-        Raises InfrastructureError if the disk does not take it.
+        Raises InfrastructureError if it cannot be written.
         """
         if experiment.outcome is None or experiment.decision is None:
             raise ValueError(f"experiment {experiment.number} is not decided")
@@ -78,11 +78,11 @@ class Runs:
         reach("run-closed")
 
     def is_finished(self, experiment: Experiment) -> bool:
-        """True if `finish` got to its end."""
+        """True if `finish` has completed."""
         return (self.folder(experiment.number) / "experiment.json").is_file()
 
     def excerpt(self, number: int) -> str:
-        """A safe excerpt of run.log for people and LLMs; empty if there is no log."""
+        """A sanitised excerpt of run.log for people and LLMs; empty if there is no log."""
         try:
             with (self.folder(number) / "run.log").open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _EXCERPT_BYTES))
@@ -99,7 +99,7 @@ class Runs:
         *,
         frontier_bpb: float | None = None,
     ) -> None:
-        """End run.log with the controller's own section, once. Raises OSError."""
+        """Append the controller's own section to run.log. Idempotent. Raises OSError."""
         section = summary(outcome, judgement, decision, frontier_bpb=frontier_bpb).encode("utf-8", "replace")
         content = log_path.read_bytes() if log_path.exists() else b""
         if not content.endswith(section):

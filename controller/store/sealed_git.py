@@ -1,9 +1,9 @@
-"""Git that knows nothing but the objects and branches of one repository.
+"""Git restricted to the objects and branches of one repository.
 
-Every call gets a GIT_DIR of its own, made here and gone afterwards, that points at the repository's objects
-and references. What else lies in `.git` is never read: settings and what they include, hooks (which newer
-versions of git take from settings, too), attributes, grafts, commit graphs. Nor is anybody's configuration,
-or what the environment says to git. A list of settings to overrule would have to grow with git.
+Every call gets its own temporary GIT_DIR that points at the repository's objects and references. Nothing else
+in `.git` is read: settings and their includes, hooks (which newer versions of git also take from settings),
+attributes, grafts, commit graphs. Nor is user or system configuration, or git's environment variables. The
+alternative, a list of settings to override, would have to grow with git.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OURS = """\
 	commitGraph = false
 	multiPackIndex = false
 """
-"""A commit is journalled as made, so it must survive a power cut. The last two are caches of objects."""
+"""A commit that is journalled must survive a power cut, hence fsync. The last two are caches of objects."""
 
 _THEIRS = """\
 [core]
@@ -38,7 +38,7 @@ _THEIRS = """\
 	bare = false
 	logallrefupdates = true
 """
-"""What a person's git finds in a new repository."""
+"""The configuration that a person's git finds in a new repository."""
 
 _IDENTITY = {
     f"GIT_{role}_{part}": value
@@ -57,7 +57,7 @@ class SealedGit:
             raise NotReady("git is not installed; install it, for instance with `apt-get install git`.")
 
     def initialise(self, reference: str) -> None:
-        """Make the repository, or what is missing of it. Raises OSError."""
+        """Create the repository, or what is missing of it. Raises OSError."""
         for folder in (self._theirs / "objects", (self._theirs / reference).parent):
             make_folder(folder)
         if not (self._theirs / "config").exists():
@@ -65,15 +65,15 @@ class SealedGit:
         self.point_head(reference)
 
     def point_head(self, reference: str) -> None:
-        """Have HEAD, by which a person's git goes, name a branch. Raises OSError."""
+        """Point HEAD, which a person's git uses, at a branch. Raises OSError."""
         head, wanted = self._theirs / "HEAD", f"ref: {reference}\n".encode()
         if head.is_symlink() or not head.is_file() or head.read_bytes() != wanted:
             write_atomic(head, wanted)
 
     def sync_object(self, name: str) -> str:
-        """Make the name of an object durable, as git does its content; return it. Raises OSError."""
+        """Make the name of an object durable, as git does for its content; returns it. Raises OSError."""
         folder = self._theirs / "objects" / name[:2]
-        if folder.is_dir():  # a person's gc may have put an older one of the same content into a pack
+        if folder.is_dir():  # a person's `git gc` may have packed an older copy
             sync_folder(folder)
             sync_folder(folder.parent)
         return name
@@ -90,14 +90,14 @@ class SealedGit:
         references: bool = True,
         status: tuple[int, ...] = (0,),
     ) -> bytes:
-        """What git prints. `index` is used in the place of the repository's own; without `references` it
-        sees no branch.
+        """Run git; returns its output. `index` replaces the repository's own; without `references`,
+        git sees no branches.
 
-        Raises InfrastructureError if git ends with a status that is not among those, or cannot be run.
+        Raises InfrastructureError if git cannot be run or its exit status is not in `status`.
         """
-        import git  # needs git itself, and is slow to load
+        import git  # needs git, and is slow to import
 
-        # GitPython can only add variables for its children.
+        # GitPython can only add environment variables, not remove any.
         unset = (f"--unset={name}" for name in os.environ if name.startswith("GIT_"))
         try:
             with self._view(references) as folder:
@@ -127,14 +127,14 @@ class SealedGit:
 
     @contextmanager
     def _view(self, references: bool) -> Iterator[str]:
-        """A GIT_DIR with our settings and perhaps the repository's branches."""
+        """A temporary GIT_DIR with our settings and, if asked for, the repository's branches."""
         with tempfile.TemporaryDirectory(prefix="glovebox-git-") as folder:
             view = Path(folder)
             (view / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
             (view / "config").write_text(_OURS, encoding="utf-8")
             if references:
                 (view / "refs").symlink_to(self._theirs / "refs")
-                with suppress(FileNotFoundError):  # a person's gc makes one
+                with suppress(FileNotFoundError):  # a person's `git gc` creates one
                     shutil.copyfile(self._theirs / "packed-refs", view / "packed-refs")
             else:
                 (view / "refs").mkdir()
@@ -151,7 +151,7 @@ class SealedGit:
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_TERMINAL_PROMPT": "0",
-            "HOME": folder,  # where a ~/.gitconfig would be, and below
+            "HOME": folder,  # no ~/.gitconfig there
             "XDG_CONFIG_HOME": folder,
         }
         return [f"{name}={value}" for name, value in ours.items()]

@@ -1,9 +1,9 @@
-"""Where the effort of a home stands, without reading every line of its journal again.
+"""The state of a home's effort, without replaying its whole journal.
 
-`snapshot.json` is a projection: what `fold` gave up to one line, and where in audit.jsonl each experiment
-begins. It counts only if the journal up to that line is byte for byte what it was and the same code folds it;
-otherwise the journal is read from its beginning. Finished experiments are read from the journal when somebody
-asks for them, so neither a start nor the memory grows with their number. docs/decisions/snapshot.md says why.
+`snapshot.json` is a projection: the result of `fold` up to one line, and where in audit.jsonl each experiment
+begins. It is valid only if the journal up to that line is unchanged byte for byte and the same code folds it;
+otherwise the journal is replayed from its start. Finished experiments are read from the journal on demand, so
+neither start-up time nor memory grows with their number. docs/decisions/snapshot.md says why.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from controller.core.events import (
     SessionStarted,
 )
 from controller.core.experiment import Experiment
-from controller.core.sequences import Growing
+from controller.core.sequences import AppendOnly
 from controller.core.state import ResearchState, apply
 from controller.failpoints import reach
 from controller.files import write_atomic
 from controller.store.journal import BEGINNING, NAME, Position, read_from, read_lines
 
 SNAPSHOT = "snapshot.json"
-#: Experiments between two snapshots; at least so many stay in memory.
+#: Experiments between two snapshots; at least this many stay in memory.
 EVERY = 200
 _CHUNK = 1024**2
 
 
-class _Prefix:
-    """Hashes ever longer beginnings of a file, each byte once."""
+class _PrefixHash:
+    """Hashes longer and longer prefixes of a file, each byte once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._digest, self._size = hashlib.sha256(), 0
 
     def sha256(self, size: int) -> str:
-        """Of the first `size` bytes, or of all if there are fewer; never fewer than the last time.
+        """Hash of the first `size` bytes, or of all if there are fewer; `size` must never decrease.
 
         Raises OSError.
         """
@@ -67,7 +67,7 @@ class _Prefix:
 
 @dataclass
 class Archive:
-    """Finds what the journal says of one experiment. Safe to read from any thread."""
+    """Finds the journal's lines about one experiment. Thread-safe to read."""
 
     home: Path
     position: Position = BEGINNING
@@ -79,16 +79,16 @@ class Archive:
     proposals: dict[int, int] = field(default_factory=dict)
     """By the number of one that is not an experiment yet: where the question for it begins."""
     sessions: list[int] = field(default_factory=list)
-    """The same of every SessionStarted."""
+    """The same for every SessionStarted."""
     stored: int = 0
-    """How many experiments the snapshot on the disk knows."""
+    """How many experiments the snapshot on disk covers."""
 
     def __post_init__(self) -> None:
-        self.prefix = _Prefix(self.home / NAME)
+        self.prefix = _PrefixHash(self.home / NAME)
         self._forgotten = 0
 
     def follow(self) -> Iterator[Record]:
-        """What was added since the last call. Raises VerificationFailed at a broken link."""
+        """The records added since the last call. Raises VerificationFailed if the chain is broken."""
         for record, end in read_from(self.home, self.position):
             self._index(record, self.position.offset, end.offset)
             self.position = end
@@ -125,7 +125,7 @@ class Archive:
         proposal = next(
             r.data.proposal for r in lines if isinstance(r.data, ExperimentOpened) and r.experiment == number
         )
-        state = ResearchState(experiments=Growing(first=number), next_proposal=proposal)
+        state = ResearchState(experiments=AppendOnly(first=number), next_proposal=proposal)
         for record in lines:
             event = record.data
             of_proposal = isinstance(
@@ -136,8 +136,8 @@ class Archive:
         return state.experiments[number]
 
     def forget(self, state: ResearchState) -> None:
-        """Keep the latest experiments of a state in memory only; the open one is always among them."""
-        # Now and then: dropping them one by one would copy the rest each time.
+        """Drop all but the latest experiments of a state from memory; the open one always stays."""
+        # Only now and then: dropping them one at a time would copy the rest each time.
         if state.next_number >= self._forgotten + 2 * EVERY:
             oldest = state.open[0].number if state.open else state.next_number
             self._forgotten = min(len(self.experiments), oldest, state.next_number - EVERY)
@@ -171,7 +171,7 @@ _STORED = TypeAdapter(_Stored)
 
 
 def standing(home: Path) -> tuple[ResearchState, Archive]:
-    """Where an effort stands and where its past is. Reads only; raises VerificationFailed, OSError."""
+    """The state of an effort, and its archive. Read-only; raises VerificationFailed, OSError."""
     state, archive = _load(home)
     for record in archive.follow():
         apply(state, record)
@@ -180,14 +180,14 @@ def standing(home: Path) -> tuple[ResearchState, Archive]:
 
 
 def contradicts(home: Path, state: ResearchState, archive: Archive) -> bool:
-    """True if `standing` tells something else than the whole journal, which `state` and `archive` came from.
+    """True if `standing` disagrees with the whole journal, from which `state` and `archive` were built.
 
-    A snapshot is vouched for by a hash over itself, and anybody can make one. Raises OSError.
+    A snapshot is protected only by a hash of itself, which anybody can forge. Raises OSError.
     """
     try:
         told, found = standing(home)
     except (VerificationFailed, LookupError, ValueError):
-        return True  # the journal alone did not raise
+        return True  # replaying the journal did not raise
     if found.position != archive.position:
         return False  # a controller is at work, and this one saw more of what it did
     places = all(
@@ -202,16 +202,16 @@ def contradicts(home: Path, state: ResearchState, archive: Archive) -> bool:
 
 
 class Snapshot:
-    """Writes the snapshot of one home, as its loop goes on from what `standing` gave."""
+    """Writes the snapshots of one home while its loop runs."""
 
     def __init__(self, home: Path, archive: Archive) -> None:
         self._path = home / SNAPSHOT
         self._archive = archive
 
     def publish(self, state: ResearchState) -> None:
-        """Write a snapshot if the last one is old. The state must stand at the journal's last line.
+        """Write a snapshot if the last one is old. The state must include the journal's last line.
 
-        Raises InfrastructureError if the disk does not take it.
+        Raises InfrastructureError if it cannot be written.
         """
         archive = self._archive
         if state.next_number < archive.stored + EVERY:
@@ -240,7 +240,7 @@ class Snapshot:
 
 
 def _load(home: Path) -> tuple[ResearchState, Archive]:
-    """What the snapshot holds if it can be believed; the beginning otherwise."""
+    """The content of the snapshot if it is valid; an empty state otherwise."""
     nothing = ResearchState(), Archive(home)
     try:
         digest, _, content = (home / SNAPSHOT).read_bytes().partition(b"\n")
@@ -257,14 +257,14 @@ def _load(home: Path) -> tuple[ResearchState, Archive]:
         return nothing
     taken = [slot.experiment for slot in stored.state.slots.values() if slot.experiment is not None]
     latest = max(min([known - 1, *taken]), 0)
-    stored.state.experiments = Growing(map(archive.experiment, range(latest, known)), first=latest)
+    stored.state.experiments = AppendOnly(map(archive.experiment, range(latest, known)), first=latest)
     stored.state.experiments.forget(latest, archive.experiment)
     return stored.state, archive
 
 
 @cache
 def _fingerprint() -> str:
-    """Changes with everything that decides what a journal adds up to."""
+    """Changes with all code that affects the result of folding a journal."""
     digest = hashlib.sha256()
     core = Path(__file__).parents[1] / "core"
     for path in (Path(__file__), *sorted(core.rglob("*.py"))):

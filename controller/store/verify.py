@@ -1,8 +1,8 @@
-"""`glovebox verify`: do journal, blobs, git, ledger and runs tell one story? Offline, read-only.
+"""`glovebox verify`: do journal, blobs, git, ledger and runs agree? Offline, read-only.
 
-The hash chain shows that no line of the journal was changed. That its end was not cut off shows in git, whose
-kept commits name the journal's head of their time. That verdicts follow from scores is computed again.
-Somebody who rewrites all of it together is not found; keep the head hash elsewhere if that matters.
+The hash chain shows that no line of the journal was changed. Git shows that its end was not cut off: kept
+commits name the journal's head of their time. Verdicts are recomputed from scores. A consistent rewrite of
+everything is not detected; keep the head hash elsewhere if that matters.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from controller.store.snapshot import SNAPSHOT, Archive, contradicts
 
 _PROBLEM_CHARACTERS = 1000
 _ROUNDING_USD = 1e-6
-"""Sums of money are not exact to the last bit."""
+"""Floating-point sums of money are not exact."""
 
 
 @dataclass
 class _Pass:
-    """What one pass over the journal finds, line by line; its memory does not grow with the experiments."""
+    """One pass over the journal, line by line; its memory does not grow with the experiments."""
 
     home: Path
     pinned: str | None
-    """A head somebody kept elsewhere; None: nobody did."""
+    """A head that was kept elsewhere; None: there is none."""
     problems: list[str] = field(default_factory=list)
     state: ResearchState = field(default_factory=ResearchState)
     archive: Archive = field(init=False)
@@ -61,7 +61,7 @@ class _Pass:
         self.archive = Archive(self.home)
 
     def read(self) -> None:
-        """Raises VerificationFailed where the chain breaks, ImpossibleHistory where the story does."""
+        """Raises VerificationFailed where the chain breaks, ImpossibleHistory where events contradict."""
         archive = self.archive
         found, pruned = self.pinned is None, _calls_pruned(self.home)
         for record in archive.follow():
@@ -91,12 +91,12 @@ class _Pass:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a verification came to."""
+    """The result of a verification."""
 
     problems: list[str]
     """Every contradiction found, one line each; empty if all agree."""
     state: ResearchState
-    """Where the journal, and nothing else, leaves the effort; up to the first problem if it is broken."""
+    """The state that the journal alone gives; if it is broken, up to the first problem."""
 
 
 def verify(home: Path, pinned: str | None = None) -> list[str]:
@@ -105,9 +105,9 @@ def verify(home: Path, pinned: str | None = None) -> list[str]:
 
 
 def examine(home: Path, pinned: str | None = None) -> Finding:
-    """Hold all that is in a home against each other. Raises NotReady without git.
+    """Check everything in a home against everything else. Raises NotReady without git.
 
-    `pinned` is a hash that the journal once had as its head, kept elsewhere.
+    `pinned` is a former head of the journal that was kept elsewhere.
     """
     told = _Pass(home, pinned)
     problems = [clean_line(problem, _PROBLEM_CHARACTERS) for problem in _problems(told)]
@@ -121,7 +121,7 @@ def _problems(told: _Pass) -> list[str]:
     try:
         told.read()
     except (VerificationFailed, ImpossibleHistory) as error:
-        # What stands after a broken link is anybody's word; comparing more with it would only confuse.
+        # Nothing after a broken link can be trusted; comparing more with it would only confuse.
         return [str(error)]
     at_work = home_lock.home_in_use(home)
     return [
@@ -157,7 +157,7 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
 
 
 def _calls_pruned(home: Path) -> int:
-    """Calls below this number lose their texts on record, further down in the journal."""
+    """The texts of calls below this number are removed on record, later in the journal."""
     pruned = 0
     with (home / journal.NAME).open("rb") as file:
         for line in file:
@@ -195,7 +195,7 @@ def _blobs(event: AnyEvent) -> tuple[str, ...]:
 
 
 def _spend_again(record: Record, state: ResearchState) -> Iterator[str]:
-    """No request was sent that the limits of its session forbade, and none gave money or tokens back."""
+    """No request exceeded the limits of its session, and none has a negative cost or usage."""
     where, event = f"{journal.NAME} line {record.seq + 1}", record.data
     if isinstance(event, ApiRequested):
         spending = state.spending

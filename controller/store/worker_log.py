@@ -1,7 +1,7 @@
-"""worker.log: what the workers of one scoring printed, for a person alone.
+"""worker.log: what the workers of one scoring printed, for people only.
 
-They had seen validation text. No program of ours reads this file, and nothing of it goes into run.log, the
-journal, a view or a prompt: docs/decisions/words-of-a-worker.md.
+The workers had seen validation text. No program of ours reads this file, and none of it goes into run.log,
+the journal, a view or a prompt: docs/decisions/words-of-a-worker.md.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _HEADING = (
 
 
 def write(run_log: Path, outputs: Sequence[bytes]) -> None:
-    """Put the ends of what the workers printed beside run.log, in place of what an earlier scoring left.
+    """Write the ends of the workers' output beside run.log, replacing those of an earlier scoring.
 
-    A disk that does not take it costs the file and nothing else.
+    If it cannot be written, only the file is lost.
     """
     path = run_log.with_name(NAME)
     try:

@@ -1,11 +1,11 @@
-"""`.env`, for the `glovebox` command and for the make targets alike: one reader, so that it means one thing.
+"""`.env`, read in one place for the `glovebox` command and the make targets, so that both agree.
 
     python3 -m controller.system.dotenv NAME...    assignments of those that are set
     python3 -m controller.system.dotenv --service  what the service's containers get
 
-What it accepts, python-dotenv reads the same way; whatever tools disagree about (a dollar, an escape, a value
-over several lines) is an error with its line instead of a guess. Variables of other programs are passed over.
-The standard library alone, from Python 3.8 on: the scripts run it with the machine's own.
+Whatever it accepts, python-dotenv reads the same way; syntax that tools disagree about (a dollar, an escape,
+a multi-line value) is an error with its line number, not a guess. Other programs' variables are ignored. Uses
+only the standard library, from Python 3.8 on: the scripts run it with the system's Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ USAGE = 2  # exit status: usage or configuration
 
 _OURS = ("GLOVEBOX_", "ANTHROPIC_")
 _SECRETS = ("ANTHROPIC_API_KEY", "GLOVEBOX_ANTHROPIC_API_KEY_FILE")
-"""A container gets the key as a file of its own."""
+"""Containers get the key as a separate file."""
 _PATHS = (
     "GLOVEBOX_HOME",
     "GLOVEBOX_WHEELS",
@@ -46,13 +46,13 @@ _REST = re.compile(r"[ \t]*(?:#.*)?")
 
 
 class _Wrong(Exception):
-    """What is wrong with one line."""
+    """A line is invalid; the message says why."""
 
 
 def read(path: Path = FILE) -> dict[str, str]:
-    """Our variables in a `.env`, names in capitals, the last of one name; none if there is no file.
+    """Our variables in a `.env`, names in upper case, the last value of each; empty if there is no file.
 
-    Raises Unreadable with a sentence that names file and line.
+    Raises Unreadable with a sentence that names the file and the line.
     """
     try:
         text = read_text(path)
@@ -96,9 +96,7 @@ def _quoted(written: str) -> str:
     if match is None:
         raise _Wrong(f"the value begins with {mark} and does not end with it; close the quote on this line")
     if _REST.fullmatch(written, match.end()) is None:
-        raise _Wrong(
-            "something stands behind the closing quote; remove it or put all of the value into quotes"
-        )
+        raise _Wrong("there is text after the closing quote; remove it or quote the whole value")
     if mark == '"':
         return re.sub(r"\\(.)", _unescaped, _as_written(match[1]))
     if "\\\\" in match[1] or match[1].endswith("\\"):
@@ -110,25 +108,25 @@ def _quoted(written: str) -> str:
 
 def _unescaped(match: Match[str]) -> str:
     if match[1] not in ('"', "\\"):
-        raise _Wrong(f'in double quotes only \\" and \\\\ are known, not \\{match[1]}; use single quotes')
+        raise _Wrong(f'in double quotes only \\" and \\\\ are allowed, not \\{match[1]}; use single quotes')
     return match[1]
 
 
 def _as_written(value: str) -> str:
     if _FILLED_IN.search(value):
-        raise _Wrong("nothing is filled in for a dollar; write the value out, or put it into single quotes")
+        raise _Wrong("variables are not expanded; write the value out, or put it in single quotes")
     return value
 
 
 def _printable(value: str) -> str:
     for character in value:
         if not character.isprintable():
-            raise _Wrong(f"the value holds the invisible character U+{ord(character):04X}; remove it")
+            raise _Wrong(f"the value contains the invisible character U+{ord(character):04X}; remove it")
     return value
 
 
 def _pass_over(written: str, following: Iterator[str]) -> None:
-    """The value of another program's variable: in quotes it may go on for lines."""
+    """Skip the value of another program's variable; a quoted one may span lines."""
     mark = written[:1]
     if mark in _QUOTED:
         while _QUOTED[mark].match(written) is None:
@@ -141,7 +139,7 @@ def _pass_over(written: str, following: Iterator[str]) -> None:
 
 
 def full_path(value: str) -> str:
-    """A path with `~` filled in. Raises ValueError for a user who does not exist."""
+    """A path with `~` expanded. Raises ValueError for an unknown user."""
     path = os.path.expanduser(value)
     if path.startswith("~"):
         raise ValueError(f"no home folder is known for {value.split('/', maxsplit=1)[0]}")
@@ -149,7 +147,7 @@ def full_path(value: str) -> str:
 
 
 def lookup(name: str, told: dict[str, str]) -> str | None:
-    """What the environment says, else .env, which was `told`; an empty value says nothing."""
+    """The value from the environment, else from .env (`told`); an empty value counts as unset."""
     environment = {known.upper(): value for known, value in os.environ.items() if value}
     value = environment.get(name) or told.get(name)
     if value and name in (*_PATHS, *_FOLDER_OR_WORD):
@@ -158,7 +156,7 @@ def lookup(name: str, told: dict[str, str]) -> str | None:
 
 
 def line(name: str, value: str) -> str:
-    """A line for a `.env` that this reader, too, takes for `value`."""
+    """A `.env` line that this reader reads back as `value`."""
     if "'" in value or "\\\\" in value or value.endswith("\\"):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'{name}="{escaped}"\n'
@@ -174,7 +172,7 @@ def _answer(arguments: list[str]) -> str:
 
 
 def main() -> int:
-    """Print what is asked for, or the sentence about what is wrong."""
+    """Print the variables asked for, or one sentence about what is wrong."""
     try:
         answer = _answer(sys.argv[1:])
     except (Unreadable, ValueError) as error:

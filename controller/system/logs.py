@@ -1,4 +1,4 @@
-"""Operational logs: one JSON object a line."""
+"""Operational logs: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.files import drop_link
 
 
 def configure(stream: TextIO, level: int = logging.INFO) -> None:
-    """Send this process's log to `stream`, from `level` on."""
+    """Send this process's log to `stream`, at `level` and above."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -23,13 +23,13 @@ def configure(stream: TextIO, level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Careful(stream))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _LossyStream(stream))),
         cache_logger_on_first_use=False,
     )
 
 
-class _Careful:
-    """A stream that loses what it cannot write: a collector that went away must not stop the research."""
+class _LossyStream:
+    """A stream that drops what it cannot write: a lost log collector must not stop the research."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -42,7 +42,7 @@ class _Careful:
         except BrokenPipeError:
             self._closed = True
         except (OSError, UnicodeEncodeError):
-            pass  # a full disk, say; the next line may fit again
+            pass  # a full disk, say; the next line may fit
 
     def flush(self) -> None:
         try:
@@ -55,7 +55,7 @@ class _Careful:
 
 
 def stream_of_run(home: Path) -> TextIO:
-    """Where `run` logs to: stdout for a collector; a file if a terminal shows the progress view there."""
+    """Where `run` logs to: stdout for a log collector; a file if stdout is a terminal with the live view."""
     if sys.stdout.isatty():
         drop_link(home / "glovebox.log")
         return (home / "glovebox.log").open("a", encoding="utf-8", buffering=1)

@@ -1,4 +1,4 @@
-"""A person, a service manager or a terminal that is closed asks a command to stop."""
+"""Requests to stop from a person, a service manager or a closed terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from types import FrameType
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set; a second Ctrl-C ends the process at once.
+    """An event set by Ctrl-C, SIGTERM or a closed terminal; a second Ctrl-C ends the process at once.
 
-    Under `nohup`, which has a closed terminal ignored, it stays ignored.
+    Under `nohup`, which ignores SIGHUP, SIGHUP stays ignored.
     """
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Standard streams as a command finds them: closed, made for few letters, with a reader that goes away."""
+"""Make the standard streams usable: some may be closed, limited to ASCII, or lose their reader."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import sys
 
 
 def complete() -> None:
-    """Open to nowhere what our parent closed, so that no file of ours takes the place of stdout or stderr."""
+    """Open /dev/null for streams our parent closed, so that no file of ours becomes stdout or stderr."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (as long as the process)
     if sys.stdout is None:
@@ -26,10 +26,9 @@ def complete() -> None:
 
 
 def accept_any_text() -> None:
-    """Let stdout and stderr take every text: what their encoding lacks is written as an escape, `\\u2192`.
+    """Let stdout and stderr take any text: what their encoding lacks is written as an escape, `\\u2192`.
 
-    It is the encoding of the person's locale, unless PYTHONIOENCODING says otherwise; where the locale says
-    none (C, POSIX), UTF-8.
+    The encoding is the locale's unless PYTHONIOENCODING is set; UTF-8 if the locale has none (C, POSIX).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -46,9 +45,9 @@ def _of_the_locale() -> str:
 
 
 def flush_stdout() -> None:
-    """Write what is left, so that the flush at exit has nothing to complain of. Raises OSError.
+    """Flush what is left, so that the flush at exit cannot fail. Raises OSError.
 
-    Somebody may have piped us into `head`; that is no error.
+    A closed pipe, as of `glovebox log | head`, is not an error.
     """
     try:
         sys.stdout.flush()
@@ -59,5 +58,5 @@ def flush_stdout() -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """True if it is the disk or the device that takes no more, not a file that cannot be opened."""
+    """True if the disk or device is full or failing, rather than a file that cannot be opened."""
     return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)

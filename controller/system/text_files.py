@@ -1,6 +1,6 @@
-"""Text files that a person wrote, from bytes to text: UTF-8, with or without a byte order mark.
+"""Decode text files that a person wrote: UTF-8, with or without a byte order mark.
 
-The standard library alone: the set-up scripts read `.env` with this before anything is installed.
+Uses only the standard library: the set-up scripts read `.env` with this before anything is installed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _NEWLINE = re.compile(rb"\r\n|\r|\n")
 
 
 class Unreadable(Exception):
-    """A file that cannot be read as text. The message names it and, if there is one, the line."""
+    """A file that cannot be read as text. The message names the file and, if known, the line."""
 
 
 def read(path: Path) -> str:
     """The text of a regular file. Raises FileNotFoundError, Unreadable.
 
-    Anything else is refused, not waited for: opening a named pipe blocks until somebody writes to it.
+    Anything else is refused: opening a named pipe, for instance, would block until something writes to it.
     """
     try:
         content = _read_regular(path)
     except FileNotFoundError:
         if path.is_symlink():
-            raise Unreadable(f"{path} is a link that leads nowhere") from None
+            raise Unreadable(f"{path} is a broken link") from None
         raise
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
@@ -54,7 +54,7 @@ def _read_regular(path: Path) -> bytes:
 
 
 def is_text(name: str) -> bool:
-    """False for a name that was made under another encoding: the engine takes names as UTF-8 alone."""
+    """False for a file name in another encoding: the engine takes only UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -69,7 +69,7 @@ def decode(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # Without a byte order mark `utf-8-sig` counts from the same place.
+        # `utf-8-sig` counts positions from after the byte order mark.
         mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
         position = error.start + mark
         line = len(_NEWLINE.split(content[:position]))

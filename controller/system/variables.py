@@ -1,4 +1,4 @@
-"""Variables that look like settings and are none: a limit with a slip of the pen must not be no limit."""
+"""Catches misspelt settings in environment variables: a typo must not silently disable a limit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Collection, Iterable
 
 _PREFIX, _DELIMITER = "glovebox_", "__"
-#: How alike a name and a setting have to be for the one to be meant for the other, 0 to 1.
+#: From this similarity on, 0 to 1, a name counts as a misspelt setting.
 _ALIKE = 0.8
 
 
 def objection(names: Iterable[str], settings: Collection[str]) -> str | None:
     """One sentence about the first variable that was meant to be a setting, or None.
 
-    The make targets have variables of their own (`GLOVEBOX_WHEELS`); what is like no setting and has no
-    section is taken for one of those.
+    The make targets have their own variables (`GLOVEBOX_WHEELS`): a name that resembles no setting and has
+    no section counts as one of those.
     """
     for name in names:
         if not name.lower().startswith(_PREFIX):

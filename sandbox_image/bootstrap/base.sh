@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Prints the name of a base image that the engine has. First choice is the pinned one of a registry; where no registry
-# answers, a minimal Debian (or this Ubuntu) is built with debootstrap from the mirror this machine already uses.
+# Prints the name of a base image that the engine has: the pinned one from a registry or, if no registry answers, a
+# minimal Debian (or this Ubuntu) built with debootstrap from the mirror that this machine already uses.
 #
-# GLOVEBOX_BASE_IMAGE=NAME uses that image; GLOVEBOX_BASE_IMAGE=debootstrap does not ask a registry.
+# GLOVEBOX_BASE_IMAGE=NAME uses that image; GLOVEBOX_BASE_IMAGE=debootstrap skips the registry.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./lib.sh
 
 readonly PINNED=debian:bookworm-slim@sha256:96e378d7e6531ac9a15ad505478fcc2e69f371b10f5cdf87857c4b8188404716
 readonly PULL_SECONDS=120
-readonly REGISTRY_SECONDS=10 # a registry that has not told us about the image by then does not answer
+readonly REGISTRY_SECONDS=10 # after this long, the registry counts as unreachable
 
 known() { docker image inspect "$1" >/dev/null 2>&1; }
 
@@ -18,7 +18,7 @@ pull() {
         timeout "$PULL_SECONDS" docker pull -q "$1" >/dev/null 2>&1
 }
 
-# Debian builds its release 12 (what the pinned image is); an Ubuntu mirror has no Debian, so it builds its own release.
+# Debian builds release 12, as the pinned image; an Ubuntu mirror has no Debian, so Ubuntu builds its own release.
 bootstrap() {
     local id codename suite mirror log
     read -r id codename <<<"$(distribution)"
@@ -46,7 +46,7 @@ bootstrap() {
     tar --numeric-owner -C "$root" -c . | docker import --change 'CMD ["bash"]' - "$base" >/dev/null
 }
 
-# What the official slim images leave out too: documentation, translations and the package cache.
+# As the official slim images: no documentation, translations or package cache.
 slim_down() {
     chroot "$1" apt-get clean
     rm -rf "$1"/var/lib/apt/lists/* "$1"/usr/share/{doc,man,info,locale}/* "$1"/var/log/*.log

@@ -3,7 +3,7 @@
 
 readonly LABEL=glovebox.inputs
 
-# fingerprint WORD FILE...: what an image is made from, as one hash. Folders count with everything in them.
+# fingerprint WORD FILE...: hash of everything an image is built from; folders recursively.
 fingerprint() {
     local word=$1
     shift
@@ -16,7 +16,7 @@ fingerprint() {
 # up_to_date IMAGE FINGERPRINT
 up_to_date() { [ "$(docker image inspect --format "{{index .Config.Labels \"$LABEL\"}}" "$1" 2>/dev/null)" = "$2" ]; }
 
-# A folder, $scratch, that is gone when the script ends.
+# Creates a temporary folder, $scratch, removed when the script ends.
 make_scratch() {
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
@@ -34,7 +34,7 @@ build_image() {
     file=$(ca_bundle) && [ -n "$file" ] && arguments+=(--secret "id=ca,src=$file")
     file=$(pip_config) && [ -n "$file" ] && arguments+=(--secret "id=pip_config,src=$file")
     for name in HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy; do
-        [ -z "${!name:-}" ] || arguments+=(--build-arg "$name") # known to the builder, which keeps them out of the image
+        [ -z "${!name:-}" ] || arguments+=(--build-arg "$name") # predefined in the builder, which keeps them out of the image
     done
     say "building $image on $base; the first time takes a few minutes"
     # The builder called "default" is the engine's own: it sees local images. The host's network needs neither bridge nor NAT.
@@ -46,7 +46,7 @@ build_image() {
     }
 }
 
-# Credentials may be part of an index address, so these travel as a secret and not as build arguments.
+# Index URLs may contain credentials, so these are passed as a secret, not as build arguments.
 pip_environment() {
     local name
     for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT \

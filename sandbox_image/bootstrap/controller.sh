@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the controller's image for the service, glovebox-controller:latest, unless nothing it is made from has changed.
+# Builds the controller's image for the service, glovebox-controller:latest, unless it is up to date.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh

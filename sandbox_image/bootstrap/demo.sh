@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A few minutes of real research in the foreground, in a home of its own: demo.sh HOME
-# Every demo starts from nothing but the prepared data, which it keeps.
+# A few minutes of real research in the foreground, in its own home: demo.sh HOME
+# Every demo starts afresh; only the prepared data is kept.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh
@@ -14,10 +14,10 @@ main() {
         .venv/bin/glovebox reap --home "$home"
         find "$home" -mindepth 1 -maxdepth 1 ! -name data ! -name downloads -exec rm -rf {} +
     fi
-    # At 20 seconds a run, proving each kept score to one position in a thousand would take as long as the run.
+    # With runs of 20 seconds, confirming a kept score to one position in a thousand would take as long as the run.
     export GLOVEBOX_JUDGE__LEAK_FRACTION=0.01
     export GLOVEBOX_PATIENCE__STOP_AFTER=3 # somebody is watching
-    # Who shows something on a busy machine does not want to wait until it is calm: a mark on the run will do.
+    # On a busy machine a demo must not wait for noisy neighbours: a note on the run will do.
     export GLOVEBOX_NOISE__REPEATS=0
     .venv/bin/glovebox prepare --home "$home" --corpus "$(corpus)"
     .venv/bin/glovebox run --home "$home" --experiments 8 --budget "$budget" --agent tuner --tag demo

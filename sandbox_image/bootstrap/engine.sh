@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings up a container engine with buildx and compose: finds it, else installs it from the distribution's own
-# packages, else starts it, else says in one sentence what to do. Second runs only look.
+# Makes sure a container engine with buildx and compose is running: installs it from the distribution's own packages and
+# starts it if necessary, or says in one sentence what to do. Idempotent.
 #
 # GLOVEBOX_TEST_RUNTIMES=1 additionally registers, on an engine that has no configuration of its own, a runtime
 # called "nvidia" that is plain runc (so that the GPU plumbing can be tested without a GPU) and runsc if installed.
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly START_SECONDS=60
 readonly LOG=/var/log/glovebox-dockerd.log
 readonly CONFIG=/etc/docker/daemon.json
-# For tests alone: they run without KVM and on any cgroups, at the price of unenforced memory and process limits.
+# Only for tests: works without KVM and with any cgroups, but does not enforce memory and process limits.
 readonly RUNSC_ARGUMENTS='"--platform=systrap", "--network=none", "--ignore-cgroups"'
 
 engine_answers() { docker version >/dev/null 2>&1; }
@@ -39,7 +39,7 @@ install_engine() {
 }
 
 # Debian 12's own engine is too old for buildx and compose v2. Its successor's packages install on it unchanged; the
-# pin keeps everything else where it is. The sources are those the machine already uses, with the release replaced.
+# pin keeps everything else at its version. The sources are those the machine already uses, with the release replaced.
 add_next_release() {
     local now=$1 next=$2 uri release
     local sources=/etc/apt/sources.list.d/glovebox-$next.sources keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -54,7 +54,7 @@ add_next_release() {
     apt_update
 }
 
-# The engine's rules need address-type matches and masquerading; kernels differ in which of the two iptables can do it.
+# The engine's rules need address-type matches and masquerading; which of the two iptables supports that depends on the kernel.
 choose_iptables() {
     have iptables && have update-alternatives || return 0
     local candidate
@@ -85,7 +85,7 @@ register_test_runtimes() {
     printf '{"runtimes": {"nvidia": {"path": "%s"}%s}}\n' "$(command -v runc)" "$runsc" >"$CONFIG"
 }
 
-# An engine that was killed leaves its number behind, and refuses to start once another process has that number.
+# A killed engine leaves its pid file behind, and refuses to start if another process now has that pid.
 forget_the_dead() {
     rm -f /var/run/docker.pid
     pidof containerd >/dev/null || rm -f /var/run/docker/containerd/containerd.pid
@@ -98,7 +98,7 @@ start_engine() {
         systemctl enable --now docker >/dev/null 2>&1 || true
         wait_for "$START_SECONDS" engine_answers && return
     else
-        # One that is there and does not answer is coming up or going down.
+        # A running engine that does not answer is starting or stopping.
         wait_for "$START_SECONDS" engine_answers_or_is_gone || true
         engine_answers && return
         if ! pidof dockerd >/dev/null; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv: with "run" the controller and its `glovebox` command, with "dev" also everything the tests need.
-# Packages are those of the lock files, by hash. Does nothing if the lock files have not changed.
+# Creates .venv: "run" installs the controller and its `glovebox` command, "dev" also everything the tests need.
+# Packages come from the lock files, by hash. Does nothing if the lock files have not changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Builds the sandbox image as glovebox-sandbox:cpu or :cuda and tags it :latest. Does nothing if what it is made from
-# has not changed.
+# Builds the sandbox image as glovebox-sandbox:cpu or :cuda and tags it :latest. Does nothing if it is up to date.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . bootstrap/lib.sh

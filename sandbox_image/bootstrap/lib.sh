@@ -1,11 +1,11 @@
-# Shared by the bootstrap scripts: one way to speak, one way to stop, one way to install.
+# Shared by the bootstrap scripts: messages, errors and installation of packages.
 # shellcheck shell=bash
 
-readonly NOT_READY=3 # the machine is not ready; the same number as the command line's
+readonly NOT_READY=3 # the machine is not ready; the same exit status as the glovebox command's
 
 say() { printf '%s\n' "glovebox: $*" >&2; }
 
-# One sentence, then out: whoever reads it knows what to do next.
+# Prints one sentence that says what to do next, and exits.
 stop() {
     say "$*"
     exit "$NOT_READY"
@@ -18,7 +18,7 @@ is_root() { [ "$(id -u)" -eq 0 ]; }
 # The distribution's identifier and release name, e.g. "debian bookworm".
 distribution() { (. /etc/os-release && echo "$ID" "${VERSION_CODENAME:-unknown}"); }
 
-# wait_for SECONDS COMMAND...: repeats a command until it succeeds or the time is over.
+# wait_for SECONDS COMMAND...: repeats a command until it succeeds or the time is up.
 wait_for() {
     local limit=$((SECONDS + $1))
     shift
@@ -32,7 +32,7 @@ apt_update() {
     apt-get update -qq >/dev/null || stop "apt-get update failed; run it by hand and see which source is wrong."
 }
 
-# apt_install PACKAGE...: from the distribution, without recommended extras, without questions.
+# apt_install PACKAGE...: from the distribution, without recommended packages, non-interactively.
 apt_install() {
     local log
     log=$(mktemp)
@@ -44,7 +44,7 @@ apt_install() {
     rm -f "$log"
 }
 
-# "URI RELEASE" of every source of the distribution itself that this machine is configured with.
+# "URI RELEASE" of every apt source of the distribution itself that this machine uses.
 distribution_sources() {
     local id
     read -r id _ <<<"$(distribution)"

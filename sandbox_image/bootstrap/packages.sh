@@ -1,24 +1,23 @@
-# Where Python packages come from on this machine, and which of the two lock files fits it.
+# Where Python packages come from on this machine, and which of the two lock files to use.
 # shellcheck shell=bash
 #
-# The variables stand in the environment or in .env, which the program reads for us: see controller/system/dotenv.py. Paths are
-# absolute from there on.
+# The variables are set in the environment or in .env, which controller/system/dotenv.py reads. It makes paths absolute.
 #
 # GLOVEBOX_HOME=DIR           state of the research
 # GLOVEBOX_CORPUS, GLOVEBOX_SCALE   the data: stdlib, climbmix, a folder or a file; cpu, small, medium or gpu
-# GLOVEBOX_SEPARATOR                what splits a txt of the corpus into documents
+# GLOVEBOX_SEPARATOR                separator between the documents of a txt in the corpus
 # GLOVEBOX_BASE_IMAGE=NAME    base of the images, see base.sh
 # GLOVEBOX_VARIANT=cpu|cuda   the lock file to use, instead of the choice below
-# GLOVEBOX_LOCK=FILE          a lock file of one's own in its place, with hashes
-# GLOVEBOX_TORCH_INDEX=URL    an index that has torch for another CUDA; it is installed from there without hashes
-# GLOVEBOX_WHEELS=DIR         a folder of wheels; without it pip's own find-links setting
-# GLOVEBOX_CA_BUNDLE=FILE     certificate authorities to trust; without it those of PIP_CERT, SSL_CERT_FILE or the system
+# GLOVEBOX_LOCK=FILE          your own lock file instead, with hashes
+# GLOVEBOX_TORCH_INDEX=URL    an index with torch for another CUDA; installed from there without hashes
+# GLOVEBOX_WHEELS=DIR         a folder of wheels; default: pip's find-links setting
+# GLOVEBOX_CA_BUNDLE=FILE     certificate authorities to trust; default: PIP_CERT, SSL_CERT_FILE or the system's
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly PROJECT VARIABLES="GLOVEBOX_HOME GLOVEBOX_CORPUS GLOVEBOX_SEPARATOR GLOVEBOX_SCALE GLOVEBOX_VARIANT GLOVEBOX_LOCK
     GLOVEBOX_TORCH_INDEX GLOVEBOX_WHEELS GLOVEBOX_CA_BUNDLE GLOVEBOX_BASE_IMAGE"
 
-# from_settings NAME...: a shell assignment for each that is set, in the environment or in .env.
+# from_settings NAME...: a shell assignment for each variable set in the environment or in .env.
 from_settings() { (cd "$PROJECT" && python3 -B -X utf8 -m controller.system.dotenv "$@"); }
 
 load_variables() {
@@ -33,7 +32,7 @@ load_variables() {
 
 load_variables
 
-# The folder of GLOVEBOX_WHEELS, else the first one among pip's find-links, or nothing.
+# The folder of GLOVEBOX_WHEELS, else the first folder among pip's find-links, else nothing.
 wheels_folder() {
     local candidate
     if [ -n "${GLOVEBOX_WHEELS:-}" ]; then
@@ -68,17 +67,17 @@ pip_config() {
     done
 }
 
-# The host's Python as wheels name it, e.g. cp311.
+# The host Python's tag in wheel names, e.g. cp311.
 python_tag() { python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])'; }
 
-# A test engine may call plain runc "nvidia"; that is not a GPU.
+# A test engine may register plain runc as "nvidia"; that is not a GPU.
 has_gpu() {
     { have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; } ||
         { have docker && docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q nvidia-container-runtime; }
 }
 
-# variant PYTHON_TAG (e.g. cp311): "cuda" with a GPU or an index for torch; else "cpu" where torch's CPU wheel for that Python can be had; else
-# "cuda" again, which is larger but runs without a GPU and needs no index of its own.
+# variant PYTHON_TAG (e.g. cp311): "cuda" with a GPU or an index for torch; else "cpu" if torch's CPU wheel for that Python
+# is available; else "cuda", which is larger but runs without a GPU and needs no extra index.
 variant() {
     if [ -n "${GLOVEBOX_VARIANT:-}" ]; then
         echo "$GLOVEBOX_VARIANT"
@@ -104,9 +103,9 @@ lock_file() {
     fi
 }
 
-# sandbox_lock FILE: what the image installs of a lock file. With an index for torch: all but torch and what it brings
-# along for its CUDA, of which that index decides. The comment makes the builder notice another index; the address
-# itself may hold a password.
+# sandbox_lock FILE: the part of a lock file that the image installs. With an index for torch: all but torch and its CUDA
+# packages, which come from that index. The comment makes the builder notice a changed index; the URL itself may contain
+# a password.
 sandbox_lock() {
     if [ -z "${GLOVEBOX_TORCH_INDEX:-}" ]; then
         cat "$1"
@@ -116,10 +115,10 @@ sandbox_lock() {
     awk '/^[^ #]/ {skip = /^(torch|triton|pytorch-triton|nvidia-|cuda-)/} !skip' "$1"
 }
 
-# torch_requirement FILE: the version of torch that a lock file names, for whatever CUDA.
+# torch_requirement FILE: the version of torch in a lock file, without its CUDA suffix.
 torch_requirement() { sed -n 's/^\(torch==[^ +]*\).*/\1/p' "$1" | head -n 1; }
 
-# The data that fits the machine, unless GLOVEBOX_CORPUS says which.
+# The corpus: GLOVEBOX_CORPUS, else what suits the machine.
 corpus() {
     if [ -n "${GLOVEBOX_CORPUS:-}" ]; then
         echo "$GLOVEBOX_CORPUS"

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # Controller, runner and reaper as a service: service.sh up|down|logs|status|prepare
 #
-# Variables besides those of packages.sh, and like them also in .env: for the key ANTHROPIC_API_KEY or
-# GLOVEBOX_ANTHROPIC_API_KEY_FILE.
+# Variables in addition to those of packages.sh, also read from .env: ANTHROPIC_API_KEY or
+# GLOVEBOX_ANTHROPIC_API_KEY_FILE, for the key.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . sandbox_image/bootstrap/lib.sh
 . sandbox_image/bootstrap/packages.sh
 
-# When root starts the service each part has a user of its own; otherwise all are whoever does.
+# If root starts the service, each part has its own user; otherwise all run as the user who starts it.
 readonly SERVICE_USER=10000 RUNNER_USER=10010 REAPER_USER=10011
 
 is_rootless() { docker info --format '{{.SecurityOptions}}' 2>/dev/null | grep -q name=rootless; }
 
-# What compose.yaml asks for.
+# The variables in compose.yaml.
 export_variables() {
     GLOVEBOX_HOME=$(realpath -m "${GLOVEBOX_HOME:-home}")
     local host
-    # That of DOCKER_HOST, if it is set.
+    # Follows DOCKER_HOST, if set.
     host=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || host=
     GLOVEBOX_SOCKET=/var/run/docker.sock
     if [[ $host == unix://* ]]; then GLOVEBOX_SOCKET=${host#unix://}; fi
@@ -27,7 +27,7 @@ export_variables() {
     if is_root; then
         GLOVEBOX_UID=$SERVICE_USER GLOVEBOX_GID=$SERVICE_USER
         GLOVEBOX_RUNNER_UID=$RUNNER_USER GLOVEBOX_REAPER_UID=$REAPER_USER
-    elif is_rootless; then # where root in a container is who started the engine, and nobody else can be
+    elif is_rootless; then # root in a container is the user who started the engine, and the only usable one
         GLOVEBOX_UID=0 GLOVEBOX_GID=0 GLOVEBOX_RUNNER_UID=0 GLOVEBOX_REAPER_UID=0 GLOVEBOX_SOCKET_GID=0
     fi
     GLOVEBOX_KEY_FILE=$PWD/.secrets/anthropic_api_key
@@ -38,7 +38,7 @@ export_variables() {
     export GLOVEBOX_HOME GLOVEBOX_SOCKET GLOVEBOX_SOCKET_GID GLOVEBOX_UID GLOVEBOX_GID
 }
 
-# What is handed over to the service's user must be ours: a slip of the pen may name somebody's whole folder.
+# Only a home may be given to the service's user: a typo in GLOVEBOX_HOME could name any folder.
 require_home() {
     local name
     for name in glovebox.toml lock audit.jsonl data/public/manifest.json; do
@@ -54,7 +54,7 @@ make_home() {
     if is_root && [ "$(stat -c %u "$GLOVEBOX_HOME")" != "$GLOVEBOX_UID" ]; then
         chown -R "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"
     fi
-    # Each of these is mounted by itself, and so has to be there.
+    # Each of these is mounted separately, so it must exist.
     mkdir -p "$GLOVEBOX_HOME"/data "$GLOVEBOX_HOME"/harness "$GLOVEBOX_HOME"/runner/socket
     touch "$GLOVEBOX_HOME/glovebox.toml"
     if is_root; then
@@ -63,26 +63,26 @@ make_home() {
             chown -hR "$GLOVEBOX_RUNNER_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME/runner"
         fi
     fi
-    # The socket that the runner makes in here belongs to the folder's group, the controller's.
+    # The socket that the runner creates here belongs to the folder's group, which is the controller's.
     chmod 2750 "$GLOVEBOX_HOME/runner/socket"
 }
 
-# What of .env the service's containers are told: they read it where they would read .env, by the same rules.
+# The part of .env for the service's containers, mounted where they read .env, with the same syntax.
 make_settings_file() {
     mkdir -p -m 700 "${GLOVEBOX_DOTENV%/*}"
     (umask 077 && touch "$GLOVEBOX_DOTENV")
-    printf '%s\n' "$service_settings" >"$GLOVEBOX_DOTENV" # in place: it is mounted
+    printf '%s\n' "$service_settings" >"$GLOVEBOX_DOTENV" # in place, because it is mounted
     if is_root; then chown "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_DOTENV"; fi
 }
 
-# What the runner is told of the settings: those that shape containers, wherever they stand.
+# The settings for the runner: those that affect containers, from any source.
 make_runner_settings() {
     local told
     told=$(compose run --rm --no-deps -T --entrypoint python operator -m controller.app.runner_settings </dev/null)
     printf '%s\n' "$told" >.secrets/runner.env
 }
 
-# compose has rules of its own for .env; it need not read it, since everything it asks for is exported here.
+# compose parses .env differently, and must not read it: everything it needs is exported here.
 compose() { docker compose --env-file /dev/null "$@"; }
 
 # The key on stdout; nothing if there is none.
@@ -93,20 +93,20 @@ key() {
     eval "$told"
     value=$ANTHROPIC_API_KEY file=$GLOVEBOX_ANTHROPIC_API_KEY_FILE
     if [ -z "$value" ] && [ -n "$file" ]; then
-        [ -r "$file" ] || stop "the key file $file cannot be read; mend GLOVEBOX_ANTHROPIC_API_KEY_FILE."
+        [ -r "$file" ] || stop "the key file $file cannot be read; fix GLOVEBOX_ANTHROPIC_API_KEY_FILE."
         value=$(<"$file")
     fi
     printf '%s' "$value"
 }
 
-# Puts the key where only the service can read it; never on a command line, never in a container's settings.
+# Stores the key where only the service can read it; never on a command line or in a container's settings.
 make_key_file() {
     local folder=${GLOVEBOX_KEY_FILE%/*} value
     value=$(key)
     mkdir -p -m 700 "$folder"
     (umask 077 && touch "$GLOVEBOX_KEY_FILE")
     if [ "$(<"$GLOVEBOX_KEY_FILE")" != "$value" ]; then
-        # In place: a running container has this very file mounted.
+        # In place, because a running container has this file mounted.
         printf '%s' "$value" >"$GLOVEBOX_KEY_FILE"
         key_changed=--force-recreate
     fi
@@ -122,7 +122,7 @@ prepare() {
         *)
             corpus=$(realpath -ms "$corpus")
             [ -e "$corpus" ] || stop "there is no $corpus; GLOVEBOX_CORPUS is stdlib, climbmix, a folder or a file."
-            # A snapshot of a model hub holds links to files beside it.
+            # A model hub's snapshot contains links to files next to it.
             mounts=(--volume "${corpus%%/snapshots/*}:${corpus%%/snapshots/*}:ro")
             ;;
     esac
@@ -138,16 +138,16 @@ announce() {
         say "no ANTHROPIC_API_KEY in the environment or .env: the built-in tuner makes the proposals"
 }
 
-# True if the runner is to be made anew, because settings, image or key changed.
+# True if the runner will be recreated because settings, image or key changed.
 renews_runner() {
     local plan
     plan=$(compose up --detach --dry-run ${key_changed:-} 2>&1) && [[ $plan == *-runner-1*Recreate* ]]
 }
 
-# Where the research stands, also while there is no service.
+# The state of the research, even if the service is down.
 status() {
     local state terminal=(-T)
-    if [ -t 0 ] && [ -t 1 ]; then terminal=(); fi # as wide as the window
+    if [ -t 0 ] && [ -t 1 ]; then terminal=(); fi # use the width of the terminal
     state=$(compose ps --all --format '{{.State}}' controller)
     case $state in
         running)
@@ -164,7 +164,7 @@ status() {
     stop "$state"
 }
 
-# The homes that the service's containers were made for, and the one that is asked for.
+# The homes that the service's containers were created for, and the current one.
 homes() {
     local ids
     ids=$(compose ps --all --quiet)
@@ -175,8 +175,8 @@ homes() {
     } | sed -n 's/^GLOVEBOX_HOME=//p' | sort -u
 }
 
-# end_experiments HOME: a controller ends its experiment when it is stopped. One that was dead already has not, nor
-# has one without a runner. The label is controller/core/containers/names.py's.
+# end_experiments HOME: a controller ends its experiment when it is stopped, unless it was already dead or has no runner.
+# The label is defined in controller/core/containers/names.py.
 end_experiments() {
     local label
     if [ -e "$1/lock" ] && ! flock --shared --nonblock "$1/lock" true; then
@@ -205,7 +205,7 @@ main() {
             make_runner_settings
             announce
             prepare
-            # It tidies up through the runner.
+            # It cleans up through the runner.
             if renews_runner; then compose stop controller; fi
             compose up --detach --remove-orphans ${key_changed:-}
             say "the research goes on by itself in $GLOVEBOX_HOME; look at it with: make status, make logs; end it with: make down"

@@ -21,7 +21,7 @@ from controller.ports import Attempt, Context, Wish
 from controller.proposals.availability import AbsenceConfig
 from controller.recovery import recover, sweep
 from controller.store.journal import read_records
-from controller.store.retention import Storage, StorageConfig
+from controller.store.retention import Retention, RetentionConfig
 from controller.store.snapshot import EVERY
 from tests.loop.effort import Effort, Workspaces
 from tests.loop.slow import Slow, Step, fails, insert, whole
@@ -125,7 +125,7 @@ def live(home: Path, place: str | None, more: int, life: int) -> None:
         effort.world.surroundings = Hesitant()  # each pause takes a second
     effort.world.absence, effort.world.rehearsal = QUICK, Workshop()
     effort.world.slot, effort.world.noise = Restless(), NoiseConfig(retry_seconds=0.001)
-    effort.world.prune = Storage(home, StorageConfig(log_bytes=0, call_bytes=0)).prune
+    effort.world.prune = Retention(home, RetentionConfig(log_bytes=0, call_bytes=0)).prune
     loop = effort.loop(sum(record.data.event == "proposed" for record in read_records(home)) + more)
     sweep(home, effort.world, loop.state)
     recover(effort.world, Workspaces(machine), loop.state)

@@ -34,7 +34,7 @@ NOBODY = 65534
         (["--experiments", "0"], ["limits.experiments"]),
         (["--hours", "0"], ["limits.hours"]),
         (["--device", "tpu"], ["device", "'gpu'"]),
-        (["--tag", "no..branch~"], ["tag", "no branch name"]),
+        (["--tag", "no..branch~"], ["tag", "not a valid branch name"]),
     ],
 )
 def test_a_wrong_option_of_run(glovebox: Glovebox, arguments: list[str], words: list[str]) -> None:

@@ -41,14 +41,14 @@ def test_health_tells_work_from_silence(glovebox: Glovebox) -> None:
         assert glovebox("status", "--json").json()["doing"] == "experiment 7: scoring"
         long_ago = Heartbeat(glovebox.home, HandClock(), scoring_seconds=0, asking_seconds=0)
         long_ago.show("experiment 7: training", seconds=-400.0)
-        glovebox("health").refused(3, "sign of life", "experiment 7: training")
-        assert "sign of life" in glovebox("status").out
+        glovebox("health").refused(3, "overdue", "experiment 7: training")
+        assert "overdue" in glovebox("status").out
 
 
 def test_who_is_gone_has_left_word(glovebox: Glovebox) -> None:
     begin(glovebox.home)
     life = Heartbeat(glovebox.home, SystemClock(), scoring_seconds=0, asking_seconds=0)
     life.show("experiment 7: training")
-    glovebox("health").refused(3, "No controller", "last sign of life", "experiment 7: training")
+    glovebox("health").refused(3, "No controller", "last heartbeat", "experiment 7: training")
     glovebox("run", "--tag", "other").refused(2, "belongs to the effort t")
     glovebox("health").refused(3, "No controller", "the last one ended: The home", "belongs to the effort t")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.sequences import Beginning, Growing
+from controller.core.sequences import AppendOnly, Prefix
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(-5, 40), st.integers(-40, 40), st.integers(-40, 40))
 def test_what_is_forgotten_is_recalled(items: list[int], before: int, low: int, high: int) -> None:
-    growing = Growing(items)
+    growing = AppendOnly(items)
     growing.forget(before, items.__getitem__)
     assert growing == items
     assert list(growing) == items
@@ -28,7 +28,7 @@ def test_what_is_forgotten_is_recalled(items: list[int], before: int, low: int, 
 
 
 def test_what_is_in_memory_is_not_recalled() -> None:
-    growing = Growing("abc", first=10)
+    growing = AppendOnly("abc", first=10)
     assert len(growing) == 13
     assert growing[-3:] == ["a", "b", "c"]
     with pytest.raises(IndexError):
@@ -40,7 +40,7 @@ def test_what_is_in_memory_is_not_recalled() -> None:
 @given(st.lists(st.integers(), max_size=10), st.data())
 def test_a_beginning_is_a_view(items: list[int], data: st.DataObject) -> None:
     length = data.draw(st.integers(0, len(items)))
-    beginning = Beginning(items, length)
+    beginning = Prefix(items, length)
     assert list(beginning) == items[:length]
     assert list(reversed(beginning)) == items[:length][::-1]
     assert beginning[-2:] == items[:length][-2:]
@@ -49,7 +49,7 @@ def test_a_beginning_is_a_view(items: list[int], data: st.DataObject) -> None:
 
 
 def test_another_thread_reads_while_it_grows_and_forgets() -> None:
-    growing: Growing[int] = Growing()
+    growing: AppendOnly[int] = AppendOnly()
     wrong: list[int] = []
     done = threading.Event()
 

@@ -190,7 +190,7 @@ def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effor
     class Asking(FakeTrainer):
         def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
             if attempt.experiment == "1":
-                pause.leave(effort.home, paused=True, reason="lunch\x1b]0;x\x07 = 1")
+                pause.write(effort.home, paused=True, reason="lunch\x1b]0;x\x07 = 1")
             return super().train(attempt, stop, tick)
 
     effort.train_with(Asking())
@@ -204,7 +204,7 @@ def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effor
 
     effort.restart()
     effort.world.surroundings, effort.world.clock = surroundings, HandClock()
-    during_waits(effort, lambda wait: pause.leave(effort.home, paused=False) if wait == 9 else None)
+    during_waits(effort, lambda wait: pause.write(effort.home, paused=False) if wait == 9 else None)
     assert standing(effort.home)[0].pause is not None
     loop = effort.loop()
     loop.run()
@@ -327,8 +327,8 @@ def test_a_wish_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> N
 
 def test_a_wish_that_cannot_be_left_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be written: No such file or directory\."):
-        pause.leave(tmp_path / "nowhere", paused=True)
-    pause.leave(tmp_path / "nowhere", paused=False)
+        pause.write(tmp_path / "nowhere", paused=True)
+    pause.write(tmp_path / "nowhere", paused=False)
 
 
 def test_an_effort_that_breaks_down_is_begun_anew() -> None:

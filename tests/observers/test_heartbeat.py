@@ -22,7 +22,7 @@ def watch(life: Heartbeat, story: Story) -> None:
         life.recorded(record, state)
 
 
-def sign(home: Path) -> heartbeat.Sign:
+def sign(home: Path) -> heartbeat.Beat:
     found = heartbeat.read(home)
     assert found is not None
     return found
@@ -34,13 +34,13 @@ def life(tmp_path: Path) -> Heartbeat:
 
 
 def test_it_says_what_is_done_and_when_to_worry(tmp_path: Path, life: Heartbeat) -> None:
-    assert sign(tmp_path) == heartbeat.Sign(os.getpid(), 300, "starting")
+    assert sign(tmp_path) == heartbeat.Beat(os.getpid(), 300, "starting")
     watch(life, small())
-    assert sign(tmp_path) == heartbeat.Sign(os.getpid(), 1300, "waiting for a proposal")
+    assert sign(tmp_path) == heartbeat.Beat(os.getpid(), 1300, "waiting for a proposal")
     story = small()
     story.propose()
     watch(life, story)
-    assert sign(tmp_path) == heartbeat.Sign(os.getpid(), 300, "experiment 6: training")
+    assert sign(tmp_path) == heartbeat.Beat(os.getpid(), 300, "experiment 6: training")
     life.training(6, 12.3, 300.0)
     assert sign(tmp_path).doing == "training experiment 6, 12 of 300 s"
 

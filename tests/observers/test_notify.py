@@ -26,7 +26,7 @@ from controller.core.values import Cause
 from controller.observers.channels import to_command, to_webhook
 from controller.observers.notices import Context, Notice, follow
 from controller.observers.notify import Notifier, NotifyConfig, Undelivered
-from controller.observers.terminal import Careful
+from controller.observers.terminal import ObserverGroup
 from controller.store.journal import read_records
 from controller.system.clock import SystemClock
 from tests.loop.effort import Effort, start
@@ -170,7 +170,7 @@ def test_both_channels_hear_of_an_effort(effort: Effort, tmp_path: Path, hook: H
                 stack.enter_context(Notifier(name, effort.home, config, SystemClock(), deliver))
                 for name, deliver in (("command", command), ("webhook", hook.deliver))
             ]
-            effort.world.observer = Careful(told)
+            effort.world.observer = ObserverGroup(told)
             effort.loop().run()
     finally:
         del os.environ["ANTHROPIC_API_KEY"]
@@ -189,7 +189,7 @@ def run(effort: Effort, deliver: Callable[[Mapping[str, Any]], None]) -> list[st
     """Run an effort to its end with one channel; what was logged of the channel."""
     notifier = Notifier("webhook", effort.home, ALL, SystemClock(), deliver)
     with capture_logs() as lines, notifier as told:
-        effort.world.observer = Careful([told])
+        effort.world.observer = ObserverGroup([told])
         effort.loop().run()
     return [line["error"] for line in lines if line["event"].startswith("notify")]
 
@@ -238,7 +238,7 @@ def test_which_refusals_last(hook: Hook, status: int, lasting: bool) -> None:
 def test_a_notice_is_repeated_while_the_loop_goes_on(effort: Effort, hook: Hook) -> None:
     hook.answers = [503]
     with Notifier("w", effort.home, NotifyConfig(), SystemClock(), hook.deliver) as told:
-        effort.world.observer = Careful([told])
+        effort.world.observer = ObserverGroup([told])
         effort.loop().run()
         first, again = hook.got.get(timeout=60), hook.got.get(timeout=60)
     assert [(n["status"], n["experiment"]) for n in (first, again)] == [(503, 0), (204, 0)]

@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 
 from controller.core.events import AgentAbsent, ApiFailed, ApiRequested, Paused, Record, Resumed
 from controller.core.state import ResearchState, apply
-from controller.observers.log import EventLog
-from controller.observers.terminal import Careful, observer
+from controller.observers.log import OperationalLog
+from controller.observers.terminal import ObserverGroup, observer
 from controller.ports import Observer
 from controller.system.clock import SystemClock
 from tests.support.efforts import Story, small
@@ -170,10 +170,10 @@ class Counting:
 
 def test_a_faulty_watcher_is_dropped_and_the_others_go_on() -> None:
     faulty, counting = Faulty(), Counting()
-    careful = Careful([faulty, counting])
+    group = ObserverGroup([faulty, counting])
     story = small()
-    watch(story, careful)
-    careful.training(0, 1.0, 2.0)
+    watch(story, group)
+    group.training(0, 1.0, 2.0)
     assert faulty.asked == 1
     assert counting.asked == len(story.records) + 1
 
@@ -194,7 +194,7 @@ def test_a_log_line_tells_what_an_agent_does_in_safe_words() -> None:
     story.tell(ApiFailed(call=0, status=529, error="over\x1b[31mloaded", seconds=1.0, cost_usd=0.0))
     story.tell(AgentAbsent(agent="claude", reason="The API is overloaded.", until=None))
     with capture_logs() as lines:
-        watch(story, EventLog())
+        watch(story, OperationalLog())
     assert [line["event"] for line in lines[-3:]] == ["api_requested", "api_failed", "agent_absent"]
     assert lines[-2]["status"] == 529 and "\x1b" not in lines[-2]["error"]
     assert lines[-1]["reason"] == "The API is overloaded."

@@ -84,7 +84,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "results.tsv": ledger,
     SNAPSHOT: snapshot,
     heartbeat.NAME: lambda home: Heartbeat(home, HandClock(), scoring_seconds=1, asking_seconds=1),
-    pause.NAME: lambda home: pause.leave(home, paused=True),
+    pause.NAME: lambda home: pause.write(home, paused=True),
     "glovebox.log": log_of_run,
     "runs/000001/train.py": write_proposal,
     "runs/000001/change.diff": write_proposal,

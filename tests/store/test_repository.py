@@ -364,14 +364,14 @@ def test_good_tags(path: Path, tag: str) -> None:
     "tag", ["", "-x", ".x", "x.", "a..b", "a/b", "../x", "a b", "x.lock", "a~1", "é", "x\n", "@", "x" * 200]
 )
 def test_bad_tags_are_one_sentence(path: Path, tag: str) -> None:
-    with pytest.raises(UserError, match="is no branch name"):
+    with pytest.raises(UserError, match="is not a valid branch name"):
         GitRepository(path, tag)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("commit", ["HEAD", "--help", "", "0" * 40, "main"])
 def test_what_is_no_commit_is_refused(repository: GitRepository, commit: str) -> None:
-    with pytest.raises(VerificationFailed, match="is no commit of"):
+    with pytest.raises(VerificationFailed, match="is not a commit of"):
         repository.read(commit, "train.py")
 
 
@@ -392,7 +392,7 @@ def test_a_foreign_commit_with_other_things_in_it_is_not_checked_out(
     (path / "link").symlink_to("/etc/passwd")
     git(path, "add", "link")
     git(path, "commit", "--quiet", "-m", "mine")
-    with pytest.raises(VerificationFailed, match="no plain file"):
+    with pytest.raises(VerificationFailed, match="not a plain file"):
         repository.reset()
 
 

@@ -13,7 +13,7 @@ from controller.core.events import AnyEvent, ApiAnswered, ApiRequested, Pruned, 
 from controller.core.scoring.runlog import MAX_WORKER_LOG_BYTES
 from controller.core.values import Usage
 from controller.store.journal import blob_path, read_records
-from controller.store.retention import Storage, StorageConfig
+from controller.store.retention import Retention, RetentionConfig
 from controller.store.verify import verify
 from controller.views import report
 from tests.cli.conftest import Glovebox
@@ -66,8 +66,8 @@ def call_of(story: Story, call: int, request: bytes, reply: bytes) -> None:
 
 def prune(story: Story, *, logs: int | None = None, calls: int | None = None) -> list[Pruned]:
     before = story.state.seq
-    config = StorageConfig(log_bytes=logs, call_bytes=calls)
-    Storage(story.home, config).prune(story.state, story.record)
+    config = RetentionConfig(log_bytes=logs, call_bytes=calls)
+    Retention(story.home, config).prune(story.state, story.record)
     new = [record for record in read_records(story.home) if record.seq > before]
     return [record.data for record in new if isinstance(record.data, Pruned)]
 
@@ -181,11 +181,11 @@ def test_a_start_looks_at_nothing_while_all_fits(story: Story) -> None:
     assert sum(printed[1:-1]) <= state.log_bytes < (5000 + MAX_WORKER_LOG_BYTES) * len(printed)
     assert state.call_bytes == sum(size for _, _, size in sizes(story))
     journal.rename(journal.with_suffix(".away"))
-    fits = StorageConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes)
-    Storage(story.home, fits).prune(state, story.record)
-    too_much = StorageConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes - 1)
-    with pytest.raises(InfrastructureError, match="tidied up"):
-        Storage(story.home, too_much).prune(state, story.record)
+    fits = RetentionConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes)
+    Retention(story.home, fits).prune(state, story.record)
+    too_much = RetentionConfig(log_bytes=state.log_bytes, call_bytes=state.call_bytes - 1)
+    with pytest.raises(InfrastructureError, match="cannot be pruned"):
+        Retention(story.home, too_much).prune(state, story.record)
 
 
 def test_once_a_process_went_on_nothing_is_removed_again(story: Story) -> None:
@@ -202,17 +202,17 @@ def test_what_cannot_be_recorded_is_not_removed(story: Story, limits: dict[str, 
 
     before = logs(story.home), texts(story)
     with pytest.raises(InfrastructureError):
-        Storage(story.home, StorageConfig(**limits)).prune(story.state, full)
+        Retention(story.home, RetentionConfig(**limits)).prune(story.state, full)
     assert (logs(story.home), texts(story)) == before
     assert verify(story.home) == []
 
 
 def test_what_comes_later_is_counted_too(story: Story) -> None:
-    storage = Storage(story.home, StorageConfig(log_bytes=None, call_bytes=100_000))
-    storage.prune(story.state, story.record)
+    retention = Retention(story.home, RetentionConfig(log_bytes=None, call_bytes=100_000))
+    retention.prune(story.state, story.record)
     assert story.state.calls_pruned == 0
     call_of(story, 5, b"x" * 60_000, b"y" * 20_000)
-    storage.prune(story.state, story.record)
+    retention.prune(story.state, story.record)
     assert story.state.calls_pruned > 0
     assert texts(story)[-2:] == [(5, "request"), (5, "reply")]
     assert verify(story.home) == []
@@ -224,7 +224,7 @@ def test_an_effort_keeps_within_its_limits_as_it_goes(tmp_path: Path, efforts: l
     for number, width in enumerate((2.0, 5.0, 6.0, 1.0)):
         (proposals / f"{number}.py").write_text(train_py(width))
     effort = start(efforts, tmp_path / "home", Replay(proposals))
-    effort.world.prune = Storage(effort.home, StorageConfig(log_bytes=0)).prune
+    effort.world.prune = Retention(effort.home, RetentionConfig(log_bytes=0)).prune
     effort.loop(experiments=5).run()
     assert logs(effort.home) == [0, 1, 4]
     assert verify(effort.home) == []

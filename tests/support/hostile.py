@@ -48,7 +48,7 @@ from controller.core.events import (
 from controller.core.scoring.runlog import summary
 from controller.core.state import ResearchState, apply, fold
 from controller.core.values import Cause, Disturbance, DisturbanceKind, Score
-from controller.observers.log import EventLog
+from controller.observers.log import OperationalLog
 from controller.observers.notices import Context, follow
 from controller.observers.terminal import Terminal
 from controller.store import ledger
@@ -288,7 +288,7 @@ def log_lines(text: str) -> Iterator[str]:
     stream = io.StringIO()
     logs.configure(stream)
     try:
-        _watch(EventLog(), text)
+        _watch(OperationalLog(), text)
         structlog.get_logger().warning("agent_failed", error=text)
     finally:
         structlog.reset_defaults()

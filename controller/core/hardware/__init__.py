@@ -1,1 +1,1 @@
-"""GPUs and CPUs: what the tools say about them, and whether a run was disturbed."""
+"""GPUs and CPUs: parsing the tools' output, and detecting noisy neighbours."""

@@ -1,8 +1,8 @@
-"""What was measured on a slot → whether a run there was disturbed. Pure.
+"""Detects noisy neighbours: measurements on a slot → whether a run there was disturbed. Pure.
 
-A run has a fixed time, so whoever takes CPU or GPU away from it makes its score worse, and a comparison with
-runs that had the machine to themselves unfair. docs/decisions/noise.md says what counts as disturbed, and why
-no run can choose whether it is repeated.
+A run has a fixed time, so anything that takes CPU or GPU away from it worsens its score and makes comparisons
+with undisturbed runs unfair. docs/decisions/noise.md says what counts as disturbed, and why no run can choose
+whether it is repeated.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from controller.core.values import (
 GIB = 1024**3
 
 _FULL = 0.9
-"""From this share of the CPU time on, whoever uses a CPU takes it from somebody else."""
+"""Above this share of all CPU time, the CPUs are saturated."""
 _LEAST_SECONDS = 4.0
-"""A shorter watch says nothing about the CPUs: starting a container is a load of its own."""
+"""Shorter measurements say nothing about the CPUs: starting a container is a load of its own."""
 FREED_SECONDS = 0.5
-"""After the end of whatever used a GPU, until the memory that it held is free."""
+"""How long after a process ends its GPU memory may still be in use."""
 _IDLE_SECONDS = 1.2
-"""The same until nothing of it is in the driver's measure of how busy a GPU is, over up to a second."""
+"""The same for its load, which the driver averages over up to a second."""
 _LEAST_SAMPLES = 3
-"""With fewer samples of a GPU no share of them means anything."""
+"""With fewer GPU samples, a share of them means nothing."""
 
 GPU_THROTTLED_SHARE = 0.25
 """Share of the training during which heat or lack of power may lower the GPU's clocks."""
@@ -51,23 +51,23 @@ _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NoiseConfig(BaseModel):
-    """Settings of when a run counts as disturbed by the machine and is repeated."""
+    """When a run counts as disturbed by a noisy neighbour and is repeated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = True
-    """Watch the machine during a training. False: nothing is measured, nothing repeated for it."""
+    """Monitor the machine during training. False: nothing is measured, and nothing is repeated for noise."""
     cpu_share: _Share = 0.25
-    """Share of all CPU time that others may use while no CPU is idle, averaged over the training."""
+    """Share of all CPU time that others may use while no CPU is idle, averaged over a training run."""
     gpu_foreign_bytes: Annotated[int, Field(ge=0)] = 2 * GIB
-    """GPU memory that may be in use before and after a training."""
+    """GPU memory that others may hold before and after a training run."""
     repeats: Annotated[int, Field(ge=0)] = 3
-    """So often one experiment is repeated because its GPU was lost, or because its scoring failed on a slot
-    that is not calm; after that it counts. 0: never."""
+    """How often an experiment is repeated because its GPU was lost, or because its scoring failed on a noisy
+    slot; after that its result counts. 0: never."""
     retry_seconds: _Seconds = 10.0
-    """Until a slot that is not calm is looked at again; doubles each time."""
+    """First delay before a noisy slot is checked again. Doubles each time."""
     max_retry_seconds: _Seconds = 600.0
-    """What that doubles up to."""
+    """Upper limit of that delay."""
 
 
 @dataclass(frozen=True)
@@ -77,37 +77,37 @@ class CpuReading:
     at: float
     """Clock.monotonic."""
     busy: float
-    """Of all CPUs together."""
+    """All CPUs together."""
     idle: float
     own: Mapping[str, float]
-    """By name, what is ours: each running container of the home, and the controller."""
+    """CPU seconds of our own, by name: each running container of the home, and the controller."""
 
 
 @dataclass
 class GpuRecord:
-    """What the container that asks the driver delivered around one training, or in a look without one."""
+    """What the telemetry container delivered around one training run, or during a check without one."""
 
     spec_sha256: str
     samples: list[tuple[float, GpuSample]] = field(default_factory=list)
-    """With the Clock.monotonic of their arrival, in its order."""
+    """(Clock.monotonic time of arrival, sample), in order of arrival."""
     lost: str = ""
 
 
 def host_cpu(proc_stat: str, ticks_per_second: float) -> tuple[float, float]:
-    """Busy and idle seconds of all CPUs together, out of /proc/stat, proc_stat(5).
+    """(busy, idle) seconds of all CPUs together, from /proc/stat, proc_stat(5).
 
-    Time that a hypervisor gave to others counts as busy: the run did not have it. Raises ValueError.
+    Time stolen by the hypervisor counts as busy: the run did not have it. Raises ValueError.
     """
     for line in proc_stat.splitlines():
         if line.startswith("cpu "):
             user, nice, system, idle, iowait, irq, softirq, steal = map(int, line.split()[1:9])
-            busy = user + nice + system + irq + softirq + steal  # guest time is among user already
+            busy = user + nice + system + irq + softirq + steal  # user includes guest time
             return busy / ticks_per_second, (idle + iowait) / ticks_per_second
     raise ValueError("no line for all CPUs in /proc/stat")
 
 
 def cpu_conditions(readings: Sequence[CpuReading]) -> CpuConditions | None:
-    """None if there are not two readings with time between them."""
+    """None without two readings at different times."""
     total = ours = others = contended = 0.0
     for before, after in pairwise(readings):
         busy, idle = after.busy - before.busy, max(0.0, after.idle - before.idle)
@@ -129,22 +129,22 @@ def cpu_conditions(readings: Sequence[CpuReading]) -> CpuConditions | None:
 
 
 def _own(before: CpuReading, after: CpuReading) -> float:
-    """What is ours and ended in between took its last seconds with it; they count as used by others."""
+    """Our CPU seconds; those of a container that ended in between are lost and count as used by others."""
     used = (seconds - before.own.get(name, 0.0) for name, seconds in after.own.items())
     return sum(max(0.0, seconds) for seconds in used)
 
 
 def gpu_conditions(record: GpuRecord, free: float | None, began: float, ended: float) -> GpuConditions:
-    """`began`, `ended`: the training. Nothing of ours was on the GPU from `free` until it began; None: nobody
-    knows. All Clock.monotonic. What came before the training says whether others use the GPU, and only that
-    which came when our own use had faded: a training that follows too soon has nothing before it.
+    """`began`, `ended`: the training run. From `free` until it began, nothing of ours was on the GPU; None:
+    unknown. All Clock.monotonic. Samples before the run show whether others use the GPU, but only once our
+    own load has faded from them: a run that follows too soon has no usable samples.
     """
     during = [sample for at, sample in record.samples if began < at <= ended]
     since = math.inf if free is None else free
     before = [sample for at, sample in record.samples if since + FREED_SECONDS <= at <= began]
     idle = [sample for at, sample in record.samples if since + _IDLE_SECONDS <= at <= began]
     after = [sample for at, sample in record.samples if at >= ended + FREED_SECONDS]
-    # The first look after a while may wake the driver up, and shows a GPU that is busy with that.
+    # The first sample after a while may wake the driver, and the GPU is then busy with that.
     busy = [sample.utilization for sample in idle if sample.utilization is not None]
 
     def over(pick: Callable[[GpuSample], float | None], how: Callable[[list[float]], float]) -> float | None:
@@ -169,7 +169,7 @@ def gpu_conditions(record: GpuRecord, free: float | None, began: float, ended: f
 
 
 def _reasons(samples: Sequence[GpuSample]) -> dict[str, float]:
-    """Share of the samples by what lowered the clocks."""
+    """Share of the samples by throttling reason."""
     reasons = Counter(reason for sample in samples for reason in sample.throttled)
     return {reason: round(count / len(samples), 4) for reason, count in sorted(reasons.items())}
 
@@ -179,7 +179,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def judged(cpu: CpuConditions | None, gpu: GpuConditions | None, config: NoiseConfig) -> Conditions:
-    """The conditions of a training, with what of them is beyond the limits."""
+    """The conditions of a training run, with the limits they exceed."""
     found = [*_of_cpu(cpu, config), *_of_gpu(gpu, config)]
     return Conditions(cpu=cpu, gpu=gpu, disturbances=tuple(found))
 
@@ -237,7 +237,7 @@ def _shared(used: int | None, busy: float | None, config: NoiseConfig) -> Iterat
 
 
 def restless(cpu: CpuConditions | None, gpu: GpuRecord | None, config: NoiseConfig) -> Disturbance | None:
-    """What disturbs a slot on which no training runs, so that all load of others counts."""
+    """The disturbance on a slot without a training run, where all other load counts."""
     if gpu is not None and gpu.lost:
         return Disturbance(kind=DisturbanceKind.GPU_LOST, detail=f"The GPU is lost: {gpu.lost}")
     if gpu is not None and gpu.samples:
@@ -254,16 +254,16 @@ def restless(cpu: CpuConditions | None, gpu: GpuRecord | None, config: NoiseConf
     return None
 
 
-#: Ends that come of the text alone, on any machine.
+#: Causes that depend on the text alone, on any machine.
 _OWN_CAUSES = frozenset({Cause.SYNTAX, Cause.IMPORT, Cause.SHAPE, Cause.NAME}) | REJECT_CAUSES
-#: What a disturbance has to do with a crash: a lost or shared GPU may be behind any; a slow one only behind
-#: what was not done in time.
+#: Crashes that a disturbance can explain: a lost or shared GPU explains any; slowness, only a time limit
+#: missed.
 _SLOW_CAUSES = frozenset({Cause.TIMEOUT, Cause.NO_CHECKPOINT, Cause.WORKER_TIMEOUT})
 _SLOW_KINDS = frozenset({DisturbanceKind.CPU_LOAD, DisturbanceKind.GPU_THROTTLED})
 
 
 def spoiling(outcome: RunOutcome) -> Disturbance | None:
-    """The disturbance that may have made this outcome what it is; None if none can have."""
+    """The disturbance that may have affected this outcome; None if none can have."""
     for found in outcome.conditions.disturbances if outcome.conditions else ():
         if outcome.cause is None or excuses(found, outcome.cause):
             return found
@@ -271,15 +271,15 @@ def spoiling(outcome: RunOutcome) -> Disturbance | None:
 
 
 def excuses(found: Disturbance, cause: Cause) -> bool:
-    """True if an end for this cause may be the disturbance's doing."""
+    """True if the disturbance may explain this cause."""
     return cause in _SLOW_CAUSES if found.kind in _SLOW_KINDS else excusable(cause)
 
 
 def confirms(seen: Disturbance, found: Disturbance) -> bool:
-    """True if what is `seen` without the run shows that what was `found` beside it was not its own work."""
+    """True if `seen`, without the run, shows that `found`, during it, was not the run's own doing."""
     return seen.kind in (found.kind, DisturbanceKind.GPU_LOST)
 
 
 def excusable(cause: Cause) -> bool:
-    """True if some disturbance may be behind it."""
+    """True if some disturbance may explain this cause."""
     return cause not in _OWN_CAUSES

@@ -1,6 +1,6 @@
-"""The GPUs of a machine as nvidia-smi lists them: which one experiments use, and what to know of it. Pure.
+"""Parse nvidia-smi's list of GPUs and choose the one for experiments. Pure.
 
-Fields and words are those of nvidia-smi's manual page and of users' reports, not captured here.
+Fields and values are from nvidia-smi's manual page and users' reports, not captured here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from controller.core.errors import NotReady
 from controller.core.untrusted import clean_line
 
 ALL = "all"
-"""The id under which engine and toolkit hand out every GPU."""
+"""The id with which engine and toolkit hand out every GPU."""
 
 _MIB, _GB = 1024**2, 1e9
 _MUCH = 1024**3
-"""Bytes in use from which on somebody is at work on a GPU; an idle driver keeps less."""
+"""From this many bytes on, a GPU counts as in use; an idle driver holds less."""
 _FIELDS = ("index", "uuid", "name", "memory.total", "memory.used", "display_active", "compute_mode")
 _MIG = "mig.mode.current"
 _SLICE = re.compile(r"^\s+MIG\b.*\(UUID: (MIG-[^)]+)\)")
@@ -28,12 +28,12 @@ COMMAND = (
     "-c",
     f"nvidia-smi --query-gpu={','.join((*_FIELDS, _MIG))} --format=csv,noheader,nounits && nvidia-smi -L",
 )
-"""Lists the GPUs one a line, then GPUs and their slices with their UUIDs."""
+"""Lists the GPUs, one per line, then GPUs and their MIG slices with UUIDs."""
 
 
 @dataclass(frozen=True)
 class ListedGpu:
-    """One line of the list. None: the driver does not tell."""
+    """One line of the list. None: the driver does not report it."""
 
     index: int
     uuid: str
@@ -41,16 +41,16 @@ class ListedGpu:
     total_bytes: int | None = None
     used_bytes: int | None = None
     display: bool = False
-    """It shows a desktop."""
+    """It drives a display."""
     compute_mode: str = "Default"
     mig: bool = False
     slices: tuple[str, ...] = field(default=())
-    """UUIDs of what it is split into."""
+    """UUIDs of its MIG slices."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What containers are given."""
+    """The devices to give to containers."""
 
     ids: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Choice:
 
 
 def parse(text: str) -> tuple[ListedGpu, ...]:
-    """What `COMMAND` printed; lines that are of another kind say nothing."""
+    """Parse the output of `COMMAND`; other lines are ignored."""
     slices: dict[str, list[str]] = {}
     uuid = ""
     for line in text.splitlines():
@@ -95,8 +95,8 @@ def _bytes(value: str) -> int | None:
 def choose(gpus: Sequence[ListedGpu], wanted: Sequence[str]) -> Choice:
     """Which devices to hand out; `wanted` is the setting sandbox.gpu. Raises NotReady if none is fit.
 
-    Nothing is wanted: of those that take work and are not split, the one with the most memory; among equals
-    one without a desktop; among these the first. Nothing is listed: the settings are taken as they are.
+    If nothing is wanted: of the GPUs that accept work and are not split, the one with the most memory, then
+    one without a display, then the first. If nothing is listed, the setting is taken as it is.
     """
     if not gpus or ALL in wanted:
         return Choice(tuple(wanted) or ("0",))
@@ -152,7 +152,7 @@ def _offer(gpus: Sequence[ListedGpu]) -> str:
 
 
 def _company(gpu: ListedGpu, gpus: Sequence[ListedGpu]) -> tuple[str, ...]:
-    """Which others there are."""
+    """A note about the other GPUs."""
     if len(gpus) == 1:
         return ()
     if len({(other.name, other.total_bytes, other.mig) for other in gpus}) == 1:
@@ -163,7 +163,7 @@ def _company(gpu: ListedGpu, gpus: Sequence[ListedGpu]) -> tuple[str, ...]:
 
 
 def _remarks(gpu: ListedGpu) -> tuple[str, ...]:
-    """What else may happen on it."""
+    """Notes about what else may use this GPU."""
     notes = []
     used = f"{gpu.used_bytes / _GB:.1f} GB" if gpu.used_bytes is not None else "some"
     if gpu.display:

@@ -1,8 +1,8 @@
-"""What a GPU is to torch in the image, or why it is none, as one sentence with the remedy. Pure.
+"""What torch in the image makes of a GPU, or why it cannot use it, as one sentence with the remedy. Pure.
 
-`harness/gpu_probe.py` is run in the image on the device, after nvidia-smi. The words of CUDA's and torch's
-errors are those of torch's source (c10/cuda/CUDAFunctions.cpp) and of users' reports; on a real GPU only the
-case without a fault was seen.
+`harness/gpu_probe.py` is run in the image on the device, after nvidia-smi. The error messages of CUDA and
+torch are from torch's source (c10/cuda/CUDAFunctions.cpp) and users' reports; on a real GPU, only the
+fault-free case was tested.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from controller.core.untrusted import clean_line
 from controller.core.values import Value
 
 SECONDS = 180.0
-"""The longest a probe may take: a cold disk reads some gigabytes of libraries."""
+"""The longest a probe may take: a cold start reads some gigabytes of libraries from disk."""
 
 OLDEST_DRIVER: Mapping[int, int] = {13: 580, 12: 525, 11: 450}
 """Major version of CUDA → the oldest driver on Linux that runs programs built for it (NVIDIA, CUDA
@@ -33,15 +33,15 @@ class Gpu(Value):
     name: str
     driver: str
     cuda: str
-    """That the image's torch was built for."""
+    """The version that the image's torch was built for."""
     capability: str
     """Compute capability, `9.0` for instance."""
     total_bytes: int
     free_bytes: int
     devices: int
-    """So many torch sees."""
+    """How many torch sees."""
     bf16: bool
-    """It has bfloat16 in hardware."""
+    """Whether it has bfloat16 in hardware."""
 
     def sentence(self) -> str:
         others = f", {self.devices} devices" if self.devices > 1 else ""
@@ -53,12 +53,12 @@ class Gpu(Value):
 
 
 def command(program: str) -> tuple[str, ...]:
-    """Prints name and driver of the GPU as nvidia-smi tells them, then the line of `program`."""
+    """Prints the GPU's name and driver according to nvidia-smi, then the line of `program`."""
     query = "nvidia-smi --query-gpu=name,driver_version --format=csv,noheader"
     return "sh", "-c", f'{query} 2>&1 && exec python -c "$0"', program
 
 
-#: What nvidia-smi, or the engine's toolkit, says of a GPU that is there and does not work.
+#: What nvidia-smi or the engine's toolkit prints for a GPU that is present but broken.
 _BROKEN: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"driver/library version mismatch", re.IGNORECASE),
@@ -80,7 +80,7 @@ _BROKEN: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def broken(said: str) -> str | None:
-    """A sentence if these are words about a GPU that is there but does not work; None: there is none."""
+    """A sentence if the output is about a GPU that is present but broken; None: there is no GPU."""
     for words, sentence in _BROKEN:
         if words.search(said):
             return f"{sentence}{_CPU} ({clean_line(said)})."
@@ -88,9 +88,9 @@ def broken(said: str) -> str | None:
 
 
 def read(said: str, status: int | None) -> Gpu | None:
-    """What `command` printed. None if nvidia-smi shows no GPU.
+    """Parse the output of `command`. None if nvidia-smi shows no GPU.
 
-    Raises NotReady with the remedy if there is one that torch cannot use.
+    Raises NotReady, with the remedy, if there is a GPU that torch cannot use.
     """
     lines = said.splitlines()
     listed = [line.rpartition(", ") for line in lines if re.search(r", \d+(?:\.\d+)+\s*$", line)]
@@ -103,7 +103,7 @@ def read(said: str, status: int | None) -> Gpu | None:
     if found is None:
         raise NotReady(
             f"nvidia-smi shows {name}, but PyTorch in the image ended with status {status} and said nothing: "
-            f"look whether the container has enough memory (sandbox.trainer.memory), {_CPU}."
+            f"check that the container has enough memory (sandbox.trainer.memory), {_CPU}."
         )
     if sentence := _fault(found, name, driver):
         raise NotReady(sentence)
@@ -121,7 +121,7 @@ def read(said: str, status: int | None) -> Gpu | None:
         )
     except (LookupError, TypeError, ValueError) as error:
         raise InfrastructureError(
-            f"The probe for a GPU said something odd: {clean_line(lines[-1])}."
+            f"The GPU probe printed something unexpected: {clean_line(lines[-1])}."
         ) from error
 
 
@@ -137,7 +137,7 @@ def _torch_line(lines: list[str]) -> dict[str, Any] | None:
     return None
 
 
-#: (words of the error, sentence); the first row that fits wins. Of the fields, `cuda` is that of the image.
+#: (pattern of the error, sentence); the first match wins. The field `cuda` is the image's version.
 _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"driver on your system is too old|driver version is insufficient|Error 804\b|Error 35\b"),
@@ -146,8 +146,8 @@ _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (
         re.compile(r"Error 803\b|unsupported display driver"),
-        "The parts of the NVIDIA driver {driver} do not fit together: restart the machine, install the "
-        "driver anew, {cpu}",
+        "The parts of the NVIDIA driver {driver} do not match: restart the machine, reinstall the "
+        "driver, {cpu}",
     ),
     (
         re.compile(r"Error 802\b|system not yet initialized"),
@@ -161,7 +161,7 @@ _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (
         re.compile(r"busy or unavailable|Error 46\b"),
-        "{name} is taken by another program alone: end that one (nvidia-smi lists it), or allow several with "
+        "{name} is used exclusively by another program: end it (nvidia-smi lists it), or allow several with "
         "`nvidia-smi -c 0`, {cpu}",
     ),
     (
@@ -184,7 +184,7 @@ _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 _IDLE = re.compile(r" ?Did you run some cuda functions before calling NumCudaDevices\(\) [^?]*\?")
-"""A guess of torch's that is always the same and never right here."""
+"""A guess that torch always adds and that never applies here."""
 
 
 def _first_line(message: str) -> str:
@@ -196,7 +196,7 @@ def _fault(found: Mapping[str, Any], name: str, driver: str) -> str | None:
     message = str(found.get("message", ""))
     said = clean_line(f"{found.get('error', '')}: {_first_line(message)}")
     if "torch" not in found:
-        return f"PyTorch in the image cannot be loaded ({said}): build it anew with `make image`, {_CPU}."
+        return f"PyTorch in the image cannot be loaded ({said}): rebuild it with `make image`, {_CPU}."
     if found.get("cuda") is None:
         return (
             f"The image's PyTorch was built without CUDA, and there is a GPU ({name}): build the image with "
@@ -210,8 +210,8 @@ def _fault(found: Mapping[str, Any], name: str, driver: str) -> str | None:
             return f"{sentence.format(**fields)} (PyTorch said: {said})."
     if "error" in found:
         return (
-            f"PyTorch in the image cannot use {name} (driver {driver}; it said: {said}): see whether driver "
-            f"and image fit each other (docs/service.md), {_CPU}."
+            f"PyTorch in the image cannot use {name} (driver {driver}; it said: {said}): check that "
+            f"driver and image match (docs/service.md), {_CPU}."
         )
     if found.get("correct") is not True:
         return f"{name} calculates a product of matrices wrongly: do not use it; pass --device cpu."
@@ -252,10 +252,11 @@ def _unsupported(found: Mapping[str, Any], name: str, message: str) -> str | Non
 
 
 def supports(arches: list[str], capability: tuple[int, int]) -> bool:
-    """Do wheels built for `arches` (`sm_80`, `compute_90`…) run on a GPU of this compute capability?
+    """Whether wheels built for `arches` (`sm_80`, `compute_90`…) run on a GPU of this compute capability.
 
     Machine code runs on GPUs of the same major version and the same or a higher minor one; `compute_…` is
-    PTX, which the driver translates for anything newer. A suffix (`sm_90a`) ties code to its own capability.
+    PTX, which the driver translates for anything newer. A suffix (`sm_90a`) ties code to exactly that
+    capability.
     """
     for arch in arches:
         match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch)

@@ -1,8 +1,8 @@
-"""What `nvidia-smi` is asked about a GPU, and what its lines mean. Pure.
+"""The `nvidia-smi` query for GPU telemetry, and how to parse its output. Pure.
 
-Nothing here was seen on a real machine. The fields, units and bits of the clock reasons are those of
-NVIDIA's documentation (nvidia-smi's manual page; NVML reference, nvmlClocksEventReasons), the words for a
-lost GPU those of NVML's error list and of users' reports.
+None of this was captured on a real machine. Fields, units and the bits of the clock reasons are from NVIDIA's
+documentation (nvidia-smi's manual page; NVML reference, nvmlClocksEventReasons), the messages for a lost GPU
+from NVML's error list and users' reports.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _MIB = 1024**2
 
 FIELDS = ("index", "temperature.gpu", "clocks.sm", "power.draw", "utilization.gpu", "memory.used")
 REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-"""Drivers before 535 know the second name only."""
+"""Drivers before 535 know only the second name."""
 
-#: Bits that mean a GPU slower than its kind should be. A power cap (0x4), idling and clocks that somebody set
-#: are how a machine is, not a disturbance.
+#: Bits that mean a GPU is slower than its model should be. A power cap (0x4), idling and manually set clocks
+#: are properties of the machine, not disturbances.
 THROTTLED: Mapping[str, int] = {
     "hw_slowdown": 0x8,
     "sw_thermal_slowdown": 0x20,
@@ -39,7 +39,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class GpuSample:
-    """One look at one GPU. None: the driver does not tell."""
+    """One sample of one GPU. None: the driver does not report it."""
 
     index: int
     temperature: float | None = None
@@ -49,21 +49,21 @@ class GpuSample:
     power: float | None = None
     """Watts."""
     utilization: float | None = None
-    """Share of the last moment in which a kernel ran, 0 to 1."""
+    """Share of the last sampling period in which a kernel ran, 0 to 1."""
     used_bytes: int | None = None
     throttled: frozenset[str] = frozenset()
-    """Names of `THROTTLED`."""
+    """Keys of `THROTTLED`."""
 
 
 @dataclass(frozen=True)
 class GpuLost:
-    """The driver cannot reach a GPU any more."""
+    """The driver can no longer reach a GPU."""
 
     said: str
 
 
 def command(every_seconds: int) -> tuple[str, ...]:
-    """Prints one line for each GPU, again and again, until it is killed or a GPU is lost."""
+    """Prints one line per GPU at every interval, until it is killed or a GPU is lost."""
 
     def query(reasons: str) -> str:
         fields = ",".join((*FIELDS, reasons))
@@ -73,7 +73,7 @@ def command(every_seconds: int) -> tuple[str, ...]:
 
 
 def parse(line: str) -> GpuSample | GpuLost | None:
-    """One line of `command`'s output; None if it says nothing about a GPU."""
+    """Parse one line of `command`'s output; None if it is not about a GPU."""
     if _LOST.search(line):
         return GpuLost(clean_line(line, _SHOWN))
     values = [value.strip() for value in line.split(",")]
@@ -92,7 +92,7 @@ def parse(line: str) -> GpuSample | GpuLost | None:
 
 
 def _number(value: str) -> float | None:
-    """`[N/A]`, `[Not Supported]`, `[Unknown Error]` and whatever else is none: None."""
+    """None for `[N/A]`, `[Not Supported]`, `[Unknown Error]` and anything else that is not a number."""
     try:
         number = float(value)
     except ValueError:

@@ -1,6 +1,6 @@
-"""What an expression of literals comes to, worked out with bounds. Pure; nothing of a program is run.
+"""Constant folding with bounds. Pure; no part of a program is run.
 
-Only what costs next to nothing is worked out: 9**9**9 and "a" * 10**9 stay as they are written.
+Only cheap expressions are folded: 9**9**9 and "a" * 10**9 stay as written.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 _BITS, _ITEMS = 4096, 4096
-"""Of an integer, and of a string or a sequence, that is still worked out."""
+"""Largest integer, and largest string or sequence, that is folded."""
 _METHOD_ITEMS = 256
-"""Of what a method is called on or with: `replace` multiplies their lengths."""
+"""Largest receiver or argument of a method that is folded: `replace` multiplies their lengths."""
 
 NOTHING: Final = object()
-"""What is not worked out comes to this."""
+"""The value of whatever is not folded."""
 
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -100,9 +100,9 @@ def _all(nodes: Iterable[ast.expr]) -> list[Any] | None:
 
 
 def fold(node: ast.expr, shadowed: Collection[str]) -> ast.expr:
-    """A literal in place of an expression whose parts are literals; else the node itself.
+    """The literal that an expression of literals evaluates to; else the node itself.
 
-    `shadowed` are the names that the program has given a meaning of its own.
+    `shadowed` are the names that the program redefines.
     """
     try:
         value = _value(node, shadowed)
@@ -137,14 +137,14 @@ def _value(node: ast.expr, shadowed: Collection[str]) -> Any:
 
 def _unary(op: ast.unaryop, value: Any) -> Any:
     if isinstance(op, ast.Invert) and isinstance(value, bool):
-        return NOTHING  # on its way out of the language
+        return NOTHING  # deprecated
     return _UNARY[type(op)](value)
 
 
 def _binary(op: ast.operator, left: Any, right: Any) -> Any:
     """Raises what the operation raises."""
     if isinstance(left, str | bytes) and isinstance(op, ast.Mod):
-        return NOTHING  # a format, which may ask for a string of any width
+        return NOTHING  # a format string, which may ask for any width
     numbers = isinstance(left, int | float) and isinstance(right, int | float)
     large = {ast.Pow: _bits(left) * _size(right), ast.LShift: _bits(left) + _size(right)}.get(type(op), 0)
     if numbers and large > _BITS:
@@ -160,7 +160,7 @@ def _bits(value: Any) -> int:
 
 
 def _size(value: Any) -> int:
-    """Of an exponent; a float's is bounded by what a float can be."""
+    """Size of an exponent; floats are bounded anyway."""
     return abs(value) if isinstance(value, int) else 1
 
 
@@ -169,7 +169,7 @@ def _items(value: Any) -> int:
 
 
 def _text(part: ast.expr) -> str | None:
-    """Of one part of an f-string; None if it is not worked out."""
+    """The text of one part of an f-string; None if it is not folded."""
     match part:
         case ast.Constant(value=str(text)):
             return text
@@ -200,7 +200,7 @@ def _call(function: ast.expr, values: list[Any], shadowed: Collection[str]) -> A
 
 
 def _large(value: Any) -> bool:
-    """True for what a function or a method could make too much of."""
+    """True if a function or method could blow this value up."""
     if isinstance(value, str | bytes):
         return len(value) > _METHOD_ITEMS
     if isinstance(value, tuple | list):
@@ -209,7 +209,7 @@ def _large(value: Any) -> bool:
 
 
 def _literal(value: Any) -> ast.expr | None:
-    """None for what no literal stands for, and for what is too large to be worth one."""
+    """None for a value that has no literal, or that is too large."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         fits = _bits(value) <= _BITS and (not isinstance(value, str | bytes) or len(value) <= _ITEMS)
         return ast.Constant(value=value) if fits else None

@@ -1,4 +1,4 @@
-"""Exact-match edits of a text, and errors from which their author can see what to do instead."""
+"""Exact-match edits of a text, with errors that tell their author what to do instead."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterable
 from controller.core.untrusted import clip
 from controller.core.values import Edit
 
-#: How alike the nearest lines must be to be worth showing, from 0 to 1.
+#: The least similarity, 0 to 1, at which the closest lines are worth showing.
 _ALIKE = 0.5
-#: Comparing is slow for long texts, and nobody finds a slip in more lines than these.
+#: Comparing long texts is slow, and nobody would spot a slip in more lines.
 _COMPARED_LINES = 40
 _SHOWN_CHARACTERS = 1500
 _SHOWN_PLACES = 10
 
 
 class BadEdit(ValueError):
-    """The edit does not apply; the message tells its author why, as a sentence or two."""
+    """The edit does not apply; the message tells its author why, in a sentence or two."""
 
 
 def apply(text: str, edit: Edit) -> str:
     """`text` with the one occurrence of `edit.old` replaced. Raises BadEdit if there is not exactly one."""
     if not edit.old:
-        raise BadEdit("The text to replace is empty; quote the lines that are to change.")
+        raise BadEdit("The text to replace is empty; quote the lines to change.")
     if edit.old == edit.new:
         raise BadEdit("The old and the new text are the same; nothing would change.")
     places = _places(text, edit.old)
@@ -31,10 +31,10 @@ def apply(text: str, edit: Edit) -> str:
         raise BadEdit(f"The text to replace is not in train.py. {_hint(text, edit.old)}")
     if len(places) > 1:
         lines = ", ".join(str(text.count("\n", 0, place) + 1) for place in places[:_SHOWN_PLACES])
-        more = " and further" if len(places) > _SHOWN_PLACES else ""
+        more = " and more" if len(places) > _SHOWN_PLACES else ""
         raise BadEdit(
             f"The text to replace is in train.py {len(places)} times, at lines {lines}{more}; quote more of "
-            "the lines around it, so that it is there once."
+            "the surrounding lines to make it unique."
         )
     return text[: places[0]] + edit.new + text[places[0] + len(edit.old) :]
 
@@ -47,7 +47,7 @@ def rebase(text: str, edits: Iterable[Edit]) -> str:
 
 
 def _places(text: str, old: str) -> list[int]:
-    """Where `old` begins, overlapping occurrences too: any of them might have been meant."""
+    """Where `old` occurs, overlapping occurrences included: any of them might be meant."""
     places, start = [], text.find(old)
     while start >= 0:
         places.append(start)
@@ -60,9 +60,9 @@ def _hint(text: str, old: str) -> str:
     if (start := _same_but_for_white_space(lines, wanted)) is not None:
         reason = "Only white space differs from the"
     elif (start := _nearest(lines, wanted)) is not None:
-        reason = "Most like it are the"
+        reason = "Most similar are the"
     else:
-        return "Nothing in it is much like it; the whole text stands above."
+        return "Nothing in it is similar; the whole text is above."
     shown = "\n".join(lines[start : start + len(wanted)])
     return f"{reason} lines from {start + 1} on:\n{clip(shown, _SHOWN_CHARACTERS)}"
 
@@ -76,7 +76,7 @@ def _same_but_for_white_space(lines: list[str], wanted: list[str]) -> int | None
 
 
 def _nearest(lines: list[str], wanted: list[str]) -> int | None:
-    """Where the lines most like the wanted ones begin; None if none are much like them."""
+    """Where the lines most similar to `wanted` begin; None if none are similar enough."""
     if len(wanted) > _COMPARED_LINES:
         return None
     matcher = difflib.SequenceMatcher(autojunk=False)

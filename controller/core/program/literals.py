@@ -1,4 +1,4 @@
-"""How much information a program holds, besides what it does. Pure."""
+"""How much data a program could carry, such as weights or text. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT_LIMIT, WHOLE_LIMIT = 24 * 1024, 40 * 1024
 def excess(source: str, frontier: str) -> str | None:
     """A sentence with both numbers if a program that parses could carry weights or text; else None.
 
-    It may hold a little more than the program that it started from, whatever that is.
+    It may carry slightly more than the program it started from, however much that is.
     """
     for size, limit, what in (
         (text_bytes, TEXT_LIMIT, "the literals, names and comments of train.py come"),
@@ -37,24 +37,24 @@ def text_bytes(source: str) -> int:
 
 
 def _packed(text: str) -> int:
-    """No decoder can get more out of a text than that."""
+    """Compressed size: no decoder can get more out of a text."""
     return len(zlib.compress(text.encode("utf-8", "surrogatepass"), 9))
 
 
 def _literals(tree: ast.Module) -> list[str]:
-    """Docstrings too: a program can read them, and its own file."""
+    """All literals, docstrings included: a program can read those, and its own file."""
     return [_spelled(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
 
 
 def _spelled(value: object) -> str:
-    """An integer may have more digits than Python is willing to write as decimals."""
+    """As hexadecimal: an integer may exceed Python's limit for decimal conversion."""
     if isinstance(value, int):
         return f"{value:x}"
     return value if isinstance(value, str) else repr(value)
 
 
 def _names(tree: ast.Module) -> dict[str, None]:
-    """Each once."""
+    """Every name once."""
     fields = ("id", "attr", "arg", "name", "asname", "module")
     found = (getattr(node, field, None) for node in ast.walk(tree) for field in fields)
     return dict.fromkeys(name for name in found if isinstance(name, str))

@@ -1,4 +1,4 @@
-"""Who reads and writes the names of a program, and which of its calls only have a value. Pure."""
+"""Where a program's names are read and bound, and which of its expressions are pure. Pure."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ _PURE_NODES = (
     *(ast.GeneratorExp, ast.expr_context),
 )
 PURE_MODULES = {"math", "zlib", "hashlib", "struct", "binascii", "base64", "string", "operator"}
-"""Modules of functions that return a value and do nothing else."""
+"""Modules whose functions have no side effects."""
 _PURE_METHODS = {
     *("hexdigest", "digest", "encode", "decode", "from_bytes", "to_bytes", "format", "bit_length", "tolist"),
     *("item", "upper", "lower", "strip", "replace", "join", "split", "count", "find", "index"),
 }
 _FRESH = {"empty", "zeros", "ones"}
 _FILLS = {"normal_", "uniform_", "random_", "bernoulli_", "exponential_"}
-"""Draws into a tensor, which nobody notices if it has just been made."""
+"""Random draws into a tensor: harmless if it was only just created."""
 _LAYERS = {"nn", "torch"}
-"""Whose classes draw their first weights."""
+"""Modules whose classes draw their initial weights."""
 _READERS = {"globals", "locals", "vars", "eval", "exec", "dir", "getattr", "__dict__", "asdict", "fields"}
-"""A program with one of them may read any name."""
+"""A program that uses one of these may read any name."""
 _KEPT = {"model", "build_model"}
-"""What the worker looks for in the file."""
+"""Names the worker looks up in the file."""
 
 
 @dataclass
 class Names:
-    """Those of a whole file: scopes are not told apart."""
+    """The names of a whole file, regardless of scope."""
 
     read: Counter[str] = field(default_factory=Counter)
     bound: set[str] = field(default_factory=set)
-    """Assigned, defined or a parameter somewhere."""
+    """Assigned, defined or a parameter anywhere."""
     imported: set[str] = field(default_factory=set)
-    """Modules, what is imported from them, and generators of random numbers."""
+    """Modules, what is imported from them, and random number generators."""
     seeders: set[str] = field(default_factory=set)
     """Other names for functions that set a seed."""
     functions: dict[str, list[ast.FunctionDef]] = field(default_factory=dict)
-    """Methods too."""
+    """Methods included."""
     empty: set[str] = field(default_factory=set)
     """Functions that do nothing."""
 
     constants: set[str] = field(default_factory=set)
-    """Assigned once, what comes of literals and of other constants."""
+    """Assigned once, from literals and other constants only."""
 
     @classmethod
     def of(cls, tree: ast.Module) -> Names:
@@ -103,16 +103,16 @@ class Names:
             self.imported.add(name)
 
     def idle(self, name: str) -> bool:
-        """True if nobody can notice what a name stands for."""
+        """True if a name's value cannot matter."""
         read = name in self.read or any(reader in self.read for reader in _READERS)
         return not (read or name in _KEPT or name.startswith("__"))
 
     def is_own(self, function: ast.expr) -> bool:
-        """True if a function is the program's own, by its name."""
+        """True if, by its name, a function is defined by the program itself."""
         return last(function) in self.functions and root(function) not in self.imported
 
     def sets_seed(self, function: ast.expr) -> bool:
-        """True if this is a function whose arguments are a seed."""
+        """True for a function that takes a seed."""
         name = last(function)
         if self.is_own(function) and name in SEED_CALLS:
             inner = (node for made in self.functions[name] for node in ast.walk(made))
@@ -120,7 +120,7 @@ class Names:
         return name in SEED_CALLS or (isinstance(function, ast.Name) and name in self.seeders)
 
     def is_pure(self, value: ast.AST) -> bool:
-        """True if all that an expression does is to have a value, or to advance a random stream."""
+        """True if an expression has no side effect other than advancing a random stream."""
         parts: Iterable[ast.AST]
         if isinstance(value, ast.Call):
             if not self._only_returns(value.func) and not self._draws(value):
@@ -134,16 +134,16 @@ class Names:
         return all(self.is_pure(part) for part in parts)
 
     def is_constant(self, value: ast.AST) -> bool:
-        """True if a pure expression has no other input than literals, and no names but of constants."""
+        """True if a pure expression depends only on literals and constants."""
         names = [node for node in ast.walk(value) if isinstance(node, ast.Name)]
         inner = {name.id for name in names if isinstance(name.ctx, ast.Store)}  # of a comprehension
         known = (self.constants, folding.PURE, PURE_MODULES, inner)
         return self.is_pure(value) and all(any(name.id in some for some in known) for name in names)
 
     def is_idle(self, value: ast.AST) -> bool:
-        """True for a pure expression that does not raise either, as far as can be told.
+        """True for a pure expression that, as far as can be told, does not raise either.
 
-        Else a program that fails, and its repair, would look the same.
+        Otherwise a failing program and its repair would look the same.
         """
         match value:
             case ast.Name(id=name):

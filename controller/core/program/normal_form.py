@@ -1,8 +1,8 @@
-"""A program → the same program without what makes no difference but to luck. Pure; nothing of it is run.
+"""Normalises a program: removes whatever affects nothing but luck. Pure; no part of it is run.
 
-Two texts with one normal form differ in comments, in the spelling of constants, in statements without effect,
-or in a seed and in how far a random stream has run. The reverse does not hold: who wants a program to look
-different can. docs/decisions/refused-proposals.md says what this is for.
+Two texts with the same normal form differ at most in comments, the spelling of constants, statements without
+effect, seeds, or the position of a random stream. The reverse does not hold: it is easy to make equal
+programs look different. docs/decisions/refused-proposals.md says what this is for.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from controller.core.program.names import PURE_MODULES, Names
 from controller.core.program.seeds import is_seed
 
 MAX_DEPTH = 200
-"""Of a tree that can be normalised within the interpreter's stack."""
+"""Deepest tree that can be normalised within the interpreter's stack."""
 
 _ROUNDS = 6
-"""Each may leave something without a reader. A longer chain makes two programs look different."""
+"""Most passes; each may leave more names unread. Programs with longer chains count as different."""
 _ENDS = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
@@ -34,7 +34,7 @@ def depth(tree: ast.AST) -> int:
 
 
 def normalised(tree: ast.Module) -> str:
-    """The normal form, dumped; `tree` is used up. Raises RecursionError for a tree much over MAX_DEPTH."""
+    """The normal form, dumped; modifies `tree`. Raises RecursionError if much deeper than MAX_DEPTH."""
     before = after = ""
     for _ in range(_ROUNDS):
         for step in (_Fold, _Seeds, _Idle):
@@ -51,7 +51,7 @@ class _Transformer(ast.NodeTransformer):
 
 
 class _Fold(_Transformer):
-    """Constant expressions become literals, and branches that are never taken go."""
+    """Folds constant expressions and removes branches that are never taken."""
 
     def visit(self, node: ast.AST) -> ast.AST:
         node = super().visit(node)
@@ -77,7 +77,7 @@ def _short(op: ast.boolop, values: list[ast.expr]) -> ast.expr:
 
 
 class _Seeds(_Transformer):
-    """Every seed becomes 0, wherever it comes from."""
+    """Replaces every seed by 0, wherever it comes from."""
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         if all(_names_seed(target) for target in node.targets):
@@ -100,7 +100,7 @@ class _Seeds(_Transformer):
         return self.generic_visit(node)
 
     def visit_For(self, node: ast.For) -> ast.AST:
-        """`for s in [42]: manual_seed(s)`: by now nobody reads s."""
+        """`for s in [42]: manual_seed(s)`: by now s is unread."""
         unread = isinstance(node.target, ast.Name) and self._names.idle(node.target.id)
         if isinstance(node.iter, ast.Tuple | ast.List) and (unread or _names_seed(node.target)):
             node.iter.elts = [self._without(item) for item in node.iter.elts]
@@ -138,7 +138,7 @@ class _Seeds(_Transformer):
         return {name for name in names if is_seed(name) or name not in read}
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        handed_on = any(self._names.sets_seed(part) for part in node.args)  # to partial or to map
+        handed_on = any(self._names.sets_seed(part) for part in node.args)  # passed to partial() or map()
         if self._names.sets_seed(node.func) or handed_on:
             node.args = [arg if self._names.sets_seed(arg) else self._without(arg) for arg in node.args]
             for keyword in node.keywords:
@@ -147,7 +147,7 @@ class _Seeds(_Transformer):
         return self.generic_visit(node)
 
     def _forget(self, node: ast.Call) -> None:
-        """Arguments of one of the program's own functions that are a seed, or that it never reads."""
+        """Zero arguments of the program's own functions that are a seed or never read."""
         match node.func:
             case ast.Lambda(args=parameters, body=value):
                 dead = self._dead(parameters, [value])
@@ -169,7 +169,7 @@ class _Seeds(_Transformer):
         return self.generic_visit(node)
 
     def _without(self, value: ast.expr) -> ast.expr:
-        """What a seed comes from may be dropped with it, unless working it out has another effect."""
+        """0 in place of a seed's expression, unless evaluating that has side effects."""
         return ast.Constant(value=0) if self._names.is_pure(value) else value
 
 
@@ -187,13 +187,13 @@ def _names_seed(target: ast.expr) -> bool:
 
 
 class _Idle(_Transformer):
-    """Statements without effect go, and so does what is never reached or never read."""
+    """Removes statements without effect, and code that is never reached or read."""
 
     def __init__(self, names: Names) -> None:
         super().__init__(names)
         self._loops = 0
         self._fields = False
-        """Whether the statements are those of a class, whose names others may read."""
+        """Whether the statements are a class body, whose names may be read elsewhere."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         within, self._loops = self._loops, self._within(node)
@@ -263,7 +263,7 @@ class _Idle(_Transformer):
         return not self._fields and self._names.idle(name)
 
     def _reseeds(self, call: ast.Call) -> bool:
-        """To set a seed where none was set is to change it; in a loop it is an idea."""
+        """Setting a seed only changes luck; but in a loop it is a real change."""
         if self._loops or self._names.is_own(call.func) or not self._names.sets_seed(call.func):
             return False
         return all(

@@ -1,8 +1,8 @@
-"""What a proposed train.py must satisfy before it costs training time.
+"""The checks a proposed train.py must pass before it costs training time.
 
 Nothing here makes an experiment safe or a score honest; containers and the judge do that. A proposal is
-refused because running it could teach nothing (empty, unchanged, tried before, another seed), because it
-cannot be scored (not Python, no model to be found), or because it could carry weights or text.
+refused because running it would teach nothing (empty, unchanged, tried before, another seed), because it
+cannot be scored (not Python, no model), or because it could carry weights or text.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from controller.core.program.normal_form import MAX_DEPTH, depth, normalised
 from controller.core.program.source import parse
 from controller.core.untrusted import clean_line
 
-#: Upstream's train.py has 26 KB. Room for ten times that; core/program/literals.py sees to what it may hold.
+#: Ten times upstream's train.py of 26 KB; core/program/literals.py limits what it may carry.
 MAX_BYTES = 256 * 1024
 _DEEP = "train.py is nested too deeply to be read"
 
 
 @dataclass(frozen=True)
 class Objection:
-    """Why a proposal is refused. The agent gets to see both."""
+    """Why a proposal is refused. The agent sees both fields."""
 
     cause: str
     """`empty`, `too-large`, `syntax`, `form`, `literals`, `identical`, `no-op` or `duplicate`; or `suspect`,
@@ -38,8 +38,8 @@ def check(
 ) -> Objection | None:
     """The first objection to `train_py`, or None.
 
-    `frontier_py` is the text it starts from; None for the baseline, which starts from nothing.
-    `tried` are the digests of the texts already run from that same frontier.
+    `frontier_py` is the text it starts from; None for the baseline. `tried` are the digests of the texts
+    already run from that frontier.
     """
     return (
         _check_text(train_py, max_bytes)
@@ -70,7 +70,7 @@ def _check_text(train_py: str, max_bytes: int) -> Objection | None:
 
 
 def _check_contents(train_py: str, frontier_py: str | None) -> Objection | None:
-    """A baseline is a person's: what it holds beyond the limits, its successors may hold, too."""
+    """The baseline is a person's choice: if it exceeds the limits, so may its successors."""
     detail = excess(train_py, frontier_py or "")
     return Objection("literals", detail) if detail is not None else None
 
@@ -91,7 +91,7 @@ def _check_novelty(train_py: str, frontier_py: str | None, tried: Collection[str
 
 
 def _module_names(tree: ast.Module) -> Iterator[str]:
-    """Names bound at module level, inside `if`, `with`, `for` and `try` too."""
+    """Names bound at module level, including inside `if`, `with`, `for` and `try`."""
     pending: list[ast.AST] = list(tree.body)
     while pending:
         node = pending.pop()
@@ -107,10 +107,7 @@ def _module_names(tree: ast.Module) -> Iterator[str]:
 
 @lru_cache(maxsize=16)
 def digest(text: str) -> str:
-    """sha256 of what a text does, luck aside, as far as its syntax tells: see core/program/normal_form.py.
-
-    A text that cannot be parsed stands for itself.
-    """
+    """sha256 of a text's normal form (normal_form.py), or of the text itself if it does not parse."""
     try:
         content = normalised(parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""Making a proposal fit another frontier than the one it was made for."""
+"""Rebase a proposal that was made for one frontier onto another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controller.core.values import Edit
 
 
 class Stale(ValueError):
-    """The proposal is of no use any more; the message says why."""
+    """The proposal cannot be rebased; the message says why."""
 
 
 def rebase(
@@ -22,7 +22,7 @@ def rebase(
     frontier_py: str,
     tried: Collection[str],
 ) -> str:
-    """`train_py` as it would have been made from `frontier_py` instead of `parent_py`. Raises Stale.
+    """`train_py` rebased from `parent_py` onto `frontier_py`. Raises Stale.
 
     `edits` is how it was made; `tried` are the digests of what was run from the frontier. While the frontier's
     text is the same, the proposal fits as it is.

@@ -1,7 +1,7 @@
-"""Which names stand for a seed, and which calls set one. Pure.
+"""Which names are seeds, and which calls set one. Pure.
 
-One definition for both: what the tuner may search (constants.py) is never what a proposal is refused for as a
-change of nothing but luck (policy.py).
+Shared by agents/search_space.py and policy.py, so that the tuner never searches a constant whose change would
+be refused as a mere change of seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SEED_CALLS = frozenset(
         *("PRNGKey",),
     }
 )
-"""Last part of the names of functions whose arguments are a seed."""
+"""Functions that take a seed, by the last part of their name."""
 
 DRAWS = frozenset(
     {
@@ -28,13 +28,13 @@ DRAWS = frozenset(
         *("sample", "bernoulli", "multinomial", "standard_normal", "integers", "permutation"),
     }
 )
-"""Last part of the names of functions that only advance a random stream, if nobody uses what they return."""
+"""Functions that only advance a random stream if their result is unused, by the last part of their name."""
 
 
 def is_seed(name: str) -> bool:
     """True if the last word of a name is `seed`, digits after it aside: SEED, data_seed, rngSeed, seed0.
 
-    RESEED_EVERY, SEED_TOKENS and `seeded` are none.
+    RESEED_EVERY, SEED_TOKENS and `seeded` do not count.
     """
     name = _SCALE.sub("", name)
     return _SEED.search(name if not name.isupper() else name.lower()) is not None

@@ -1,8 +1,7 @@
-"""train.py from bytes to text, the way the interpreter reads it. Pure.
+"""Decode train.py as the interpreter does. Pure.
 
-Everything that reads the text afterwards may then take it for what it is: UTF-8 without a byte order mark,
-lines that end with a newline, no declaration of another encoding. It is the same program: the interpreter
-does nothing else before it looks at the first word.
+The result can be treated as plain UTF-8: no byte order mark, newlines only, no declaration of another
+encoding. It is the same program: the interpreter does the same before it reads the first token.
 """
 
 from __future__ import annotations
@@ -13,20 +12,20 @@ import re
 import warnings
 
 _NEWLINE = re.compile("\r\n?")
-#: PEP 263, the way the interpreter looks for it: in a comment that has the first or the second line alone.
+#: PEP 263, as the interpreter looks for it: in a comment alone on the first or second line.
 _DECLARATION = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
 _NO_STATEMENT = re.compile(r"[ \t\f]*(?:#.*)?")
 _MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 def decode(content: bytes) -> str:
-    """The program's text. Raises SyntaxError with one sentence where the interpreter would raise one."""
+    """The program's text. Raises SyntaxError, with one sentence, where the interpreter would."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise SyntaxError("the file is UTF-16; save it as UTF-8")
     encoding = _encoding(content)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some codecs warn of what they read
+            warnings.simplefilter("ignore")  # some codecs warn about their input
             text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if _passed_over(content):
@@ -41,9 +40,9 @@ def decode(content: bytes) -> str:
 
 
 def _passed_over(content: bytes) -> bool:
-    """Whether the bytes that are no text are in comments, and in a file that says that it is UTF-8.
+    """Whether the undecodable bytes are all in comments, and the file is marked or declared as UTF-8.
 
-    There the interpreter does not look at them; without a mark or a declaration it refuses them anywhere.
+    The interpreter ignores them there; without a mark or a declaration it refuses them anywhere.
     """
     said = content.startswith(codecs.BOM_UTF8) or _declared(_as_lines(content)) is not None
     try:
@@ -59,7 +58,7 @@ def parse(text: str) -> ast.Module:
 
 def _parse(content: bytes) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an odd escape in somebody's string is no news to us
+        warnings.simplefilter("ignore")  # invalid escapes in strings do not matter here
         return ast.parse(content, "train.py")
 
 
@@ -73,7 +72,7 @@ def plain_text(text: str) -> str:
 
 
 def _encoding(content: bytes) -> str:
-    """By which the interpreter reads `content`."""
+    """The encoding with which the interpreter reads `content`."""
     marked = content.startswith(codecs.BOM_UTF8)
     text = _as_lines(content)
     found = _declared(text)
@@ -84,12 +83,12 @@ def _encoding(content: bytes) -> str:
 
 
 def _as_lines(content: bytes) -> str:
-    """Something to look for a declaration in, whatever the encoding turns out to be."""
+    """Text in which to look for a declaration, whatever the encoding."""
     return _NEWLINE.sub("\n", content.removeprefix(codecs.BOM_UTF8).decode("latin-1"))
 
 
 def _declared(text: str) -> slice | None:
-    """Where the name of an encoding stands in the first two lines, if one does."""
+    """Where the first two lines declare an encoding, if they do."""
     first = text.partition("\n")[0]
     if (match := _DECLARATION.match(first)) is not None:
         return slice(*match.span(1))
@@ -101,7 +100,7 @@ def _declared(text: str) -> slice | None:
 
 
 def _usual_name(name: str) -> str:
-    """As the interpreter's tokenizer has it."""
+    """The encoding's name as normalised by the interpreter's tokenizer."""
     short = name[:12].lower().replace("_", "-")
     if short == "utf-8" or short.startswith("utf-8-"):
         return "utf-8"

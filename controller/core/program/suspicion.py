@@ -1,7 +1,7 @@
-"""What a rejected program costs: it is not run again, from whatever frontier. Pure.
+"""A rejected program is not run again, from any frontier. Pure.
 
-A file that tries something and is found out, or ends itself before it is, could otherwise try again after
-every keep, until it is lucky.
+Otherwise a program that cheats, and is caught or ends itself first, could try again after every keep until it
+gets lucky.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class Suspicion:
 
 
 def suspicion(finished: Experiment) -> Suspicion | None:
-    """None if there is nothing against running the same program once more from another frontier.
+    """Why not to run the same program again from another frontier; None if there is no reason.
 
-    To fail where the same checkpoint was served before, and be it for memory, is a crash once.
+    A crash while its score was being confirmed counts, even if out of memory: the same checkpoint was served
+    before.
     """
     verdict, cause, judgement = finished.verdict, finished.cause, finished.judgement
     served = finished.quarantine is not None or (isinstance(judgement, Refusal) and judgement.confirming)
@@ -37,7 +38,7 @@ def suspicion(finished: Experiment) -> Suspicion | None:
 
 
 def suspected(train_py: str, suspects: Mapping[str, Suspicion]) -> Objection | None:
-    """The objection to a program that is among `suspects`, which are by digest."""
+    """The objection to a program that is among `suspects`, keyed by digest."""
     if (found := suspects.get(digest(train_py))) is None:
         return None
     ended = "was rejected" if found.verdict is Verdict.REJECT else "failed when its score was to be confirmed"

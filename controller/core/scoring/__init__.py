@@ -1,1 +1,1 @@
-"""What a judge and a worker say, and what it means."""
+"""Interpreting what the judge and the workers report."""

@@ -1,9 +1,9 @@
-"""What a worker may use, from what the baseline's workers used on the same machine. Pure.
+"""How much time a worker may use, relative to the baseline's workers on the same machine. Pure.
 
-The budget binds the training alone. A worker that may compute for as long as it likes goes on training, or
-searches, or averages a thousand passes, and its score is no longer that of a run of the budget's length. How
-long honest work takes depends on the machine, so it is measured there: with experiment 0, which no agent
-wrote. Time on a GPU is bounded by the wall clock: a worker has its GPUs to itself.
+The budget limits only the training. Without a limit of its own, a worker could go on training, search, or
+average a thousand passes, and its score would no longer be that of a run within the budget. How long honest
+work takes depends on the machine, so it is measured there, with experiment 0, which no agent wrote. GPU time
+is bounded by the wall clock: a worker has its GPUs to itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from controller.core.values import Work
 
 WALL_FACTOR, WALL_SECONDS = 2.0, 5.0
 CPU_FACTOR, CPU_SECONDS = 1.5, 1.0
-"""Factors of what the baseline used, and seconds on top: starts vary, most of all by the wall clock."""
+"""Multiples of what the baseline used, and seconds on top: start-up times vary, wall-clock time most."""
 
 WORKERS = 2
 
@@ -30,10 +30,10 @@ class Allowance(NamedTuple):
 def allowances(
     reference: Sequence[Work], *, share: float, budget_seconds: float, cpus: float
 ) -> tuple[Allowance, Allowance]:
-    """For the first worker and the second.
+    """The allowances of the first and the second worker.
 
-    `reference` is the baseline's work; unless both of its workers are in it, there are no limits. `share` is
-    that of the budget, `cpus` how many CPUs a worker may use at once.
+    `reference` is the baseline's work; there are no limits unless it includes both workers. `share` is the
+    share of the budget to add, `cpus` how many CPUs a worker may use at once.
     """
     if len(reference) != WORKERS:
         return Allowance(), Allowance()
@@ -51,9 +51,9 @@ def allowances(
 
 
 def excess(work: Work) -> str | None:
-    """A sentence with the figures if a worker used more than it may; None if it did not.
+    """A sentence with the figures if a worker exceeded its allowance; None if it did not.
 
-    Whole seconds: the figures are the worker's to choose, and reach whoever reads the refusal.
+    Whole seconds only: the worker can choose the figures, and could send a message to the refusal's readers.
     """
     if over_cpu(work):
         used, allowed, of = work.cpu_seconds, work.allowed_cpu_seconds, "CPU time"
@@ -62,13 +62,13 @@ def excess(work: Work) -> str | None:
     else:
         return None
     return (
-        f"the worker used {used:.0f} s of {of} and may use {allowed:.0f} s: the baseline's need on this "
-        "machine and a share of the budget; a model this heavy cannot be scored, make it cheaper to run"
+        f"the worker used {used:.0f} s of {of} and may use {allowed:.0f} s: what the baseline needs on this "
+        "machine plus a share of the budget; a model this slow cannot be scored, make it cheaper to run"
     )
 
 
 def over_cpu(work: Work) -> bool:
-    """True if it used too much CPU time, for which no other user of the machine can be blamed."""
+    """True if it used too much CPU time, which no other load on the machine can explain."""
     return _over(work.cpu_seconds, work.allowed_cpu_seconds)
 
 

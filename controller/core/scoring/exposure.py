@@ -1,20 +1,20 @@
-"""Whether scores say that somebody knows the rows that are scored. Pure.
+"""Whether scores show that a model knows the scored rows. Pure.
 
 A worker has to see rows, and there may be unknown ways for a later run to learn what it saw. Such a run does
-better on the scored rows, which are the same every time, than on fresh ones, which no worker was given before
-(harness/fresh.py). Each score says by how much, as a `Fresh`. Three tests look at that, and an honest run
-fails one of them once in `1 / FALSE_ALARM` times, or less often:
+better on the scored rows, which are always the same, than on fresh rows, which no worker was given before
+(harness/fresh.py). Each score says by how much, as a `Fresh`. Three tests use that, and an honest run fails
+one of them with probability FALSE_ALARM at most:
 
-* of one run: the judge's permutation test, which is exact;
-* of one run that was measured twice, because the first test was near to an alarm and the score would be kept:
-  both gaps together, as normal numbers;
-* of a lineage, the kept experiments that led to a candidate and the candidate itself: what is known a little
-  is known in each of them, so their gaps are averaged. Two things make the mean differ from 0 for honest
-  runs. Which rows were fresh: a random walk with normal steps as far as the mean of many rows is normal, so
+* on one run: the judge's permutation test, which is exact;
+* on one run measured twice, because the first test was close to an alarm and the score would be kept: both
+  gaps together, as normal variables;
+* on a lineage, the kept experiments that led to a candidate and the candidate itself: partial knowledge shows
+  in each of them, so their gaps are averaged. Two things make the mean differ from 0 for honest runs. One is
+  which rows were fresh: a random walk with normal steps, as far as the mean of many rows is normal, so
   the mean stays within the boundary of Robbins's mixture of normals (Howard et al., "Time-uniform,
   nonparametric, nonasymptotic confidence sequences", Annals of Statistics 49 (2021), equation 14) at every
-  step with the probability asked for. And which rows are the scored ones: that is drawn once and the same in
-  all scorings. What the first scoring found, at which nobody could know anything, tells part of it.
+  step with the probability asked for. The other is which rows are scored: that is drawn once and is the same
+  in all scorings. The first scoring, when nothing could be known yet, reveals part of it.
 """
 
 from __future__ import annotations
@@ -27,38 +27,39 @@ from typing import NamedTuple
 from controller.core.values import Fresh, Score
 
 FALSE_ALARM = 1e-4
-"""Probability that an honest run is taken for one that knows scored rows."""
+"""Probability that an honest run is mistaken for one that knows scored rows."""
 DOUBT = 0.01
-"""A score that would be kept, with a gap as unlikely as this, is measured again with other fresh rows."""
+"""A score that would be kept is measured again with other fresh rows if its gap is this unlikely."""
 SLACK = 0.01
-"""Share of its score by which a lineage may be better on scored rows, for having been chosen by them."""
+"""Share of its score by which a lineage may be better on scored rows, because it was selected on them."""
 
 _LOOK_ALARM = FALSE_ALARM / 4
-"""A run is looked at twice: after its first worker, and after the second."""
+"""A run is tested twice: after its first worker, and after the second."""
 _TWICE_ALARM = FALSE_ALARM / 4
 _WALK_ALARM = _OFFSET_ALARM = FALSE_ALARM / 8
 
 
 class Lineage(NamedTuple):
-    """What the gaps of a lineage come to, bits per byte."""
+    """The combined gap of a lineage, bits per byte."""
 
     scores: int
-    """How many gaps the mean is of; that of the first scoring is not among them."""
+    """How many gaps are averaged; that of the first scoring is not included."""
     gap: float
     """Mean gap beyond what the choice of the scored rows explains."""
     limit: float
-    """From here on it is no chance."""
+    """A gap beyond this is not chance."""
 
 
 def lineage(gaps: Sequence[Fresh], val_bpb: float) -> Lineage | None:
-    """Sum up the gaps of a lineage, those of its first scoring first. None if there is no other.
+    """Combine the gaps of a lineage, that of its first scoring first. None if there are no others.
 
-    `val_bpb`: the score that is in question.
+    `val_bpb`: the score in question.
     """
     first, later = gaps[:1], [fresh for fresh in gaps[1:] if fresh.fresh_error > 0]
     if not first or not later or first[0].fresh_error == 0 or first[0].scored_error == 0:
         return None
-    # The offset by the choice of the scored rows: normal around 0, seen once with the first scoring's error.
+    # The offset from the choice of scored rows: normal around 0, observed once, with the first scoring's
+    # error.
     prior, seen = first[0].scored_error ** 2, first[0].fresh_error ** 2
     offset, offset_variance = first[0].gap * prior / (prior + seen), prior * seen / (prior + seen)
     weights = [1 / fresh.fresh_error**2 for fresh in later]
@@ -70,17 +71,20 @@ def lineage(gaps: Sequence[Fresh], val_bpb: float) -> Lineage | None:
 
 
 def _boundary(variance: float, tuned: float) -> float:
-    """What a normal random walk stays below at all variances but for `_WALK_ALARM`; tightest near `tuned`."""
+    """A bound that a normal random walk exceeds at any variance with probability `_WALK_ALARM` at most.
+
+    It is tightest near the variance `tuned`.
+    """
     return math.sqrt((variance + tuned) * (math.log((variance + tuned) / tuned) - 2 * math.log(_WALK_ALARM)))
 
 
 def doubtful(score: Score) -> bool:
-    """Is the gap hard to explain by chance, though it convicts nobody?"""
+    """Whether the gap is hard to explain by chance, though not proof."""
     return score.fresh is not None and score.fresh.p_value <= DOUBT
 
 
 def _twice(first: Fresh, second: Fresh, val_bpb: float) -> str | None:
-    """Why two scorings of one model with different fresh rows are no chance together; None if they may be."""
+    """Why two scorings of one model with different fresh rows cannot both be chance; None if they can."""
     errors = [fresh.fresh_error**2 for fresh in (first, second)]
     if min(errors) == 0:
         return None
@@ -96,10 +100,10 @@ def _twice(first: Fresh, second: Fresh, val_bpb: float) -> str | None:
 
 
 def exposed(ancestors: Sequence[Fresh], score: Score, earlier: Score | None = None) -> str | None:
-    """Why the model of this score must have seen rows that are scored; None if nothing says so.
+    """Why the model of this score must have seen scored rows; None if there is no evidence.
 
-    `ancestors`: what the kept experiments before it showed, the first one first. `earlier`: another score of
-    the same checkpoint.
+    `ancestors`: the results of the kept experiments before it, the first one first. `earlier`: another score
+    of the same checkpoint.
     """
     fresh = score.fresh
     if fresh is None:

@@ -1,4 +1,4 @@
-"""What the judge's lines say. Pure; the judge runs our code alone, so nonsense from it is our fault."""
+"""Parse the judge's output lines. Pure; the judge runs only our code, so an invalid line is our fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controller.core.untrusted import clean_line
 from controller.core.values import Cause, Fresh, Refusal, Score
 
 _WORKER_FAILED = "worker-failed"
-"""The judge's word for a worker that gave up; how the worker ended says why."""
+"""The judge's cause for a worker that gave up; the worker's exit says why."""
 
 
 class _Scored(BaseModel):

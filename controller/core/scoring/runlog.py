@@ -1,7 +1,7 @@
-"""What can be read out of a run's output: its claim, why it crashed, and what to show of it.
+"""What a run's output tells: its claim, why it crashed, and which part to show.
 
-The output is written by the experiment. It may lie, and then about itself alone: a claim decides nothing,
-and a forged traceback only gives its own crash a wrong name.
+The experiment writes the output and may lie, but only about itself: a claim decides nothing, and a forged
+traceback only mislabels its own crash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CLAIM_LINE = re.compile(
 _EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
 _SYNTAX_LINE = re.compile(r"^(?:SyntaxError|IndentationError|TabError)\b.*", re.MULTILINE)
 
-#: (cause, names of exceptions, words in the message); the first row that fits wins.
+#: (cause, exception names, pattern of the message); the first match wins.
 _RULES: tuple[tuple[Cause, frozenset[str], re.Pattern[str] | None], ...] = (
     (
         Cause.OOM,
@@ -75,12 +75,12 @@ _RULES: tuple[tuple[Cause, frozenset[str], re.Pattern[str] | None], ...] = (
     ),
 )
 
-#: How a script that gives up by itself says so: its last line, no traceback. `FAIL` is upstream's.
+#: The last line of a script that gives up by itself, without a traceback. `FAIL` is upstream's.
 _GAVE_UP = re.compile(
     r"\bFAIL\s*$|\bloss\b[^|\n]{0,40}\b(?:nan|inf)\b|non-?finite|not finite|\bdiverged\b", re.IGNORECASE
 )
 
-#: How the data loader ends a run that was meant for a GPU and has none; see harness/prepare.py.
+#: What the data loader prints when it ends a run that needs a GPU and has none; see harness/prepare.py.
 _ENDED_WITHOUT_GPU = re.compile(r"^no GPU: the data is for one\b", re.MULTILINE)
 
 _COLUMN = 18  # upstream's summary block: keys padded to this width
@@ -88,7 +88,7 @@ _HEADING = "=== Added by the Glovebox controller; the run itself printed nothing
 
 
 def claim(text: str) -> Claim:
-    """The last value of every key of the summary block, in whatever state the block is; NaN is none."""
+    """The last value of every key of the summary block, even if that is incomplete; NaN is ignored."""
     found: dict[str, float] = {}
     keys = {key.lower(): key for key in Claim.model_fields}
     for line in re.split(r"[\r\n]", text):
@@ -100,10 +100,10 @@ def claim(text: str) -> Claim:
 def crash_cause(
     text: str, *, exit_code: int | None, oom_killed: bool, killed_at_limit: bool
 ) -> tuple[Cause | None, str]:
-    """Why a run ended before its time, with one safe line for people.
+    """Why a run ended early, with one safe line for people.
 
-    (None, "") for a run that ended well or was ended at its limit: whether such a run left something to score
-    is not to be read from its log.
+    (None, "") for a run that exited normally or was ended at its limit: whether such a run left something to
+    score cannot be told from its log.
     """
     if exit_code == 0 or exit_code == LIMIT_EXIT_CODE or killed_at_limit:
         return None, ""
@@ -117,17 +117,17 @@ def crash_cause(
 
 
 def excerpt(text: str, limit: int = 4000) -> str:
-    """What a person or an LLM needs to see: the final traceback and what follows, or else the end."""
+    """What a person or an LLM needs to see: the final traceback and what follows, else the end."""
     start = _traceback_start(text)
     return clean_text(text[start:] if start is not None else text[-limit:], limit)
 
 
 MAX_SUMMARY_BYTES = 4096
-"""More than the section that `summary` makes ever takes."""
+"""Upper bound on the section that `summary` makes."""
 
 
 MAX_WORKER_LOG_BYTES = 64 * 1024
-"""The most that the file with the output of an experiment's workers takes."""
+"""Upper bound on the file with the output of an experiment's workers."""
 
 
 def summary(
@@ -139,8 +139,8 @@ def summary(
 ) -> str:
     """The section the controller appends to run.log, in the format of upstream's summary block.
 
-    After it `grep "^val_bpb:" run.log | tail -1` answers with the judge's score, whatever the run printed
-    before, and with no number if there is none. The hold-out score is not in it: agents read this.
+    With it, `grep "^val_bpb:" run.log | tail -1` gives the judge's score whatever the run printed before, and
+    no number if there is no score. The hold-out score is left out: agents read this.
     """
     values = {
         "val_bpb": _bpb(judgement.val_bpb if isinstance(judgement, Score) else None),
@@ -164,7 +164,7 @@ def _bpb(value: float | None) -> str:
 def _final_exception(text: str) -> tuple[str, str] | None:
     """(name without its module, message) of the exception that ended the interpreter."""
     header = text.rfind(_TRACEBACK)
-    # A file that does not compile is reported without the word "Traceback".
+    # A file that does not compile is reported without a "Traceback" header.
     syntax = [match.start() for match in _SYNTAX_LINE.finditer(text)]
     if syntax and syntax[-1] > header:
         return _split_exception(text[syntax[-1] :])
@@ -184,7 +184,7 @@ def _split_exception(text: str) -> tuple[str, str]:
 
 
 def _detail(name: str, message: str) -> str:
-    """The exception's line; with the next one where it only announces that (torch.compile: "… raised:")."""
+    """The exception's line, and the next if it ends with a colon (torch.compile: "… raised:")."""
     lines = message.split("\n")
     said = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
     return clean_line(f"{name}: {said}" if said else name)

@@ -1,8 +1,8 @@
-"""How a worker ended, in a sentence of ours. Pure.
+"""How a worker ended, in a sentence of our own. Pure.
 
-A worker has seen validation text, so nothing it wrote leaves as text: docs/decisions/words-of-a-worker.md.
-Of its last line two facts are believed, if they are among those listed here: which exception there was, and
-on which line of train.py.
+A worker has seen validation text, so none of its output is passed on: docs/decisions/words-of-a-worker.md.
+Only two facts are taken from its last line, if they are valid: the class of the exception, if listed here,
+and its line in train.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from controller.core.scoring.runlog import LIMIT_EXIT_CODE
 from controller.core.values import Cause, Refusal
 
-#: What the worker's exit status says about it; the numbers are those of harness/worker.py.
+#: The meaning of the worker's exit statuses, as defined in harness/worker.py.
 _ENDS: Mapping[int | None, tuple[Cause, str]] = {
     10: (Cause.LOAD, "train.py failed when the worker imported it or built the model"),
     11: (Cause.NO_CHECKPOINT, "the run left no checkpoint"),
@@ -84,15 +84,16 @@ KILLED_BY_KERNEL = Refusal(cause=Cause.OOM, detail="the worker was killed by the
 
 
 def refusal(exit_code: int | None, output: bytes, lines: int) -> Refusal:
-    """Why there was nothing to judge: from the end of a worker, the end of what it printed, and the number of
-    lines of its train.py.
+    """Why there was nothing to judge, from a worker's exit code and the end of its output.
+
+    `lines`: how many lines its train.py has.
     """
     cause, words = _ENDS.get(exit_code, _OTHER)
     return Refusal(cause=cause, detail=words + _where(output, lines))
 
 
 def doubted(found: Refusal) -> Refusal:
-    """What a second worker's failure comes to, where a first one had got through with the same checkpoint."""
+    """The refusal for a second worker that failed with a checkpoint that the first one served."""
     return found.model_copy(
         update={
             "cause": Cause.UNCONFIRMED,
@@ -104,7 +105,7 @@ def doubted(found: Refusal) -> Refusal:
 
 
 def _where(output: bytes, lines: int) -> str:
-    """`: RuntimeError at line 57`, as far as the last line says so and may be believed."""
+    """`: RuntimeError at line 57`, as far as the last line is valid."""
     match = _LAST_LINE.fullmatch(output.rstrip(b"\n").rpartition(b"\n")[2])
     if match is None:
         return ""

@@ -1,7 +1,7 @@
-"""Did the engine make the container it was asked for?
+"""Whether the engine created the container we asked for.
 
-Between our request and the container stand the SDK, perhaps a proxy in front of the socket, the engine's
-own defaults and its admins' configuration. Pure: compares what was asked with what `inspect` answers.
+The SDK, a proxy in front of the socket, the engine's defaults and its administrators' configuration can all
+change a request. Pure: compares the create request with what `inspect` returns.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Ways to widen a container that we never ask for; whatever stands here must be empty.
+#: Ways to widen a container's access that we never request; all of them must be empty.
 _MUST_BE_EMPTY = (
     "Binds",
     "CapAdd",
@@ -29,9 +29,9 @@ _CONFIG = ("Cmd", "Image", "User", "WorkingDir", "Tty", "OpenStdin")
 
 
 def differences(asked: Mapping[str, Any], inspected: Mapping[str, Any]) -> list[str]:
-    """What differs between a create body and the engine's `inspect` of the result; empty if nothing does.
+    """Differences between a create body and the engine's `inspect` of the result; empty if there are none.
 
-    What the engine adds from the image (environment, labels, entrypoint) is not a difference.
+    What the engine adds from the image (environment, labels, entrypoint) does not count.
     """
     config, host = inspected["Config"], inspected["HostConfig"]
     return [
@@ -51,7 +51,7 @@ def _unequal(asked: Mapping[str, Any], actual: Mapping[str, Any]) -> Iterator[st
 
 
 def _canonical(value: Any) -> Any:
-    """Forgets what carries no meaning: absent, null, empty are the same; objects in a list have no order."""
+    """Drops meaningless distinctions: absent, null and empty are equal; objects in a list have no order."""
     if isinstance(value, Mapping):
         return {key: inner for key in sorted(value) if (inner := _canonical(value[key])) is not None}
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
@@ -60,7 +60,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Short enough that a seccomp profile does not push the other differences out of sight."""
+    """Truncated, so that a seccomp profile does not crowd out the other differences."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
@@ -71,5 +71,5 @@ def _asked_mounts(asked: Mapping[str, Any]) -> list[Any]:
 
 
 def _actual_mounts(inspected: Mapping[str, Any]) -> list[Any]:
-    """The mounts of the container itself; a volume that an image declares would show up here."""
+    """The container's actual mounts, including any volume that the image declares."""
     return sorted([mount["Destination"], mount["Type"], mount["RW"]] for mount in inspected["Mounts"])

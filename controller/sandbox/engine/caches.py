@@ -1,8 +1,8 @@
-"""When the kernel's caches have to be emptied, and what is known about whether they can be.
+"""When the kernel's caches have to be emptied, and whether they can be.
 
-Names that a container looked for, found or not, and pages of files that it read stay in the kernel after its
-end, for every other container to find. What that is worth to an experiment, and what is left of it:
-docs/decisions/channels.md.
+File names that a container looked up, whether they existed or not, and the pages of files that it read stay
+in the kernel after the container has ended, where any other container can detect them.
+docs/decisions/channels.md says what an experiment could gain from that, and what remains of it.
 """
 
 from __future__ import annotations
@@ -20,57 +20,58 @@ from controller.core.untrusted import clean_line
 log = structlog.stdlib.get_logger(__name__)
 
 _LEAVE_TRACES = frozenset({*FORGOTTEN_BEFORE, Domain.JUDGE})
-"""Who runs an experiment's code; and the judge, since what it maps is not dropped."""
+"""Domains that run an experiment's code, and the judge: pages that it has mapped are not dropped."""
 EMPTIED, SHARED = "caches emptied", "shared caches"
 """How far experiments on this engine are isolated from each other."""
 
 
 class Caches:
-    """Remembers whose traces may be in the caches of the engine's machine. Safe to use from any thread."""
+    """Tracks which domains may have left traces in the caches of the engine's machine. Thread-safe."""
 
     def __init__(
         self, enabled: bool, *, empty: Callable[[bool], None], running: Callable[[], Set[Domain]]
     ) -> None:
-        """`empty` empties the caches, and reads in again what everybody needs if it is given true; raises
-        InfrastructureError, NotReady. `running`: the domains of what runs now and does not wait for its word.
+        """`empty` empties the caches and, given True, reads back in what all containers need; it raises
+        InfrastructureError or NotReady. `running` returns the domains of the containers that run now and are
+        not waiting for their start signal.
         """
         self._enabled, self._empty, self._running = enabled, empty, running
         self._lock = threading.Lock()
         self._traces: set[Domain] = set(FORGOTTEN_BEFORE)
-        """At first nobody knows what ran before."""
+        """At start-up it is not known what ran before."""
         self._ahead: threading.Thread | None = None
         self._emptied = False
-        """It has worked before."""
+        """They have been emptied successfully at least once."""
         self._obstacle = "" if enabled else "sandbox.empty_caches is off"
 
     @contextmanager
     def before(self, domain: Domain, *, warm: bool = True) -> Iterator[None]:
-        """To be held while a container of this domain is started: nobody's traces that matter are left then.
+        """Hold this while a container of this domain starts: the caches hold no traces that matter to it.
 
-        `warm`: it will read what Python and torch are imported from. Raises InfrastructureError or NotReady
-        if the caches could be emptied before and cannot be now. Where they never could, it goes on without.
+        `warm`: the container will import Python and torch. Raises InfrastructureError or NotReady if the
+        caches could be emptied before but cannot be now. If they never could, the container starts anyway.
         """
         if domain not in FORGOTTEN_BEFORE:
             yield
             return
         with self._lock:
             if self._enabled and self._traces & FORGOTTEN_BEFORE[domain]:
-                self._forget(warm)
+                self._drop_traces(warm)
             self._traces.add(domain)
             yield
 
     def begin_ahead(self) -> None:
-        """To be called when containers were removed. Begins to empty the caches, if a trainer's start would
-        have to and nobody is there who could leave more. That start waits for what is under way, and tries
-        again what failed.
+        """Call this after containers were removed. Empties the caches in the background if the next trainer
+        would have to and nothing is running that could leave new traces. The trainer's start waits for it,
+        and retries if it failed.
         """
         if Domain.WORKER in self._traces and self._emptied and not self._is_ahead:
-            # No daemon: a process that ends waits for the container, which nobody else would remove.
+            # Not a daemon thread: the process must wait for the container, which nothing else would remove.
             self._ahead = threading.Thread(target=self._empty_ahead, name="empty the caches")
             self._ahead.start()
 
     def close(self) -> None:
-        """Wait for what was begun ahead."""
+        """Wait for the background run."""
         if self._ahead is not None:
             self._ahead.join()
 
@@ -81,19 +82,19 @@ class Caches:
     def _empty_ahead(self) -> None:
         with self._lock, suppress(InfrastructureError, NotReady):
             if Domain.WORKER in self._traces and not self._running() & _LEAVE_TRACES:
-                self._forget(warm=True)
+                self._drop_traces(warm=True)
 
     def isolation(self) -> tuple[str, str]:
-        """EMPTIED or SHARED, and for the latter the reason. Tries it, if nobody has yet."""
+        """EMPTIED or SHARED, the latter with the reason. Tries to empty the caches if nobody has yet."""
         with self._lock:
             if not self._emptied and not self._obstacle:
                 self._try(warm=False)
             return (EMPTIED, "") if self._emptied else (SHARED, self._obstacle)
 
-    def _forget(self, warm: bool) -> None:
+    def _drop_traces(self, warm: bool) -> None:
         before = self._running()
         if self._try(warm=warm):
-            self._traces = {*before, *self._running()}  # what ran on may have left some more
+            self._traces = {*before, *self._running()}  # these kept running and may have left new traces
 
     def _try(self, *, warm: bool) -> bool:
         try:

@@ -23,9 +23,9 @@ from controller.core.untrusted import clean_line
 from controller.sandbox.engine.failures import EngineFault, classify, to_error
 
 ANSWER_SECONDS = 20
-"""For any one answer of the engine, those apart that wait for a container."""
+"""Time-out of any engine request that does not wait for a container."""
 FAILURES = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""All that the SDK raises when it is not our bug."""
+"""Everything that the SDK raises for reasons other than a bug of ours."""
 
 
 _NAMES_AN_ENGINE = (
@@ -36,32 +36,32 @@ _NAMES_AN_ENGINE = (
     "DOCKER_TLS_VERIFY",
     "DOCKER_CERT_PATH",
 )
-"""Variables that the address follows from."""
+"""Environment variables that determine the address."""
 
 
 class NoAddress(docker.errors.DockerException):
-    """The environment names an engine that we cannot talk to; the message is a sentence for its owner."""
+    """The environment names an engine that we cannot talk to; the message is a sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Which engine."""
+    """An engine's address."""
 
     url: str
     named_by: str
     arguments: Mapping[str, Any]
-    """For the SDK."""
+    """Keyword arguments for the SDK."""
 
     def __str__(self) -> str:
         return f"{self.url} ({self.named_by})"
 
 
 def address() -> Address:
-    """That of the engine which the command `docker` talks to: DOCKER_HOST, else the context that
-    DOCKER_CONTEXT or the user's Docker configuration names, else the usual socket. Raises NoAddress.
+    """The address of the engine that the `docker` command talks to: DOCKER_HOST, else the context that
+    DOCKER_CONTEXT or the user's Docker configuration names, else the default socket. Raises NoAddress.
 
-    The answer stays the same for the life of a process, so that `docker context use` in the middle of a run
-    does not send half of it to another engine.
+    The answer is fixed for the life of the process: `docker context use` in the middle of a run must not send
+    the rest of it to another engine.
     """
     return _address(tuple(os.environ.get(name) for name in _NAMES_AN_ENGINE))
 
@@ -73,7 +73,7 @@ def _address(_environment: tuple[str | None, ...]) -> Address:
         return Address(arguments["base_url"], "DOCKER_HOST", arguments)
     try:
         context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
-    except Exception as error:  # the SDK raises plain ones for files that it cannot read
+    except Exception as error:  # the SDK raises a plain Exception for files it cannot read
         raise NoAddress(f"The Docker context cannot be read: {clean_line(str(error))}.") from error
     if context is None:
         raise NoAddress(
@@ -99,8 +99,11 @@ def connect(answer_seconds: int = ANSWER_SECONDS) -> docker.APIClient:
     return docker.APIClient(**address().arguments, timeout=answer_seconds)
 
 
-class asked_to:
-    """A block that talks to the engine: SDK errors become ours, the faults in `forgive` are swallowed."""
+class engine_call:
+    """Context of an engine request: SDK errors become ours, faults in `forgive` are suppressed.
+
+    `doing` completes the sentence "The container engine failed to …".
+    """
 
     def __init__(
         self, doing: str, *, starting_up: bool = False, forgive: frozenset[EngineFault] = frozenset()
@@ -123,7 +126,7 @@ class asked_to:
 
 
 def diagnose(error: BaseException) -> tuple[EngineFault, str]:
-    """What kind of failure one of FAILURES is, and the engine's words for it; those are not safe to print."""
+    """The kind of failure that one of FAILURES is, and the engine's message, which is not safe to print."""
     if isinstance(error, docker.errors.APIError) and error.response is not None:
         message = str(error.explanation or error)
         return classify(error.response.status_code, message), message
@@ -132,7 +135,7 @@ def diagnose(error: BaseException) -> tuple[EngineFault, str]:
 
 
 def time_of(stamp: str) -> dt.datetime:
-    """RFC 3339 with up to nine digits of a second, as the engine writes it."""
+    """Parse the engine's timestamps: RFC 3339 with up to nine digits of a second."""
     whole, _, fraction = stamp.removesuffix("Z").partition(".")
     micros = int(fraction[:6].ljust(6, "0")) if fraction else 0
     return dt.datetime.fromisoformat(whole).replace(microsecond=micros, tzinfo=dt.UTC)

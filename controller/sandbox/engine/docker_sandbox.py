@@ -1,7 +1,7 @@
-"""Container life cycle. The only module that has the container engine do something, but for the reaper.
+"""Container life cycle. Apart from the reaper, the only module that changes anything on the engine.
 
-`connection` is the connection and what its failures mean, `output` what a container prints, `waiting` how one
-is seen through to its end.
+`connection` holds the connection and what its failures mean, `output` reads what a container prints,
+`waiting` waits for a container to end.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from controller.failpoints import reach
 from controller.ports import Clock, Exit
 from controller.sandbox.engine.attestation import differences
 from controller.sandbox.engine.caches import Caches
-from controller.sandbox.engine.connection import asked_to, connect, time_of
+from controller.sandbox.engine.connection import connect, engine_call, time_of
 from controller.sandbox.engine.failures import EngineFault, to_error
 from controller.sandbox.engine.output import Stream, pump
-from controller.sandbox.engine.waiting import see_through
+from controller.sandbox.engine.waiting import wait_or_kill
 
 _CLOCK_STEP_SECONDS = 2.0
-"""The engine's measure of a life may differ from ours by this much; more, and the wall clock was set."""
-_SAID_BYTES = 16384
-"""Kept of what a container of our own says."""
+"""How far the engine's run time of a container may differ from ours; beyond it, the wall clock was set."""
+_OUTPUT_BYTES = 16384
+"""Output kept from one of our own helper containers."""
 _SIGKILLED = 137
 _NEVER = "0001-01-01"
 
@@ -63,12 +63,12 @@ class DockerSandbox:
         self._streams: dict[str, Stream] = {}
         self._began: dict[str, float] = {}
         self._waiting: dict[str, Domain] = {}
-        """Containers that were not given the word yet."""
-        self._told: set[str] = set()
+        """Containers that have not been sent their start signal yet."""
+        self._signalled: set[str] = set()
         self._image_id: str | None = None
-        self._here: bool | None = None
+        self._engine_is_local: bool | None = None
         self._caches = Caches(config.empty_caches, empty=self._empty_caches, running=self._running)
-        with asked_to("answer", starting_up=True):
+        with engine_call("answer", starting_up=True):
             self._client = connect()
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class DockerSandbox:
 
     def create_volume(self, spec: VolumeSpec) -> None:
         labels = {**spec.labels, LABEL_DEADLINE: self._reap_after(spec.life_seconds)}
-        with asked_to(f"create the volume {spec.name}"):
+        with engine_call(f"create the volume {spec.name}"):
             body = spec.to_engine(id_map(self._client.info()) or NOT_MAPPED)
             made = self._client.create_volume(body["Name"], body["Driver"], body["DriverOpts"], labels)
         if made["Options"] != body["DriverOpts"]:
@@ -96,19 +96,19 @@ class DockerSandbox:
     def begin(self, name: str) -> None:
         domain = self._waiting.get(name)
         if domain is None:
-            if name not in self._told:
-                raise InfrastructureError(f"The container {name} was not started by us, so it gets no word.")
-            self._tell(name)
+            if name not in self._signalled:
+                raise InfrastructureError(f"The container {name} was not started by us; it gets no signal.")
+            self._send_start(name)
             return
         if Domain.WORKER in self._running() and domain is Domain.WORKER:
             raise InfrastructureError("A worker cannot begin while another one is alive.")
         with self._caches.before(domain, warm=False):
-            self._told.add(name)
+            self._signalled.add(name)
             del self._waiting[name]
-            self._tell(name)
+            self._send_start(name)
 
-    def _tell(self, name: str) -> None:
-        with asked_to(f"signal the container {name}", forgive=_ENDED):
+    def _send_start(self, name: str) -> None:
+        with engine_call(f"signal the container {name}", forgive=_ENDED):
             self._client.kill(name, "SIGUSR1")
         reach("container-told")
 
@@ -116,16 +116,16 @@ class DockerSandbox:
         body = spec.to_engine()
         body["Labels"][LABEL_DEADLINE] = self._reap_after(spec.life_seconds)
         reach(f"container-due-{spec.domain}")
-        with asked_to(f"create the container {spec.name}"):
-            # Not the SDK's create_container: that one copies proxy settings, and with them perhaps
-            # passwords, from the user's Docker configuration into the container's environment.
+        with engine_call(f"create the container {spec.name}"):
+            # Not the SDK's create_container: it copies proxy settings, which may hold passwords, from the
+            # user's Docker configuration into the container's environment.
             self._client.create_container_from_config(body, spec.name)  # type: ignore[no-untyped-call]
         reach(f"container-created-{spec.domain}")
         try:
             self._attest(spec, body)
             if spec.streamed:
                 self._attach(spec.name)
-            with asked_to(f"start the container {spec.name}"):
+            with engine_call(f"start the container {spec.name}"):
                 before = self._clock.monotonic()
                 self._client.start(spec.name)
                 after = self._clock.monotonic()
@@ -154,30 +154,30 @@ class DockerSandbox:
         stop: threading.Event,
         tick: Callable[[], None] | None = None,
     ) -> Exit:
-        sent = see_through(
+        sent = wait_or_kill(
             name, lambda: self._kill(name), self._clock, deadline=deadline, stop=stop, tick=tick
         )
         return self._exit(name, sent)
 
     def running_since(self, name: str) -> float | None:
-        with asked_to(f"inspect the container {name}", forgive=_GONE):
+        with engine_call(f"inspect the container {name}", forgive=_GONE):
             started = self._client.inspect_container(name)["State"]["StartedAt"]
             if not started.startswith(_NEVER):
                 age = (self._clock.now() - time_of(started)).total_seconds()
-                # Remembered: the wall clock may be set while the container runs.
+                # Cached: the wall clock may be set while the container runs.
                 return self._began.setdefault(name, self._clock.monotonic() - max(age, 0.0))
         return None
 
     def alive(self, name: str) -> bool:
         """True while the container runs."""
-        with asked_to(f"inspect the container {name}", forgive=_GONE):
+        with engine_call(f"inspect the container {name}", forgive=_GONE):
             return bool(self._client.inspect_container(name)["State"]["Running"])
         return False
 
     def output(self, name: str, limit: int) -> bytes:
         tail = b""
         with (
-            asked_to(f"read the output of the container {name}"),
+            engine_call(f"read the output of the container {name}"),
             closing(Stream(name, "logs", stderr=0)) as stream,
         ):
             for block in stream:
@@ -189,16 +189,16 @@ class DockerSandbox:
 
     def usage(self) -> Mapping[str, float] | None:
         ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
-        with asked_to("say what the containers use"):
-            if self._here is None:
-                self._here = self._client.info()["KernelVersion"] == os.uname().release
+        with engine_call("say what the containers use"):
+            if self._engine_is_local is None:
+                self._engine_is_local = self._client.info()["KernelVersion"] == os.uname().release
             names = [c["Names"][0].lstrip("/") for c in self._client.containers(filters=ours)]
         used = {name: self._used(name) for name in names}
-        return used if self._here and all(used.values()) else None
+        return used if self._engine_is_local and all(used.values()) else None
 
     def _used(self, name: str) -> float:
-        """CPU seconds; 0 once it has ended, and of a runtime that counts none (gVisor without cgroups)."""
-        with asked_to(f"say what the container {name} uses", forgive=_ENDED):
+        """CPU seconds; 0 once it has ended, or if the runtime counts none (gVisor without cgroups)."""
+        with engine_call(f"say what the container {name} uses", forgive=_ENDED):
             stats = self._client.stats(name, stream=False, one_shot=True)
             return float(stats["cpu_stats"]["cpu_usage"].get("total_usage", 0)) / 1e9
         return 0.0
@@ -207,21 +207,21 @@ class DockerSandbox:
         for name in containers:
             self._began.pop(name, None)
             self._waiting.pop(name, None)
-            self._told.discard(name)
+            self._signalled.discard(name)
             if stream := self._streams.pop(name, None):
                 stream.close()
-            with asked_to(f"remove the container {name}", forgive=_GONE):
+            with engine_call(f"remove the container {name}", forgive=_GONE):
                 self._client.remove_container(name, force=True, v=True)
                 reach("container-removed")
         for name in volumes:
-            with asked_to(f"remove the volume {name}", forgive=_GONE):
+            with engine_call(f"remove the volume {name}", forgive=_GONE):
                 self._client.remove_volume(name, force=True)
                 reach("volume-removed")
         self._caches.begin_ahead()
 
     def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
         ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
-        with asked_to("list containers and volumes"):
+        with engine_call("list containers and volumes"):
             containers = self._client.containers(all=True, filters=ours)
             volumes = self._client.volumes(filters=ours)["Volumes"] or []
         return (
@@ -231,11 +231,11 @@ class DockerSandbox:
 
     def describe(self) -> Mapping[str, str]:
         config = self._config
-        with asked_to("describe itself", starting_up=True):
+        with engine_call("describe itself", starting_up=True):
             info = self._client.info()
         if reason := unfit(info):
             raise NotReady(reason)
-        with asked_to("describe the image", starting_up=True):
+        with engine_call("describe the image", starting_up=True):
             image = self._client.inspect_image(config.image)  # type: ignore[no-untyped-call]
         wanted = "nvidia" if config.gpu and config.gpu_access == "runtime" else config.runtime
         if wanted not in info["Runtimes"]:
@@ -258,25 +258,25 @@ class DockerSandbox:
         return self._run(gpu_listing(self._config, ContainerNames(self._home, "doctor")))[1]
 
     def gpu(self, program: str) -> tuple[str, int | None]:
-        """What the first configured GPU is to T: the output of nvidia-smi and of `program`, exit status.
+        """Probe the first configured GPU as T sees it: (output of nvidia-smi and `program`, exit status).
 
-        Raises NotReady if the engine hands out none.
+        Raises NotReady if the engine cannot hand out a GPU.
         """
         status, said = self._run(gpu_probe(self._config, ContainerNames(self._home, "doctor"), program))
         return said, status
 
     def _run(self, spec: ContainerSpec) -> tuple[int | None, str]:
-        """Exit status and output of a container of our own, which is gone afterwards."""
+        """Run one of our own helper containers and remove it; its exit status and output."""
         self.remove(containers=[spec.name])
         try:
             started = self.start(spec)
             end = self.wait(spec.name, deadline=started + spec.life_seconds, stop=threading.Event())
-            return end.exit_code, self.output(spec.name, _SAID_BYTES).decode(errors="replace")
+            return end.exit_code, self.output(spec.name, _OUTPUT_BYTES).decode(errors="replace")
         finally:
             self.remove(containers=[spec.name])
 
     def _empty_caches(self, warm: bool) -> None:
-        """Raises InfrastructureError if the kernel refuses and, when it counts, if a worker is alive."""
+        """Raises InfrastructureError if the kernel refuses, or if `warm` and a worker is alive."""
         if warm and Domain.WORKER in self._running():
             raise InfrastructureError("The kernel's caches cannot be emptied while a worker is alive.")
         status, said = self._run(caches(self._config, ContainerNames(self._home, SLOT), warm=warm))
@@ -284,9 +284,9 @@ class DockerSandbox:
             raise InfrastructureError(f"The kernel's caches cannot be emptied: {clean_line(said)}.")
 
     def _running(self) -> frozenset[Domain]:
-        """The domains of this home's containers that run and do not wait for their word."""
+        """The domains of this home's containers that run and are not waiting for their start signal."""
         ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
-        with asked_to("list containers"):
+        with engine_call("list containers"):
             containers = self._client.containers(filters=ours)
         return frozenset(
             Domain(container["Labels"][LABEL_DOMAIN])
@@ -298,7 +298,7 @@ class DockerSandbox:
         return f"{self._clock.now().timestamp() + life_seconds + THIRD_HAND_SECONDS:.3f}"
 
     def _attest(self, spec: ContainerSpec, body: Mapping[str, Any]) -> None:
-        with asked_to(f"inspect the container {spec.name}"):
+        with engine_call(f"inspect the container {spec.name}"):
             inspected = self._client.inspect_container(spec.name)
         if found := differences(body, inspected):
             raise InfrastructureError(
@@ -311,8 +311,8 @@ class DockerSandbox:
         self._require_volumes(spec)
 
     def _require_volumes(self, spec: ContainerSpec) -> None:
-        """For a volume that is not there the engine makes one on its disk, without a limit or a label."""
-        with asked_to(f"inspect the volumes of {spec.name}"):
+        """The engine would replace a missing volume by one on its disk, without a limit or a label."""
+        with engine_call(f"inspect the volumes of {spec.name}"):
             names = [mount.source for mount in spec.mounts if mount.volume]
             labels = {name: self._client.inspect_volume(name)["Labels"] or {} for name in names}
         if strays := [name for name in names if LABEL_HOME not in labels[name]]:
@@ -320,18 +320,18 @@ class DockerSandbox:
             raise InfrastructureError(f"{spec.name} cannot be started: the volume {strays[0]} is gone.")
 
     def _attach(self, name: str) -> None:
-        """Join the container's output before its first byte.
+        """Attach to the container's output before its first byte.
 
-        The engine's log files rotate, and what is printed faster than they are read is lost to whoever
-        follows them. An attached reader gets everything, at the price of slowing down a container that
-        prints faster than we read.
+        The engine's log files rotate, so a reader that follows them loses what is printed faster than it
+        reads. An attached reader gets everything; in return, a container that prints faster than we read is
+        slowed down.
         """
-        with asked_to(f"attach to the container {name}"):
+        with engine_call(f"attach to the container {name}"):
             self._streams[name] = Stream(name, "attach", stream=1)
 
     def _kill(self, name: str) -> bool:
         reach("container-kill-due")
-        with asked_to(f"kill the container {name}", forgive=_ENDED):
+        with engine_call(f"kill the container {name}", forgive=_ENDED):
             self._client.kill(name, "SIGKILL")
             reach("container-killed")
             return True
@@ -340,13 +340,13 @@ class DockerSandbox:
     def _exit(self, name: str, kill_sent: float | None) -> Exit:
         seen = self._clock.monotonic()
         began = self.running_since(name)
-        with asked_to(f"inspect the container {name}"):
+        with engine_call(f"inspect the container {name}"):
             state = self._client.inspect_container(name)["State"]
         if state["FinishedAt"].startswith(_NEVER) or began is None:
             raise InfrastructureError(f"The container {name} never started: {clean_line(state['Error'])}.")
         seconds = (time_of(state["FinishedAt"]) - time_of(state["StartedAt"])).total_seconds()
         if seconds < 0 or seconds > seen - began + _CLOCK_STEP_SECONDS:
-            seconds = seen - began  # the wall clock was set back or forward during the run
+            seconds = seen - began  # the wall clock was set during the run
         return Exit(
             exit_code=state["ExitCode"],
             oom_killed=bool(state["OOMKilled"]),

@@ -1,7 +1,7 @@
-"""What kind of failure the container engine just had, from its status code and its words.
+"""Classify failures of the container engine by status code and message.
 
-Pure: `connection` catches what the SDK raises and asks here what it means. The words were captured from real
-engines; `tests/sandbox/engine/test_failures.py` holds them next to look-alikes.
+Pure: `connection` catches what the SDK raises and asks here what it means. The messages were captured from
+real engines; `tests/sandbox/engine/test_failures.py` tests them next to look-alikes.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from controller.core.untrusted import clean_line
 
 
 class EngineFault(StrEnum):
-    # The machine is not ready; a person has to do something.
+    # The machine is not ready; a person has to act.
     UNREACHABLE = "unreachable"
     FORBIDDEN = "forbidden"
     NO_IMAGE = "no-image"
     NO_RUNTIME = "no-runtime"
     NO_GPU = "no-gpu"
-    # What we asked for is so already, or can no longer be done.
+    # The request is moot: already done, or no longer possible.
     GONE = "gone"
     NOT_RUNNING = "not-running"
-    # The engine failed; trying again may help.
+    # The engine failed; a retry may help.
     TIMEOUT = "timeout"
     BROKEN = "broken"
 
 
-#: (fault, status codes it comes with, words). No status code means the engine never answered.
-#: The code keeps look-alikes apart: "permission denied" from the socket is not the one from an exec.
+#: (fault, its status codes, pattern of its message). Status None: the engine never answered.
+#: The code tells look-alikes apart: "permission denied" from the socket is not the one from an exec.
 _RULES: tuple[tuple[EngineFault, frozenset[int | None], re.Pattern[str]], ...] = (
     (EngineFault.FORBIDDEN, frozenset({None}), re.compile(r"Permission ?denied", re.IGNORECASE)),
     (EngineFault.FORBIDDEN, frozenset({401, 403}), re.compile(r"")),
@@ -71,7 +71,7 @@ _READINESS = {
 
 
 def classify(status: int | None, message: str) -> EngineFault:
-    """`status` is the HTTP status of the engine's answer, None if it gave none."""
+    """`status` is the HTTP status of the engine's answer; None if there was no answer."""
     for fault, statuses, words in _RULES:
         if status in statuses and words.search(message):
             return fault
@@ -79,10 +79,10 @@ def classify(status: int | None, message: str) -> EngineFault:
 
 
 def to_error(fault: EngineFault, doing: str, message: str, *, starting_up: bool = False) -> GloveboxError:
-    """The exception for a failure while `doing` something ("start container x"), in one sentence.
+    """The exception for a failure while `doing` something ("start container x"); its message is one sentence.
 
-    An engine that stops answering is an infrastructure failure in the middle of the work (it may be
-    restarting), and a machine that is not ready when we start up.
+    An engine that does not answer means NotReady when we start up, but InfrastructureError later: then it may
+    be restarting.
     """
     said = clean_line(message)
     ready_later = fault in (EngineFault.UNREACHABLE, EngineFault.FORBIDDEN) and not starting_up

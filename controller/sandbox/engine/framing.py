@@ -15,7 +15,7 @@ _HEADER = struct.Struct(">BxxxI")
 
 
 def split_frames(data: bytes) -> tuple[bytes, bytes]:
-    """(payloads of all complete frames, the beginning of the next one)."""
+    """(payloads of all complete frames, the incomplete frame that follows)."""
     payloads = []
     start = 0
     while len(data) - start >= _HEADER.size:

@@ -1,6 +1,6 @@
-"""What a container prints: every byte of it, also across a broken connection to the engine.
+"""A container's complete output, even across a broken connection to the engine.
 
-The SDK's own streams are not used: they hide a broken connection behind a normal end, and cannot always be
+The SDK's own streams are not used: they report a broken connection as a normal end, and cannot always be
 closed.
 """
 
@@ -18,16 +18,16 @@ from controller.sandbox.engine.failures import EngineFault
 from controller.sandbox.engine.framing import split_frames
 
 _BLOCK_BYTES = 64 * 1024
-"""Read from the engine at once."""
+"""The most that is read from the engine at once."""
 _RESUMPTIONS = 6
-"""How often a broken stream is taken up again, the pauses doubling from a tenth of a second."""
+"""How often to resume a broken stream, with exponential backoff."""
 _PAUSE_SECONDS = 0.1
 _WAIT_SECONDS = 2
-"""For a container whose stream has ended to have ended itself."""
+"""How long after its stream a container may take to end."""
 
 
 class Stream:
-    """A container's output as the engine sends it: attached, or out of its log."""
+    """A container's output as the engine sends it: attached, or from its log."""
 
     def __init__(self, name: str, request: str, **parameters: str | int) -> None:
         """`request` is `attach` or `logs`. Raises engine.FAILURES."""
@@ -38,7 +38,7 @@ class Stream:
                 f"{self._client.base_url}/v{self._client.api_version}/containers/{name}/{request}",
                 params={"stdout": 1, "stderr": 1, **parameters},
                 stream=True,
-                timeout=(engine.ANSWER_SECONDS, None),  # a run may be silent for as long as it likes
+                timeout=(engine.ANSWER_SECONDS, None),  # a run may be silent for any length of time
             )
             try:
                 self._response.raise_for_status()
@@ -61,7 +61,7 @@ class Stream:
 
 
 def pump(name: str, sink: Callable[[bytes], None], attached: Stream | None, since: float | None) -> None:
-    """Deliver a container's output until it ends; after a break, resume from the engine's log."""
+    """Deliver a container's output until it ends; after a broken connection, resume from the engine's log."""
     for attempt in range(_RESUMPTIONS):
         try:
             with closing(attached or _log(name, since)) as stream:
@@ -69,7 +69,7 @@ def pump(name: str, sink: Callable[[bytes], None], attached: Stream | None, sinc
                 for block in stream:
                     sink(block)
                     since = time.time()
-            # The stream also ends when the engine does; then this raises and we come back.
+            # The stream also ends when the engine goes down; then this raises and we retry.
             with closing(engine.connect()) as client:
                 client.wait(name, timeout=_WAIT_SECONDS)
             return
@@ -82,6 +82,6 @@ def pump(name: str, sink: Callable[[bytes], None], attached: Stream | None, sinc
 def _log(name: str, since: float | None) -> Stream:
     with closing(engine.connect()) as client:
         running = client.inspect_container(name)["State"]["Running"]
-    # A log that is followed after the end may never end itself (docker-py 3084).
+    # Following the log of an ended container may never return (docker-py 3084).
     start = {} if since is None else {"since": f"{since:.9f}"}
     return Stream(name, "logs", follow=int(running), **start)

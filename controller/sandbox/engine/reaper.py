@@ -1,10 +1,10 @@
-"""Ends what has outlived its deadline, even if all other processes of ours are dead.
+"""Ends containers that have outlived their deadline, even if all our other processes are dead.
 
 Started as `python -m controller.sandbox.engine.reaper [FILE]`.
 
-The third hand of the clock, after the controller or its runner and PID 1 of each container. It knows neither
-settings nor homes nor experiments, only the labels that every container and volume carries. It asks the
-engine each second, and starts over if that fails. FILE is touched after every round, for a health check.
+The last of three safeguards, after the controller (or its runner) and PID 1 of each container. It knows
+nothing of settings, homes or experiments, only the labels that every container and volume carries. It polls
+the engine every second and retries when that fails. FILE is touched after every sweep, for a health check.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ log = structlog.stdlib.get_logger(__name__)
 
 PERIOD_SECONDS = 1.0
 _ENGINE_SECONDS = 10
-_HANDS = 16
-"""So many are killed or removed at a time."""
+_PARALLEL = 16
+"""How many containers are killed or removed at a time."""
 _NOT_RUNNING = frozenset({"created", "exited", "dead", "removing"})
 
 
 class Reaper:
-    """Sees to everything on one engine that carries our labels."""
+    """Watches everything on one engine that carries our labels."""
 
     def __init__(self) -> None:
         self._deadlines = Deadlines()
@@ -47,7 +47,8 @@ class Reaper:
     def sweep(self) -> list[str]:
         """Kill and remove what is due; return the ids. Raises what the SDK raises if the engine fails.
 
-        What cannot be killed or removed, or not soon, is in the way of nothing else: all is tried first.
+        One container that cannot be killed or removed does not hold up the others: everything is tried
+        before this raises.
         """
         with closing(engine.connect(_ENGINE_SECONDS)) as client:
             containers, volumes = self._look(client)
@@ -74,7 +75,7 @@ class Reaper:
         )
 
     def _container(self, client: docker.APIClient, listed: Mapping[str, Any]) -> Found | None:
-        """None: it has gone meanwhile."""
+        """None: it is gone by now."""
         name, labels, running = listed["Id"], listed["Labels"], listed["State"] not in _NOT_RUNNING
         deadline = labels[LABEL_DEADLINE]
         if running and name not in self._deadlines:
@@ -82,11 +83,11 @@ class Reaper:
                 inspected = client.inspect_container(name)
             except docker.errors.NotFound:
                 return None
-            except engine.FAILURES as error:  # then by the label alone, and the others all the same
+            except engine.FAILURES as error:  # fall back on the label alone, and go on
                 log.warning("cannot_inspect", id=name, error=clean_line(str(error)))
                 due = self._deadlines.of(name, deadline, time.time(), time.monotonic())
                 return Found(name, _whose(labels), due, running)
-            # Its deadline was set when it was made, and its life began when it was started.
+            # The deadline was set when it was created; its time counts from its start.
             started, made = inspected["State"]["StartedAt"], inspected["Created"]
             late = (engine.time_of(started) - engine.time_of(made)).total_seconds()
             self._deadlines.remember(name, deadline, time.time(), time.monotonic(), late)
@@ -130,7 +131,7 @@ def _remove_volume(client: docker.APIClient, name: str) -> None:
 def _try_each(
     what: str, names: Sequence[str], act: Callable[[docker.APIClient, str], None]
 ) -> list[Exception]:
-    """Several at a time: one that is slow to die must not let another one live. What failed."""
+    """Act on each, several at a time: one slow to die must not delay the rest. Returns the failures."""
 
     def attempt(name: str) -> Exception | None:
         try:
@@ -138,14 +139,14 @@ def _try_each(
                 act(client, name)
             log.info(what, id=name)
         except docker.errors.NotFound:
-            pass  # gone already
+            pass  # already gone
         except docker.errors.APIError as error:
-            return None if error.status_code == 409 else error  # 409: in use again, or ended by itself
+            return None if error.status_code == 409 else error  # 409: in use again, or already ended
         except engine.FAILURES as error:
             return error
         return None
 
-    with ThreadPoolExecutor(_HANDS) as pool:
+    with ThreadPoolExecutor(_PARALLEL) as pool:
         return [failure for failure in pool.map(attempt, names) if failure is not None]
 
 

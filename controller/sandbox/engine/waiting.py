@@ -1,7 +1,7 @@
-"""The end of a container: waited for, or brought about at its deadline.
+"""Wait for a container to end, and kill it at its deadline.
 
-Deadlines are kept here, on the monotonic clock; the engine's own time-outs are not trusted with them
-(docker-py 1966: a wait that times out raises ConnectionError).
+Deadlines are kept here, on the monotonic clock, and not left to the engine's own time-outs (docker-py 1966: a
+wait that times out raises ConnectionError).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from controller.sandbox.engine import connection as engine
 from controller.sandbox.engine.failures import EngineFault, to_error
 
 _WAIT_SECONDS = 2
-"""For one request that waits for a container; it is simply repeated."""
+"""Time-out of one request that waits for a container; it is then repeated."""
 _STOP_SECONDS = 0.1
 """How soon a request to stop is noticed."""
 _DEATH_SECONDS = 30.0
-"""From a SIGKILL to the end of a container, at the very most."""
-_PATIENCE_SECONDS = 10.0
-"""How long an engine may be away, restarting, before a wait gives up."""
+"""The longest a container may take to die after SIGKILL."""
+_OUTAGE_SECONDS = 10.0
+"""How long the engine may be down, for a restart, before a wait gives up."""
 
 
-def see_through(
+def wait_or_kill(
     name: str,
     kill: Callable[[], bool],
     clock: Clock,
@@ -37,30 +37,31 @@ def see_through(
     stop: threading.Event,
     tick: Callable[[], None] | None,
 ) -> float | None:
-    """Wait for the end or bring it about. When our SIGKILL went to it while it ran, on `clock`; else None.
+    """Wait for the container to end, and kill it at `deadline`.
 
-    `kill` says whether the container was running; the rest is as in `ports.Sandbox.wait`.
+    Returns when, on `clock`, our SIGKILL reached the running container; None if it ended by itself. `kill`
+    returns whether the container was running; the rest is as in `ports.Sandbox.wait`.
     """
-    ending = _Ending(name)
-    ending.start()
+    waiter = _ExitWaiter(name)
+    waiter.start()
     try:
         ticked = clock.monotonic()
-        while not ending.within(min(_STOP_SECONDS, deadline - clock.monotonic())):
+        while not waiter.within(min(_STOP_SECONDS, deadline - clock.monotonic())):
             now = clock.monotonic()
             if now >= deadline:
-                return _end(ending, name, kill, clock)
+                return _kill_until_dead(waiter, name, kill, clock)
             if stop.is_set():
                 raise Interrupted(f"Asked to stop while {name} was running.")
             if tick and now - ticked >= 1.0 and deadline - now > _STOP_SECONDS:
-                ticked = now  # not right before the deadline: a slow tick must not delay the kill
+                ticked = now  # not just before the deadline: a slow tick must not delay the kill
                 tick()
         return None
     finally:
-        ending.abandon()
+        waiter.abandon()
 
 
-def _end(ending: _Ending, name: str, kill: Callable[[], bool], clock: Clock) -> float | None:
-    """SIGKILL until it is dead. Raises InfrastructureError if it will not die."""
+def _kill_until_dead(waiter: _ExitWaiter, name: str, kill: Callable[[], bool], clock: Clock) -> float | None:
+    """Send SIGKILL until it is dead. Raises InfrastructureError if it does not die."""
     give_up = clock.monotonic() + _DEATH_SECONDS
     sent: float | None = None
     while True:
@@ -71,14 +72,14 @@ def _end(ending: _Ending, name: str, kill: Callable[[], bool], clock: Clock) -> 
         except InfrastructureError:
             if clock.monotonic() > give_up:
                 raise
-        if ending.within(1.0):
+        if waiter.within(1.0):
             return sent
         if clock.monotonic() > give_up:
             raise InfrastructureError(f"The container {name} survived its SIGKILL.")
 
 
-class _Ending(threading.Thread):
-    """Waits for the end of one container, in requests short enough to be abandoned."""
+class _ExitWaiter(threading.Thread):
+    """Waits for one container to end, in requests short enough to be abandoned."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=f"wait for {name}", daemon=True)
@@ -110,7 +111,7 @@ class _Ending(threading.Thread):
                     trouble_since = None
                     continue
                 trouble_since = trouble_since or time.monotonic()
-                if fault is EngineFault.GONE or time.monotonic() - trouble_since > _PATIENCE_SECONDS:
+                if fault is EngineFault.GONE or time.monotonic() - trouble_since > _OUTAGE_SECONDS:
                     self._failure = to_error(fault, f"wait for the container {self._container}", message)
                     break
                 self._abandoned.wait(_STOP_SECONDS)

@@ -1,1 +1,1 @@
-"""The engine's socket in a process of its own: `server` holds it, `client` asks."""
+"""The engine's socket in a process of its own: `server` holds it, `client` sends it requests."""

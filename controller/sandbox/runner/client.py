@@ -1,8 +1,8 @@
-"""`ports.Sandbox` by way of a runner. This process then needs no access to the engine.
+"""`ports.Sandbox` through a runner, so that this process needs no access to the engine.
 
-A runner that goes away is waited for: it is restarted by whoever keeps it and finds its containers again.
-What can be asked twice is asked again. A start cannot; if its container runs all the same, that is the start,
-and else it is an infrastructure failure.
+If the runner goes away, the client waits for it: its supervisor restarts it and it finds its containers
+again. Idempotent requests are retried. A start is not idempotent: if its container turns out to be running,
+the start succeeded; otherwise it is an infrastructure failure.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from controller.core.errors import GloveboxError, InfrastructureError, Interrupt
 from controller.failpoints import reach
 from controller.ports import Clock, Exit
 from controller.sandbox.runner import wire
-from controller.sandbox.runner.connection import ANSWER_SECONDS, RETRY_SECONDS, Line, Patience, value
+from controller.sandbox.runner.connection import ANSWER_SECONDS, RETRY_SECONDS, Endpoint, Watchdog, value
 from controller.system.clock import SystemClock
 
 _READY_SECONDS = 10.0
-"""How long a runner is waited for when we start up."""
+"""How long to wait for a runner at start-up."""
 _SILENCE_SECONDS = 45.0
-"""A runner that sees a container through says so every second, except while it kills one."""
+"""A runner that waits for a container reports every second, except while it kills it."""
 _STOP_SECONDS = 0.1
 """How soon a request to stop is noticed."""
 _DEAD_SECONDS = 0.5
-"""For the runner to say that a container had ended before we asked."""
+"""Time for the runner to report that the container has already ended."""
 _CLOCK_SECONDS = 5.0
-"""By which our monotonic clock and the runner's may differ, the way there and back included."""
+"""How far our monotonic clock and the runner's may differ, round trip included."""
 
 
 class RunnerSandbox:
     """`ports.Sandbox` on the runner at a socket."""
 
     def __init__(self, path: Path, clock: Clock, ready_seconds: float = _READY_SECONDS) -> None:
-        """`ready_seconds`: how long a runner is waited for when we start up."""
-        self._line, self._clock, self._ready_seconds = Line(path), clock, ready_seconds
+        """`ready_seconds`: how long to wait for a runner at start-up."""
+        self._endpoint, self._clock, self._ready_seconds = Endpoint(path), clock, ready_seconds
 
     def close(self) -> None:
-        """Nothing is held: every request has a connection of its own."""
+        """Nothing to close: every request has its own connection."""
 
     def create_volume(self, spec: VolumeSpec) -> None:
-        self._line.ask(CreateVolume(order=_order(spec), digest=spec.digest()))
+        self._endpoint.request(CreateVolume(order=_order(spec), digest=spec.digest()))
 
     def start(self, spec: ContainerSpec) -> float:
         order, text = _order(spec), b""
@@ -76,15 +76,15 @@ class RunnerSandbox:
         return began
 
     def _start(self, name: str, request: Start, text: bytes) -> float:
-        """A start cannot be asked for again; whether it came to anything, the next runner knows."""
+        """A start cannot be retried; if it fails halfway, ask the restarted runner whether it succeeded."""
 
-        def once() -> Any:
-            with self._line.say(request, text) as connection:
+        def attempt() -> Any:
+            with self._endpoint.send(request, text) as connection:
                 reach("start-ordered")
                 return value(wire.receive_json(connection, ANSWER_SECONDS))
 
         try:
-            return float(self._line.patiently(once, again=False))
+            return float(self._endpoint.retry(attempt, repeatable=False))
         except wire.Broken as error:
             since = self.running_since(name)
             if since is None:
@@ -108,81 +108,81 @@ class RunnerSandbox:
         tick: Callable[[], None] | None = None,
     ) -> Exit:
         request = Wait(name=name, deadline=deadline if math.isfinite(deadline) else None)
-        patience, ticks = Patience(), _Ticks(tick or (lambda: None))
+        watchdog, ticks = Watchdog(), _Ticks(tick or (lambda: None))
         while True:
             try:
-                with self._line.say(request) as connection:
-                    return Exit(**_see_through(connection, name, stop, patience, ticks))
+                with self._endpoint.send(request) as connection:
+                    return Exit(**_await_exit(connection, name, stop, watchdog, ticks))
             except wire.Broken as error:
-                patience.endure(error)
+                watchdog.check(error)
             if stop.wait(RETRY_SECONDS):
                 raise Interrupted(f"Asked to stop while {name} was running.")
             ticks.pass_time()
 
     def running_since(self, name: str) -> float | None:
-        since = self._line.ask(Ask(verb="running-since", name=name))
+        since = self._endpoint.request(Ask(verb="running-since", name=name))
         return None if since is None else float(since)
 
     def alive(self, name: str) -> bool:
-        return bool(self._line.ask(Ask(verb="alive", name=name)))
+        return bool(self._endpoint.request(Ask(verb="alive", name=name)))
 
     def output(self, name: str, limit: int) -> bytes:
-        def once() -> bytes:
-            with self._line.say(Output(name=name, limit=limit)) as connection:
+        def attempt() -> bytes:
+            with self._endpoint.send(Output(name=name, limit=limit)) as connection:
                 value(wire.receive_json(connection, ANSWER_SECONDS))
                 return wire.receive(connection, limit, ANSWER_SECONDS)
 
-        return self._line.patiently(once)
+        return self._endpoint.retry(attempt)
 
     def begin(self, name: str) -> None:
-        self._line.ask(Ask(verb="begin", name=name))
+        self._endpoint.request(Ask(verb="begin", name=name))
 
     def kill(self, name: str) -> None:
-        self._line.ask(Ask(verb="kill", name=name))
+        self._endpoint.request(Ask(verb="kill", name=name))
 
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
-        self._line.ask(Remove(containers=tuple(containers), volumes=tuple(volumes)))
+        self._endpoint.request(Remove(containers=tuple(containers), volumes=tuple(volumes)))
 
     def leftovers(self, keep: Collection[str] = ()) -> tuple[list[str], list[str]]:
-        containers, volumes = self._line.ask(Leftovers(keep=tuple(sorted(keep))))
+        containers, volumes = self._endpoint.request(Leftovers(keep=tuple(sorted(keep))))
         return list(containers), list(volumes)
 
     def describe(self) -> Mapping[str, str]:
-        told = self._line.ask(Describe(verb="describe"), patience=self._ready_seconds)
+        told = self._endpoint.request(Describe(verb="describe"), outage_seconds=self._ready_seconds)
         if abs(told.pop("monotonic") - self._clock.monotonic()) > _CLOCK_SECONDS:
-            raise NotReady("The runner has another monotonic clock; it has to run on this very machine.")
+            raise NotReady("The runner has a different monotonic clock; it has to run on this machine.")
         return {str(key): str(value) for key, value in told.items()}
 
     def usage(self) -> Mapping[str, float] | None:
-        told = self._line.ask(Describe(verb="usage"))
+        told = self._endpoint.request(Describe(verb="usage"))
         return None if told is None else {str(name): float(used) for name, used in told.items()}
 
     def device(self) -> Mapping[str, Any]:
         """Where experiments run: see `controller.app.device`. Raises NotReady."""
-        told = self._line.ask(Describe(verb="device"), patience=self._ready_seconds)
+        told = self._endpoint.request(Describe(verb="device"), outage_seconds=self._ready_seconds)
         return dict(told)
 
     def ping(self) -> None:
         """Raises NotReady if no runner answers."""
-        self._line.ask(Describe(verb="ping"), patience=self._ready_seconds)
+        self._endpoint.request(Describe(verb="ping"), outage_seconds=self._ready_seconds)
 
     def _pump(self, name: str, sink: Callable[[bytes], None], since: float | None) -> None:
-        """Deliver a container's output until it ends; after a break, go on where it was."""
-        patience = Patience()
+        """Deliver a container's output until it ends; after a broken connection, resume where it stopped."""
+        watchdog = Watchdog()
         while True:
             try:
-                with self._line.say(Follow(name=name, since=since)) as connection:
+                with self._endpoint.send(Follow(name=name, since=since)) as connection:
                     value(wire.receive_json(connection, ANSWER_SECONDS))
                     while block := _block(connection):
-                        patience.reset()
+                        watchdog.reset()
                         sink(block)
                         since = time.time()
                 return
             except wire.Broken as error:
                 try:
-                    patience.endure(error)
+                    watchdog.check(error)
                 except GloveboxError:
-                    return  # whoever waits for the container's end hears of it
+                    return  # the thread that waits for the container reports it
             except GloveboxError:
                 return
             time.sleep(RETRY_SECONDS)
@@ -200,26 +200,26 @@ class _Ticks:
             self._tick()
 
 
-def _see_through(
-    connection: socket.socket, name: str, stop: threading.Event, patience: Patience, ticks: _Ticks
+def _await_exit(
+    connection: socket.socket, name: str, stop: threading.Event, watchdog: Watchdog, ticks: _Ticks
 ) -> dict[str, Any]:
-    """The runner's last word on a container. Raises Broken, Interrupted and what it says went wrong."""
+    """The runner's final report on a container. Raises Broken, Interrupted, or the error it reports."""
     wire.readable(connection, _DEAD_SECONDS)
     while True:
         while not wire.readable(connection, _STOP_SECONDS):
             if stop.is_set():
                 raise Interrupted(f"Asked to stop while {name} was running.")
-            if patience.silence > _SILENCE_SECONDS:
+            if watchdog.silence > _SILENCE_SECONDS:
                 raise wire.Broken("it fell silent")
             ticks.pass_time()
         answer = wire.receive_json(connection, ANSWER_SECONDS)
-        patience.reset()
+        watchdog.reset()
         if answer != {"waiting": True}:
             return dict(value(answer))
 
 
 def _block(connection: socket.socket) -> bytes:
-    """The next piece of output, however long that takes; empty at the end. Raises Broken."""
+    """The next block of output, however long it takes; empty at the end. Raises Broken."""
     while not wire.readable(connection, 60.0):
         pass
     return wire.receive(connection, wire.BLOCK_BYTES, ANSWER_SECONDS)
@@ -227,12 +227,12 @@ def _block(connection: socket.socket) -> bytes:
 
 def _order(spec: ContainerSpec | VolumeSpec) -> Order:
     if spec.order is None:
-        raise UserError(f"A runner does not start {spec.name}; do that where the engine can be used.")
+        raise UserError(f"A runner cannot start {spec.name}; do that where the engine is accessible.")
     return spec.order
 
 
 def main(arguments: list[str]) -> int:
-    """Is there a runner at this socket? For health checks."""
+    """Exit 0 if a runner answers at this socket. For health checks."""
     try:
         RunnerSandbox(Path(arguments[0]), SystemClock(), ready_seconds=0.0).ping()
     except GloveboxError as error:

@@ -1,4 +1,4 @@
-"""One side of the line to a runner: a request, its answer, and how long a silence is put up with."""
+"""The client's connection to a runner: requests, answers, retries and time-outs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from controller.core.untrusted import clean_line
 from controller.sandbox.runner import wire
 
 ANSWER_SECONDS = 120.0
-"""For one answer: a start asks the engine half a dozen things, and each may take it twenty seconds."""
-PATIENCE_SECONDS = 30.0
-"""How long a runner may be away, restarting, before we give up."""
+"""Time-out of one answer: a start makes half a dozen engine requests of up to twenty seconds each."""
+OUTAGE_SECONDS = 30.0
+"""How long a runner may be down, for a restart, before we give up."""
 RETRY_SECONDS = 0.2
-"""Between two tries at a runner that is away."""
+"""Between two attempts to reach a runner."""
 
 _ERRORS: Mapping[str, type[GloveboxError]] = {
     kind.__name__: kind for kind in (InfrastructureError, NotReady, UserError)
@@ -27,44 +27,51 @@ _ERRORS: Mapping[str, type[GloveboxError]] = {
 Result = TypeVar("Result")
 
 
-class Away(wire.Broken):
-    """Nobody answers; nothing was said yet."""
+class Unreachable(wire.Broken):
+    """No runner is listening; no request was sent."""
 
 
-class Line:
-    """To the runner at a socket. Every request has a connection of its own."""
+class Endpoint:
+    """The runner at a socket. Every request has its own connection."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ask(self, request: BaseModel, *, patience: float = PATIENCE_SECONDS) -> Any:
-        """The answer's value; it is asked again while the runner is away, for `patience` seconds.
+    def request(self, request: BaseModel, *, outage_seconds: float = OUTAGE_SECONDS) -> Any:
+        """Send a request; the answer's value. Retries for `outage_seconds` while the runner is down.
 
-        Raises what the runner says went wrong, NotReady, InfrastructureError.
+        Raises the error that the runner reports, NotReady, InfrastructureError.
         """
 
-        def once() -> Any:
-            with self.say(request) as connection:
+        def attempt() -> Any:
+            with self.send(request) as connection:
                 return value(wire.receive_json(connection, ANSWER_SECONDS))
 
-        return self.patiently(once, patience=patience)
+        return self.retry(attempt, outage_seconds=outage_seconds)
 
-    def patiently(
-        self, once: Callable[[], Result], *, again: bool = True, patience: float = PATIENCE_SECONDS
+    def retry(
+        self,
+        attempt: Callable[[], Result],
+        *,
+        repeatable: bool = True,
+        outage_seconds: float = OUTAGE_SECONDS,
     ) -> Result:
-        """`again`: false if it must not be asked again once it was; then raises Broken, too."""
-        enduring = Patience(patience)
+        """Retry `attempt` while the runner is down.
+
+        `repeatable` False: not once the request was sent; then raises Broken, too.
+        """
+        watchdog = Watchdog(outage_seconds)
         while True:
             try:
-                return once()
+                return attempt()
             except wire.Broken as error:
-                if not again and not isinstance(error, Away):
+                if not repeatable and not isinstance(error, Unreachable):
                     raise
-                enduring.endure(error)
+                watchdog.check(error)
             time.sleep(RETRY_SECONDS)
 
-    def say(self, request: BaseModel, text: bytes = b"") -> socket.socket:
-        """A connection on which the request was made. Raises Broken, Away, NotReady."""
+    def send(self, request: BaseModel, text: bytes = b"") -> socket.socket:
+        """Send a request; the connection to read its answer from. Raises Broken, Unreachable, NotReady."""
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(ANSWER_SECONDS)
@@ -83,13 +90,13 @@ class Line:
         except PermissionError:
             raise NotReady(f"This user may not speak to the runner at {self._path}.") from None
         except OSError as error:
-            raise Away(f"nobody answers at {self._path}: {error.strerror or error}") from error
+            raise Unreachable(f"nothing answers at {self._path}: {error.strerror or error}") from error
 
 
-class Patience:
-    """How long a runner that does not answer is put up with."""
+class Watchdog:
+    """Measures how long a runner has not answered."""
 
-    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, seconds: float = OUTAGE_SECONDS) -> None:
         self._seconds = seconds
         self.reset()
 
@@ -101,18 +108,18 @@ class Patience:
     def silence(self) -> float:
         return time.monotonic() - self._heard
 
-    def endure(self, error: wire.Broken) -> None:
-        """Raises NotReady or InfrastructureError once it is over."""
+    def check(self, error: wire.Broken) -> None:
+        """Raises NotReady or InfrastructureError once the time is up."""
         if self.silence < self._seconds:
             return
         sentence = f"The runner does not answer: {clean_line(str(error))}"
-        if self._seconds < PATIENCE_SECONDS:
+        if self._seconds < OUTAGE_SECONDS:
             raise NotReady(f"{sentence}; `make up` or `glovebox runner` starts it.") from error
         raise InfrastructureError(f"{sentence}.") from error
 
 
 def value(answer: Mapping[str, Any]) -> Any:
-    """What the runner answered; raises what it says went wrong."""
+    """The value of an answer; raises the error that it reports."""
     if "value" in answer:
         return answer["value"]
     if "refused" in answer:

@@ -1,7 +1,7 @@
-"""The runner: alone with the engine's socket, it takes orders over a unix socket of its own.
+"""The runner: holds the engine's socket and takes orders over a unix socket of its own.
 
-Whoever may connect is trusted with the containers of one home and with nothing else: every request is parsed
-strictly, every container is made from the runner's own settings, and names of other homes are refused. A
+A client that may connect is trusted with the containers of one home and nothing else: every request is parsed
+strictly, every container is built from the runner's own settings, and names of other homes are refused. A
 request that is malformed, too long or too slow costs its sender the connection and the runner one log line.
 """
 
@@ -38,36 +38,36 @@ from controller.core.untrusted import clean_line
 from controller.failpoints import reach
 from controller.ports import Sandbox
 from controller.sandbox.runner import wire
-from controller.sandbox.runner.pending import UnderWay
-from controller.sandbox.runner.specs import Workshop
+from controller.sandbox.runner.pending import PendingRequests
+from controller.sandbox.runner.specs import SpecBuilder
 
 log = structlog.stdlib.get_logger(__name__)
 
 _REQUEST_SECONDS = 5.0
-"""For a whole request to arrive."""
+"""Time for a whole request to arrive."""
 _SEND_SECONDS = 30.0
-"""How long somebody who follows a container may take none of it."""
+"""How long a client that follows a container may read nothing."""
 _CONNECTIONS = 64
-"""At once. An experiment needs eight."""
-_ALIVE = 24
-"""Containers, and volumes, that a home may have at once. An experiment has six of each."""
+"""Most connections at once; an experiment needs eight."""
+_MOST_ALIVE = 24
+"""Most containers, and most volumes, of a home at once; an experiment has six of each."""
 _STOP_SECONDS = 0.5
 _SETTLED_SECONDS = 60.0
-"""For what was ordered before to be done or to fail."""
+"""Time for earlier orders to finish or fail."""
 
 
 class Runner:
     """Serves one home."""
 
-    def __init__(self, sandbox: Sandbox, workshop: Workshop, device: Mapping[str, Any]) -> None:
+    def __init__(self, sandbox: Sandbox, specs: SpecBuilder, device: Mapping[str, Any]) -> None:
         """`device` is what a caller is told about where experiments run."""
-        self._sandbox, self._workshop, self._device = sandbox, workshop, dict(device)
-        self._prefix = workshop.names.prefix
+        self._sandbox, self._specs, self._device = sandbox, specs, dict(device)
+        self._prefix = specs.names.prefix
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
-        self._under_way = UnderWay()
+        self._pending = PendingRequests()
         self._counting = threading.Lock()
         self._making: tuple[set[str], set[str]] = set(), set()
-        """Names of containers (0) and volumes (1) that the engine has not made yet."""
+        """Names of containers (0) and volumes (1) that the engine has not created yet."""
         self._verbs: Mapping[type, Callable[[Any, socket.socket, bytes], Any]] = {
             Start: self._start,
             CreateVolume: self._create_volume,
@@ -81,10 +81,10 @@ class Runner:
         }
 
     def serve(self, path: Path, stop: threading.Event) -> None:
-        """Answer until `stop` is set. Raises NotReady if the socket cannot be made, or belongs to another."""
+        """Answer until `stop` is set. Raises NotReady if the socket cannot be created or is in use."""
         with _listening(path) as listener:
-            self._workshop.tidy(self._sandbox.leftovers()[0])
-            log.info("serving", home=str(self._workshop.templates.home), device=self._device["name"])
+            self._specs.drop_stale_copies(self._sandbox.leftovers()[0])
+            log.info("serving", home=str(self._specs.templates.home), device=self._device["name"])
             reach("runner-serving")
             while not stop.is_set():
                 with suppress(TimeoutError):
@@ -93,28 +93,28 @@ class Runner:
     def _admit(self, connection: socket.socket) -> None:
         connection.settimeout(_SEND_SECONDS)
         if self._room.acquire(blocking=False):
-            ticket = self._under_way.begin()  # here, so that they are in the order in which they came
-            threading.Thread(target=self._converse, args=(connection, ticket), daemon=True).start()
+            ticket = self._pending.begin()  # here, so that tickets are in order of arrival
+            threading.Thread(target=self._handle, args=(connection, ticket), daemon=True).start()
             return
         with connection, suppress(wire.Broken):
             wire.send_json(connection, {"refused": "the runner is busy with too many requests"})
 
-    def _converse(self, connection: socket.socket, ticket: object) -> None:
+    def _handle(self, connection: socket.socket, ticket: object) -> None:
         try:
             with connection:
                 self._answer(connection, ticket)
         except wire.Broken as error:
             log.info("hung_up", reason=str(error))
         finally:
-            self._under_way.end(ticket)
+            self._pending.end(ticket)
             self._room.release()
 
     def _answer(self, connection: socket.socket, ticket: object) -> None:
-        """Take one request. Whatever is in it, and whatever becomes of it, the runner goes on."""
+        """Handle one request. Whatever it holds and however it ends, the runner keeps serving."""
         try:
-            request, text = self._hear(connection)
+            request, text = self._read_request(connection)
             if not isinstance(request, Start | CreateVolume | Remove):
-                self._under_way.end(ticket)
+                self._pending.end(ticket)
             reach(f"order-received-{request.verb}")
             value = self._verbs[type(request)](request, connection, text)
             reach(f"order-carried-out-{request.verb}")
@@ -139,8 +139,8 @@ class Runner:
             connection.settimeout(_SEND_SECONDS)
             wire.send_json(connection, answer)
 
-    def _hear(self, connection: socket.socket) -> tuple[Request, bytes]:
-        """Raises ValueError for what is no request, InfrastructureError for what does not arrive."""
+    def _read_request(self, connection: socket.socket) -> tuple[Request, bytes]:
+        """Raises ValueError for an invalid request, InfrastructureError for one that does not arrive."""
         try:
             request = orders.parse(wire.receive(connection, orders.REQUEST_BYTES, _REQUEST_SECONDS))
             text = b""
@@ -152,28 +152,28 @@ class Runner:
             raise InfrastructureError(f"The runner could not read a request: {error}.") from error
         for name in orders.names(request):
             if not name.startswith(self._prefix):
-                raise ValueError(f"{name} is not of this home")
+                raise ValueError(f"{name} does not belong to this home")
         connection.settimeout(_SEND_SECONDS)
         return request, text
 
     # --- verbs ---------------------------------------------------------------------------------
 
     def _start(self, request: Start, _: socket.socket, text: bytes) -> float:
-        name = self._workshop.name(request.order)
+        name = self._specs.name(request.order)
         with self._room_for(0, name):
-            spec = self._workshop.container(request.order, request.digest, text)
+            spec = self._specs.container(request.order, request.digest, text)
             try:
                 began = self._sandbox.start(spec)
             except GloveboxError:
-                with suppress(GloveboxError):  # an engine that fails at this, too; the next start tidies up
+                with suppress(GloveboxError):  # if the engine fails here, too, the next start cleans up
                     if name not in self._sandbox.leftovers()[0]:
-                        self._workshop.forget([name])
+                        self._specs.drop_copies([name])
                 raise
         log.info("started", name=name, digest=request.digest)
         return began
 
     def _create_volume(self, request: CreateVolume, _: socket.socket, __: bytes) -> None:
-        spec = self._workshop.volume(request.order, request.digest)
+        spec = self._specs.volume(request.order, request.digest)
         with self._room_for(1, spec.name):
             self._sandbox.create_volume(spec)
         log.info("created", name=spec.name)
@@ -187,7 +187,7 @@ class Runner:
         with self._counting:
             if name in self._making[kind]:
                 raise InfrastructureError(f"{name} is being made already.")
-            if len({*self._sandbox.leftovers()[kind], *self._making[kind], name}) > _ALIVE:
+            if len({*self._sandbox.leftovers()[kind], *self._making[kind], name}) > _MOST_ALIVE:
                 raise InfrastructureError("This home has too many containers or volumes; `glovebox reap`.")
             self._making[kind].add(name)
         try:
@@ -201,7 +201,7 @@ class Runner:
         listening.set()
 
         def deliver(block: bytes) -> None:
-            """To a client that left, nothing: the output is drained, so that its writer is not held up."""
+            """After the client has left, keep draining the output: the container must not block on it."""
             if listening.is_set():
                 try:
                     wire.send(connection, block)
@@ -230,7 +230,7 @@ class Runner:
     def _ask(self, request: Ask, _: socket.socket, __: bytes) -> float | bool | None:
         match request.verb:
             case "running-since":
-                self._settle()
+                self._await_pending()
                 return self._sandbox.running_since(request.name)
             case "alive":
                 return self._sandbox.alive(request.name)
@@ -241,10 +241,10 @@ class Runner:
                 log.info("killed", name=request.name)
         return None
 
-    def _settle(self) -> None:
-        """Whoever asks what there is may be the successor of a caller whose last order is still under way."""
-        if not self._under_way.settled(_SETTLED_SECONDS):
-            raise InfrastructureError("What was ordered before is still under way.")
+    def _await_pending(self) -> None:
+        """The caller may be a restarted controller whose predecessor's last order is still pending."""
+        if not self._pending.settled(_SETTLED_SECONDS):
+            raise InfrastructureError("An earlier order is still in progress.")
 
     def _output(self, request: Output, connection: socket.socket, _: bytes) -> object:
         output = self._sandbox.output(request.name, request.limit)
@@ -254,11 +254,11 @@ class Runner:
 
     def _remove(self, request: Remove, _: socket.socket, __: bytes) -> None:
         self._sandbox.remove(containers=request.containers, volumes=request.volumes)
-        self._workshop.forget(request.containers)
+        self._specs.drop_copies(request.containers)
         log.info("removed", names=[*request.containers, *request.volumes])
 
     def _leftovers(self, request: Leftovers, _: socket.socket, __: bytes) -> list[list[str]]:
-        self._settle()
+        self._await_pending()
         return [list(found) for found in self._sandbox.leftovers(request.keep)]
 
     def _describe(self, request: Describe, _: socket.socket, __: bytes) -> Mapping[str, Any] | None:
@@ -274,12 +274,12 @@ class Runner:
 
 
 _ANSWERED: Final = object()
-"""What a verb returns that has sent its answer itself."""
+"""Returned by verbs that have sent their own answer."""
 
 
 @contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    """A socket at `path` for our group, which appears ready for use or not at all. Raises NotReady."""
+    """A socket at `path` for our group; it appears only when it is ready for use. Raises NotReady."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
@@ -301,7 +301,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 
 def _peer(connection: socket.socket) -> str:
-    """Process and user on the other side, as the kernel tells them."""
+    """Process and user at the other end, according to the kernel."""
     size = struct.calcsize("3i")
     pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return f"pid {pid}, uid {uid}"

@@ -1,8 +1,8 @@
-"""What a runner makes out of an order: a description from its own settings, and its own copy of train.py.
+"""From an order to a container spec: built from the runner's own settings, with its own copy of train.py.
 
-The runner mounts nothing that its callers could replace. The text of a train.py comes with the order for its
-trainer, is put into a folder that only the runner writes, and stays what it is until the trainer is removed:
-the workers of the attempt mount that same copy.
+The runner mounts nothing that its clients could replace. The text of a train.py comes with the order for its
+trainer. It is stored in a folder that only the runner writes and stays unchanged until the trainer is
+removed: the workers of the attempt mount that same copy.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from controller.store import data
 _WORKERS = frozenset({Item.WORKER, Item.WORKER_2})
 
 DIFFERENT = (
-    "the runner and controller run with different settings or versions, so it would start something else "
-    "than expected; `make up` starts both anew, and what a command line would change (--budget, --device) "
+    "runner and controller have different settings or versions, so the runner would start something "
+    "unexpected; `make up` restarts both, and what a command line would change (--budget, --device) "
     "has to be changed in the settings"
 )
 
 
 @dataclass(frozen=True)
-class Workshop:
+class SpecBuilder:
     """The templates and the folder for copies of train.py."""
 
     templates: Templates
@@ -47,16 +47,17 @@ class Workshop:
         return ContainerNames(self.templates.home, order.experiment, order.attempt).name(order.item)
 
     def volume(self, order: Order, digest: str) -> VolumeSpec:
-        """Raises ValueError if the order is none, or if this is not what is expected."""
+        """Raises ValueError if the order is invalid, or if the spec is not the one the client expects."""
         spec = self.templates.volume(order)
         if spec.digest() != digest:
             raise ValueError(DIFFERENT)
         return spec
 
     def container(self, order: Order, digest: str, text: bytes) -> ContainerSpec:
-        """The container, with its train.py in place.
+        """The container's spec, with its train.py in place.
 
-        Raises ValueError if the order is none, or if this is not what is expected; InfrastructureError.
+        Raises ValueError if the order is invalid, or if the spec is not the one the client expects;
+        InfrastructureError.
         """
         if (order.item in TRAINS) != bool(text):
             raise ValueError(f"a train.py comes with a trainer and with a rehearsal, not with a {order.item}")
@@ -67,19 +68,19 @@ class Workshop:
             self._seal(order, text)
             reach("train-sealed")
         elif order.item in _WORKERS and not self._sealed(order).is_file():
-            raise InfrastructureError("The train.py of this attempt is not here any more.")
+            raise InfrastructureError("The train.py of this attempt is gone.")
         return spec
 
-    def forget(self, containers: Collection[str]) -> None:
-        """Remove the copies that belonged to these containers, which are gone."""
+    def drop_copies(self, containers: Collection[str]) -> None:
+        """Remove the copies of train.py that belonged to these removed containers."""
         for name in containers:
             experiment, attempt, item = name.removeprefix(self.names.prefix).split("-", 2)
             if item in TRAINS:
                 shutil.rmtree(self._folder / f"{experiment}-{attempt}", ignore_errors=True)
                 reach("copies-forgotten")
 
-    def tidy(self, containers: Collection[str]) -> None:
-        """Remove the copies that belong to no container there is."""
+    def drop_stale_copies(self, containers: Collection[str]) -> None:
+        """Remove the copies that belong to none of these containers, the ones that exist."""
         used = {"-".join(name.removeprefix(self.names.prefix).split("-", 2)[:2]) for name in containers}
         if self._folder.is_dir():
             for folder in self._folder.iterdir():
@@ -103,7 +104,7 @@ class Workshop:
                 raise ValueError("this attempt was started with another train.py; remove its trainer first")
             make_folder(path.parent)
             for folder in (self._folder, path.parent):
-                folder.chmod(0o755)  # whatever our umask: containers have their own users
+                folder.chmod(0o755)  # regardless of our umask: containers run as other users
             write_atomic(path, text, 0o444)
         except OSError as error:
             raise InfrastructureError(

@@ -1,15 +1,15 @@
-"""How runner and client talk: frames of a 4-byte big-endian length and a payload, over a unix socket.
+"""The protocol between runner and client: frames of a 4-byte big-endian length and a payload.
 
-A connection carries one request. The client sends it as JSON (`core.orders`), and after a `start` the text of
-train.py. The runner answers in JSON:
+It runs over a unix socket; a connection carries one request. The client sends it as JSON
+(`core.containers.orders`), a `start` followed by the text of train.py. The runner answers in JSON:
 
     {"value": ...}                           done
-    {"refused": "a sentence"}                not a request that it takes
-    {"error": kind, "message": "a sentence"} it failed; `kind` names a class of core.model
+    {"refused": "a sentence"}                not a valid request
+    {"error": kind, "message": "a sentence"} it failed; `kind` names a class in core.errors
     {"waiting": true}                        about once a second while the client waits for a container
 
-`follow` is answered with the container's output, a frame for each block, and an empty frame at its end;
-`output` with {"value": null} and one frame.
+The answer to `follow` is {"value": null}, then the container's output, one frame per block, then an empty
+frame; the answer to `output` is {"value": null} and one frame.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ BLOCK_BYTES = 1024**2
 
 
 class Broken(Exception):
-    """The other side hung up, fell silent or does not speak our language; the connection is of no use."""
+    """The peer hung up, fell silent or violated the protocol; the connection is unusable."""
 
 
 def send(connection: socket.socket, payload: bytes) -> None:
-    """Raises Broken. The socket's time-out is for each piece that gets through, not for all of them."""
+    """Raises Broken. The socket's time-out applies to each chunk, not to the whole."""
     try:
         connection.sendall(_LENGTH.pack(len(payload)) + payload)
     except OSError as error:
@@ -44,7 +44,7 @@ def send_json(connection: socket.socket, value: Any) -> None:
 
 
 def receive(connection: socket.socket, limit: int, seconds: float) -> bytes:
-    """One frame of at most `limit` bytes, which has to be here within `seconds`. Raises Broken."""
+    """One frame of at most `limit` bytes, which must arrive within `seconds`. Raises Broken."""
     deadline = time.monotonic() + seconds
     (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size, deadline))
     if length > limit:
@@ -53,7 +53,7 @@ def receive(connection: socket.socket, limit: int, seconds: float) -> bytes:
 
 
 def receive_json(connection: socket.socket, seconds: float) -> dict[str, Any]:
-    """An answer of the runner. Raises Broken."""
+    """One answer from the runner. Raises Broken."""
     try:
         answer = json.loads(receive(connection, ANSWER_BYTES, seconds))
     except ValueError:
@@ -64,8 +64,8 @@ def receive_json(connection: socket.socket, seconds: float) -> dict[str, Any]:
 
 
 def readable(connection: socket.socket, seconds: float) -> bool:
-    """True as soon as there is something to receive, were it the end; False after `seconds`."""
-    poll = select.poll()  # unlike select() it takes any file descriptor
+    """True as soon as there is data or end of file to receive; False after `seconds`."""
+    poll = select.poll()  # unlike select(), it takes any file descriptor
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(max(seconds, 0.0) * 1000))
 

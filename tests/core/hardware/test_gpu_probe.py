@@ -111,7 +111,7 @@ FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         failed(CUDA_INIT.format("803: system has unsupported display driver / cuda driver combination")),
-        ["parts of the NVIDIA driver 580.65.06 do not fit together", "restart"],
+        ["parts of the NVIDIA driver 580.65.06 do not match", "restart"],
     ),
     (failed(CUDA_INIT.format("802: system not yet initialized")), ["Fabric Manager", "580.65.06"]),
     (
@@ -145,11 +145,11 @@ FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         failed(KERNEL_FAILED.format("all CUDA-capable devices are busy or unavailable")),
-        ["taken by another program alone", "nvidia-smi -c 0"],
+        ["used exclusively by another program", "nvidia-smi -c 0"],
     ),
     (
         failed(KERNEL_FAILED.format("CUDA-capable device(s) is/are busy or unavailable"), "AcceleratorError"),
-        ["taken by another program alone"],
+        ["used exclusively by another program"],
     ),
     (failed(KERNEL_FAILED.format("unspecified launch failure")), ["NVIDIA H200 fails", "Xid"]),
     (failed(KERNEL_FAILED.format("uncorrectable ECC error encountered")), ["NVIDIA H200 fails", "Xid"]),

@@ -38,9 +38,9 @@ def test_an_edit_replaces_the_one_place(old: str, new: str, after: str) -> None:
             "def f(x):\n  return x * a",
             "Only white space differs from the lines from 4 on:\ndef f(x):\n    return",
         ),
-        ("def f(y):\n    return y * a", "Most like it are the lines from 4 on:\ndef f(x):\n    return x * a"),
-        ("class Transformer(nn.Module)", "Nothing in it is much like it"),
-        ("\n".join(f"line {i}" for i in range(100)), "Nothing in it is much like it"),
+        ("def f(y):\n    return y * a", "Most similar are the lines from 4 on:\ndef f(x):\n    return x * a"),
+        ("class Transformer(nn.Module)", "Nothing in it is similar"),
+        ("\n".join(f"line {i}" for i in range(100)), "Nothing in it is similar"),
     ],
 )
 def test_an_edit_that_does_not_apply_says_why(old: str, complaint: str) -> None:

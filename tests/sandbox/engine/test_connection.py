@@ -67,7 +67,7 @@ def test_the_address_is_found_as_docker_finds_it(
     if chosen is not None:
         (configuration / "config.json").write_text(json.dumps({"currentContext": chosen}))
     if expected.startswith("The"):
-        with pytest.raises(NotReady, match=expected), engine.asked_to("answer", starting_up=True):
+        with pytest.raises(NotReady, match=expected), engine.engine_call("answer", starting_up=True):
             engine.connect()
     else:
         assert str(engine.address()) == expected

@@ -20,7 +20,7 @@ from controller.core.scoring.config import JudgeConfig
 from controller.ports import Sandbox
 from controller.sandbox.runner.client import RunnerSandbox
 from controller.sandbox.runner.server import Runner
-from controller.sandbox.runner.specs import Workshop
+from controller.sandbox.runner.specs import SpecBuilder
 from controller.system.clock import SystemClock
 
 BUDGET = 30.0
@@ -51,7 +51,7 @@ def serving(sandbox: Sandbox, templates: Templates, path: Path) -> Iterator[Runn
 
     def serve() -> None:
         try:
-            Runner(sandbox, Workshop(templates), DEVICE.told()).serve(path, stop)
+            Runner(sandbox, SpecBuilder(templates), DEVICE.told()).serve(path, stop)
         except BaseException as error:
             failures.append(error)
         finally:

@@ -17,7 +17,7 @@ from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import InfrastructureError
 from controller.sandbox.runner import wire
 from controller.sandbox.runner.client import RunnerSandbox
-from controller.sandbox.runner.pending import UnderWay
+from controller.sandbox.runner.pending import PendingRequests
 from controller.system.clock import SystemClock
 from tests.sandbox.runner.conftest import BUDGET, make_templates, serving
 from tests.support.fakes import EmptyEngine
@@ -71,7 +71,7 @@ def test_an_order_of_somebody_who_died_is_done_before_there_is_an_answer(
 
 
 def test_what_comes_later_is_not_waited_for() -> None:
-    requests, over = UnderWay(), threading.Event()
+    requests, over = PendingRequests(), threading.Event()
 
     def always_something() -> None:
         last = requests.begin()

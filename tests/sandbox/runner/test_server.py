@@ -165,9 +165,9 @@ def test_nobody_reaches_beyond_the_home(served: tuple[RunnerSandbox, Path, Templ
     client, path, _ = served
     name = ContainerNames(Path("/another/home"), "1").name(Item.TRAINER)
     for ask in (client.alive, client.running_since, client.kill, lambda name: client.output(name, 10)):
-        with pytest.raises(UserError, match="not of this home"):
+        with pytest.raises(UserError, match="does not belong to this home"):
             ask(name)
-    with pytest.raises(UserError, match="not of this home"):
+    with pytest.raises(UserError, match="does not belong to this home"):
         client.remove(volumes=[name])
     foreign = {"verb": "remove", "containers": ["somebody-elses-database"]}
     assert "not a valid request" in answer_to(path, framed(json.dumps(foreign).encode()))["refused"]
@@ -212,13 +212,13 @@ def test_a_container_without_an_order_is_none_for_a_runner(
     served: tuple[RunnerSandbox, Path, Templates],
 ) -> None:
     client, _, made = served
-    with pytest.raises(UserError, match="does not start"):
+    with pytest.raises(UserError, match="cannot start"):
         client.start(service_builders.gpu_probe(CONFIG, ContainerNames(made.home, "doctor"), ""))
 
 
 def test_without_a_runner_one_sentence_says_so(tmp_path: Path) -> None:
     client = RunnerSandbox(tmp_path / "none.sock", SystemClock(), ready_seconds=0.5)
-    with pytest.raises(NotReady, match="nobody answers"):
+    with pytest.raises(NotReady, match="nothing answers"):
         client.describe()
 
 
