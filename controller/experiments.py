@@ -1,7 +1,7 @@
 """What is done with an experiment on its slot: it is trained, scored, decided, committed or voided.
 
-What is due is decided in core/plan.py. Every action is bracketed by events, so that going on after a crash and going on after the previous action are
-the same code.
+What is due is decided in core/plan.py. Every action is bracketed by events, so that going on after a crash
+and going on after the previous action are the same code.
 """
 
 from __future__ import annotations

@@ -138,8 +138,10 @@ class Loop:
     # --- actions --------------------------------------------------------------------------------
 
     def _start(self, action: Action, situation: Situation) -> None:
-        """Carry out what takes a moment; start a thread for what takes longer."""
+        """Carry out what takes a moment, and plan again; start a thread for what takes longer."""
         effort = self.effort
+        if isinstance(action, plan.Move | plan.Drop | plan.Rebase | plan.Accept):
+            self._woken = True
         match action:
             case plan.Pause() | plan.Resume():
                 self._note_pause(action)
@@ -166,8 +168,9 @@ class Loop:
         def run() -> None:
             try:
                 work()
-            except Interrupted:
-                pass  # the loop knows: it was told the same
+            except Interrupted as error:
+                if isinstance(action, plan.OnSlot):  # a question may be broken off for other reasons
+                    self._failure = self._failure or error
             except BaseException as error:
                 self._failure = self._failure or error
             finally:

@@ -146,8 +146,8 @@ class Context:
     train_py: str
     """The frontier's train.py; every proposal starts from it."""
     history: Sequence[Experiment]
-    """Every finished experiment in the order in which they finished, without its hold-out score. Old ones lie on
-    the disk."""
+    """Every finished experiment in the order in which they finished, without its hold-out score. Old ones lie
+    on the disk."""
     finished: Callable[[int], Experiment]
     """The same by number. Raises LookupError for one that is not finished."""
     notebook: Notebook
@@ -170,8 +170,8 @@ class Context:
 class Agent(Protocol):
     name: str
     asks_ahead: bool
-    """True if it is slow and costs money: then it is asked while experiments train. With several slots, several
-    threads ask it at once.
+    """True if it is slow and costs money: then it is asked while experiments train. With several slots,
+    several threads ask it at once.
     """
 
     def propose(self, context: Context) -> Change:

@@ -1,8 +1,8 @@
 """What happens next, in any situation. Pure: every rule of waiting, retrying, giving up and limits is here.
 
-`due(state, situation)` gives the actions that are due, `stop` whether the effort ends, `wake_at` when a rule may
-say something else although nothing has happened. The loop starts what is due and records what came of it; after
-a crash, with several slots and with any agent it is the same code.
+`due(state, situation)` gives the actions that are due, `stop` whether the effort ends, `wake_at` when a rule
+may say something else by the clock alone. The loop starts what is due and records what came of it; after a
+crash, with several slots and with any agent it is the same code.
 
 `due` goes through the rules in this order:
 
@@ -390,7 +390,7 @@ def _rests(slot: SlotState, situation: Situation) -> bool:
 def in_pipeline(state: ResearchState, situation: Situation) -> Iterator[Action]:
     """The next step of each proposal that has a text. Repairs go first, then by number."""
     free = idle_slots(state, situation) if may_begin(situation) and not _is_committing(state) else []
-    repairs = sum(proposal.purpose == "fix" for proposal in state.proposals.values())
+    repairs = _repairs_alive(state) + len([*_repairs_due(state, situation)])
     for proposal in sorted(
         state.proposals.values(), key=lambda known: (known.purpose != "fix", known.number)
     ):
@@ -470,15 +470,16 @@ def _merges(state: ResearchState, situation: Situation) -> Iterator[Ask]:
 
 
 def _ideas(state: ResearchState, situation: Situation) -> Iterator[Ask]:
+    """A slow agent is asked ahead, another one when a slot is idle; an understudy stands in meanwhile."""
     rules = situation.rules
     idle = len(idle_slots(state, situation)) if _has_baseline(state) else 0
-    ready = sum(proposal.is_made for proposal in state.proposals.values())
-    on_their_way = len(state.proposals) + len([*_repairs_due(state, situation)])
+    if _is_absent(state, situation) and _understudy_acts(situation):
+        ready = sum(proposal.is_made for proposal in state.proposals.values())
+        for _ in range(idle - ready - _asked_understudy(state)):
+            yield Ask(rules.understudy or rules.agent, "propose", stands_in_for=rules.agent)
     if not _may_ask(state, situation):
-        if _understudy_acts(situation) and _is_absent(state, situation):
-            for _ in range(idle - ready - _asked_understudy(state)):
-                yield Ask(rules.understudy or rules.agent, "propose", stands_in_for=rules.agent)
         return
+    on_their_way = len(state.proposals) - _asked_understudy(state) + len([*_repairs_due(state, situation)])
     if rules.asks_ahead:
         for _ in range(min(rules.slots - on_their_way, rules.slots - _unanswered(state))):
             yield Ask(rules.agent, "propose")
@@ -549,7 +550,7 @@ def absent(
 
 
 def after_failure(state: ResearchState, failed: AgentFailed, situation: Situation) -> AgentAbsent | None:
-    """An agent that costs money and fails again and again is left alone for a while. `failed` is on record."""
+    """An agent that costs money and fails again and again gets a rest. `failed` is on record."""
     errors = state.agent_errors_in_a_row
     if not situation.rules.asks_ahead or errors < ERRORS_BEFORE_ABSENCE:
         return None

@@ -64,8 +64,9 @@ class Heartbeat:
         self._state = state
         under_way = {known.number for known in state.open if known.under_way}
         self._due = {number: due for number, due in self._due.items() if number in under_way}
-        if record.experiment in under_way:
-            self._expect(record.experiment, state.experiments[record.experiment].phase)
+        for number in under_way:  # one that an earlier process left under way has to be heard of, too
+            if number == record.experiment or number not in self._due:
+                self._expect(number, state.experiments[number].phase)
         self.alive()
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:

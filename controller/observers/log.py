@@ -146,7 +146,8 @@ def _fields_of_agent(event: AnyEvent) -> dict[str, Any]:
             told = {"why": event.why, "reason": event.reason, "by": event.by, "until": event.until}
             return told if event.slot is None else {**told, "slot": event.slot}
         case Resumed():
-            return {"why": event.why, "by": event.by, "seconds": event.seconds}
+            told = {"why": event.why, "by": event.by, "seconds": event.seconds}
+            return told if event.slot is None else {**told, "slot": event.slot}
         case _:
             return {}
 

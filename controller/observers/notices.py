@@ -15,7 +15,9 @@ from controller.core.events import (
     EffortStarted,
     ExperimentOpened,
     Paused,
+    ProposalDropped,
     ProposalMade,
+    ProposalRefused,
     Record,
     Resumed,
     ScoringFinished,
@@ -26,6 +28,7 @@ from controller.core.events import (
     TrainingFinished,
     TrainingStarted,
 )
+from controller.core.experiment import Phase
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Decision, Verdict
@@ -45,10 +48,6 @@ _KINDS: Mapping[Verdict, Kind] = {
 }
 
 
-_PROPOSALS = _OTHERS = 64
-"""More than slots can have under way at once."""
-
-
 @dataclass(frozen=True)
 class Context:
     """What a notice needs from earlier lines."""
@@ -56,7 +55,7 @@ class Context:
     tag: str | None = None
     frontier_bpb: float | None = None
     experiment: int | None = None
-    """The last one proposed."""
+    """The one that the latest line spoke of."""
     description: str = ""
     val_bpb: float | None = None
     """Its score."""
@@ -64,6 +63,8 @@ class Context:
     """Why it has none."""
     decision: Decision | None = None
     """Its decision."""
+    finished: bool = False
+    """Whether it came to its end: nothing more is heard of it."""
     stalled: bool = False
     """Whether the current stall was already reported."""
     proposals: Mapping[int, str] = field(default_factory=dict)
@@ -92,6 +93,7 @@ class Context:
             description=clean_line(last.description) if last else "",
             val_bpb=last.score.val_bpb if last and last.score else None,
             decision=last.decision if last else None,
+            finished=last is not None and last.phase is Phase.DONE,
             stalled=state.absence is not None,
             proposals={number: clean_line(known.description) for number, known in state.proposals.items()},
             others=others,
@@ -149,8 +151,9 @@ def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
             return replace(context, tag=event.tag), None
         case ProposalMade():
             known = {**context.proposals, event.proposal: clean_line(event.description)}
-            latest = dict(sorted(known.items())[-_PROPOSALS:])
-            return replace(context, proposals=latest), None
+            return replace(context, proposals=known), None
+        case ProposalDropped() | ProposalRefused():
+            return replace(context, proposals=_without(context.proposals, event.proposal)), None
         case ExperimentOpened():
             return _opened(context, event), None
         case TrainingStarted():
@@ -161,10 +164,13 @@ def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
             detail = event.refusal.detail if event.refusal else ""
             return replace(context, val_bpb=event.score.val_bpb if event.score else None, detail=detail), None
         case Decided():
-            context = replace(context, decision=event.decision, frontier_bpb=event.frontier_bpb)
+            finished = event.decision.verdict is not Verdict.KEEP
+            context = replace(
+                context, decision=event.decision, finished=finished, frontier_bpb=event.frontier_bpb
+            )
             return context, _decided(context, record)
         case Committed():
-            context = replace(context, frontier_bpb=context.val_bpb)
+            context = replace(context, finished=True, frontier_bpb=context.val_bpb)
             return context, _notice("keep", context, record, commit=event.commit)
         case SessionStopped():
             return context, _notice("stop", context, record, event.reason)
@@ -206,7 +212,8 @@ def _opened(context: Context, event: ExperimentOpened) -> Context:
         val_bpb=None,
         detail="",
         decision=None,
-        proposals={number: text for number, text in context.proposals.items() if number != event.proposal},
+        finished=False,
+        proposals=_without(context.proposals, event.proposal),
         others=_with_present(context),
     )
 
@@ -224,16 +231,21 @@ def _turn_to(context: Context, experiment: int) -> Context:
         val_bpb=val_bpb,
         detail=detail,
         decision=decision,
+        finished=False,
         others=others,
     )
 
 
 def _with_present(context: Context) -> dict[int, tuple[str, float | None, str, Decision | None]]:
-    """What is remembered of the other experiments once another one is spoken of; only the latest are."""
+    """What has to be remembered of open experiments once another one is spoken of."""
     others = dict(context.others)
-    if context.experiment is not None:
+    if context.experiment is not None and not context.finished:
         others[context.experiment] = (context.description, context.val_bpb, context.detail, context.decision)
-    return dict(sorted(others.items())[-_OTHERS:])
+    return others
+
+
+def _without(proposals: Mapping[int, str], number: int) -> dict[int, str]:
+    return {known: description for known, description in proposals.items() if known != number}
 
 
 def _notice(

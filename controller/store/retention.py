@@ -90,11 +90,19 @@ class Retention:
             self._remove_texts(pruned.before)
 
     def _measure_logs(self, state: ResearchState) -> None:
-        finished = state.open[0].number if state.open else state.next_number
-        for number in range(max(self._experiments, state.logs_pruned), finished):
+        closed = self._closed(state)
+        for number in range(max(self._experiments, state.logs_pruned), closed):
             if number not in state.kept:
                 self._logs.add(number, sum(map(_size, self._files(number))))
-        self._experiments = finished
+        self._experiments = max(self._experiments, closed)
+
+    def _closed(self, state: ResearchState) -> int:
+        """Every experiment below this number is closed. The latest may not be: other slots close theirs."""
+        runs = Runs(self._home)
+        latest = state.order[-max(1, len(state.slots)) :]
+        unfinished = [experiment.number for experiment in state.open]
+        unfinished += [number for number in latest if not runs.is_finished(state.experiments[number])]
+        return min(unfinished, default=state.next_number)
 
     def _measure_texts(self, state: ResearchState) -> None:
         for line in self._lines(self._read):

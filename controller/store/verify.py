@@ -20,6 +20,7 @@ from controller.core.events import (
     ApiFailed,
     ApiRequested,
     Decided,
+    ExperimentMoved,
     ExperimentOpened,
     ProposalMade,
     ProposalRebased,
@@ -56,6 +57,8 @@ class _Pass:
     """How much of the journal was read."""
     heads: dict[int, set[str]] = field(default_factory=dict)
     """By kept experiment: the heads of the journal between its verdict and its commit."""
+    latest: dict[int, int] = field(default_factory=dict)
+    """By slot: its latest experiment, the only one on it that may not be closed yet."""
 
     def __post_init__(self) -> None:
         self.archive = Archive(self.home)
@@ -73,6 +76,8 @@ class _Pass:
             except (ImpossibleHistory, ImpossibleCall) as error:
                 raise ImpossibleHistory(f"{journal.NAME} line {record.seq + 1}: {error}") from error
             archive.forget(self.state)
+            if isinstance(record.data, ExperimentOpened | ExperimentMoved):
+                self.latest[record.data.slot] = record.data.experiment
             self.problems.extend(_check_blobs(self.home, record, pruned))
             for experiment in self.state.open:
                 if experiment.phase is Phase.DECIDED:
@@ -127,8 +132,8 @@ def _problems(told: _Pass) -> list[str]:
     return [
         *told.problems,
         *_check_snapshot(told),
-        *_check_runs(home, told.state, at_work),
-        *_check_ledger(home, told.state, at_work),
+        *_check_runs(home, told, at_work),
+        *_check_ledger(home, told, at_work),
         *_check_git(home, told, at_work),
     ]
 
@@ -146,6 +151,9 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
     where = f"{journal.NAME} line {record.seq + 1}: experiment {event.experiment}"
     if event.frontier_bpb != frontier.val_bpb:
         yield f"{where} was measured against {event.frontier_bpb}, not the frontier"
+    for other in state.open:
+        if other.phase is Phase.DECIDED and other is not experiment:
+            yield f"{where} was decided before experiment {other.number} was committed"
     try:
         quarantined = experiment.quarantine.score if experiment.quarantine else None
         again = decide(frontier, experiment.outcome, experiment.judgement, quarantined, state.lineage)
@@ -212,9 +220,9 @@ def _spend_again(record: Record, state: ResearchState) -> Iterator[str]:
         yield f"{where}: call {event.call} cost or used less than nothing"
 
 
-def _check_runs(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
-    # The latest to finish may be being closed right now, one on each slot.
-    closing = state.order[-max(1, len(state.slots)) :] if at_work else []
+def _check_runs(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
+    state = told.state
+    closing = {*told.latest.values()} if at_work else set()
     for experiment in state.experiments:
         number = experiment.number
         if experiment.phase is Phase.DONE and number not in closing:
@@ -252,17 +260,17 @@ def _check_result(home: Path, experiment: Experiment, pruned: bool) -> Iterator[
         yield f"{log.relative_to(home)} is not what the run printed and the judge found"
 
 
-def _check_ledger(home: Path, state: ResearchState, at_work: bool) -> Iterator[str]:
+def _check_ledger(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
     path = home / ledger.NAME
-    wanted = ledger.render(state).encode("utf-8").splitlines(keepends=True)
+    wanted = ledger.render(told.state).encode("utf-8").splitlines(keepends=True)
     present = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     for number, (row, due) in enumerate(zip(present, wanted, strict=False), start=1):
         if row != due:
             yield f"{ledger.NAME} line {number} is not what the journal says"
     if len(present) > len(wanted):
         yield f"{ledger.NAME} has {len(present) - len(wanted)} lines the journal knows nothing of"
-    # A controller at work journals first and writes the row a moment later.
-    if len(present) < len(wanted) - (max(1, len(state.slots)) if at_work else 0):
+    # A controller at work journals first and writes the row a moment later, on each slot.
+    if len(present) < len(wanted) - (len(told.latest) if at_work else 0):
         yield f"{ledger.NAME} lacks {len(wanted) - len(present)} lines; the next start adds them"
 
 

@@ -51,7 +51,8 @@ def slots_json(state: ResearchState) -> Json:
 def waiting(noise: Noise) -> str:
     """One line for people."""
     again = f", looked at again at {moment(noise.until)}" if noise.until else ""
-    return f"for the slot to be undisturbed since {moment(noise.since)}{again}: {_words(noise.disturbance.detail)}"
+    since, detail = moment(noise.since), _words(noise.disturbance.detail)
+    return f"for the slot to be undisturbed since {since}{again}: {detail}"
 
 
 def paused(pause: Pause) -> str:

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from controller.agents.replay import Replay
 from controller.core.errors import AgentExhausted, UserError
-from controller.core.events import Proposed
 from controller.core.experiment import Experiment
 from controller.core.notebook import Notebook
-from controller.core.values import Frontier
+from controller.core.values import Change, Frontier
 from controller.ports import Context
+from tests.support.experiments import a_proposal, an_experiment
 from tests.support.fakes import FakeServices
 
 
 def ran(*texts: str) -> list[Experiment]:
     return [
-        Experiment(
-            number=number,
-            proposal=Proposed(
-                experiment=number,
-                description="",
-                hypothesis="",
-                agent="replay",
-                parent="",
-                train_sha256=hashlib.sha256(text.encode()).hexdigest(),
-                digest="",
-                diff_sha256="",
-            ),
-            proposed_at="",
-        )
+        an_experiment(number, a_proposal(number, train_sha256=hashlib.sha256(text.encode()).hexdigest()))
         for number, text in enumerate(texts)
     ]
 
@@ -45,10 +32,12 @@ def context(history: Sequence[Experiment] = ()) -> Context:
         frontier=Frontier(commit="c0"),
         train_py="",
         history=history,
+        finished=lambda number: history[number],
         notebook=Notebook(),
         scale="cpu",
         source=lambda number: "",
-        running=None,
+        running=(),
+        waiting=(),
         diff=lambda number: "",
         excerpt=lambda number: "",
         services=FakeServices(),
@@ -78,6 +67,14 @@ def test_proposes_in_the_order_of_names_and_then_is_exhausted(folder: Path) -> N
 def test_skips_what_its_history_has_run(folder: Path) -> None:
     history = ran("baseline", "B = 'ü'\n")
     assert Replay(folder).propose(context(history)).description.startswith("10_wider.py")
+
+
+def test_repairs_and_combines_nothing(folder: Path) -> None:
+    """It has three files, and neither question takes one of them."""
+    agent, (_, crashed) = Replay(folder), ran("baseline", "A = 1\n")
+    questions: list[Callable[[Context, Experiment], Change | None]] = [agent.fix, agent.combine]
+    assert [ask(context(), crashed) for ask in questions] == [None, None]
+    assert agent.propose(context()).description == "02_deeper.py"
 
 
 @pytest.mark.parametrize("name", ["missing", "empty", "file", "binary"])

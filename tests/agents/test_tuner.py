@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,11 +15,12 @@ import pytest
 from controller.agents.search_space import Literal, Range, find, replace, tunable
 from controller.agents.tuner import Tuner
 from controller.core.errors import AgentExhausted
-from controller.core.events import Proposed
+from controller.core.events import ProposalMade
 from controller.core.experiment import Experiment, Phase
 from controller.core.notebook import Notebook
-from controller.core.values import Cause, Decision, Frontier, Proposal, RunOutcome, Score, Verdict
+from controller.core.values import Cause, Change, Decision, Frontier, RunOutcome, Score, Verdict
 from controller.ports import Context
+from tests.support.experiments import a_proposal, an_experiment
 from tests.support.fakes import FakeServices
 
 TRAIN_PY = """\
@@ -94,7 +96,7 @@ class Effort:
     sources: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.run(Proposal(train_py=TRAIN_PY, description="baseline"))
+        self.run(Change(train_py=TRAIN_PY, description="baseline"))
 
     @property
     def context(self) -> Context:
@@ -104,16 +106,18 @@ class Effort:
             frontier=Frontier(commit=self.commit, val_bpb=self.best),
             train_py=self.train_py,
             history=self.history,
+            finished=self.history.__getitem__,
             notebook=Notebook(),
             scale="cpu",
             source=self.sources.__getitem__,
-            running=None,
+            running=(),
+            waiting=(),
             diff=lambda number: "",
             excerpt=lambda number: "",
             services=FakeServices(),
         )
 
-    def run(self, proposal: Proposal) -> Verdict:
+    def run(self, proposal: Change) -> Verdict:
         bpb = self.landscape.score(proposal.train_py)
         if bpb is None:
             decision = Decision(verdict=Verdict.CRASH, cause=Cause.SHAPE, rule="R9")
@@ -126,24 +130,21 @@ class Effort:
             self.train_py, self.best, self.commit = proposal.train_py, bpb, f"c{len(self.history)}"
         return decision.verdict
 
-    def record(self, proposal: Proposal, bpb: float | None, decision: Decision) -> None:
-        proposed = Proposed(
-            experiment=len(self.history),
+    def record(self, proposal: Change, bpb: float | None, decision: Decision) -> None:
+        number = len(self.history)
+        made = a_proposal(
+            number,
             description=proposal.description,
             hypothesis=proposal.hypothesis,
-            agent=proposal.agent,
             parent=self.commit,
             parameters=proposal.parameters,
             train_sha256=hashlib.sha256(proposal.train_py.encode()).hexdigest(),
-            digest="",
-            diff_sha256="",
         )
         self.sources.append(proposal.train_py)
         self.history.append(
-            Experiment(
-                number=len(self.history),
-                proposal=proposed,
-                proposed_at="",
+            an_experiment(
+                number,
+                made,
                 phase=Phase.DONE,
                 outcome=RunOutcome(seconds=1, exit_code=0 if bpb else 1, cause=None if bpb else Cause.SHAPE),
                 judgement=Score(val_bpb=bpb, bytes=1, tokens=1) if bpb else None,
@@ -180,7 +181,7 @@ def random_search(seed: int, experiments: int) -> float:
                 values[constant.name] = domain.low * (domain.high / domain.low) ** dice.random()
             else:
                 values[constant.name] = dice.uniform(domain.low, domain.high)
-        effort.run(Proposal(train_py=replace(TRAIN_PY, values), description="random"))
+        effort.run(Change(train_py=replace(TRAIN_PY, values), description="random"))
     return effort.landscape.excess(effort.train_py)
 
 
@@ -200,9 +201,16 @@ def test_continues_the_same_after_a_restart() -> None:
     effort, _ = improvements(3, 5)
     before = Tuner(3).propose(effort.context)
     for index, experiment in enumerate(effort.history):
-        written = json.dumps(experiment.proposal.model_dump(), sort_keys=True)
-        read = Proposed.model_validate_json(written)
-        effort.history[index] = dataclasses.replace(experiment, proposal=read)
+        told = experiment.proposal
+        made = ProposalMade(
+            proposal=index,
+            description=told.description,
+            parameters=told.parameters,
+            train_sha256=told.train_sha256,
+        )
+        read = ProposalMade.model_validate_json(json.dumps(made.model_dump(), sort_keys=True))
+        proposal = dataclasses.replace(told, parameters=read.parameters)
+        effort.history[index] = dataclasses.replace(experiment, proposal=proposal)
     assert Tuner(3).propose(effort.context) == before
     assert Tuner(4).propose(effort.context) != before
 
@@ -258,7 +266,7 @@ def test_learns_from_experiments_of_other_agents(effect: float | None) -> None:
             bpb = None if result is None else effort.best + result
             verdict = Verdict.CRASH if bpb is None else Verdict.DISCARD
             text = replace(TRAIN_PY, {"MATRIX_LR": rate})
-            effort.record(Proposal(train_py=text, description=""), bpb, Decision(verdict=verdict, rule=""))
+            effort.record(Change(train_py=text, description=""), bpb, Decision(verdict=verdict, rule=""))
     tuner, rates = Tuner(0), []
     for _ in range(200):
         values = tuner.propose(effort.context).parameters["values"]
@@ -273,7 +281,7 @@ def test_a_run_that_found_no_gpu_teaches_nothing() -> None:
     for cause, moves in ((Cause.NO_GPU, 0), (Cause.SHAPE, 1)):
         text = replace(TRAIN_PY, {"MATRIX_LR": 0.05 + 0.01 * moves})
         decision = Decision(verdict=Verdict.CRASH, cause=cause, rule="R9")
-        effort.record(Proposal(train_py=text, description=""), None, decision)
+        effort.record(Change(train_py=text, description=""), None, decision)
         assert f"of {moves} earlier moves" in Tuner(0).propose(effort.context).hypothesis
 
 
@@ -304,6 +312,7 @@ def test_nothing_to_tune_is_one_clear_sentence(source: str) -> None:
         Tuner(0).propose(effort.context)
 
 
-def test_does_not_repair_crashes() -> None:
-    effort = Effort(Landscape(0))
-    Tuner(0).fix(effort.context, effort.history[0])
+def test_repairs_and_combines_nothing() -> None:
+    effort, tuner = Effort(Landscape(0)), Tuner(0)
+    questions: list[Callable[[Context, Experiment], Change | None]] = [tuner.fix, tuner.combine]
+    assert [ask(effort.context, effort.history[0]) for ask in questions] == [None, None]

@@ -145,18 +145,19 @@ class Arena:
         started = time.monotonic()
         config = self._settings({"leak_fraction": 0.001, "work_share": HONEST_SHARE})
         machine = Machine.assemble(config)
+        slot = machine.slots[0]
         path = self._write(model.train_py)
         attempt = Attempt("honest", 1, path, path.with_name("run.log"), BUDGET_SECONDS)
         try:
-            outcome = machine.trainer.train(attempt, threading.Event(), lambda elapsed: None)
+            outcome = slot.trainer.train(attempt, threading.Event(), lambda elapsed: None)
             if outcome.cause is not None:
                 return Comparison(None, math.nan, f"it did not train: {outcome.detail}", outcome.seconds)
             checkpoint = self._checkpoint(machine, attempt)
-            judgement = machine.judge.score(
+            judgement = slot.judge.score(
                 attempt, secrets.randbits(63), lambda score: True, threading.Event(), reference=reference
             )
         finally:
-            machine.trainer.discard(attempt)
+            slot.trainer.discard(attempt)
             machine.sandbox.close()
         decision = decide(Frontier(commit=""), outcome, judgement)
         judged = (
@@ -243,10 +244,11 @@ class Arena:
 
     def _checkpoint(self, machine: Machine, attempt: Attempt) -> bytes:
         """The checkpoint that T left, before scoring: read by a container of the test's own."""
+        slot = machine.slots[0]
         place = ContainerNames(self.home, attempt.experiment, attempt.number)
         read = "import sys; sys.stdout.buffer.write(open('/out/checkpoint.safetensors', 'rb').read())"
         spec = dataclasses.replace(
-            machine.trainer.spec(attempt),
+            slot.trainer.spec(attempt),
             name=place.name("reader"),
             command=("exec", "--limit", "30", "--", "python", "-c", read),
             life_seconds=30.0,

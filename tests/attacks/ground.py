@@ -27,7 +27,7 @@ from controller.core.containers.config import MIB, Limits, SandboxConfig
 from controller.core.containers.domains import Domain
 from controller.core.containers.names import ContainerNames
 from controller.core.values import RunOutcome
-from controller.ports import Slot
+from controller.ports import Monitor
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.inputs import HarnessFiles, sealed
 from controller.system.clock import SystemClock
@@ -117,10 +117,10 @@ class Ground:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(
-        self, program: str, budget: float = 2.0, *, then_honest: bool = False, slot: Slot | None = None
+        self, program: str, budget: float = 2.0, *, then_honest: bool = False, monitor: Monitor | None = None
     ) -> Run:
         """Run `program` as T for `budget` seconds at most. Raises Gained if anything outlives it."""
-        attempt, trainer = self.bench.attempt(program, budget), self.bench.trainer(LOG_BYTES, slot)
+        attempt, trainer = self.bench.attempt(program, budget), self.bench.trainer(LOG_BYTES, monitor)
         name, free = trainer.spec(attempt).name, self._free()
         try:
             outcome = trainer.train(attempt, self.bench.stop, lambda elapsed: None)

@@ -7,6 +7,7 @@ import random
 import tempfile
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from controller.core.errors import AgentExhausted
@@ -14,7 +15,7 @@ from controller.core.events import ProposalRefused, TrainingStarted
 from controller.core.experiment import Experiment
 from controller.core.program.policy import MAX_BYTES
 from controller.core.scoring.runlog import excerpt
-from controller.core.values import Cause, Proposal
+from controller.core.values import Cause, Change
 from controller.ports import Context
 from controller.store.journal import read_records
 from tests.agents.llm.effort import TRAIN_PY, Bench, Told, experiment
@@ -67,8 +68,8 @@ def _speaks(name: str, program: str) -> Assault:
         crashed = experiment(1, cause=Cause.NAME)
         assert crashed.outcome is not None
         outcome = run.outcome
-        told = Experiment(**{**vars(crashed), "outcome": outcome})
-        with MessagesServer(ScriptedResearcher([[look(1), GOOD], [GOOD]])) as server:
+        told = replace(crashed, outcome=outcome)
+        with MessagesServer(ScriptedResearcher([[look(1), GOOD], [GOOD], [GOOD]])) as server:
             bench = Bench.build(server)
             context = bench.context(
                 [experiment(0, bpb=1.5), told],
@@ -77,6 +78,7 @@ def _speaks(name: str, program: str) -> Assault:
             )
             bench.agent.propose(context)
             bench.agent.fix(context, told)
+            bench.agent.combine(context, told)
             for received in server.received:
                 _require_quoted(received.content, Told(received.body).texts)
         return Ending(QUOTED, f"{len(server.received)} requests")
@@ -141,17 +143,20 @@ class _Proposer:
     """An agent that says one thing and has nothing further to say."""
 
     name = "proposer"
-    prepares_ahead = False
+    asks_ahead = False
 
     def __init__(self, text: str, description: str) -> None:
-        self._left = [Proposal(train_py=text, description=description, hypothesis=description, agent="p")]
+        self._left = [Change(train_py=text, description=description, hypothesis=description)]
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         if not self._left:
             raise AgentExhausted("no more ideas")
         return self._left.pop()
 
-    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+    def fix(self, context: Context, crashed: Experiment) -> Change | None:
+        return None
+
+    def combine(self, context: Context, behind: Experiment) -> Change | None:
         return None
 
 

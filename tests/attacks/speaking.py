@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from controller.agents.llm import prompt
 from controller.app.trial import Trial
-from controller.core.events import Proposed
-from controller.core.experiment import Experiment
 from controller.core.scoring.runlog import MAX_WORKER_LOG_BYTES, excerpt
 from controller.core.values import Refusal
 from controller.store.runs import describe
 from controller.store.worker_log import NAME
 from tests.attacks.cases import FORWARD, PROTOCOL, WRONG_SHAPE, Case, uniform
+from tests.support.experiments import an_experiment
 
 MARK, BASE = "RowsOfValidation", 770_000
 _NUMBER = re.compile(r"\b77\d{4}\b")
@@ -38,18 +36,7 @@ def number(idx):
 def _everywhere(trial: Trial) -> str:
     """All there is of a try but worker.log, and what a language model gets to see of such an experiment."""
     judgement = trial.judgement
-    proposal = Proposed(
-        experiment=1,
-        description="",
-        hypothesis="",
-        agent="",
-        parent="",
-        train_sha256="",
-        digest="",
-        diff_sha256="",
-    )
-    experiment = Experiment(1, proposal, "", outcome=trial.outcome, judgement=judgement)
-    experiment = replace(experiment, decision=trial.decision)
+    experiment = an_experiment(1, outcome=trial.outcome, judgement=judgement, decision=trial.decision)
     files = [path for path in trial.folder.iterdir() if path.name not in ("train.py", NAME)]
     return "\n".join(
         [

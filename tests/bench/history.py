@@ -16,8 +16,9 @@ from controller.core.events import (
     Committed,
     Decided,
     EffortStarted,
-    Prepared,
-    Proposed,
+    ExperimentOpened,
+    ProposalAsked,
+    ProposalMade,
     ScoringFinished,
     ScoringStarted,
     SessionStarted,
@@ -45,7 +46,7 @@ _PROBES: dict[str, JsonValue] = {
 
 
 def write_history(home: Path, experiments: int, commit: str = "0" * 40) -> None:
-    """The journal of the effort `t` with this many finished experiments, nine lines and 5.5 KB each.
+    """The journal of the effort `t` with this many finished experiments, ten lines and 5.5 KB each.
 
     Nothing but audit.jsonl is written: no blobs, no runs, no ledger. The base and every keep are `commit`.
     """
@@ -80,10 +81,10 @@ def _events(experiments: int, commit: str) -> Iterator[AnyEvent]:
 def _proposal(number: int, parent: str) -> Iterator[AnyEvent]:
     description = f"MATRIX_LR 0.04 → {0.04 + number * 1e-7:.7f} with a longer warm-down"
     train = _name("train", number)
+    yield ProposalAsked(proposal=number, agent="claude", purpose="propose", parent=parent)
     yield ApiRequested(
         call=number,
-        for_experiment=number,
-        purpose="propose",
+        proposal=number,
         mode="explore",
         model="a-model-of-language-1",
         parameters={"max_tokens": 16000, "effort": "medium"},
@@ -100,26 +101,20 @@ def _proposal(number: int, parent: str) -> Iterator[AnyEvent]:
         seconds=41.5,
         cost_usd=0.048,
     )
-    yield Prepared(
-        for_experiment=number,
-        agent="claude",
-        parent=parent,
+    yield ProposalMade(
+        proposal=number,
         description=description,
         hypothesis=_HYPOTHESIS,
         expected_effect=-0.002,
         idea="matrix learning rate",
+        parameters={"values": {"MATRIX_LR": 0.04, "DEPTH": 8, "WINDOW": "SSSL"}, "changed": ["MATRIX_LR"]},
         train_sha256=train,
     )
-    yield Proposed(
+    yield ExperimentOpened(
         experiment=number,
-        description=description,
-        hypothesis=_HYPOTHESIS,
-        agent="claude",
+        proposal=number,
+        slot=0,
         parent=parent,
-        expected_effect=-0.002,
-        idea="matrix learning rate",
-        prepared_for=number,
-        parameters={"values": {"MATRIX_LR": 0.04, "DEPTH": 8, "WINDOW": "SSSL"}, "changed": ["MATRIX_LR"]},
         train_sha256=train,
         digest=_name("digest", number),
         diff_sha256=_name("diff", number),

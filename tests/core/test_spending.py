@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 
 from controller.core.events import ApiAnswered, ApiFailed, ApiRequested
@@ -13,13 +11,10 @@ from controller.core.values import Usage
 MONDAY, TUESDAY = "2026-03-02T23:59:59+00:00", "2026-03-03T00:00:01+00:00"
 
 
-def requested(
-    call: int, experiment: int, usd: float, purpose: Literal["propose", "fix"] = "propose"
-) -> ApiRequested:
+def requested(call: int, proposal: int, usd: float) -> ApiRequested:
     return ApiRequested(
         call=call,
-        for_experiment=experiment,
-        purpose=purpose,
+        proposal=proposal,
         model="m",
         request_sha256="",
         request_bytes=0,
@@ -84,14 +79,14 @@ def test_rounding_leaves_nothing_in_flight() -> None:
     assert spending.total.in_flight_usd == 0.0
 
 
-def test_what_was_prepared_follows_its_experiment_when_a_fix_comes_first() -> None:
+def test_each_proposal_costs_what_was_asked_for_it_whichever_comes_first() -> None:
     spending = Spending()
     spending.request(requested(0, 5, usd=1.0), MONDAY)
-    spending.end(answered(0, usd=0.75))
-    spending.request(requested(1, 5, usd=1.0, purpose="fix"), MONDAY)
+    spending.request(requested(1, 6, usd=2.0), MONDAY)  # a repair, say, while the other is on its way
     spending.end(answered(1, usd=0.25))
-    spending.moved(prepared_for=5, experiment=6)
-    assert (spending.of(5).usd, spending.of(6).usd, spending.total.usd) == (0.25, 0.75, 1.0)
+    assert (spending.of(5).committed_usd, spending.of(6).committed_usd) == (1.0, 0.25)
+    spending.end(answered(0, usd=0.75))
+    assert (spending.of(5).usd, spending.of(6).usd, spending.total.usd) == (0.75, 0.25, 1.0)
 
 
 def test_calls_nobody_can_have_made() -> None:

@@ -16,11 +16,10 @@ from controller.core.errors import (
     UserError,
     VerificationFailed,
 )
-from controller.core.events import Record, ScoringStarted
+from controller.core.events import AnyEvent, Record, ScoringStarted
 from controller.core.experiment import Experiment, Phase
-from controller.core.state import ResearchState
-from controller.core.values import Cause, Draw, Proposal, Refusal, RunOutcome, Score, Verdict, Work
-from controller.ports import Attempt, Context
+from controller.core.values import Cause, Change, Draw, Refusal, RunOutcome, Score, Verdict, Work
+from controller.ports import Attempt, Context, Journal
 from controller.proposals.context import History
 from controller.recovery import check_comparable, recover
 from controller.store.journal import read_records
@@ -29,7 +28,7 @@ from controller.store.verify import verify
 from controller.views.facts import marks
 from tests.loop.effort import Effort, Workspaces, start, verdicts
 from tests.support.efforts import PROVENANCE
-from tests.support.fakes import FakeJudge, FakeTrainer, Silent, train_py
+from tests.support.fakes import FakeJudge, FakeTrainer, train_py
 
 
 @pytest.fixture
@@ -135,7 +134,7 @@ def test_a_changed_file_that_ends_it_is_on_record(
     def changed() -> None:
         raise VerificationFailed("data/public/tokens is not what it was.")
 
-    effort.world.check_inputs = changed
+    effort.components.check_inputs = changed
     with pytest.raises(VerificationFailed):
         loop.run()
     assert loop.state.stopped == "data/public/tokens is not what it was."
@@ -150,8 +149,8 @@ def test_a_person_stops_it_and_the_experiment_is_repeated(
     assert not effort.trainer.workspaces
     effort.restart()
     loop = effort.loop()
-    experiment = loop.state.open
-    assert experiment is not None and (experiment.number, experiment.phase) == (1, Phase.PROPOSED)
+    (experiment,) = loop.state.open
+    assert (experiment.number, experiment.phase) == (1, Phase.OPENED)
     with pytest.raises(Interrupted):
         loop.run()
     assert effort.trainer.started == [("0", 1), ("1", 1), ("1", 2)]
@@ -212,7 +211,7 @@ def test_what_could_not_be_removed_is_removed_before_the_next_attempt(
     effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5)))
     trainer = Clinging()
     effort.train_with(trainer)
-    effort.world.judge = Failing(trainer)
+    effort.slot.judge = Failing(trainer)
     (loop := effort.loop()).run()
     assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
     assert trainer.at_once == 1 and not trainer.workspaces
@@ -230,14 +229,17 @@ class Mender:
         self._repaired = repaired
         self.asked = 0
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         if not self._proposals:
             raise AgentExhausted("no more")
-        return Proposal(train_py=self._proposals.pop(), description="an idea")
+        return Change(train_py=self._proposals.pop(), description="an idea")
 
-    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+    def fix(self, context: Context, crashed: Experiment) -> Change | None:
         self.asked += 1
-        return Proposal(train_py=self._repaired, description="the idea, mended")
+        return Change(train_py=self._repaired, description="the idea, mended")
+
+    def combine(self, context: Context, behind: Experiment) -> None:
+        return None
 
 
 def test_a_trivial_crash_gets_one_repair(tmp_path: Path, efforts: list[Effort]) -> None:
@@ -263,10 +265,13 @@ class Stubborn:
     name = "stubborn"
     asks_ahead = False
 
-    def propose(self, context: Context) -> Proposal:
-        return Proposal(train_py=context.train_py, description="nothing new")
+    def propose(self, context: Context) -> Change:
+        return Change(train_py=context.train_py, description="nothing new")
 
     def fix(self, context: Context, crashed: Experiment) -> None:
+        return None
+
+    def combine(self, context: Context, behind: Experiment) -> None:
         return None
 
 
@@ -306,7 +311,7 @@ def test_a_score_that_is_hard_to_believe_is_measured_twice(
     twice = ["quarantined"]
     found = [marks(experiment) for experiment in loop.state.experiments]
     assert found == [[], twice, twice, twice, ["claim-mismatch"], [], []]
-    judge = effort.world.judge
+    judge = effort.slot.judge
     assert isinstance(judge, FakeJudge)
     assert [number for number, _ in judge.scored] == [*"0112233456"]
     assert all(e.score.confirmed for e in loop.state.experiments if e.verdict is Verdict.KEEP and e.score)
@@ -330,15 +335,30 @@ class Killed(BaseException):
     """What SIGKILL is to a process: nothing of ours runs after it."""
 
 
-class KillAfter(Silent):
-    """Lets the process die right after a given number of events has been written."""
+class Dying:
+    """A journal of a process that dies right after a given number of lines, with all its threads."""
 
-    def __init__(self, events: int) -> None:
-        self._left = events
+    def __init__(self, journal: Journal, lines: int) -> None:
+        self._journal = journal
+        self._left = lines
 
-    def recorded(self, record: Record, state: ResearchState) -> None:
+    def append(self, event: AnyEvent) -> Record:
+        self._require_life()
+        record = self._journal.append(event)
         self._left -= 1
-        if self._left == 0:
+        self._require_life()
+        return record
+
+    def put_blob(self, content: bytes) -> str:
+        self._require_life()
+        return self._journal.put_blob(content)
+
+    def get_blob(self, sha256: str) -> bytes:
+        self._require_life()
+        return self._journal.get_blob(sha256)
+
+    def _require_life(self) -> None:
+        if self._left <= 0:
             raise Killed
 
 
@@ -360,12 +380,12 @@ def test_going_on_after_any_journal_line_gives_the_same_story(
     for after in range(1, events - 1):
         home = tmp_path / f"killed-after-{after}"
         effort = start(efforts, home, Replay(proposals))
-        effort.world.observer = KillAfter(after)
+        effort.components.journal = Dying(effort.components.journal, after)
         with pytest.raises(Killed):
             effort.loop().run()
         effort.agent = Replay(proposals)
         effort.restart()
-        recover(effort.world, Workspaces(effort.trainer), (again := effort.loop()).state)
+        recover(effort.components, Workspaces(effort.trainer), (again := effort.loop()).state)
         again.run()
         assert verdicts(again.state) == verdicts(reference.state)
         assert effort.git_log() == whole.git_log()
@@ -395,7 +415,7 @@ def test_no_two_scorings_get_the_same_fresh_rows(
 ) -> None:
     """Not even after one that came to nothing: its workers may have seen its rows."""
     effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5), train_py(2.25)))
-    effort.world.judge = Failing(effort.trainer)
+    effort.slot.judge = Failing(effort.trainer)
     (loop := effort.loop()).run()
     records = [record.data for record in read_records(tmp_path / "home")]
     draws = [event.draw for event in records if isinstance(event, ScoringStarted)]
@@ -414,15 +434,18 @@ def test_an_agent_never_sees_the_holdout(tmp_path: Path, efforts: list[Effort]) 
         def __init__(self) -> None:
             self.seen = ""
 
-        def propose(self, context: Context) -> Proposal:
-            history = [*context.history, context.history[-1], *context.history[:1], context.running]
+        def propose(self, context: Context) -> Change:
+            history = [*context.history, context.history[-1], *context.history[:1], *context.running]
             texts = [context.diff(e.number) + context.excerpt(e.number) for e in context.history]
             self.seen += repr((history, texts, context.frontier))
             if len(context.history) == 3:
                 raise AgentExhausted("enough")
-            return Proposal(train_py=train_py(2.5 - 0.125 * len(context.history)), description="an idea")
+            return Change(train_py=train_py(2.5 - 0.125 * len(context.history)), description="an idea")
 
         def fix(self, context: Context, crashed: Experiment) -> None:
+            return None
+
+        def combine(self, context: Context, behind: Experiment) -> None:
             return None
 
     agent = Curious()
@@ -444,7 +467,7 @@ def test_a_scoring_is_made_ready_with_what_it_will_be_journalled_with(
     tmp_path: Path, proposals: Path, efforts: list[Effort]
 ) -> None:
     effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5), train_py(2.25)))
-    judge = effort.world.judge
+    judge = effort.slot.judge
     assert isinstance(judge, FakeJudge)
     (loop := effort.loop()).run()
     assert len(loop.state.experiments) == 3
@@ -458,7 +481,7 @@ def test_a_second_look_draws_anew_and_finds_nobody_waiting(
     tmp_path: Path, proposals: Path, efforts: list[Effort]
 ) -> None:
     effort = start(efforts, tmp_path / "home", propose(proposals, train_py(1.5)))
-    judge = effort.world.judge
+    judge = effort.slot.judge
     assert isinstance(judge, FakeJudge)
     effort.loop().run()
     assert [ready for _, ready in judge.seeds] == [True, True, False]
@@ -467,7 +490,7 @@ def test_a_second_look_draws_anew_and_finds_nobody_waiting(
 
 def test_nobody_waits_any_more_after_a_crash(tmp_path: Path, proposals: Path, efforts: list[Effort]) -> None:
     effort = start(efforts, tmp_path / "home", propose(proposals, train_py(2.5, "crash ValueError")))
-    judge = effort.world.judge
+    judge = effort.slot.judge
     assert isinstance(judge, FakeJudge)
     effort.loop().run()
     assert judge.ready is None

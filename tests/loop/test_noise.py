@@ -1,12 +1,12 @@
-"""What the loop does with a disturbed run: void, wait for calm, repeat; and never for ever."""
+"""What the loop does with a disturbed run: void, wait for a quiet slot, repeat; and never for ever."""
 
 from __future__ import annotations
 
 import datetime as dt
 import io
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,17 @@ from rich.console import Console
 
 from controller.agents.replay import Replay
 from controller.core.errors import Interrupted
-from controller.core.events import SlotCalm, SlotDisturbed, TrainingStarted, Voided
+from controller.core.events import Record, SlotDisturbed, SlotReady, TrainingStarted, Voided
 from controller.core.hardware.disturbance import NoiseConfig
 from controller.core.state import ResearchState, fold
 from controller.core.values import Cause, Disturbance, DisturbanceKind, Verdict
 from controller.observers.notices import Context, follow
-from controller.store.effort import Chronicle
 from controller.store.journal import read_records
 from controller.store.verify import verify
 from controller.views import facts as views_json
 from controller.views import tables as views
 from tests.loop.effort import Effort, start, verdicts
-from tests.support.fakes import LOAD, LOST, SHARED, FakeMonitor, HandClock, train_py
+from tests.support.fakes import LOAD, LOST, SHARED, FakeMonitor, HandClock, Hasty, Silent, train_py
 
 QUICK = NoiseConfig(retry_seconds=0.001, max_retry_seconds=0.004)
 THROTTLED = LOAD.model_copy(update={"kind": DisturbanceKind.GPU_THROTTLED})
@@ -39,17 +38,18 @@ def effort_of(
     for number, text in enumerate(texts):
         (proposals / f"{number:02d}.py").write_text(text, encoding="utf-8")
     effort, slot = start(efforts, folder / "home", Replay(proposals)), slot or FakeMonitor()
-    effort.world.slot, effort.world.noise = slot, QUICK
+    effort.watch(slot)
+    effort.rule(noise=QUICK)
     return effort, slot
 
 
 def told(home: Path) -> list[str]:
     """Of the noise alone."""
-    events = (TrainingStarted, Voided, SlotDisturbed, SlotCalm)
+    events = (TrainingStarted, Voided, SlotDisturbed, SlotReady)
     return [record.data.event for record in read_records(home) if isinstance(record.data, events)]
 
 
-def test_a_disturbed_run_is_void_and_repeated_once_the_slot_is_calm(
+def test_a_disturbed_run_is_void_and_repeated_once_the_slot_is_quiet(
     tmp_path: Path, efforts: list[Effort]
 ) -> None:
     effort, slot = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeMonitor([LOAD] * 4))
@@ -57,12 +57,19 @@ def test_a_disturbed_run_is_void_and_repeated_once_the_slot_is_calm(
     loop.run()
     assert verdicts(loop.state) == [(Verdict.KEEP, None), (Verdict.KEEP, None)]
     assert loop.state.experiments[1].attempt == 2 and slot.looks == 5
-    once = ["training_started", "voided", "slot_disturbed", "slot_disturbed", "slot_calm", "training_started"]
+    once = [
+        "training_started",
+        "voided",
+        "slot_disturbed",
+        "slot_disturbed",
+        "slot_ready",
+        "training_started",
+    ]
     assert told(effort.home) == ["training_started", *once]
     [void] = [record.data for record in read_records(effort.home) if isinstance(record.data, Voided)]
     assert (void.cause, void.evidence, void.attempt) == ("disturbed", LOAD, 1)
     assert fold(read_records(effort.home)) == loop.state
-    assert loop.state.noise is None
+    assert loop.state.slot(0).noise is None
     assert verify(effort.home) == []
 
 
@@ -119,32 +126,40 @@ def test_noise_that_is_there_without_a_run_is_never_the_runs_own(
             self.looks += 1
             return LOAD if self.looks % 3 else None
 
-    effort.world.slot = slot = Restless()
+    effort.watch(slot := Restless())
     loop = effort.loop()
     loop.run()
     assert loop.state.experiments[1].attempt == 7 and slot.looks == 18
     assert views_json.marks(loop.state.experiments[1]) == []
 
 
+class StopsAtLook(Silent):
+    """Asks to stop once a look has found the slot disturbed."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        if isinstance(record.data, SlotDisturbed):
+            self._stop.set()
+
+
 @dataclass
 class Waiting:
-    """An effort whose disturbed experiment has been looked at once, in vain."""
+    """An effort whose disturbed experiment still waited when a person stopped it."""
 
     effort: Effort
-    chronicle: Chronicle
-
-    @property
-    def state(self) -> ResearchState:
-        return self.chronicle.state
+    state: ResearchState
 
 
 @pytest.fixture
-def waiting(tmp_path: Path, efforts: list[Effort]) -> Iterator[Waiting]:
+def waiting(tmp_path: Path, efforts: list[Effort]) -> Waiting:
     effort, _ = effort_of(efforts, tmp_path, train_py(2.5, "disturbed 1"), slot=FakeMonitor([LOAD] * 5))
+    effort.components.observer = StopsAtLook(effort.stop)
     loop = effort.loop()
-    while loop.state.noise is None or loop.state.noise.looks == 0:
-        loop.step()
-    yield Waiting(effort, loop.chronicle)
+    with pytest.raises(Interrupted):
+        loop.run()
+    return Waiting(effort, loop.state)
 
 
 def test_status_says_that_it_waits_and_why(waiting: Waiting) -> None:
@@ -159,11 +174,12 @@ def test_status_says_that_it_waits_and_why(waiting: Waiting) -> None:
 def test_a_new_process_goes_on_waiting(waiting: Waiting) -> None:
     effort = waiting.effort
     effort.restart()
-    effort.world.slot, effort.world.noise = FakeMonitor([LOAD]), QUICK
+    effort.watch(FakeMonitor([LOAD]))
+    effort.rule(noise=QUICK)
     loop = effort.loop()
     loop.run()
     assert loop.state.experiments[1].attempt == 2 and loop.state.experiments[1].verdict is Verdict.KEEP
-    assert told(effort.home)[-4:] == ["slot_disturbed", "slot_disturbed", "slot_calm", "training_started"]
+    assert told(effort.home)[-4:] == ["slot_disturbed", "slot_disturbed", "slot_ready", "training_started"]
 
 
 def test_a_new_process_that_does_not_watch_does_not_wait(waiting: Waiting) -> None:
@@ -171,42 +187,42 @@ def test_a_new_process_that_does_not_watch_does_not_wait(waiting: Waiting) -> No
     effort.restart()
     loop = effort.loop()
     loop.run()
-    assert loop.state.noise is None and loop.state.count(Verdict.KEEP) == 2
+    assert loop.state.slot(0).noise is None and loop.state.count(Verdict.KEEP) == 2
 
 
 def test_a_person_and_the_hours_end_the_wait(waiting: Waiting) -> None:
     effort = waiting.effort
     effort.restart()
-    effort.world.slot, effort.world.noise = FakeMonitor([LOAD] * 1000), QUICK
+    effort.watch(FakeMonitor([LOAD] * 1000))
+    effort.rule(noise=QUICK)
     loop = effort.loop(hours=1e-5)
     assert "hours reached" in loop.run()
-    assert loop.state.noise is not None and loop.state.open is not None
+    assert loop.state.slot(0).noise is not None and loop.state.open
     effort.restart()
-    effort.world.slot, effort.world.noise = FakeMonitor([LOAD] * 1000), NoiseConfig(retry_seconds=60)
-    loop = effort.loop()
-    loop.step()
-    effort.stop.set()
+    effort.watch(FakeMonitor([LOAD] * 1000))
+    effort.rule(noise=NoiseConfig(retry_seconds=60))
+    effort.components.observer = StopsAtLook(effort.stop)
     with pytest.raises(Interrupted):
-        loop.run()
+        effort.loop().run()
 
 
 def test_the_pauses_double_up_to_their_limit(waiting: Waiting) -> None:
-    chronicle, clock, slot = waiting.chronicle, HandClock(), FakeMonitor([LOAD] * 5)
-    config = NoiseConfig(retry_seconds=10, max_retry_seconds=40)
-    calm = Calm(slot, chronicle, clock, waiting.effort.stop, config)
-    experiment = waiting.state.experiments[1]
-    for pause in (10, 20, 40, 40, 40):
-        assert not calm.awaited(experiment)
-        assert until(chronicle.state) == clock.now() + dt.timedelta(seconds=pause)
-        clock.sleep(pause)
-    assert calm.awaited(experiment)
-    assert chronicle.state.noise is None and slot.looks == 6
-
-
-def until(state: ResearchState) -> dt.datetime:
-    """The next look, as the journal has it."""
-    assert state.noise is not None and state.noise.until is not None
-    return dt.datetime.fromisoformat(state.noise.until)
+    effort, clock = waiting.effort, HandClock()
+    clock.wall = dt.datetime.now(dt.UTC)  # later than what is on record
+    effort.restart()
+    effort.watch(FakeMonitor([LOAD] * 5))
+    effort.rule(noise=NoiseConfig(retry_seconds=10, max_retry_seconds=40))
+    effort.components.clock, effort.components.stop = clock, Hasty(clock)
+    loop = effort.loop()
+    loop.run()
+    disturbed = [r.data for r in read_records(effort.home) if isinstance(r.data, SlotDisturbed)]
+    assert [event.data.looks for event in disturbed if isinstance(event.data, SlotDisturbed)] == [
+        *range(1, 7)
+    ]
+    times = [dt.datetime.fromisoformat(record.data.until) for record in disturbed[1:]]  # type: ignore[union-attr]
+    pauses = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+    assert pauses == pytest.approx([40, 40, 40, 40], abs=1.5), "each look takes a moment"
+    assert loop.state.slot(0).noise is None
 
 
 def test_a_wait_that_lasts_is_told_once(tmp_path: Path, efforts: list[Effort]) -> None:

@@ -9,9 +9,18 @@ from pathlib import Path
 import pytest
 
 from controller.core.errors import AgentAway
-from controller.core.events import AnyEvent, ApiFailed, ApiRequested, PreparationDropped, Prepared, Record
+from controller.core.events import (
+    AnyEvent,
+    ApiFailed,
+    ApiRequested,
+    ProposalAsked,
+    ProposalDropped,
+    ProposalMade,
+    Record,
+)
 from controller.core.state import ResearchState
-from controller.core.values import Cause, Proposal, Verdict
+from controller.core.values import Cause, Change, Verdict
+from controller.loop import Loop
 from controller.ports import Context
 from controller.recovery import recover
 from controller.store.journal import Journal
@@ -34,6 +43,11 @@ from tests.loop.slow import (
 from tests.support.fakes import train_py
 
 
+def _ask(loop: Loop, agent: str) -> None:
+    parent = loop.state.base_commit or ""
+    loop.effort.record(ProposalAsked(proposal=0, agent=agent, purpose="propose", parent=parent))
+
+
 def test_what_was_prepared_outlives_the_controller(tmp_path: Path, efforts: list[Effort]) -> None:
     agent = Slow([insert(2.9), exhausted()])
     begin(efforts, tmp_path, agent, prepared)
@@ -43,7 +57,7 @@ def test_what_was_prepared_outlives_the_controller(tmp_path: Path, efforts: list
         raise KeyboardInterrupt
 
     watch = Watch()
-    efforts[0].world.observer = watch
+    efforts[0].components.observer = watch
     efforts[0].train_with(PatientTrainer(die_when_prepared))
     with pytest.raises(KeyboardInterrupt):
         efforts[0].loop().run()
@@ -51,36 +65,29 @@ def test_what_was_prepared_outlives_the_controller(tmp_path: Path, efforts: list
     efforts[0].restart()
     loop = efforts[0].loop(experiments=2)
     loop.run()
-    assert loop.state.experiments[1].proposal.prepared_for == 1
+    assert loop.state.experiments[1].proposal.number == 1
     assert len(agent.contexts) == 1
 
 
 def test_another_agent_drops_what_was_prepared(tmp_path: Path, efforts: list[Effort]) -> None:
     effort = start(efforts, tmp_path, Quick(insert(2.9)))
     loop = effort.loop()
-    loop.record(
-        Prepared(
-            for_experiment=1,
-            agent="somebody",
-            parent=loop.state.base_commit or "",
-            description="",
-            hypothesis="",
-            train_sha256=loop.chronicle.put_text(train_py(2.0)),
-        )
-    )
+    _ask(loop, "somebody")
+    text = loop.effort.put_text(train_py(2.0))
+    loop.effort.record(ProposalMade(proposal=0, description="", train_sha256=text))
     assert "nothing more" in loop.run()
-    assert "somebody" in str(events(tmp_path, PreparationDropped)[0])
+    assert "somebody" in str(events(tmp_path, ProposalDropped)[0])
 
 
 def test_a_call_of_a_dead_controller_is_ended_by_the_next(tmp_path: Path, efforts: list[Effort]) -> None:
     agent = Slow([insert(2.9)])
     effort = start(efforts, tmp_path, agent)
     loop = effort.loop()
-    loop.record(
+    _ask(loop, agent.name)
+    loop.effort.record(
         ApiRequested(
             call=0,
-            for_experiment=1,
-            purpose="propose",
+            proposal=0,
             model="m",
             request_sha256="0" * 64,
             request_bytes=0,
@@ -132,8 +139,8 @@ class Thinker(Slow):
         super().__init__([], repair=insert(2.6, "mended"))
         self._outages = 1
 
-    def propose(self, context: Context) -> Proposal:
-        ran = [*context.history, *([context.running] if context.running else [])]
+    def propose(self, context: Context) -> Change:
+        ran = [*context.history, *context.running]
         idea = sum(1 for experiment in ran if experiment.proposal.fixes is None)
         if idea == 3 and self._outages:
             self._outages -= 1
@@ -159,15 +166,16 @@ def live(effort: Effort, lines: int | None = None) -> ResearchState:
         return dead.is_set() or prepared(state) or state.absence is not None or ideas == 4
 
     effort.train_with(PatientTrainer(lambda number: watch.until(spoken), like=effort.trainer))
-    effort.world.observer, effort.world.absence = watch, QUICK
+    effort.components.observer = watch
+    effort.rule(absence=QUICK)
     if lines is not None:
-        assert isinstance(effort.world.journal, Journal)
-        effort.world.journal = DyingJournal(effort.world.journal, lines, die)
+        assert isinstance(effort.components.journal, Journal)
+        effort.components.journal = DyingJournal(effort.components.journal, lines, die)
         with pytest.raises(Killed):
             effort.loop().run()
         return ResearchState()
     loop = effort.loop()
-    recover(effort.world, Workspaces(effort.trainer), loop.state)
+    recover(effort.components, Workspaces(effort.trainer), loop.state)
     loop.run()
     return loop.state
 
@@ -194,6 +202,6 @@ def test_going_on_after_any_journal_line_gives_the_same_story(tmp_path: Path, ef
         state = live(effort)
         assert verdicts(state) == verdicts(reference), after
         assert effort.git_log() == whole_effort.git_log()
-        assert state.spending.open == {} and state.prepared is None and state.absence is None
+        assert state.spending.open == {} and state.proposals == {} and state.absence is None
         assert not effort.trainer.workspaces
         assert verify(home) == []

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from controller.core.errors import AgentError, AgentExhausted, Interrupted
-from controller.core.events import PreparationDropped, ProposalRefused, Record, Rehearsed, RepairGivenUp
+from controller.core.errors import AgentError, AgentExhausted
+from controller.core.events import (
+    AgentFailed,
+    ProposalAsked,
+    ProposalDropped,
+    ProposalRefused,
+    ProposalRehearsed,
+    Record,
+)
 from controller.core.experiment import Experiment
 from controller.core.state import ResearchState
-from controller.core.values import Cause, Proposal, Verdict
-from controller.ports import Context
+from controller.core.values import Cause, Change, Draw, Refusal, Score, Verdict, Work
+from controller.ports import Attempt, Context
 from controller.store.journal import read_records
 from tests.loop.effort import Effort, start, verdicts
-from tests.loop.slow import FakeRehearsal, PatientTrainer, Slow, Step, Watch, fails, insert
-from tests.support.fakes import train_py
+from tests.loop.slow import (
+    PATIENCE,
+    FakeRehearsal,
+    PatientTrainer,
+    Slow,
+    Step,
+    Watch,
+    fails,
+    insert,
+    prepared,
+)
+from tests.support.fakes import FakeJudge, FakeTrainer, train_py
 
 FIRST, SECOND = insert(2.9, "first"), insert(2.8, "second")
 
@@ -23,7 +43,7 @@ FIRST, SECOND = insert(2.9, "first"), insert(2.8, "second")
 class Rehearsing(Slow):
     """Rehearses what it proposes, as `claude` does."""
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         proposal = super().propose(context)
         assert context.services.rehearse(proposal.train_py) is None
         return proposal
@@ -35,11 +55,39 @@ def begin(efforts: list[Effort], home: Path, agent: Slow, experiments: int) -> E
     watch = Watch()
 
     def ready(state: ResearchState) -> bool:
-        return state.prepared is not None or state.next_number == experiments
+        return prepared(state) or state.next_number == experiments
 
     effort.train_with(PatientTrainer(lambda number: watch.until(ready)))
-    effort.world.observer = watch
+    effort.components.observer = watch
     return effort
+
+
+class Thorough(FakeJudge):
+    """Confirms the first change for as long as the third rehearsal takes to begin."""
+
+    def __init__(self, trainer: FakeTrainer, rehearsal: FakeRehearsal) -> None:
+        super().__init__(trainer)
+        self._rehearsal = rehearsal
+
+    def score(
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        draw: Draw | None = None,
+        reference: Sequence[Work] = (),
+    ) -> Score | Refusal:
+        def confirmed(score: Score) -> bool:
+            if not contends(score):
+                return False
+            end = time.monotonic() + PATIENCE
+            while attempt.experiment == "1" and len(self._rehearsal.rehearsed) < 3:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            return True
+
+        return super().score(attempt, seed, confirmed, stop, draw, reference)
 
 
 def both(train_py: str) -> bool:
@@ -48,16 +96,17 @@ def both(train_py: str) -> bool:
 
 def test_two_changes_that_fail_together_never_run_together(tmp_path: Path, efforts: list[Effort]) -> None:
     effort = begin(efforts, tmp_path, Rehearsing([FIRST, SECOND, insert(2.7, "third")]), 3)
-    effort.world.rehearsal = rehearsal = FakeRehearsal(fails=both)
+    effort.components.rehearsal = rehearsal = FakeRehearsal(fails=both)
+    effort.slot.judge = Thorough(effort.trainer, rehearsal)
     loop = effort.loop(experiments=3)
     loop.run()
     records = [record.data for record in read_records(tmp_path)]
-    results = [event.result for event in records if isinstance(event, Rehearsed)]
+    results = [event.result for event in records if isinstance(event, ProposalRehearsed)]
     assert results == ["passed", "passed", "failed", "passed"]
-    dropped = [event.reason for event in records if isinstance(event, PreparationDropped)]
+    dropped = [event.reason for event in records if isinstance(event, ProposalDropped)]
     assert len(dropped) == 1 and "on the new frontier its rehearsal failed: it raises" in dropped[0]
-    assert "# third" in loop.chronicle.source(loop.state.experiments[2])
-    assert rehearsal.threads[2] == "foresight"  # while the first change was being confirmed
+    assert "# third" in loop.effort.source(loop.state.experiments[2])
+    assert rehearsal.threads[2] == "foresee"  # while the first change was being confirmed
 
 
 @pytest.mark.parametrize(("inconclusive", "times"), [(False, 3), (True, 2)])
@@ -65,11 +114,11 @@ def test_what_taught_nothing_is_not_rehearsed_again(
     tmp_path: Path, efforts: list[Effort], inconclusive: bool, times: int
 ) -> None:
     effort = begin(efforts, tmp_path, Rehearsing([FIRST, SECOND]), 3)
-    effort.world.rehearsal = rehearsal = FakeRehearsal(inconclusive=inconclusive)
+    effort.components.rehearsal = rehearsal = FakeRehearsal(inconclusive=inconclusive)
     loop = effort.loop(experiments=3)
     loop.run()
     assert len(rehearsal.rehearsed) == times
-    assert both(loop.chronicle.source(loop.state.experiments[2]))
+    assert both(loop.effort.source(loop.state.experiments[2]))
 
 
 class Repairing(Slow):
@@ -81,20 +130,29 @@ class Repairing(Slow):
         self.answer = answer
         self.asked: list[int] = []
 
-    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+    def fix(self, context: Context, crashed: Experiment) -> Change | None:
         self.asked.append(crashed.number)
         return None if self.answer is None else self.answer(context)
 
 
 class Dying(Watch):
+    """Ends the process as soon as a repair came to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repair: int | None = None
+
     def recorded(self, record: Record, state: ResearchState) -> None:
         super().recorded(record, state)
-        if state.repair_tried is not None:
-            raise Interrupted("the process ends as soon as this is on record")
+        if isinstance(record.data, ProposalAsked) and record.data.purpose == "fix":
+            self._repair = record.data.proposal
+        ended = isinstance(record.data, AgentFailed | ProposalDropped | ProposalRefused)
+        if ended and record.data.proposal == self._repair:
+            raise KeyboardInterrupt  # the process ends as soon as this is on record
 
 
 def test_a_repair_is_a_second_attempt_at_the_same_idea(tmp_path: Path, efforts: list[Effort]) -> None:
-    agent = Repairing(lambda context: Proposal(train_py=train_py(2.8), description="mended", idea="mending"))
+    agent = Repairing(lambda context: Change(train_py=train_py(2.8), description="mended", idea="mending"))
     effort = start(efforts, tmp_path, agent)
     loop = effort.loop(experiments=3)
     loop.run()
@@ -102,24 +160,27 @@ def test_a_repair_is_a_second_attempt_at_the_same_idea(tmp_path: Path, efforts: 
     assert (repair.fixes, repair.idea, crashed.idea) == (1, "insert", "insert")
 
 
-def nothing(context: Context) -> Proposal:
-    return Proposal(train_py=context.train_py, description="nothing")
+def nothing(context: Context) -> Change:
+    return Change(train_py=context.train_py, description="nothing")
 
 
 @pytest.mark.parametrize(
     ("answer", "kind"),
-    [(None, RepairGivenUp), (fails(AgentError("nonsense")), RepairGivenUp), (nothing, ProposalRefused)],
+    [(None, ProposalDropped), (fails(AgentError("nonsense")), AgentFailed), (nothing, ProposalRefused)],
     ids=["none", "error", "refused"],
 )
 def test_a_repair_is_asked_for_once_in_all_lives(
-    tmp_path: Path, efforts: list[Effort], answer: Step | None, kind: type[RepairGivenUp | ProposalRefused]
+    tmp_path: Path,
+    efforts: list[Effort],
+    answer: Step | None,
+    kind: type[ProposalDropped | AgentFailed | ProposalRefused],
 ) -> None:
     agent = Repairing(answer)
     effort = start(efforts, tmp_path, agent)
     watch = Dying()
-    effort.world.observer = watch
-    effort.train_with(PatientTrainer(lambda number: watch.until(lambda state: state.prepared is not None)))
-    with pytest.raises(Interrupted):
+    effort.components.observer = watch
+    effort.train_with(PatientTrainer(lambda number: watch.until(prepared)))
+    with pytest.raises(KeyboardInterrupt):
         effort.loop().run()
     effort.train_with(PatientTrainer(lambda number: None, like=effort.trainer))
     effort.restart()
@@ -127,5 +188,6 @@ def test_a_repair_is_asked_for_once_in_all_lives(
     assert "no more ideas" in loop.run()
     assert agent.asked == [1]
     assert verdicts(loop.state)[1:] == [(Verdict.CRASH, Cause.NAME), (Verdict.KEEP, None)]
-    ends = [record.data for record in read_records(tmp_path) if isinstance(record.data, kind)]
-    assert [end.fixes for end in ends] == [1]
+    records = [record.data for record in read_records(tmp_path)]
+    (repair,) = [e.proposal for e in records if isinstance(e, ProposalAsked) and e.fixes == 1]
+    assert [event.proposal for event in records if isinstance(event, kind)].count(repair) == 1

@@ -12,9 +12,9 @@ from controller.agents.replay import Replay
 from controller.app.run import require_fit
 from controller.core.errors import Unfit
 from controller.core.events import SessionStarted, SessionStopped
+from controller.core.rules import Wish
 from controller.core.state import ResearchState, fold
 from controller.core.values import Cause, Provenance, Verdict
-from controller.ports import Wish
 from controller.settings import Settings
 from controller.store.journal import read_records
 from controller.views import facts as views_json

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.app.service import staying
-from controller.components import Limits
+from controller.app.service import retried, staying
 from controller.core.errors import (
     AgentExhausted,
     InfrastructureError,
@@ -22,11 +21,11 @@ from controller.core.errors import (
 )
 from controller.core.events import AnyEvent, Paused, Resumed, SessionStarted, SessionStopped, Voided
 from controller.core.experiment import Experiment
+from controller.core.rules import RetryConfig, Wish
 from controller.core.state import fold
-from controller.core.values import Draw, Proposal, Refusal, RunOutcome, Score, Verdict, Work
+from controller.core.values import Change, Draw, Refusal, RunOutcome, Score, Verdict, Work
 from controller.loop import Loop
-from controller.ports import Attempt, Context, Wish
-from controller.retry import Backoff, PatienceConfig, persist
+from controller.ports import Attempt, Context
 from controller.store import pause
 from controller.store.journal import Journal, read_records
 from controller.store.pause import HomeSurroundings
@@ -34,9 +33,9 @@ from controller.store.snapshot import standing
 from controller.store.verify import verify
 from tests.loop.effort import Effort, start
 from tests.support.efforts import PROVENANCE
-from tests.support.fakes import FakeJudge, FakeTrainer, HandClock, Hasty, Silent, train_py
+from tests.support.fakes import FakeJudge, FakeTrainer, HandClock, Hasty, RoomyHome, Silent, train_py
 
-CONFIG = PatienceConfig(first_seconds=10, max_seconds=900)
+CONFIG = RetryConfig(first_seconds=10, max_seconds=900)
 FAULT = InfrastructureError("the engine \x1b[31mwent away.")
 
 
@@ -46,12 +45,15 @@ class Two:
     name = "two"
     asks_ahead = False
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         if len(context.history) == 3:
             raise AgentExhausted("enough")
-        return Proposal(train_py=train_py(2.9 - 0.1 * len(context.history)), description="better")
+        return Change(train_py=train_py(2.9 - 0.1 * len(context.history)), description="better")
 
     def fix(self, context: Context, crashed: Experiment) -> None:
+        return None
+
+    def combine(self, context: Context, behind: Experiment) -> None:
         return None
 
 
@@ -82,9 +84,9 @@ def effort(tmp_path: Path, efforts: list[Effort]) -> Iterator[Effort]:
     """On a clock that every wait moves."""
     effort = start(efforts, tmp_path / "home", Two())
     clock = HandClock()
-    effort.world.clock = clock
-    effort.world.stop = Hasty(clock)
-    effort.world.patience = CONFIG
+    effort.components.clock = clock
+    effort.components.stop = Hasty(clock)
+    effort.rule(retry=CONFIG)
     yield effort
     assert not (effort.home / "results.tsv").exists() or verify(effort.home) == []
 
@@ -102,22 +104,13 @@ def during_waits(effort: Effort, act: Callable[[int], None]) -> list[int]:
         waits.append(len(waits))
         act(waits[-1])
 
-    assert isinstance(effort.world.clock, HandClock)
-    effort.world.stop = Hasty(effort.world.clock, meanwhile)
+    assert isinstance(effort.components.clock, HandClock)
+    effort.components.stop = Hasty(effort.components.clock, meanwhile)
     return waits
 
 
-def test_pauses_double_from_the_third_fault_in_a_row_on() -> None:
-    backoff = Backoff(CONFIG)
-    waits = [backoff.failed(FAULT) for _ in range(12)]
-    assert waits == [0, 0, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900]
-    backoff.succeeded()
-    assert backoff.failed(FAULT) == 0
-    assert [backoff.failed(FAULT) for _ in range(2000)][-1] == 900
-
-
 def test_a_machine_that_fails_for_long_is_waited_for(effort: Effort) -> None:
-    effort.world.judge = Ill(effort.trainer, faults=7)
+    effort.slot.judge = Ill(effort.trainer, faults=7)
     loop = effort.loop()
     assert "enough" in loop.run()
     assert [e.verdict for e in loop.state.experiments] == [Verdict.KEEP] * 3
@@ -131,26 +124,26 @@ def test_a_machine_that_fails_for_long_is_waited_for(effort: Effort) -> None:
 
 
 def test_a_run_may_be_told_to_end_instead(effort: Effort) -> None:
-    effort.world.patience = PatienceConfig(stop_after=3)
-    effort.world.judge = Ill(effort.trainer, faults=3)
+    effort.rule(retry=RetryConfig(stop_after=3))
+    effort.slot.judge = Ill(effort.trainer, faults=3)
     loop = effort.loop()
     with pytest.raises(NotReady, match=r"3 infrastructure faults .* `glovebox doctor`"):
         loop.run()
-    assert loop.state.open is not None and loop.state.open.number == 0
+    assert [experiment.number for experiment in loop.state.open] == [0]
     assert not effort.trainer.workspaces
 
 
 def test_a_limit_and_a_person_end_a_wait(effort: Effort) -> None:
-    effort.world.judge = Ill(effort.trainer, faults=1000)
-    clock = effort.world.clock
+    effort.slot.judge = Ill(effort.trainer, faults=1000)
+    clock = effort.components.clock
     assert isinstance(clock, HandClock)
     loop = effort.loop(hours=2.0)
     assert "2 hours" in loop.run()
     assert 7200 <= clock.seconds < 7210
     effort.restart()
-    effort.world.clock = HandClock()
-    effort.world.judge = Ill(effort.trainer, faults=1000)
-    waits = during_waits(effort, lambda wait: effort.world.stop.set() if wait == 3 else None)
+    effort.components.clock = HandClock()
+    effort.slot.judge = Ill(effort.trainer, faults=1000)
+    waits = during_waits(effort, lambda wait: effort.components.stop.set() if wait == 3 else None)
     with pytest.raises(Interrupted):
         effort.loop().run()
     assert len(waits) == 4
@@ -178,14 +171,14 @@ def test_hours_are_those_of_all_sessions_by_the_clock_that_never_steps(tmp_path:
 def test_a_new_session_counts_on_from_the_hours_of_those_before(
     effort: Effort, hours: float, reason: str | None
 ) -> None:
-    state = effort.loop().state
+    state = effort.loop(hours=hours).state
     state.earlier_seconds = 3600.0
-    assert Loop(effort.world, state, Limits(hours=hours), 20.0).reason_to_stop() == reason
+    assert Loop(effort.components, state, 20.0).limit() == reason
 
 
 def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effort: Effort) -> None:
     surroundings = HomeSurroundings(effort.home, min_free_bytes=0)
-    effort.world.surroundings = surroundings
+    effort.components.surroundings = surroundings
 
     class Asking(FakeTrainer):
         def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
@@ -194,7 +187,7 @@ def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effor
             return super().train(attempt, stop, tick)
 
     effort.train_with(Asking())
-    during_waits(effort, lambda wait: effort.world.stop.set() if wait == 4 else None)
+    during_waits(effort, lambda wait: effort.components.stop.set() if wait == 4 else None)
     loop = effort.loop()
     with pytest.raises(Interrupted):
         loop.run()
@@ -203,7 +196,7 @@ def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effor
     assert loop.state.pause.event.reason == "lunch = 1" and "@" in loop.state.pause.event.by
 
     effort.restart()
-    effort.world.surroundings, effort.world.clock = surroundings, HandClock()
+    effort.components.surroundings, effort.components.clock = surroundings, HandClock()
     during_waits(effort, lambda wait: pause.write(effort.home, paused=False) if wait == 9 else None)
     assert standing(effort.home)[0].pause is not None
     loop = effort.loop()
@@ -216,7 +209,7 @@ def test_a_pause_lets_the_running_experiment_finish_and_survives_a_restart(effor
 
 def test_an_experiment_that_is_to_be_repeated_waits_for_the_end_of_a_pause(effort: Effort) -> None:
     surroundings = effort.surroundings
-    judge = effort.world.judge = Ill(effort.trainer, faults=1)
+    judge = effort.slot.judge = Ill(effort.trainer, faults=1)
     surroundings.wished = Wish(paused=True, by="me", reason="maintenance")
     waits = during_waits(effort, lambda wait: setattr(surroundings, "wished", Wish(paused=False, by="you")))
     effort.loop().run()
@@ -254,7 +247,7 @@ class Watching(Silent):
 
 
 def test_whoever_watches_hears_in_every_wait_and_of_every_training(effort: Effort) -> None:
-    watching = effort.world.observer = Watching()
+    watching = effort.components.observer = Watching()
     surroundings, heard = effort.surroundings, [0]
     surroundings.short = True
 
@@ -269,7 +262,7 @@ def test_whoever_watches_hears_in_every_wait_and_of_every_training(effort: Effor
 
 
 def test_a_run_under_which_the_disk_fills_is_stopped_and_repeated(effort: Effort) -> None:
-    class Filling(Calm):
+    class Filling(RoomyHome):
         """The disk fills when the first experiment runs."""
 
         def shortage(self, share: float = 1.0) -> str | None:
@@ -277,7 +270,7 @@ def test_a_run_under_which_the_disk_fills_is_stopped_and_repeated(effort: Effort
             self.short = self.short or (share < 1 and not waits)
             return super().shortage(share)
 
-    surroundings = effort.world.surroundings = Filling()
+    surroundings = effort.components.surroundings = Filling()
     waits = during_waits(effort, lambda wait: setattr(surroundings, "short", False))
     loop = effort.loop()
     loop.run()
@@ -289,7 +282,7 @@ def test_a_pause_that_cannot_be_written_down_is_kept_all_the_same(effort: Effort
     surroundings = effort.surroundings
     surroundings.short = True
     loop = effort.loop()
-    record = effort.world.journal.append
+    record = effort.components.journal.append
 
     class Full:
         """A journal on a disk as full as the surroundings say."""
@@ -302,10 +295,10 @@ def test_a_pause_that_cannot_be_written_down_is_kept_all_the_same(effort: Effort
                 raise InfrastructureError("The journal cannot be written: No space left on device.")
             return record(event)
 
-    journal = effort.world.journal
-    effort.world.journal = Full()  # type: ignore[assignment]
+    journal = effort.components.journal
+    effort.components.journal = Full()  # type: ignore[assignment]
     waits = during_waits(effort, lambda wait: setattr(surroundings, "short", wait < 2))
-    loop = type(loop)(effort.world, loop.state, loop._limits, 20.0)
+    loop = type(loop)(effort.components, loop.state, 20.0)
     loop.run()
     assert len(waits) == 3 and told(effort) == [] and len(loop.state.experiments) == 3
 
@@ -341,7 +334,7 @@ def test_an_effort_that_breaks_down_is_begun_anew() -> None:
             raise end
         return end
 
-    reason = persist(attempt, CONFIG, clock, Hasty(clock), lambda reason, left: seen.append((reason, left)))
+    reason = retried(attempt, CONFIG, clock, Hasty(clock), lambda reason, left: seen.append((reason, left)))
     assert reason == "a limit"
     assert clock.seconds == 10 + 10 + 10 + 20
     assert seen[0] == ("the engine went away.", 10)
@@ -354,7 +347,7 @@ def test_a_machine_that_is_not_fit_at_first_is_not_waited_for() -> None:
         raise NotReady("no engine")
 
     with pytest.raises(NotReady, match="no engine"):
-        persist(attempt, CONFIG, clock, Hasty(clock), lambda reason, left: None)
+        retried(attempt, CONFIG, clock, Hasty(clock), lambda reason, left: None)
     assert clock.seconds == 0
 
 
@@ -370,7 +363,7 @@ def test_a_person_ends_the_wait_for_a_new_beginning() -> None:
         raise FAULT
 
     with pytest.raises(Interrupted):
-        persist(attempt, CONFIG, clock, stop, lambda reason, left: None)
+        retried(attempt, CONFIG, clock, stop, lambda reason, left: None)
     assert clock.seconds == 1
 
 
@@ -381,7 +374,7 @@ def test_a_machine_that_will_not_be_fit_by_itself_is_not_waited_for() -> None:
         raise ends.pop(0)
 
     with pytest.raises(Unfit):
-        persist(attempt, CONFIG, clock, Hasty(clock), lambda reason, left: None)
+        retried(attempt, CONFIG, clock, Hasty(clock), lambda reason, left: None)
     assert clock.seconds == 10  # the fault before it
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +13,8 @@ from controller.agents.replay import Replay
 from controller.core.events import ProposalRefused
 from controller.core.program.suspicion import Suspicion
 from controller.core.state import fold
-from controller.core.values import Cause, Refusal, Verdict
+from controller.core.values import Cause, Draw, Refusal, Score, Verdict, Work
+from controller.ports import Attempt
 from controller.store.journal import read_records
 from controller.store.verify import verify
 from controller.views import facts as views_json
@@ -19,7 +22,7 @@ from controller.views import tables as views
 from controller.views.facts import Exhibit
 from tests.loop.effort import Effort, start, verdicts
 from tests.loop.test_noise import QUICK
-from tests.support.fakes import LOAD, WORK, FakeMonitor, train_py
+from tests.support.fakes import LOAD, WORK, FakeJudge, FakeMonitor, FakeTrainer, train_py
 
 
 def effort_of(efforts: list[Effort], folder: Path, *texts: str) -> Effort:
@@ -72,14 +75,31 @@ def test_what_was_rejected_is_not_run_again_from_any_frontier(tmp_path: Path, ef
     assert fold(read_records(effort.home)) == loop.state
 
 
+class Refusing(FakeJudge):
+    """Refuses the first attempt at experiment 1."""
+
+    def __init__(self, trainer: FakeTrainer, refusal: Refusal) -> None:
+        super().__init__(trainer)
+        self._refusal = refusal
+
+    def score(
+        self,
+        attempt: Attempt,
+        seed: int,
+        contends: Callable[[Score], bool],
+        stop: threading.Event,
+        draw: Draw | None = None,
+        reference: Sequence[Work] = (),
+    ) -> Score | Refusal:
+        if (attempt.experiment, attempt.number) == ("1", 1):
+            return self._refusal
+        return super().score(attempt, seed, contends, stop, draw, reference)
+
+
 def test_a_busy_machine_excuses_what_a_worker_did_not_do_in_time(
     tmp_path: Path, efforts: list[Effort]
 ) -> None:
     """Whatever the verdict would have called it; and it excuses no use of CPU time, nor an end of its own."""
-    effort = effort_of(efforts, tmp_path, train_py(2.5))
-    loop = effort.loop()
-    loop.run()
-    experiment, calm = loop.state.experiments[1], loop._calm
     found = []
     for cause, symptom in (
         (Cause.OVER_BUDGET, Cause.WORKER_TIMEOUT),
@@ -88,6 +108,11 @@ def test_a_busy_machine_excuses_what_a_worker_did_not_do_in_time(
         (Cause.UNCONFIRMED, Cause.FORWARD),
         (Cause.NON_CAUSAL, None),
     ):
-        calm._slot, calm._config = FakeMonitor([LOAD, LOAD]), QUICK
-        found.append(calm.excuse(experiment, Refusal(cause=cause, symptom=symptom)))
-    assert found == [LOAD, None, LOAD, None, None]
+        (folder := tmp_path / f"{cause}-{symptom}").mkdir()
+        effort = effort_of(efforts, folder, train_py(2.5))
+        effort.watch(FakeMonitor([LOAD, LOAD]))
+        effort.rule(noise=QUICK)
+        effort.slot.judge = Refusing(effort.trainer, Refusal(cause=cause, symptom=symptom))
+        (loop := effort.loop()).run()
+        found.append(loop.state.experiments[1].attempt == 2)
+    assert found == [True, False, True, False, False]

@@ -12,14 +12,15 @@ from controller.core.events import (
     AgentAbsent,
     AgentFailed,
     AgentReturned,
-    PreparationDropped,
-    Prepared,
-    Proposed,
+    ExperimentOpened,
+    ProposalDropped,
+    ProposalMade,
     TrainingFinished,
     TrainingStarted,
 )
+from controller.core.rules import AbsenceConfig
 from controller.core.state import ResearchState, fold
-from controller.core.values import Cause, Proposal, Verdict
+from controller.core.values import Cause, Change, Verdict
 from controller.ports import Context
 from controller.store.journal import read_records
 from controller.store.verify import verify
@@ -53,17 +54,24 @@ def test_the_next_proposal_is_ready_before_the_training_ends(tmp_path: Path, eff
     begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
     loop = efforts[0].loop(experiments=3)
     loop.run()
-    order = [e.event for e in events(tmp_path, Prepared, TrainingStarted, TrainingFinished, Proposed)]
+    order = [
+        e.event for e in events(tmp_path, ProposalMade, TrainingStarted, TrainingFinished, ExperimentOpened)
+    ]
     assert order == [
-        "proposed", "training_started", "prepared", "training_finished",
-        "proposed", "training_started", "prepared", "training_finished",
-        "proposed", "training_started", "training_finished",
+        "proposal_made",
+        "experiment_opened", "training_started", "proposal_made", "training_finished",
+        "experiment_opened", "training_started", "proposal_made", "training_finished",
+        "experiment_opened", "training_started", "training_finished",
     ]  # fmt: skip
-    assert [e.proposal.prepared_for for e in loop.state.experiments] == [None, 1, 2]
-    running = [context.running.number for context in agent.contexts if context.running]
+    assert [e.proposal.number for e in loop.state.experiments] == [0, 1, 2]
+    running = [known.number for context in agent.contexts for known in context.running]
     assert running == [0, 1] and threading.main_thread() not in agent.threads
     assert [e.verdict for e in loop.state.experiments] == [Verdict.KEEP] * 3
-    assert [loop.state.spending.of(n).usd for n in range(3)] == [0.0, PRICE, PRICE]
+    assert [loop.state.spending.of(e.proposal.number).usd for e in loop.state.experiments] == [
+        0.0,
+        PRICE,
+        PRICE,
+    ]
     assert verify(tmp_path) == []
 
 
@@ -73,18 +81,18 @@ def test_edits_are_made_again_on_the_new_frontier(tmp_path: Path, efforts: list[
     loop = efforts[0].loop()
     assert "no more ideas" in loop.run()
     first, second = loop.state.experiments[1:]
-    assert second.proposal.parent == first.commit
-    text = loop.chronicle.source(second)
+    assert second.parent == second.proposal.parent == first.commit
+    text = loop.effort.source(second)
     assert "# first" in text and "# second" in text
-    assert "+WIDTH = 2.8" in loop.chronicle.diff(second)
-    assert "first" not in loop.chronicle.diff(second).replace(" WIDTH = 2.9  # first", "")
+    assert "+WIDTH = 2.8" in loop.effort.diff(second)
+    assert "first" not in loop.effort.diff(second).replace(" WIDTH = 2.9  # first", "")
 
 
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
         (whole(train_py(2.6)), "as a whole"),
-        (swap("WIDTH = 3.0", "WIDTH = 2.6"), "applies no more"),
+        (swap("WIDTH = 3.0", "WIDTH = 2.6"), "no longer applies"),
     ],
 )
 def test_what_does_not_fit_the_new_frontier_is_asked_again(
@@ -94,9 +102,9 @@ def test_what_does_not_fit_the_new_frontier_is_asked_again(
     begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
     loop = efforts[0].loop()
     loop.run()
-    dropped = events(tmp_path, PreparationDropped)
-    assert len(dropped) == 1 and reason in str(dropped[0])
-    assert [e.proposal.prepared_for for e in loop.state.experiments] == [None, 1, 2]
+    dropped = [str(event) for event in events(tmp_path, ProposalDropped)]
+    assert [reason in text for text in dropped] == [True, False] and "no more ideas" in dropped[1]
+    assert [e.proposal.number for e in loop.state.experiments] == [0, 1, 3]
     assert verify(tmp_path) == []
 
 
@@ -111,10 +119,10 @@ def test_a_repair_comes_first_and_what_was_prepared_after_it(tmp_path: Path, eff
         (Verdict.KEEP, None),
     ]
     repair, later = loop.state.experiments[2:]
-    assert (repair.proposal.fixes, repair.proposal.prepared_for) == (1, None)
-    assert (later.proposal.fixes, later.proposal.prepared_for) == (None, 2)
+    assert (repair.proposal.fixes, repair.proposal.purpose, repair.proposal.number) == (1, "fix", 3)
+    assert (later.proposal.fixes, later.proposal.number) == (None, 2)
     spending = loop.state.spending
-    assert [spending.of(n).usd for n in range(4)] == [0.0, PRICE, PRICE, PRICE]
+    assert [spending.of(e.proposal.number).usd for e in loop.state.experiments] == [0.0, PRICE, PRICE, PRICE]
     assert all_calls_ended(tmp_path) and verify(tmp_path) == []
 
 
@@ -122,7 +130,7 @@ def test_a_repair_is_asked_for_once(tmp_path: Path, efforts: list[Effort]) -> No
     """Also if what comes of it is refused: this one is the frontier, unchanged."""
     agent = Slow(
         [insert(2.9, "crash NameError"), insert(2.7), exhausted()],
-        repair=lambda context: Proposal(train_py=context.train_py, description="nothing"),
+        repair=lambda context: Change(train_py=context.train_py, description="nothing"),
     )
     watch = begin(efforts, tmp_path, agent, lambda state: prepared(state) or state.next_number == 3)
     loop = efforts[0].loop()
@@ -154,7 +162,7 @@ def test_an_agent_that_will_never_answer_stops_the_loop_with_its_sentence(
         efforts[0].loop().run()
     efforts[0].restart()  # a person changed something
     loop = efforts[0].loop(experiments=2)
-    efforts[0].world.absence = QUICK
+    efforts[0].rule(absence=QUICK)
     loop.run()
     assert verdicts(loop.state) == [(Verdict.KEEP, None)] * 2 and loop.state.absence is None
 
@@ -170,8 +178,10 @@ def test_the_understudy_acts_and_is_marked_and_the_agent_comes_back(
         return baseline or (state.next_number == 2 and prepared(state)) or state.next_number == 3
 
     begin(efforts, tmp_path, agent, during)
-    efforts[0].world.understudy = Quick(insert(2.9), insert(2.8))
-    efforts[0].world.absence = QUICK.model_copy(update={"understudy_after_seconds": 0.0})
+    efforts[0].stand_in(Quick(insert(2.9), insert(2.8)))
+    efforts[0].rule(
+        absence=AbsenceConfig(understudy_after_seconds=0.0, retry_seconds=1.0, max_retry_seconds=1.0)
+    )
     loop = efforts[0].loop()
     loop.run()
     _, stood_in, own = loop.state.experiments
@@ -183,8 +193,8 @@ def test_the_understudy_acts_and_is_marked_and_the_agent_comes_back(
 def test_an_understudy_goes_on_without_an_agent_that_is_gone(tmp_path: Path, efforts: list[Effort]) -> None:
     agent = Slow([fails(AgentAway("The API refused the key.", None))])
     begin(efforts, tmp_path, agent, lambda state: state.absence is not None)
-    efforts[0].world.understudy = Quick(insert(2.9), insert(2.8))
-    efforts[0].world.absence = QUICK.model_copy(update={"understudy_after_seconds": 0.0})
+    efforts[0].stand_in(Quick(insert(2.9), insert(2.8)))
+    efforts[0].rule(absence=QUICK.model_copy(update={"understudy_after_seconds": 0.0}))
     loop = efforts[0].loop()
     with pytest.raises(UserError, match="refused the key"):
         loop.run()
@@ -238,11 +248,11 @@ def test_nothing_is_recorded_while_the_state_is_written_down(tmp_path: Path, eff
     free: list[bool] = []
 
     def publish(state: ResearchState) -> None:
-        other = threading.Thread(target=lambda: free.append(loop.chronicle.lock.acquire(blocking=False)))
+        other = threading.Thread(target=lambda: free.append(loop.effort.lock.acquire(blocking=False)))
         other.start()
         other.join()
 
-    efforts[0].world.publish = publish
+    efforts[0].components.publish = publish
     loop = efforts[0].loop(experiments=2)
     loop.run()
     assert free == [False, False]
@@ -251,7 +261,7 @@ def test_nothing_is_recorded_while_the_state_is_written_down(tmp_path: Path, eff
 def waits_for_stop(entered: threading.Event) -> Step:
     """Sits in a conversation until it is broken off."""
 
-    def step(context: Context) -> Proposal:
+    def step(context: Context) -> Change:
         entered.set()
         assert context.services.stop.wait(PATIENCE)
         raise Interrupted("stopped")
@@ -281,7 +291,7 @@ def test_a_thread_that_hears_nothing_can_write_nothing_any_more(
     """It answers when the loop is over and its grace is past; its call has an end by then."""
     entered, released = threading.Event(), threading.Event()
 
-    def deaf(context: Context) -> Proposal:
+    def deaf(context: Context) -> Change:
         entered.set()
         assert released.wait(PATIENCE)
         return insert(2.9)(context)

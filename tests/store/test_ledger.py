@@ -12,7 +12,10 @@ import pytest
 
 from controller.core.values import Cause, Claim
 from controller.store.ledger import COLUMNS, render
+from controller.store.snapshot import standing
+from controller.store.verify import verify
 from tests.support.story import BASELINE, Story, tell
+from tests.support.two_slots import three_and_four
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +76,30 @@ def test_a_hostile_description_stays_one_cell(story: Story) -> None:
 
 def test_an_understudy_is_marked_in_the_description(story: Story) -> None:
     experiment = story.state.experiments[-1]
-    proposal = experiment.proposal.model_copy(update={"stands_in_for": "claude"})
-    story.state.experiments.replace_last(replace(experiment, proposal=proposal))
+    proposal = replace(experiment.proposal, stands_in_for="claude")
+    story.state.experiments.replace(experiment.number, replace(experiment, proposal=proposal))
     assert f"{proposal.description} [replay in place of claude]" in render(story.state).splitlines()[-1]
+
+
+def test_two_slots_have_their_rows_in_the_order_in_which_they_finished(tmp_path: Path) -> None:
+    """Whether each was appended when it was due, some were missing, or all are written again."""
+    story = three_and_four(tmp_path)
+    path = tmp_path / "results.tsv"
+    story.finish(4, 1.9)
+    appended = path.stat().st_ino
+    before = path.read_bytes()
+    story.finish(3, 1.8)
+    assert path.stat().st_ino == appended, "rows were appended"
+    assert path.read_bytes().startswith(before)
+    assert [row["experiment"] for row in rows(tmp_path)] == ["0", "1", "2", "4", "3"]
+    assert [row["description"] for row in rows(tmp_path)][-2:] == ["the fourth", "the third"]
+    complete = path.read_bytes()
+    assert complete == render(story.state).encode() == render(standing(tmp_path)[0]).encode()
+    for missing in (1, 2, 3, 6):
+        path.write_bytes(b"".join(complete.splitlines(keepends=True)[:-missing]))
+        story.ledger.publish(story.state)
+        assert path.read_bytes() == complete
+    assert verify(tmp_path) == []
 
 
 def test_an_open_experiment_has_no_row_yet(story: Story) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from controller.agents.replay import Replay
 from controller.core.errors import InfrastructureError
-from controller.core.events import AnyEvent, ApiAnswered, ApiRequested, Pruned, Record
+from controller.core.events import AnyEvent, ApiAnswered, ApiRequested, ProposalAsked, Pruned, Record
 from controller.core.scoring.runlog import MAX_WORKER_LOG_BYTES
-from controller.core.values import Usage
+from controller.core.values import Cause, Usage
 from controller.store.journal import blob_path, read_records
 from controller.store.retention import Retention, RetentionConfig
 from controller.store.verify import verify
@@ -20,6 +20,7 @@ from tests.cli.conftest import Glovebox
 from tests.loop.effort import Effort, start
 from tests.support.fakes import train_py
 from tests.support.story import BASELINE, Story, tell
+from tests.support.two_slots import three_and_four
 
 BODY = 1000
 
@@ -40,11 +41,14 @@ def story(told: Path, tmp_path: Path) -> Story:
 
 
 def call_of(story: Story, call: int, request: bytes, reply: bytes) -> None:
+    if call == story.state.spending.total.calls == 0:
+        assert story.state.frontier is not None
+        parent, number = story.state.frontier.commit, story.state.next_proposal
+        story.record(ProposalAsked(proposal=number, agent="a", purpose="propose", parent=parent))
     story.record(
         ApiRequested(
             call=call,
-            for_experiment=5,
-            purpose="propose",
+            proposal=story.state.next_proposal - 1,
             model="m",
             request_sha256=story.journal.put_blob(request),
             request_bytes=len(request),
@@ -114,6 +118,37 @@ def test_the_oldest_logs_go_and_those_of_kept_experiments_stay(story: Story) -> 
     assert logs(story.home) == [0, 4]
     assert verify(story.home) == []
     assert prune(story, logs=0) == []
+
+
+def test_logs_of_an_open_experiment_stay_though_later_ones_are_finished(tmp_path: Path) -> None:
+    """Everything that may go is older than what is open, and what was kept stays."""
+    story = three_and_four(tmp_path)
+    story.finish(4, 9.0)
+    story.finish(story.open(1), Cause.OOM)
+    retention = Retention(tmp_path, RetentionConfig(log_bytes=0))
+    retention.prune(story.state, story.record)
+    assert logs(tmp_path) == [0, 3, 4, 5]
+    assert story.state.logs_pruned == 3
+    story.finish(3, 9.0)
+    retention.prune(story.state, story.record)
+    assert logs(tmp_path) == [0]
+    assert story.state.logs_pruned == 6
+    assert verify(tmp_path) == []
+
+
+def test_logs_of_what_another_slot_is_closing_stay(tmp_path: Path) -> None:
+    """Its verdict is on record and its summary is not written yet."""
+    story = three_and_four(tmp_path)
+    story.judge(3, 9.0)
+    story.decide(3)
+    story.finish(4, 9.0)
+    retention = Retention(tmp_path, RetentionConfig(log_bytes=0))
+    retention.prune(story.state, story.record)
+    assert logs(tmp_path) == [0, 3, 4]
+    story.runs.finish(story.state.experiments[3])
+    retention.prune(story.state, story.record)
+    assert logs(tmp_path) == [0]
+    assert verify(tmp_path) == []
 
 
 def test_the_oldest_texts_go_except_what_a_later_call_names(story: Story) -> None:
@@ -224,7 +259,7 @@ def test_an_effort_keeps_within_its_limits_as_it_goes(tmp_path: Path, efforts: l
     for number, width in enumerate((2.0, 5.0, 6.0, 1.0)):
         (proposals / f"{number}.py").write_text(train_py(width))
     effort = start(efforts, tmp_path / "home", Replay(proposals))
-    effort.world.prune = Retention(effort.home, RetentionConfig(log_bytes=0)).prune
+    effort.components.prune = Retention(effort.home, RetentionConfig(log_bytes=0)).prune
     effort.loop(experiments=5).run()
     assert logs(effort.home) == [0, 1, 4]
     assert verify(effort.home) == []

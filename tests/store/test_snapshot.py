@@ -16,10 +16,13 @@ from controller.core.errors import VerificationFailed
 from controller.core.events import (
     AgentAbsent,
     AgentFailed,
-    ProposalRefused,
+    ExperimentMoved,
+    ProposalAsked,
+    ProposalDropped,
+    ProposalRehearsed,
     SessionStarted,
-    SlotCalm,
     SlotDisturbed,
+    SlotReady,
     Voided,
 )
 from controller.core.state import ResearchState, fold
@@ -30,6 +33,7 @@ from controller.store.verify import verify
 from tests.bench.history import write_history
 from tests.support.fakes import LOAD
 from tests.support.story import BASELINE, PROVENANCE, Story, TickingClock, tell
+from tests.support.two_slots import HomeOfTwo, three_and_four
 
 LONG = 2 * EVERY + 50
 
@@ -54,6 +58,11 @@ def stored(home: Path) -> int:
     return standing(home)[1].stored
 
 
+def asked(state: ResearchState) -> ProposalAsked:
+    """The next question."""
+    return ProposalAsked(proposal=state.next_proposal, agent="a", purpose="propose", parent="p")
+
+
 def test_it_tells_what_the_journal_tells(home: Path) -> None:
     state, archive = standing(home)
     assert archive.stored == LONG
@@ -71,7 +80,8 @@ def test_it_tells_what_the_journal_tells(home: Path) -> None:
 def test_a_start_goes_on_behind_it(home: Path) -> None:
     state, archive = standing(home)
     journal = Journal(home, TickingClock(), archive.position)
-    journal.append(ProposalRefused(agent="a", description="", cause="c", detail="", train_sha256="0" * 64))
+    journal.append(asked(state))
+    journal.append(ProposalDropped(proposal=state.next_proposal, reason="nothing came of it"))
     last = journal.append(SessionStarted(agent="tuner", budget_seconds=300, provenance=PROVENANCE))
     state, archive = standing(home)
     assert archive.stored == LONG
@@ -160,9 +170,12 @@ def test_an_experiment_comes_out_of_the_journal_as_it_was(tmp_path: Path) -> Non
     story.record(
         SlotDisturbed(experiment=number, disturbance=LOAD, looks=1, until="2026-03-01T00:00:10+00:00")
     )
-    assert story.state.noise is not None and story.state.noise.looks == 1
-    story.record(SlotCalm(experiment=number, seconds=13.0))
-    story.record(AgentFailed(agent="a", for_experiment=2, reason="nonsense"))
+    noise = story.state.slot(0).noise
+    assert noise is not None and noise.looks == 1
+    story.record(SlotReady(experiment=number, seconds=13.0))
+    failed = story.record(asked(story.state)).data
+    assert isinstance(failed, ProposalAsked)
+    story.record(AgentFailed(agent="a", proposal=failed.proposal, reason="nonsense"))
     newer = PROVENANCE.model_copy(update={"image": "sha256:2"})
     story.record(SessionStarted(agent="tuner", budget_seconds=20, provenance=newer))
     story.train(number)
@@ -180,9 +193,91 @@ def test_an_experiment_comes_out_of_the_journal_as_it_was(tmp_path: Path) -> Non
     assert archive.experiment(1).provenance == newer
 
 
+def same_in_the_archive(home: Path, state: ResearchState) -> None:
+    """Every experiment comes out of the journal as `fold` has it, finished or open."""
+    archive = Archive(home)
+    records = list(archive.follow())
+    for number, experiment in enumerate(state.experiments):
+        assert archive.experiment(number) == experiment
+        assert archive.records(number) == [record for record in records if record.experiment == number]
+
+
+def test_experiments_of_two_slots_come_out_of_the_journal_each_as_it_was(tmp_path: Path) -> None:
+    """3 and 4 are open at once and 4 is kept first; what becomes 5 is asked for and rehearsed meanwhile."""
+    story = three_and_four(tmp_path)
+    same_in_the_archive(tmp_path, story.state)
+    number = ahead(story)
+    story.finish(4, 1.9)
+    same_in_the_archive(tmp_path, story.state)
+    story.record(
+        ProposalRehearsed(proposal=number, train_sha256="0" * 64, result="passed", detail="", seconds=1.0)
+    )
+    story.record(Voided(experiment=3, attempt=1, cause="interrupted", reason="a person"))
+    story.record(SessionStarted(agent="b", budget_seconds=20, provenance=PROVENANCE))
+    story.record(ExperimentMoved(experiment=3, slot=1))
+    opened = story.open(0)
+    story.finish(opened, Cause.EXIT)
+    same_in_the_archive(tmp_path, story.state)
+    assert story.state.order == [0, 1, 2, 4, opened]
+    moved, later = story.state.experiments[3], story.state.experiments[opened]
+    assert (moved.slot, moved.attempt, later.proposal.parent) == (1, 1, later.parent)
+    assert [known.result for known in later.proposal.rehearsals] == ["passed"]
+
+
+def ahead(story: HomeOfTwo) -> int:
+    """A question that is asked while others train."""
+    story.record(asked(story.state))
+    return story.state.next_proposal - 1
+
+
+@pytest.mark.parametrize("first", [3, 4])
+def test_a_snapshot_taken_while_two_experiments_are_open_is_gone_on_from(tmp_path: Path, first: int) -> None:
+    story = three_and_four(tmp_path)
+    second = 7 - first
+    story.finish(first, 1.9)
+    state, archive = standing(tmp_path)
+    archive.stored = -EVERY
+    Snapshot(tmp_path, archive).publish(state)
+    story.finish(second, 1.8)
+    story.open(0)
+    told, found = standing(tmp_path)
+    assert found.stored == 5, "it came out of the snapshot"
+    assert told == story.state == fold(read_records(tmp_path))
+    assert told.order == [0, 1, 2, first, second]
+    assert [known.number for known in told.finished] == told.order
+    assert [known.number for known in told.open] == [5]
+    assert told.experiments[first].finished_at == story.state.experiments[first].finished_at
+    assert verify(tmp_path) == []
+
+
+def test_an_experiment_that_stays_open_for_long_is_not_forgotten(tmp_path: Path) -> None:
+    """Slot 0 waits while slot 1 goes through more experiments than are kept in memory."""
+    write_history(tmp_path, 3)
+    story = HomeOfTwo(tmp_path)
+    waits = story.open(0)
+    for number in range(4, LONG):
+        story.open(1)
+        story.train(number, Cause.OOM)
+        story.decide(number)
+    state, archive = standing(tmp_path)
+    assert [known.number for known in state.open] == [waits]
+    archive.stored = -EVERY
+    Snapshot(tmp_path, archive).publish(state)
+    story.train(waits)
+    story.judge(waits, 9.0)
+    story.decide(waits)
+    again, found = standing(tmp_path)
+    assert found.stored == LONG
+    assert again == story.state
+    assert again.finished[-1].number == waits
+
+
 def test_every_event_leaves_a_state_that_a_snapshot_can_hold(tmp_path: Path) -> None:
     """As if every single line were the last before a snapshot."""
-    tell(tmp_path / "told")
+    story = three_and_four(tmp_path / "told")
+    ahead(story)
+    story.finish(4, Refusal(cause=Cause.NON_CAUSAL, detail="peeks"))
+    story.finish(3, 1.5)
     lines = (tmp_path / "told" / NAME).read_bytes().splitlines(keepends=True)
     for count in range(1, len(lines) + 1):
         home = tmp_path / str(count)

@@ -21,9 +21,10 @@ from controller.core.events import (
     ApiRequested,
     Committed,
     Decided,
-    Prepared,
-    ProposalRefused,
-    Rehearsed,
+    ProposalAsked,
+    ProposalMade,
+    ProposalRebased,
+    ProposalRehearsed,
     SessionStarted,
 )
 from controller.core.values import Decision, Usage, Verdict
@@ -251,18 +252,16 @@ def test_calls_that_came_to_an_end_and_calls_that_did_not_pass(home: Path) -> No
     assert verify(home) == []
 
 
-@pytest.mark.parametrize("content", [b"request 0", b"reply 0", b"rehearsed", b"prepared", b"refused"])
+@pytest.mark.parametrize("content", [b"request 0", b"reply 0", b"rehearsed", b"made", b"rebased"])
 def test_a_blob_of_the_agents_that_is_gone_is_named(home: Path, content: bytes) -> None:
     story = Story(home)
     story.ask(0.5)
     text = story.journal.put_blob(b"rehearsed")
-    story.record(Rehearsed(for_experiment=5, train_sha256=text, result="passed", detail="", seconds=1.0))
-    text = story.journal.put_blob(b"prepared")
-    story.record(
-        Prepared(for_experiment=5, agent="a", parent="p", description="", hypothesis="", train_sha256=text)
-    )
-    text = story.journal.put_blob(b"refused")
-    story.record(ProposalRefused(agent="a", description="", cause="no-op", detail="", train_sha256=text))
+    story.record(ProposalRehearsed(proposal=5, train_sha256=text, result="passed", detail="", seconds=1.0))
+    text = story.journal.put_blob(b"made")
+    story.record(ProposalMade(proposal=5, description="", hypothesis="", train_sha256=text))
+    text = story.journal.put_blob(b"rebased")
+    story.record(ProposalRebased(proposal=5, parent="p", train_sha256=text))
     assert verify(home) == []
     name = sha256(content)
     (home / "blobs" / name[:2] / name).unlink()
@@ -403,11 +402,11 @@ def text_of_a_call(home: Path, **missing: str) -> None:
     story = Story(home)
     texts = {"request": b"a question", "reply": b"an answer"}
     names = {what: missing.get(what) or story.journal.put_blob(text) for what, text in texts.items()}
+    story.record(ProposalAsked(proposal=5, agent="a", purpose="propose", parent="p"))
     story.record(
         ApiRequested(
             call=0,
-            for_experiment=5,
-            purpose="propose",
+            proposal=5,
             model="m",
             request_sha256=names["request"],
             request_bytes=len(texts["request"]),

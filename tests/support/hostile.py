@@ -28,21 +28,21 @@ from controller.core.events import (
     AgentFailed,
     AgentReturned,
     ClaimMismatch,
+    ExperimentMoved,
     JournalRepaired,
     Paused,
-    PreparationDropped,
-    Prepared,
+    ProposalDropped,
+    ProposalRebased,
+    ProposalRehearsed,
     Pruned,
     Quarantined,
     Record,
-    Rehearsed,
-    RepairGivenUp,
     Resumed,
     ScoringFinished,
     ScoringStarted,
     SessionStopped,
-    SlotCalm,
     SlotDisturbed,
+    SlotReady,
     Voided,
 )
 from controller.core.scoring.runlog import summary
@@ -116,35 +116,37 @@ def effort(text: str) -> tuple[list[Record], ResearchState]:
 def _eventful() -> Story:
     story = Story(limits={"dollars": 20.0})
     story.run("baseline", 2.0, holdout=2.01)
-    story.ask(1, 0.5)
-    story.tell(Rehearsed(for_experiment=1, train_sha256="0" * 64, result="failed", detail="x", seconds=1))
+    first = story.question()
+    story.ask(0.5)
+    story.tell(
+        ProposalRehearsed(proposal=first, train_sha256="0" * 64, result="failed", detail="x", seconds=1)
+    )
+    story.tell(ProposalRebased(proposal=story.answer("stale"), parent="0" * 40, train_sha256="0" * 64))
+    story.tell(ProposalDropped(proposal=first, reason="stale"))
     story.run("a keep", 1.9, holdout=1.93)
     story.refuse("identical")
     story.run("a crash", Cause.OOM)
-    story.fail(3, "overloaded")
+    story.fail("overloaded")
     story.run("a reject", Cause.NON_CAUSAL)
-    story.tell(AgentFailed(agent="claude", for_experiment=4, reason="nonsense"))
+    story.tell(AgentFailed(agent="claude", proposal=story.question(), reason="nonsense"))
+    story.question()
     story.run("a near miss", 1.9005, stands_in_for="claude")
     story.propose("interrupted")
     noise = Disturbance(kind=DisturbanceKind.CPU_LOAD, detail="somebody else")
     story.tell(Voided(experiment=5, attempt=1, cause="disturbed", reason="noise", evidence=noise))
     story.tell(SlotDisturbed(experiment=5, disturbance=noise, looks=9, until=_LATER))
-    story.tell(SlotCalm(experiment=5, seconds=9))
+    story.tell(SlotReady(experiment=5, seconds=9))
+    story.tell(ExperimentMoved(experiment=5, slot=1))
     story.tell(JournalRepaired(removed="torn"))
     _train_again(story)
-    story.tell(
-        Prepared(
-            for_experiment=6, agent="claude", parent="0" * 40, description="next", hypothesis="h",
-            train_sha256="0" * 64,
-        )
-    )  # fmt: skip
-    story.tell(RepairGivenUp(fixes=2, reason="nothing came of it"))
-    story.tell(PreparationDropped(for_experiment=6, reason="stale"))
+    story.answer("next")
+    story.question("fix", fixes=2)
     story.tell(AgentAbsent(agent="claude", reason="outage", until=_LATER))
     story.tell(AgentReturned(agent="claude", seconds=3))
     story.tell(AgentAbsent(agent="claude", reason="outage", until=None))
     story.tell(Paused(why="disk", reason="no room", until=_LATER))
     story.tell(Resumed(why="disk", seconds=3))
+    story.tell(Paused(why="infrastructure", slot=0, reason="no engine", until=_LATER))
     story.tell(Pruned(what="logs", before=2, bytes=3))
     story.tell(Paused(why="person", reason="asked to", by="somebody"))
     story.tell(SessionStopped(reason="a person"))

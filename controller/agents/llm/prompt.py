@@ -72,15 +72,15 @@ changed. This is the only repair it gets. If it is the idea that fails, say so a
 
 
 _COMBINE = """\
-Experiment {number} was kept, and so was the change that is the frontier now. Both started from the same text, so
-the frontier lacks what experiment {number} did: {description}
+Experiment {number} was kept, and so was the change that is the frontier now. Both started from the same text,
+so the frontier lacks what experiment {number} did: {description}
 
 This is its change, against the text that both started from:
 
 {diff}
 
-Add it to the frontier, adapted to what stands there now, and submit. Change nothing else. If the two cannot go
-together, say so and submit nothing."""
+Add it to the frontier, adapted to what stands there now, and submit. Change nothing else. If the two cannot
+go together, say so and submit nothing."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def _digest(context: Context, room: int) -> Iterator[str]:
     ]
     if others:
         yield "\n".join(others) + (
-            "\nTheir outcomes are not known. Propose something else, which makes sense whether or not they are "
-            "kept."
+            "\nTheir outcomes are not known. Propose something else, which makes sense whether or not they "
+            "are kept."
         )
 
 

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 from controller.agents.llm.config import ClaudeConfig
 from controller.agents.llm.conversation import Claude
-from controller.core.events import Proposed
 from controller.core.experiment import Experiment, Phase
 from controller.core.notebook import Notebook
 from controller.core.values import Cause, Claim, Decision, Frontier, Refusal, RunOutcome, Score, Verdict
 from controller.ports import Context
+from tests.support.experiments import a_proposal, an_experiment
 from tests.support.fakes import FakeServices
 from tests.support.messages_server import Body, MessagesServer, ScriptedResearcher, Step
 
@@ -85,13 +85,13 @@ def learnt(history: Iterable[Experiment]) -> Notebook:
 
 @dataclass
 class Bench:
-    """An agent, its desk and the server behind it."""
+    """An agent, its services and the server behind it."""
 
     server: MessagesServer
     config: ClaudeConfig
     clock: FakeClock
     stop: Stop
-    desk: FakeServices
+    services: FakeServices
     agent: Claude
 
     @classmethod
@@ -120,13 +120,15 @@ class Bench:
             "frontier": Frontier(commit="c" * 40, val_bpb=1.5, experiment=0),
             "train_py": TRAIN_PY,
             "history": history,
+            "finished": lambda number: _at(history, number),
             "notebook": changes.get("notebook") or learnt(history),
-            "running": None,
+            "running": (),
+            "waiting": (),
             "scale": "cpu",
             "source": lambda number: TRAIN_PY.replace("64", str(100 + number)),
             "diff": lambda number: f"-WIDTH = 64\n+WIDTH = {100 + number}\n",
             "excerpt": lambda number: "step 10 loss 3.2",
-            "desk": self.services,
+            "services": self.services,
         }
         return Context(**{**given, **changes})
 
@@ -136,7 +138,14 @@ class Bench:
 
     @property
     def spent(self) -> float:
-        return sum(ended.cost_usd for ended in self.desk.ended.values())
+        return sum(ended.cost_usd for ended in self.services.ended.values())
+
+
+def _at(history: Sequence[Experiment], number: int) -> Experiment:
+    """Here they finish in the order of their numbers. Raises LookupError."""
+    if number < 0:
+        raise LookupError(number)
+    return history[number]
 
 
 PREPARE_PY = '''"""What a train.py can rely on."""
@@ -178,10 +187,10 @@ def experiment(
     else:
         verdict, cause = Verdict.CRASH, cause or Cause.EXIT
     score = None if bpb is None else Score(val_bpb=bpb, holdout_bpb=HOLDOUT, bytes=1000, tokens=400)
-    return Experiment(
-        number=number,
-        proposal=Proposed(
-            experiment=number,
+    return an_experiment(
+        number,
+        a_proposal(
+            number,
             description=description or f"change {number}",
             hypothesis=f"it helps, says {number}",
             agent="claude",
@@ -189,10 +198,9 @@ def experiment(
             idea=idea,
             parameters=parameters or {},
             train_sha256=train_sha256,
-            diff_sha256="0" * 64,
-            digest=train_sha256,
         ),
-        proposed_at="2026-11-21T12:00:00Z",
+        digest=train_sha256,
+        opened_at="2026-11-21T12:00:00Z",
         phase=Phase.DONE,
         outcome=RunOutcome(
             seconds=300.0, exit_code=0, detail="secret detail of the run", claim=claim or Claim(num_steps=812)

@@ -56,7 +56,7 @@ def after(*weather: Step, **settings: object) -> Bench:
     with scripted([*weather, GOOD]) as server:
         bench = Bench.build(server, **settings)  # type: ignore[arg-type]
         assert bench.agent.propose(bench.context()).description == "a change"
-    assert len(bench.bodies) == len(weather) + 1 == len(bench.desk.ended)
+    assert len(bench.bodies) == len(weather) + 1 == len(bench.services.ended)
     assert all(body == bench.bodies[0] for body in bench.bodies)
     return bench
 
@@ -73,15 +73,15 @@ def failing(
             bench.agent.propose(bench.context())
         errors.append(raised.value)
         yield bench, errors
-    assert len(bench.desk.ended) == len(bench.desk.requests)
+    assert len(bench.services.ended) == len(bench.services.requests)
 
 
 def test_retry_after_is_honoured() -> None:
     bench = after(rate_limited(retry_after=17), rate_limited(retry_after=0.01))
     assert bench.stop.waits[0] == 17
     assert 0.01 <= bench.stop.waits[1] <= 1
-    assert [bench.desk.ended[call].status for call in (0, 1)] == [429, 429]
-    assert [bench.desk.ended[call].cost_usd for call in (0, 1)] == [0, 0]
+    assert [bench.services.ended[call].status for call in (0, 1)] == [429, 429]
+    assert [bench.services.ended[call].cost_usd for call in (0, 1)] == [0, 0]
 
 
 def test_waits_grow_without_a_hint_and_are_not_all_alike() -> None:
@@ -89,7 +89,7 @@ def test_waits_grow_without_a_hint_and_are_not_all_alike() -> None:
     for number, wait in enumerate(bench.stop.waits):
         assert 0.25 * 2**number <= wait <= 0.5 * 2**number
     assert len(set(bench.stop.waits)) == 6
-    assert bench.spent == pytest.approx(bench.desk.ended[6].cost_usd)
+    assert bench.spent == pytest.approx(bench.services.ended[6].cost_usd)
 
 
 def test_patience_ends() -> None:
@@ -142,12 +142,12 @@ def test_a_bad_request_is_never_sent_twice() -> None:
 )
 def test_a_cut_reply_is_asked_again_and_paid(cut: Step) -> None:
     bench = after(cut)
-    ended = bench.desk.ended[0]
+    ended = bench.services.ended[0]
     assert ended.status is None
     assert ended.usage.cache_write_tokens > 0  # known from the reply's first event
     known = ended.usage.model_copy(update={"output_tokens": 32_000})
     assert ended.cost_usd == pytest.approx(PRICES["claude-opus-5-5"].cost(known))
-    assert ended.cost_usd <= bench.desk.requests[0].reserve_usd
+    assert ended.cost_usd <= bench.services.requests[0].reserve_usd
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_a_cut_reply_is_asked_again_and_paid(cut: Step) -> None:
 )
 def test_nonsense_is_asked_again_and_counts_as_dear_as_it_can_be(raw: Raw) -> None:
     bench = after(raw)
-    assert bench.desk.ended[0].cost_usd == bench.desk.requests[0].reserve_usd
-    assert bench.desk.ended[0].usage == Usage()
+    assert bench.services.ended[0].cost_usd == bench.services.requests[0].reserve_usd
+    assert bench.services.ended[0].usage == Usage()
 
 
 def test_replies_that_are_cut_again_and_again_do_not_burn_money() -> None:
@@ -182,8 +182,8 @@ def test_replies_that_are_cut_again_and_again_do_not_burn_money() -> None:
 
 def test_a_reply_that_takes_too_long_is_cut_by_us_and_paid() -> None:
     bench = after(Hang(), answer_seconds=1.5)
-    assert bench.desk.ended[0].error == "no complete reply within 1.5 s"
-    assert bench.desk.ended[0].cost_usd == bench.desk.requests[0].reserve_usd
+    assert bench.services.ended[0].error == "no complete reply within 1.5 s"
+    assert bench.services.ended[0].cost_usd == bench.services.requests[0].reserve_usd
 
 
 def test_nobody_at_the_address_costs_nothing() -> None:
@@ -197,7 +197,7 @@ def test_nobody_at_the_address_costs_nothing() -> None:
         agent.propose(bench.context())
     assert raised.value.retry_seconds == 0
     assert len(bench.stop.waits) > 2
-    assert bench.spent == 0 and len(bench.desk.ended) == len(bench.desk.requests)
+    assert bench.spent == 0 and len(bench.services.ended) == len(bench.services.requests)
 
 
 def test_no_request_is_sent_without_money_for_the_worst() -> None:
@@ -213,10 +213,10 @@ def test_no_request_is_sent_without_money_for_the_worst() -> None:
 
 def test_the_reserve_is_the_most_a_request_can_cost() -> None:
     bench = after()
-    assert bench.desk.requests[0].reserve_usd >= bench.desk.ended[0].cost_usd
-    usage = bench.desk.ended[0].usage
+    assert bench.services.requests[0].reserve_usd >= bench.services.ended[0].cost_usd
+    usage = bench.services.ended[0].usage
     assert usage.output_tokens == 1000 or usage.output_tokens == 500
-    assert bench.desk.ended[0].cost_usd == pytest.approx(PRICES["claude-opus-5-5"].cost(usage))
+    assert bench.services.ended[0].cost_usd == pytest.approx(PRICES["claude-opus-5-5"].cost(usage))
 
 
 def test_a_stop_ends_a_wait() -> None:
@@ -249,7 +249,7 @@ def test_a_stop_ends_a_request_that_is_on_its_way() -> None:
         thread.join(timeout=30)
         assert not thread.is_alive() and time.monotonic() - began < 5
     assert isinstance(errors[0], Interrupted)
-    assert desk.ended[0].cost_usd == desk.requests[0].reserve_usd
+    assert services.ended[0].cost_usd == services.requests[0].reserve_usd
 
 
 @pytest.mark.parametrize("key", ["", " \n", "sk-\N{HORIZONTAL ELLIPSIS}", "sk-a\nb"])
@@ -265,7 +265,11 @@ def test_the_key_is_sent_and_told_to_nobody(caplog: pytest.LogCaptureFixture) ->
         headers = bench.server.received[0].headers
         assert headers["x-api-key"] == KEY and headers["authorization"] == f"Bearer {KEY}"
         said = [str(errors[0]), repr(errors[0]), repr(errors[0].__cause__), repr(errors[0].__context__)]
-    records = [*bench.desk.requests, *bench.desk.ended.values(), *(r.content for r in bench.server.received)]
+    records = [
+        *bench.services.requests,
+        *bench.services.ended.values(),
+        *(r.content for r in bench.server.received),
+    ]
     assert "[key]" in said[0]
     for text in [*said, *map(repr, records), caplog.text, repr(bench.agent), repr(bench.config)]:
         assert KEY not in text

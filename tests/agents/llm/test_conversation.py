@@ -7,8 +7,9 @@ import json
 import pytest
 
 from controller.core.errors import AgentError
-from controller.core.values import Edit, Proposal
+from controller.core.values import Change, Edit
 from tests.agents.llm.effort import TRAIN_PY, Bench, Told, experiment, scripted
+from tests.support.experiments import a_proposal
 from tests.support.messages_server import (
     Body,
     MessagesServer,
@@ -31,7 +32,7 @@ from tests.support.messages_server import (
 WIDER = edit("WIDTH = 64", "WIDTH = 96")
 
 
-def proposed(*steps: Step, **settings: object) -> tuple[Proposal, Bench]:
+def proposed(*steps: Step, **settings: object) -> tuple[Change, Bench]:
     with scripted(steps) as server:
         bench = Bench.build(server, **settings)  # type: ignore[arg-type]
         return bench.agent.propose(bench.context([experiment(0, bpb=1.5, frontier_bpb=None)])), bench
@@ -67,7 +68,7 @@ def test_an_endpoint_that_does_not_stream_will_do() -> None:
         proposal = bench.agent.propose(bench.context([experiment(0, bpb=1.5, frontier_bpb=None)]))
     assert proposal.train_py == TRAIN_PY.replace("64", "96")
     assert bench.bodies[1]["messages"][1]["content"][0]["signature"] == "c2lnbmVk"
-    assert [ended.usage.output_tokens for ended in bench.desk.ended.values()] == [500, 500]
+    assert [ended.usage.output_tokens for ended in bench.services.ended.values()] == [500, 500]
 
 
 def test_a_replaced_text_has_no_edits() -> None:
@@ -210,22 +211,31 @@ def test_what_is_looked_at() -> None:
     assert "secret detail" not in told
 
 
-def test_the_running_experiment_is_named_and_cannot_be_looked_at() -> None:
-    running = experiment(1, bpb=1.4, description="a change that trains")
-    with scripted([look(1), WIDER, submit()]) as server:
+def test_what_runs_and_what_waits_is_named_and_cannot_be_looked_at() -> None:
+    running = [
+        experiment(1, bpb=1.4, description="a change that trains"),
+        experiment(2, bpb=1.4, description="another that trains"),
+    ]
+    waiting = [a_proposal(7, description="one that waits")]
+    with scripted([look(1), look(2), WIDER, submit()]) as server:
         bench = Bench.build(server)
-        bench.agent.propose(bench.context([experiment(0, bpb=1.5, frontier_bpb=None)], running=running))
-    assert "a change that trains" in Told(bench.bodies[0]).opening
-    assert "1.4" not in Told(bench.bodies[0]).opening.replace("1.5", "")
+        history = [experiment(0, bpb=1.5, frontier_bpb=None)]
+        bench.agent.propose(bench.context(history, running=running, waiting=waiting))
+    opening = Told(bench.bodies[0]).opening
+    assert "Experiment 1 trains: a change that trains" in opening
+    assert "Experiment 2 trains: another that trains" in opening
+    assert "Proposal 7 waits for its turn: one that waits" in opening
+    assert "1.4" not in opening.replace("1.5", "")
     assert "still on its way" in Told(bench.bodies[1]).last
+    assert "still on its way" in Told(bench.bodies[2]).last
 
 
 def test_the_request_is_what_is_put_on_record() -> None:
     _, bench = proposed(WIDER, submit())
-    assert [request.body for request in bench.desk.requests] == [r.content for r in bench.server.received]
-    assert json.loads(bench.desk.ended[0].reply)["content"][0]["name"] == "edit_train_py"
-    assert bench.desk.ended[0].stop_reason == "tool_use"
-    assert [request.mode for request in bench.desk.requests] == ["next", "next"]
+    assert [request.body for request in bench.services.requests] == [r.content for r in bench.server.received]
+    assert json.loads(bench.services.ended[0].reply)["content"][0]["name"] == "edit_train_py"
+    assert bench.services.ended[0].stop_reason == "tool_use"
+    assert [request.mode for request in bench.services.requests] == ["next", "next"]
 
 
 def test_model_effort_and_temperature_are_sent() -> None:
@@ -236,7 +246,11 @@ def test_model_effort_and_temperature_are_sent() -> None:
         {"effort": "high"},
         0.5,
     )
-    assert bench.desk.requests[0].parameters == {"max_tokens": 32000, "effort": "high", "temperature": 0.5}
+    assert bench.services.requests[0].parameters == {
+        "max_tokens": 32000,
+        "effort": "high",
+        "temperature": 0.5,
+    }
     assert bench.server.received[0].headers["anthropic-version"] == "2023-06-01"
     _, plain = proposed(WIDER, submit())
     assert plain.server.received[0].headers["anthropic-version"] > "2023-06-01"
@@ -260,7 +274,32 @@ def test_a_fix_starts_from_the_crashed_text() -> None:
         fixed = bench.agent.fix(bench.context([experiment(0, bpb=1.5), crashed]), crashed)
     assert fixed is not None and "WIDTH = 102" in fixed.train_py
     assert fixed.edits is None
-    assert [request.purpose for request in bench.desk.requests] == ["fix", "fix"]
+    assert [request.mode for request in bench.services.requests] == ["", ""]
+
+
+def test_a_combination_starts_from_the_frontier_and_is_told_what_it_lacks() -> None:
+    def adds(body: Body) -> Say:
+        opening = Told(body).opening
+        assert "Experiment 1 was kept" in opening and "the frontier lacks" in opening
+        assert "deeper blocks" in opening and "+WIDTH = 101" in opening
+        assert train_py_of(body).strip() == TRAIN_PY.strip()
+        return WIDER
+
+    behind = experiment(1, bpb=1.4, description="deeper blocks")
+    with scripted([adds, submit("both")]) as server:
+        bench = Bench.build(server)
+        both = bench.agent.combine(bench.context([experiment(0, bpb=1.5), behind]), behind)
+    assert both is not None and both.train_py == TRAIN_PY.replace("64", "96")
+    assert both.edits == (Edit(old="WIDTH = 64", new="WIDTH = 96"),)
+
+
+@pytest.mark.parametrize("steps", [[say("They contradict each other.")], [call("nonsense", {})] * 12])
+def test_no_combination_is_an_answer(steps: list[Say]) -> None:
+    behind = experiment(1, bpb=1.4)
+    with scripted(steps) as server:
+        bench = Bench.build(server)
+        assert bench.agent.combine(bench.context([experiment(0, bpb=1.5), behind]), behind) is None
+    assert len(bench.bodies) == len(steps)
 
 
 @pytest.mark.parametrize("steps", [[say("It is the idea that fails.")], [call("nonsense", {})] * 12])

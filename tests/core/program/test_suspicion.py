@@ -6,29 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from controller.core.events import Proposed, Quarantined
+from controller.core.events import Quarantined
 from controller.core.experiment import Experiment
 from controller.core.program.policy import digest
 from controller.core.program.suspicion import Suspicion, suspected, suspicion
 from controller.core.values import Cause, Decision, Refusal, Score, Verdict
+from tests.support.experiments import an_experiment
 
 PROGRAM = "model = 1\n"
 SCORE = Score(val_bpb=1.0, bytes=1, tokens=1)
 
 
 def ended(verdict: Verdict, cause: Cause | None, refusal: Refusal | None = None) -> Experiment:
-    proposal = Proposed(
-        experiment=12,
-        description="",
-        hypothesis="",
-        agent="",
-        parent="",
-        train_sha256="",
-        digest=digest(PROGRAM),
-        diff_sha256="",
-    )
     decision = Decision(verdict=verdict, cause=cause, rule="")
-    return Experiment(number=12, proposal=proposal, proposed_at="", decision=decision, judgement=refusal)
+    return an_experiment(12, digest=digest(PROGRAM), decision=decision, judgement=refusal)
 
 
 OOM = Refusal(cause=Cause.OOM)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from controller.core.decision import Bounds, decide, oddity
-from controller.core.events import Proposed, Quarantined
-from controller.core.experiment import Experiment
+from controller.core.events import Quarantined
 from controller.core.scoring.exposure import exposed, lineage
 from controller.core.values import Cause, Fresh, Frontier, RunOutcome, Score, Verdict
 from tests.attacks.lineages import honest, knowing, synthetic
+from tests.support.experiments import an_experiment
 
 RAN = RunOutcome(seconds=300.0, exit_code=0)
 BASE = Frontier(commit="c0", val_bpb=2.2, experiment=0)
@@ -65,7 +65,7 @@ def test_a_run_that_knows_scored_rows_is_rejected_with_the_figures() -> None:
 
 def test_a_doubtful_score_is_measured_again_and_both_gaps_count() -> None:
     doubted = score(seen(0.3, p_value=3e-4, error=0.08))
-    experiment = judged(doubted)
+    experiment = an_experiment(1, outcome=RAN, judgement=doubted)
     found = oddity(experiment, BASE, Bounds(max_gain=0.5, claim_tolerance=0.15), [FIRST])
     assert isinstance(found, Quarantined) and "fresh rows" in found.reason
     again = score(seen(0.3, p_value=5e-4, error=0.08))
@@ -73,20 +73,6 @@ def test_a_doubtful_score_is_measured_again_and_both_gaps_count() -> None:
     assert decision.cause is Cause.EXPOSED and "measured twice" in decision.rule
     luck = score(seen(0.02, p_value=0.3, error=0.08)).model_copy(update={"confirmed": True})
     assert decide(BASE, RAN, luck, doubted, [FIRST]).verdict is Verdict.KEEP
-
-
-def judged(found: Score) -> Experiment:
-    proposal = Proposed(
-        experiment=1,
-        description="",
-        hypothesis="",
-        agent="a",
-        parent="c0",
-        train_sha256="",
-        digest="",
-        diff_sha256="",
-    )
-    return Experiment(number=1, proposal=proposal, proposed_at="", outcome=RAN, judgement=found)
 
 
 def test_honest_efforts_raise_no_alarm() -> None:
