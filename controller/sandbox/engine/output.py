@@ -13,6 +13,7 @@ from contextlib import closing
 import docker.errors
 import requests
 
+from controller.core.backoff import backoff
 from controller.sandbox.engine import connection as engine
 from controller.sandbox.engine.failures import EngineFault
 from controller.sandbox.engine.framing import split_frames
@@ -20,8 +21,8 @@ from controller.sandbox.engine.framing import split_frames
 _BLOCK_BYTES = 64 * 1024
 """Read from the engine at once."""
 _RESUMPTIONS = 6
-"""How often a broken stream is taken up again, the pauses doubling from a tenth of a second."""
-_PAUSE_SECONDS = 0.1
+"""How often a broken stream is resumed."""
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _WAIT_SECONDS = 2
 """For a container whose stream has ended to have ended itself."""
 
@@ -62,7 +63,7 @@ class Stream:
 
 def pump(name: str, sink: Callable[[bytes], None], attached: Stream | None, since: float | None) -> None:
     """Deliver a container's output until it ends; after a break, resume from the engine's log."""
-    for attempt in range(_RESUMPTIONS):
+    for failures in range(1, _RESUMPTIONS + 1):
         try:
             with closing(attached or _log(name, since)) as stream:
                 attached = None
@@ -76,7 +77,7 @@ def pump(name: str, sink: Callable[[bytes], None], attached: Stream | None, sinc
         except engine.FAILURES as error:
             if engine.diagnose(error)[0] is EngineFault.GONE:
                 return
-        time.sleep(_PAUSE_SECONDS * 2**attempt)
+        time.sleep(backoff(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS))
 
 
 def _log(name: str, since: float | None) -> Stream:
