@@ -1,22 +1,35 @@
-"""One reply of the Messages API, put together from the events of its stream, or come in one piece. Pure.
+"""One reply of the Messages API: the SDK puts the events of its stream together, this makes it safe to use.
 
-What arrives is kept as it came, because the API wants its own blocks back unchanged in the next request.
+The endpoint and the model may send anything, and the SDK trusts them. So what cannot be a message is refused
+here, and the input of a tool stays text until it is asked for.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
+
+# Private, but the public AsyncMessageStream parses the input of tools as it arrives: it takes JSON that was
+# cut off for complete, and ends the stream at input that is not JSON.
+from anthropic.lib.streaming._messages import accumulate_event
+from anthropic.types import ParsedMessage
 
 from controller.core.values import Usage
 
 Block = dict[str, Any]
 
-_LEVELS = 50
-"""Of nesting. A message has six; a tool's input has one."""
-_MOST_TOKENS = 1 << 40
-"""Far more than any request has; a number beyond it says nothing about tokens."""
+_EVENTS = frozenset(
+    {
+        *("message_start", "message_delta", "message_stop"),
+        *("content_block_start", "content_block_delta", "content_block_stop"),
+    }
+)
+_MAX_DEPTH = 50
+"""A message has six levels; the input of our tools has one."""
+_MAX_TOKENS = 1 << 40
+"""Far more than any request has; a larger number says nothing about tokens."""
 
 
 class Nonsense(Exception):
@@ -25,7 +38,7 @@ class Nonsense(Exception):
 
 @dataclass(frozen=True)
 class ToolUse:
-    """A call of a tool. `problem` says why its input is no JSON object, if it is not."""
+    """A call of a tool. `problem` says why its input is not a JSON object, if it is not; `input` is then {}."""
 
     id: str
     name: str
@@ -35,146 +48,121 @@ class ToolUse:
 
 @dataclass
 class Reply:
-    """A message as far as it has come."""
+    """A message as far as it has arrived."""
 
-    message: Block = field(default_factory=dict)
-    blocks: dict[int, Block] = field(default_factory=dict)
-    stop_reason: str = ""
     complete: bool = False
-    _json: dict[int, str] = field(default_factory=dict)
-    _usage: dict[str, Any] = field(default_factory=dict)
+    _message: ParsedMessage[None] | None = None
+    _inputs: dict[int, str] = field(default_factory=dict)
+    """Of the blocks whose input was streamed, by index: JSON, as far as it has arrived."""
 
     def add(self, event: Any) -> None:
         """Take in one event of the stream. Raises Nonsense."""
         try:
             _require_shallow(event)
             self._add(event)
-        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-            raise Nonsense(f"{type(error).__name__} in a {_kind(event)} event") from error
+        except Exception as error:  # the SDK does not say what it raises about data that it did not expect
+            raise Nonsense(f"an event makes no sense ({type(error).__name__})") from error
 
     def take(self, message: Any) -> None:
         """Take in a whole message, from an endpoint that does not stream. Raises Nonsense."""
-        try:
-            _require_shallow(message)
-            self._add({"type": "message_start", "message": {**message, "content": []}})
-            for index, block in enumerate(message["content"]):
-                self._start(index, dict(block))
-                if index in self._json:
-                    self._json[index] = json.dumps(block["input"])
-                self._close(index)
-            self._add({"type": "message_delta", "delta": message})
-            self._add({"type": "message_stop"})
-        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-            raise Nonsense(f"{type(error).__name__} in a message") from error
+        self.add({"type": "message_start", "message": message})
+        self.add({"type": "message_stop"})
 
     @property
     def started(self) -> bool:
-        return bool(self.message)
+        return self._message is not None
+
+    @property
+    def stop_reason(self) -> str:
+        return str(getattr(self._message, "stop_reason", None) or "")
 
     @property
     def usage(self) -> Usage:
         """Tokens as far as they are known."""
-        created = self._usage.get("cache_creation")
-        hour = created.get("ephemeral_1h_input_tokens") if isinstance(created, dict) else None
-        written = _count(self._usage.get("cache_creation_input_tokens"))
+        known = getattr(self._message, "usage", None)
+        created = getattr(known, "cache_creation", None)
+        written = _count(known, "cache_creation_input_tokens")
         return Usage(
-            input_tokens=_count(self._usage.get("input_tokens")),
+            input_tokens=_count(known, "input_tokens"),
             cache_write_tokens=written,
-            cache_write_hour_tokens=min(_count(hour), written),
-            cache_read_tokens=_count(self._usage.get("cache_read_input_tokens")),
-            output_tokens=_count(self._usage.get("output_tokens")),
+            cache_write_hour_tokens=min(_count(created, "ephemeral_1h_input_tokens"), written),
+            cache_read_tokens=_count(known, "cache_read_input_tokens"),
+            output_tokens=_count(known, "output_tokens"),
         )
 
     @property
     def content(self) -> list[Block]:
-        """The blocks as the next request must quote them: none that is empty, none that was cut off."""
-        return [_sound(block) for _, block in sorted(self.blocks.items()) if _quotable(block)]
+        """The blocks as the next request must quote them: unchanged, without those that are empty or cut off."""
+        return [block for block in self._blocks() if _quotable(block)]
 
     @property
     def tool_uses(self) -> list[ToolUse]:
         """Calls of tools in the order they were made."""
         return [
-            ToolUse(block["id"], block["name"], block["input"], self._problem(index))
-            for index, block in sorted(self.blocks.items())
+            ToolUse(block["id"], block["name"], block["input"], self._input(index, block)[1])
+            for index, block in enumerate(self._blocks())
             if block["type"] == "tool_use"
         ]
 
     def record(self) -> bytes:
-        """The message as JSON, for the record."""
-        whole = {**self.message, "content": [block for _, block in sorted(self.blocks.items())]}
-        broken = {str(i): text for i, text in self._json.items() if self._problem(i)}
-        whole |= {"stop_reason": self.stop_reason, "usage": self._usage}
-        return json.dumps(whole | ({"input_as_received": broken} if broken else {})).encode("ascii")
+        """The message as JSON, for the record, and the input of tools that could not be read as JSON."""
+        broken = {index: text for index, text in self._inputs.items() if _parsed(text, {})[1]}
+        message = {**self._dumped(), "content": self._blocks(), "input_as_received": broken}
+        return json.dumps(message, default=str).encode("ascii")
 
     def _add(self, event: Any) -> None:
-        match event["type"]:
-            case "message_start":
-                self.message = dict(event["message"])
-                self._usage.update(self.message.get("usage") or {})
-            case "content_block_start":
-                self._start(int(event["index"]), dict(event["content_block"]))
-            case "content_block_delta":
-                self._extend(int(event["index"]), event["delta"])
-            case "content_block_stop":
-                self._close(int(event["index"]))
-            case "message_delta":
-                self.stop_reason = str(event["delta"].get("stop_reason") or self.stop_reason)
-                known = (event.get("usage") or {}).items()
-                self._usage.update({name: value for name, value in known if value is not None})
-            case "message_stop":
-                self.complete = self.started and bool(self.stop_reason)
+        kind = event["type"]
+        if kind not in _EVENTS:
+            return  # a ping, or an event that is newer than this code
+        if kind == "message_start":
+            dict(event["message"].get("usage") or {})
+            _require_usable(event["message"]["content"])
+        elif kind == "content_block_start":
+            _require_usable([event["content_block"]])
+        elif kind == "content_block_delta" and event["delta"]["type"] == "input_json_delta":
+            self._inputs[event["index"]] = (
+                self._inputs.get(event["index"], "") + event["delta"]["partial_json"]
+            )
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydantic warns of values that are newer than the SDK
+            self._message = accumulate_event(event=event, current_snapshot=self._message, json_bufs={})
+        self.complete = self.complete or (kind == "message_stop" and bool(self.stop_reason))
 
-    def _start(self, index: int, block: Block) -> None:
-        if not isinstance(block["type"], str):
-            raise TypeError
-        if block["type"] == "tool_use":
-            names = _sound({"id": str(block["id"]), "name": str(block["name"])})
-            block = {"type": "tool_use", **names, "input": {}}
-            self._json[index] = ""
-        self.blocks[index] = block
+    def _dumped(self) -> Block:
+        return self._message.to_dict(warnings=False) if self._message is not None else {}
 
-    def _extend(self, index: int, delta: Block) -> None:
-        block = self.blocks[index]
-        match delta["type"]:
-            case "text_delta":
-                block["text"] = block["text"] + delta["text"]
-            case "thinking_delta":
-                block["thinking"] = block["thinking"] + delta["thinking"]
-            case "signature_delta":
-                block["signature"] = delta["signature"]
-            case "input_json_delta":
-                self._json[index] += delta["partial_json"]
+    def _blocks(self) -> list[Block]:
+        """All blocks so far, with the input of tools parsed."""
+        blocks: Any = self._dumped().get("content", [])
+        return [
+            _sound({**block, "input": self._input(index, block)[0]} if block["type"] == "tool_use" else block)
+            for index, block in enumerate(blocks)
+        ]
 
-    def _close(self, index: int) -> None:
-        block = self.blocks[index]
-        if block["type"] == "tool_use":
-            parsed = _parse(self._json[index])
-            block["input"] = parsed if isinstance(parsed, dict) else {}
-        else:
-            self.blocks[index] = _sound(block)
-
-    def _problem(self, index: int) -> str:
-        text = self._json.get(index, "")
-        if not text.strip():
-            return ""  # a tool without arguments
-        try:
-            parsed = json.loads(text)
-            _require_shallow(parsed)
-        except (ValueError, RecursionError) as error:
-            return f"its input is no JSON: {type(error).__name__}"
-        return "" if isinstance(parsed, dict) else "its input is no JSON object"
+    def _input(self, index: int, block: Block) -> tuple[dict[str, Any], str]:
+        return _parsed(self._inputs.get(index, ""), block.get("input", {}))
 
 
-def _parse(text: str) -> Any:
+def _parsed(text: str, default: Any) -> tuple[dict[str, Any], str]:
+    """A tool's input, the default for an empty text; or {} and why it is not a JSON object."""
     try:
-        parsed = json.loads(text)
-        _require_shallow(parsed)
-        return _sound(parsed)
-    except (ValueError, RecursionError):
-        return None
+        value = json.loads(text) if text.strip() else default
+        _require_shallow(value)
+    except (ValueError, RecursionError) as error:
+        return {}, f"its input is not valid JSON ({type(error).__name__})"
+    return (value, "") if isinstance(value, dict) else ({}, "its input is not a JSON object")
 
 
-def _require_shallow(value: Any, levels: int = _LEVELS) -> None:
+def _require_usable(blocks: Any) -> None:
+    """Raises TypeError or KeyError for a block that cannot be quoted, or a call that cannot be answered."""
+    for block in blocks:
+        for name in ("type", "id", "name") if block["type"] == "tool_use" else ("type",):
+            if not isinstance(block[name], str):
+                raise TypeError(name)
+
+
+def _require_shallow(value: Any, levels: int = _MAX_DEPTH) -> None:
     """Raises ValueError for what is nested so deeply that walking through it could exhaust the stack."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if levels == 0 and inner:
@@ -202,9 +190,6 @@ def _quotable(block: Block) -> bool:
     return True
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 < value < _MOST_TOKENS else 0
-
-
-def _kind(event: Any) -> str:
-    return str(event.get("type"))[:40] if isinstance(event, dict) else type(event).__name__
+def _count(owner: Any, name: str) -> int:
+    value = getattr(owner, name, None)
+    return value if isinstance(value, int) and 0 < value < _MAX_TOKENS else 0

@@ -68,16 +68,13 @@ class Transport:
 
     async def _exchange(self, body: bytes, reply: Reply) -> Broken | None:
         limit = self._config.answer_seconds
-        broken: Broken | None = None
         try:
-            async with asyncio.timeout(limit), self._client() as client:
-                response = await self._post(client, body)
-                if response.headers.get("content-type", "").startswith("application/json"):
-                    reply.take(json.loads(await response.aread()))  # some endpoints do not stream
+            async with asyncio.timeout(limit), self._client() as client, await self._post(client, body) as stream:
+                if stream.response.headers.get("content-type", "").startswith("application/json"):
+                    reply.take(json.loads(await stream.response.aread()))  # some endpoints do not stream
                 else:
-                    async for sse in anthropic.AsyncStream.raw_events(response):
-                        # To the end, whatever comes: to leave a stream of the SDK early is to leave it open.
-                        broken = broken or self._take_in(sse, reply)
+                    async for event in stream:
+                        reply.add(event)
         except anthropic.APIStatusError as error:
             return self._refused(error)
         except (TimeoutError, anthropic.APITimeoutError) as error:
@@ -86,15 +83,15 @@ class Transport:
             return Broken(Failure(None, self._clean(error.__cause__ or error)), sent=_was_sent(error))
         except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError, RecursionError) as error:
             return self._broken_off(error)
-        return broken or (None if reply.complete else self._broken_off("it has no end"))
+        return None if reply.complete else self._broken_off("it has no end")
 
-    async def _post(self, client: anthropic.AsyncAnthropic, body: bytes) -> httpx2.Response:
-        """Send the request; the response, whose content is still to be read."""
+    async def _post(self, client: anthropic.AsyncAnthropic, body: bytes) -> anthropic.AsyncStream[object]:
+        """Send the request; the events of the reply, which are still to be read."""
         headers = {"content-type": "application/json"}
         if self._config.temperature is not None:
             headers["anthropic-version"] = _LAST_VERSION_WITH_TEMPERATURE
-        # Not messages.create, which writes the body anew: what is on record is what was sent.
-        stream = await client.post(
+        # Not messages.stream, which would write the body itself: what is on record must be what was sent.
+        return await client.post(
             "/v1/messages",
             cast_to=object,
             content=body,
@@ -102,7 +99,6 @@ class Transport:
             stream=True,
             stream_cls=anthropic.AsyncStream[object],
         )
-        return stream.response
 
     def _client(self) -> anthropic.AsyncAnthropic:
         # A retry of the SDK's own would be a request that is on no record. The SDK sends the key as a bearer
@@ -117,29 +113,16 @@ class Transport:
             http_client=anthropic.DefaultAsyncHttpxClient(verify=self._tls, follow_redirects=False),
         )
 
-    def _take_in(self, sse: Any, reply: Reply) -> Broken | None:
-        """Add one event to the reply; what is wrong with it, if something is."""
-        try:
-            event = sse.json()
-            if sse.event != "error":
-                reply.add(event)
-                return None
-        except (Nonsense, ValueError, RecursionError) as error:
-            return self._broken_off(error)
-        told = event.get("error") if isinstance(event, dict) else None
-        known = told if isinstance(told, dict) else {}
-        kind, message = self._clean(known.get("type", "")), self._clean(known.get("message", ""))
-        return Broken(Failure(None, message, kind), sent=True)
-
     def _refused(self, error: anthropic.APIStatusError) -> Broken:
+        streamed = error.status_code < 300  # an error event, after the model began to answer
         failure = Failure(
-            status=error.status_code,
+            status=None if streamed else error.status_code,
             message=self._clean(error.api_message or error.message),
-            kind=str(error.type or ""),
+            kind=self._clean(error.type or ""),
             code=error.error_code or "",
             retry_after=retry_after(error.response.headers, self._clock.now()),
         )
-        return Broken(failure, sent=False)
+        return Broken(failure, sent=streamed)
 
     def _broken_off(self, why: object) -> Broken:
         return Broken(Failure(None, self._clean(f"the reply broke off: {why}")), sent=True)

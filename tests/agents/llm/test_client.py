@@ -166,6 +166,14 @@ def test_a_cut_reply_is_asked_again_and_paid(cut: Step) -> None:
         Raw(
             b"event: message_start\ndata: " + b'{"type":"message_start","message":' * 300 + b"1" + b"}" * 300
         ),
+        Raw(
+            b'event: message_start\ndata: {"type": "message_start"}\n\n'
+            + b"event: ping\ndata: {}\n\n" * 50_000
+        ),
+        Raw(b"event: error\ndata: {}\n\n" + b"event: ping\ndata: {}\n\n" * 50_000),
+        Raw(b'event: error\ndata: {"error": 5}\n\n'),
+        Raw(b'event: error\ndata: {"error": {"type": [5], "message": {"a": 5}}}\n\n'),
+        Raw(b"event: error\ndata: " + b"[" * 100_000 + b"\n\n"),
     ],
 )
 def test_nonsense_is_asked_again_and_counts_as_dear_as_it_can_be(raw: Raw) -> None:
