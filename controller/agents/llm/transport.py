@@ -69,7 +69,11 @@ class Transport:
     async def _exchange(self, body: bytes, reply: Reply) -> Broken | None:
         limit = self._config.answer_seconds
         try:
-            async with asyncio.timeout(limit), self._client() as client, await self._post(client, body) as stream:
+            async with (
+                asyncio.timeout(limit),
+                self._client() as client,
+                await self._post(client, body) as stream,
+            ):
                 if stream.response.headers.get("content-type", "").startswith("application/json"):
                     reply.take(json.loads(await stream.response.aread()))  # some endpoints do not stream
                 else:
