@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from controller.agents.llm.prices import PRICES, Price
 from controller.core.errors import UserError
@@ -46,9 +45,9 @@ class ClaudeConfig(BaseModel):
     def _is_address(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PydanticCustomError("address", "it must begin with http:// or https:// and name a host")
+            raise ValueError("it must begin with http:// or https:// and name a host")
         if parts.username is not None or parts.password is not None:
-            raise PydanticCustomError("address", "it must hold no password: settings go into the journal")
+            raise ValueError("it must not hold a password: settings go into the journal")
         return value
 
     def price(self) -> Price:
