@@ -1,7 +1,7 @@
-"""One reply of the Messages API: the SDK puts the events of its stream together, this makes it safe to use.
+"""One reply of the Messages API. The SDK assembles it from the events of its stream.
 
-The endpoint and the model may send anything, and the SDK trusts them. So what cannot be a message is refused
-here, and the input of a tool stays text until it is asked for.
+The endpoint and the model may send anything, but the SDK trusts them. So this module refuses what cannot be
+a message, and keeps the input of tools as text until it has all arrived.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-# Private, but the public AsyncMessageStream parses the input of tools as it arrives: it takes JSON that was
-# cut off for complete, and ends the stream at input that is not JSON.
+# Private, but the public AsyncMessageStream cannot be used: it parses the input of tools as it arrives,
+# repairs JSON that was cut off, and raises at input that is not JSON.
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import ParsedMessage
 
@@ -27,18 +27,18 @@ _EVENTS = frozenset(
     }
 )
 _MAX_DEPTH = 50
-"""A message has six levels; the input of our tools has one."""
+"""Levels of nesting. A message has six; the input of our tools has one."""
 _MAX_TOKENS = 1 << 40
-"""Far more than any request has; a larger number says nothing about tokens."""
+"""Far more than any request has; a larger number is nonsense."""
 
 
-class Nonsense(Exception):
+class MalformedReply(Exception):
     """The events do not make up a message."""
 
 
 @dataclass(frozen=True)
 class ToolUse:
-    """A call of a tool. `problem` says why its input is not a JSON object, if it is not; `input` is then {}."""
+    """A call of a tool. If its input is not a JSON object, `problem` says why and `input` is empty."""
 
     id: str
     name: str
@@ -56,15 +56,15 @@ class Reply:
     """Of the blocks whose input was streamed, by index: JSON, as far as it has arrived."""
 
     def add(self, event: Any) -> None:
-        """Take in one event of the stream. Raises Nonsense."""
+        """Take in one event of the stream. Raises MalformedReply."""
         try:
             _require_shallow(event)
             self._add(event)
         except Exception as error:  # the SDK does not say what it raises about data that it did not expect
-            raise Nonsense(f"an event makes no sense ({type(error).__name__})") from error
+            raise MalformedReply(f"an event makes no sense ({type(error).__name__})") from error
 
     def take(self, message: Any) -> None:
-        """Take in a whole message, from an endpoint that does not stream. Raises Nonsense."""
+        """Take in a whole message, from an endpoint that does not stream. Raises MalformedReply."""
         self.add({"type": "message_start", "message": message})
         self.add({"type": "message_stop"})
 
@@ -78,7 +78,7 @@ class Reply:
 
     @property
     def usage(self) -> Usage:
-        """Tokens as far as they are known."""
+        """Tokens, as far as they are known."""
         known = getattr(self._message, "usage", None)
         created = getattr(known, "cache_creation", None)
         written = _count(known, "cache_creation_input_tokens")
@@ -92,12 +92,12 @@ class Reply:
 
     @property
     def content(self) -> list[Block]:
-        """The blocks as the next request must quote them: unchanged, without those that are empty or cut off."""
+        """The blocks as the next request must quote them: unchanged, without empty and unfinished ones."""
         return [block for block in self._blocks() if _quotable(block)]
 
     @property
     def tool_uses(self) -> list[ToolUse]:
-        """Calls of tools in the order they were made."""
+        """Calls of tools, in order."""
         return [
             ToolUse(block["id"], block["name"], block["input"], self._input(index, block)[1])
             for index, block in enumerate(self._blocks())
@@ -115,8 +115,9 @@ class Reply:
         if kind not in _EVENTS:
             return  # a ping, or an event that is newer than this code
         if kind == "message_start":
-            dict(event["message"].get("usage") or {})
             _require_usable(event["message"]["content"])
+            if not isinstance(event["message"].get("usage") or {}, dict):
+                raise TypeError("usage")
         elif kind == "content_block_start":
             _require_usable([event["content_block"]])
         elif kind == "content_block_delta" and event["delta"]["type"] == "input_json_delta":
@@ -136,7 +137,9 @@ class Reply:
         """All blocks so far, with the input of tools parsed."""
         blocks: Any = self._dumped().get("content", [])
         return [
-            _sound({**block, "input": self._input(index, block)[0]} if block["type"] == "tool_use" else block)
+            _without_surrogates(
+                {**block, "input": self._input(index, block)[0]} if block["type"] == "tool_use" else block
+            )
             for index, block in enumerate(blocks)
         ]
 
@@ -145,7 +148,7 @@ class Reply:
 
 
 def _parsed(text: str, default: Any) -> tuple[dict[str, Any], str]:
-    """A tool's input, the default for an empty text; or {} and why it is not a JSON object."""
+    """The input of a tool from its JSON, or `default` if there is none; or {} and why it is not an object."""
     try:
         value = json.loads(text) if text.strip() else default
         _require_shallow(value)
@@ -163,7 +166,7 @@ def _require_usable(blocks: Any) -> None:
 
 
 def _require_shallow(value: Any, levels: int = _MAX_DEPTH) -> None:
-    """Raises ValueError for what is nested so deeply that walking through it could exhaust the stack."""
+    """Raises ValueError for a value nested so deeply that traversing it could exhaust the stack."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if levels == 0 and inner:
         raise ValueError("nested too deeply")
@@ -171,14 +174,14 @@ def _require_shallow(value: Any, levels: int = _MAX_DEPTH) -> None:
         _require_shallow(item, levels - 1)
 
 
-def _sound(value: Any) -> Any:
-    """The same with surrogate pairs joined and lone halves replaced: those can be neither sent nor stored."""
+def _without_surrogates(value: Any) -> Any:
+    """The same with surrogate pairs joined and lone surrogates replaced, which cannot be sent or stored."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_sound(item) for item in value]
+        return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {_sound(name): _sound(item) for name, item in value.items()}
+        return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}
     return value
 
 

@@ -1,4 +1,4 @@
-"""One request over HTTP: its body sent as it is, the reply's stream taken in. The key stays in here."""
+"""One request over HTTP: sends the body as it is and reads the reply. The key never leaves this module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import anthropic
 import httpx2
@@ -14,7 +13,7 @@ from pydantic import SecretStr
 
 from controller.agents.llm.config import ClaudeConfig
 from controller.agents.llm.failures import Failure, retry_after
-from controller.agents.llm.reply import Nonsense, Reply
+from controller.agents.llm.reply import MalformedReply, Reply
 from controller.core.errors import UserError
 from controller.core.untrusted import clean_line
 from controller.ports import Clock
@@ -27,33 +26,33 @@ _NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeo
 
 @dataclass(frozen=True)
 class Broken:
-    """A request without a whole reply."""
+    """A request that got no complete reply."""
 
     failure: Failure
     sent: bool
-    """True if the model may have been at work on it."""
+    """True if the model may have started to answer."""
 
 
 class Transport:
     """One endpoint and one key."""
 
     def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
-        """Raises UserError if the key can be none, or if the environment names a proxy that can be none."""
+        """Raises UserError if the key, or a proxy that the environment names, is malformed."""
         self._config = config
         self._key = _checked(key)
         self._clock = clock
-        self._tls = httpx2.create_ssl_context()  # reading the certificates takes longer than all the rest
+        self._tls = httpx2.create_ssl_context()  # slow to create, so once for all requests
         try:
             self._client()
         except (httpx2.InvalidURL, ImportError, ValueError):
-            # No `from`: the error quotes the address, in which a password may be.
+            # No `from`: the error quotes the address, which may contain a password.
             raise UserError(
                 "A proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used: "
-                "write it as http://host:port, and what is no letter or digit in a name or password as %XX."
+                "write it as http://host:port, and special characters of a name or password as %XX."
             ) from None
 
     def send(self, body: bytes, reply: Reply, stop: threading.Event) -> Broken | None:
-        """Fill `reply`; what went wrong, if something did. Ends soon after `stop` is set."""
+        """Send one request and fill `reply`. Returns what went wrong, if anything. `stop` breaks it off."""
         return asyncio.run(self._until_stopped(body, reply, stop))
 
     async def _until_stopped(self, body: bytes, reply: Reply, stop: threading.Event) -> Broken | None:
@@ -85,9 +84,15 @@ class Transport:
             return Broken(Failure(None, f"no complete reply within {limit:g} s"), sent=_was_sent(error))
         except anthropic.APIConnectionError as error:
             return Broken(Failure(None, self._clean(error.__cause__ or error)), sent=_was_sent(error))
-        except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError, RecursionError) as error:
+        except (
+            httpx2.HTTPError,
+            anthropic.AnthropicError,
+            MalformedReply,
+            ValueError,
+            RecursionError,
+        ) as error:
             return self._broken_off(error)
-        return None if reply.complete else self._broken_off("it has no end")
+        return None if reply.complete else self._broken_off("it ended early")
 
     async def _post(self, client: anthropic.AsyncAnthropic, body: bytes) -> anthropic.AsyncStream[object]:
         """Send the request; the events of the reply, which are still to be read."""
@@ -105,8 +110,8 @@ class Transport:
         )
 
     def _client(self) -> anthropic.AsyncAnthropic:
-        # A retry of the SDK's own would be a request that is on no record. The SDK sends the key as a bearer
-        # token; endpoints that speak the API's older version look for it in x-api-key.
+        # No retries by the SDK: they would not be recorded. It sends the key as a bearer token only, but
+        # endpoints that implement an older version of the API expect it in x-api-key.
         key = self._key.get_secret_value()
         return anthropic.AsyncAnthropic(
             api_key=key,
@@ -138,10 +143,10 @@ class Transport:
 def _checked(key: SecretStr) -> SecretStr:
     text = key.get_secret_value().strip()
     if not text or not text.isascii() or not text.isprintable():
-        raise UserError("ANTHROPIC_API_KEY holds no key, or characters that no key has.")
+        raise UserError("ANTHROPIC_API_KEY is empty or contains characters that a key cannot have.")
     return SecretStr(text)
 
 
 def _was_sent(error: BaseException) -> bool:
-    """False if there never was a connection to send anything over."""
+    """False if no connection was ever established."""
     return not isinstance(error.__cause__, _NEVER_CONNECTED)

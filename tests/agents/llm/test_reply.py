@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.agents.llm.reply import Nonsense, Reply
+from controller.agents.llm.reply import MalformedReply, Reply
 from controller.core.values import Usage
 from tests.support.messages_server import stream_events
 
@@ -137,7 +137,7 @@ def test_nonsense_is_called_so(events: list[tuple[str, dict[str, Any]]]) -> None
     for name, data in events:
         try:
             reply.add({**data, "type": name})
-        except Nonsense:
+        except MalformedReply:
             return
     assert not reply.complete
 
@@ -195,7 +195,7 @@ def test_what_is_not_called_nonsense_can_be_worked_with(
     for event in (start, *events):
         try:
             reply.add(event)
-        except Nonsense:
+        except MalformedReply:
             break
     can_be_worked_with(reply)
 
@@ -205,7 +205,7 @@ def test_a_message_in_one_piece_that_is_not_called_nonsense_can_be_worked_with(
     message: dict[str, Any],
 ) -> None:
     reply = Reply()
-    with contextlib.suppress(Nonsense):
+    with contextlib.suppress(MalformedReply):
         reply.take(message)
     can_be_worked_with(reply)
 
@@ -228,7 +228,7 @@ def test_what_is_nested_too_deeply_is_nonsense(depth: int) -> None:
         {"type": "message_start", "message": {"content": [], "x": nested}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "x": nested}},
     ):
-        with pytest.raises(Nonsense):
+        with pytest.raises(MalformedReply):
             (begun() if event["type"] == "content_block_start" else Reply()).add(event)
     reply = begun()
     call = {"type": "tool_use", "id": "t", "name": "submit"}
@@ -267,13 +267,13 @@ def test_what_is_nested_too_deeply_is_nonsense(depth: int) -> None:
 )
 def test_what_is_not_an_event_is_nonsense(event: object) -> None:
     for reply in (Reply(), begun()):
-        with pytest.raises(Nonsense):
+        with pytest.raises(MalformedReply):
             reply.add(event)
 
 
 @given(message=json_values)
 def test_what_is_not_a_message_is_nonsense(message: object) -> None:
-    with pytest.raises(Nonsense):
+    with pytest.raises(MalformedReply):
         taken(message)
 
 
