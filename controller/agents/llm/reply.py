@@ -20,12 +20,6 @@ from controller.core.values import Usage
 
 Block = dict[str, Any]
 
-_EVENTS = frozenset(
-    {
-        *("message_start", "message_delta", "message_stop"),
-        *("content_block_start", "content_block_delta", "content_block_stop"),
-    }
-)
 _MAX_DEPTH = 50
 """Levels of nesting. A message has six; the input of our tools has one."""
 _MAX_TOKENS = 1 << 40
@@ -93,26 +87,31 @@ class Reply:
     @property
     def content(self) -> list[Block]:
         """The blocks as the next request must quote them: unchanged, without empty and unfinished ones."""
-        return [block for block in self._blocks() if _quotable(block)]
+        return [block for block, _ in self._blocks() if _quotable(block)]
 
     @property
     def tool_uses(self) -> list[ToolUse]:
         """Calls of tools, in order."""
         return [
-            ToolUse(block["id"], block["name"], block["input"], self._input(index, block)[1])
-            for index, block in enumerate(self._blocks())
+            ToolUse(block["id"], block["name"], block["input"], problem)
+            for block, problem in self._blocks()
             if block["type"] == "tool_use"
         ]
 
     def record(self) -> bytes:
         """The message as JSON, for the record, and the input of tools that could not be read as JSON."""
-        broken = {index: text for index, text in self._inputs.items() if _parsed(text, {})[1]}
-        message = {**self._dumped(), "content": self._blocks(), "input_as_received": broken}
+        message, blocks = self._dumped(), self._blocks()
+        broken = {
+            index: self._inputs.get(index, message["content"][index].get("input"))
+            for index, (_, problem) in enumerate(blocks)
+            if problem
+        }
+        message |= {"content": [block for block, _ in blocks], "input_as_received": broken}
         return json.dumps(message, default=str).encode("ascii")
 
     def _add(self, event: Any) -> None:
         kind = event["type"]
-        if kind not in _EVENTS:
+        if not kind.startswith(("message_", "content_block_")):
             return  # a ping, or an event that is newer than this code
         if kind == "message_start":
             _require_usable(event["message"]["content"])
@@ -121,9 +120,8 @@ class Reply:
         elif kind == "content_block_start":
             _require_usable([event["content_block"]])
         elif kind == "content_block_delta" and event["delta"]["type"] == "input_json_delta":
-            self._inputs[event["index"]] = (
-                self._inputs.get(event["index"], "") + event["delta"]["partial_json"]
-            )
+            index = event["index"]
+            self._inputs[index] = self._inputs.get(index, "") + event["delta"]["partial_json"]
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydantic warns of values that are newer than the SDK
@@ -133,18 +131,15 @@ class Reply:
     def _dumped(self) -> Block:
         return self._message.to_dict(warnings=False) if self._message is not None else {}
 
-    def _blocks(self) -> list[Block]:
-        """All blocks so far, with the input of tools parsed."""
-        blocks: Any = self._dumped().get("content", [])
-        return [
-            _without_surrogates(
-                {**block, "input": self._input(index, block)[0]} if block["type"] == "tool_use" else block
-            )
-            for index, block in enumerate(blocks)
-        ]
-
-    def _input(self, index: int, block: Block) -> tuple[dict[str, Any], str]:
-        return _parsed(self._inputs.get(index, ""), block.get("input", {}))
+    def _blocks(self) -> list[tuple[Block, str]]:
+        """All blocks so far, with the input of tools parsed, and what is wrong with it."""
+        blocks: list[tuple[Block, str]] = []
+        for index, block in enumerate(self._dumped().get("content", ())):
+            problem = ""
+            if block["type"] == "tool_use":
+                block["input"], problem = _parsed(self._inputs.get(index, ""), block.get("input", {}))
+            blocks.append((_without_surrogates(block), problem))
+        return blocks
 
 
 def _parsed(text: str, default: Any) -> tuple[dict[str, Any], str]:

@@ -315,3 +315,10 @@ def test_a_count_on_the_last_event_replaces_the_first_one() -> None:
     later = {"input_tokens": 50, "cache_read_input_tokens": None, "output_tokens": 9}
     reply.add({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": later})
     assert reply.usage == Usage(input_tokens=50, cache_read_tokens=6, output_tokens=9)
+
+
+def test_input_that_came_in_one_piece_and_is_not_an_object_is_recorded() -> None:
+    call = {"type": "tool_use", "id": "t", "name": "edit", "input": ["old", "new"]}
+    reply = taken({"content": [call], "stop_reason": "tool_use"})
+    assert [(use.input, use.problem) for use in reply.tool_uses] == [({}, "its input is not a JSON object")]
+    assert json.loads(reply.record())["input_as_received"] == {"0": ["old", "new"]}
