@@ -1,1 +1,1 @@
-"""Agents turn a context into a proposal; text of one file is their only power."""
+"""Agents turn a context into a proposal. All they can do is write the text of one file."""

@@ -1,6 +1,6 @@
 """`replay:DIR`: proposes the Python files of a folder, in the order of their names.
 
-For tests, for importing an existing history and for reproducing a run.
+Use it for tests, to import an existing history, or to reproduce a run.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from controller.ports import Context
 
 
 class Replay:
-    """An `Agent` whose ideas are files. They are read once, at construction.
+    """An `Agent` that proposes files. They are read once, at construction.
 
-    Raises UserError if the folder is missing, holds no `*.py`, or one of them is no text.
+    Raises UserError if the folder is missing or holds no `*.py`, or if one of them cannot be read as text.
     """
 
     name = "replay"
@@ -35,10 +35,10 @@ class Replay:
         self._files = [(path.name, _read(path)) for path in paths]
         self._done: set[str] = set()
         self._known = 0
-        """Experiments of the history that are in `_done`."""
+        """How many experiments of the history are in `_done`."""
 
     def propose(self, context: Context) -> Change:
-        """The first file that no experiment has run yet. Raises AgentExhausted when there is none."""
+        """The next file that no experiment has run yet. Raises AgentExhausted if there is none left."""
         self._done |= {experiment.proposal.train_sha256 for experiment in context.history[self._known :]}
         self._known = len(context.history)
         while self._files:
@@ -56,7 +56,7 @@ class Replay:
         return None
 
     def fix(self, context: Context, crashed: Experiment) -> None:
-        """A replay runs what it was given, as it is."""
+        """Never: a replay runs its files as they are."""
         return None
 
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> str:
 
 
 def _title(train_py: str) -> str:
-    """First line of the module's docstring, or nothing."""
+    """First line of the module's docstring, or an empty string."""
     try:
         docstring = ast.get_docstring(parse(train_py))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

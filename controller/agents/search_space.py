@@ -1,14 +1,14 @@
 """The tunable constants of a train.py: found by parsing, changed without touching anything else.
 
-They sit at module level between two marker comments, one assignment of a literal each, with an optional hint
-in the comment at the end of the line:
+They are assigned literals at module level, between two marker comments; a comment at the end of the line may
+give a hint:
 
     # --- tunable constants ---
     MATRIX_LR = 0.04    # Muon. range: 1e-2..1e-1 log
     DEPTH = 4           # transformer blocks. choices: 2, 4, 6
     # --- end of tunable constants ---
 
-Nothing here runs the source.
+The source is never executed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _INT_STEPS_WORTH_A_LOG = 16
 
 @dataclass(frozen=True)
 class Range:
-    """Every number from `low` to `high`, both included; `log` if ratios matter rather than differences."""
+    """Every number from `low` to `high`, inclusive; `log` if ratios matter rather than differences."""
 
     low: float
     high: float
@@ -51,7 +51,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """A few values; numbers ascend."""
+    """A few values; numbers in ascending order."""
 
     values: tuple[Literal, ...]
 
@@ -68,15 +68,15 @@ class Constant:
     start: tuple[int, int]
     """Line (from 1) and column (UTF-8 bytes, from 0) at which the literal begins."""
     end: tuple[int, int]
-    """Line and column just behind the literal."""
+    """Line and column just after the literal."""
     domain: Domain | None
-    """What it may become, the present value included; None: nothing is known, so it is left alone."""
+    """The values it may take, the present one included; None if they are unknown."""
     hinted: bool
-    """Whether its author said so, in the comment, or it is made up from the value."""
+    """True if the domain comes from a comment, False if it was guessed from the value."""
 
 
 def find(source: str) -> list[Constant]:
-    """All constants of the marked section, in the order of the file.
+    """All constants of the marked section, in source order.
 
     Raises AgentError if the source does not parse or has no marked section.
     """
@@ -96,7 +96,7 @@ def find(source: str) -> list[Constant]:
 
 
 def tunable(constants: Iterable[Constant], scale: str) -> list[Constant]:
-    """Those worth searching at one scale (`cpu` or `gpu`): with a domain, not the other scale's, no seed."""
+    """Those to search at one scale (`cpu` or `gpu`): with a domain, not for the other scale, not a seed."""
     other = "_GPU" if scale == "cpu" else "_CPU"
     return [
         constant
@@ -108,14 +108,14 @@ def tunable(constants: Iterable[Constant], scale: str) -> list[Constant]:
 def replace(source: str, values: Mapping[str, Literal]) -> str:
     """The same source with these values; a literal that already has its value keeps its spelling.
 
-    Raises AgentError for a name that is no constant of the marked section.
+    Raises AgentError for a name that is not a constant of the marked section.
     """
     constants = {constant.name: constant for constant in find(source)}
     unknown = sorted(set(values) - set(constants))
     if unknown:
         raise AgentError(f"train.py has no tunable constant {unknown[0]}")
     lines = [line.encode() for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", source)]
-    # From the end, so that the positions of what is still to be replaced stay right.
+    # From the end, so that the positions of the remaining constants stay valid.
     for constant in sorted(constants.values(), key=lambda constant: constant.start, reverse=True):
         value = values.get(constant.name, constant.value)
         if not same(value, constant.value):
@@ -144,12 +144,12 @@ def render(value: Literal) -> str:
 
 
 def tidy(number: float, domain: Range) -> float:
-    """Three significant digits, still inside the range."""
+    """Rounded to three significant digits, but within the range."""
     return min(max(float(f"{number:.{_DIGITS}g}"), domain.low), domain.high)
 
 
 def _comments(source: str) -> dict[int, str]:
-    """Text of the comment on each line that has one."""
+    """The comments, by line number."""
     tokens = tokenize.generate_tokens(io.StringIO(source, newline=None).readline)
     return {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
 
@@ -228,7 +228,7 @@ def _domain(value: Literal, comment: str) -> Domain | None:
 
 
 def _choices(value: Literal, text: str) -> Choices | None:
-    """The hinted values that have the constant's type, with the present value among them."""
+    """The hinted values that have the type of the constant, and its present value."""
     values: list[Literal] = [value]
     for item in re.findall(_ITEM, text):
         choice = _as_type_of(value, item)
@@ -250,7 +250,7 @@ def _as_type_of(value: Literal, item: str) -> Literal | None:
 
 
 def _range(value: float, hint: re.Match[str]) -> Range | None:
-    """The hinted range, widened to hold the present value; None if it is not a range at all."""
+    """The hinted range, widened to include the present value; None if it is empty or infinite."""
     low, high = float(hint[1]), float(hint[2])
     if not math.isfinite(low) or not math.isfinite(high):
         return None
@@ -261,7 +261,7 @@ def _range(value: float, hint: re.Match[str]) -> Range | None:
 
 
 def _around(value: float) -> Domain | None:
-    """A neighbourhood where there is no hint. Zero says nothing about its scale."""
+    """A guess where there is no hint; None for zero, which says nothing about its scale."""
     if value == 0:
         return None
     if isinstance(value, int):

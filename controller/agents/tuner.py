@@ -1,13 +1,13 @@
 """`tuner`: an optimiser over the constants of train.py. It needs no key and no network.
 
 It searches around the frontier. A proposal is a *move*: one or two constants of the frontier's train.py get
-new values, all others stay. What a move taught is its effect, its score minus the score it had to beat: a
-score by itself says more about how far the effort had come. Optuna's TPE models which values of a constant
-went with good effects and which with bad ones; a trust region, as a share of every constant's range, bounds
-how far from the frontier it may look. The region grows after a keep and shrinks after anything else.
+new values, all others stay. It learns from the effect of a move, which is its score minus the score it had to
+beat: a score by itself mostly tells how far the effort had come. Optuna's TPE models which values of a
+constant had good effects and which had bad ones. A trust region, a share of the range of every constant,
+limits the distance from the frontier; it grows after a keep and shrinks after anything else.
 
-It learns from the latest experiments of the history and keeps nothing else, so a restart loses nothing, and
-the same seed and history give the same proposal.
+The history of experiments is its only memory. So a restart loses nothing, and the same seed and history give
+the same proposal.
 """
 
 from __future__ import annotations
@@ -35,32 +35,33 @@ from controller.agents.search_space import (
 )
 from controller.core.errors import AgentError, AgentExhausted
 from controller.core.experiment import Experiment
+from controller.core.program.policy import digest
 from controller.core.values import Cause, Change, Verdict
 from controller.ports import Context
 
-# The figures below were chosen on synthetic landscapes; tests/agents/test_tuner.py holds one of them.
+# Chosen on synthetic landscapes; tests/agents/test_tuner.py contains one of them.
 _CHANGED_AT_ONCE = (1, 1, 1, 2)
 _FIRST_RADIUS, _LEAST_RADIUS, _GREATEST_RADIUS = 0.25, 0.05, 0.5
 _GROW, _SHRINK = 1.5, 0.93
 _LEAST_STEP = 0.2
-"""Share of the radius; a smaller step drowns in the noise between two runs of one script."""
+"""Share of the radius; the effect of a smaller step is lost in the noise between runs of one script."""
 _UNHINTED = 0.25
-"""How often a constant is tried whose author gave no hint, against one with a hint."""
+"""How often a constant without a hint is tried, relative to one with a hint."""
 _ATTEMPTS = 300
 _ATTEMPTS_PER_WIDENING = 30
 _FAILED = 1e-3
-"""How much worse than the worst scored move a failed one counts; bits per byte."""
+"""How much worse a failed move counts than the worst scored one; bits per byte."""
 
 _MEMORY = 1000
-"""Experiments to learn from. Older ones started from frontiers long gone, and a proposal must not cost more
-with every experiment there ever was."""
+"""Experiments to learn from. Older ones say little about the present frontier, and the time that a proposal
+takes must not grow without limit."""
 
 Values = dict[str, Literal]
 
 
 @dataclass(frozen=True)
 class Move:
-    """What one experiment changed against its frontier and what came of it."""
+    """What one experiment changed relative to its frontier, and its effect."""
 
     changed: Values
     effect: float | None
@@ -77,28 +78,35 @@ class Tuner:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
         self._offered: set[str] = set()
-        """Hashes of what this process proposed: a refused proposal never enters the history."""
+        """Hashes of what this process proposed; refused proposals do not enter the history."""
         self._ran: deque[tuple[Experiment, Values]] = deque(maxlen=_MEMORY)
         """The latest experiments and the constants they ran with."""
         self._read = 0
 
     def propose(self, context: Context) -> Change:
-        """The next move. Raises AgentExhausted if there is nothing to tune, or no move left to try."""
+        """The next move that the policy accepts. Raises AgentExhausted if there is none."""
         constants = self._constants(context)
         self._catch_up(context)
         moves = list(self._moves(context))
         search = _Search(constants, moves, seed=f"{self._seed}/{len(context.history)}/{len(self._offered)}")
         tried = self._offered | {experiment.proposal.train_sha256 for experiment, _ in self._ran}
+        idle: set[str] = set()  # found to change nothing but luck; each check of a text takes some 0.2 s
         for changed in search.candidates():
+            if changed.keys() <= idle:
+                continue
             train_py = replace(context.train_py, changed)
-            digest = hashlib.sha256(train_py.encode()).hexdigest()
-            if digest not in tried:
-                self._offered.add(digest)
+            sha256 = hashlib.sha256(train_py.encode()).hexdigest()
+            if sha256 in tried:
+                continue
+            if context.services.objection(train_py) is None:
+                self._offered.add(sha256)
                 return self._proposal(train_py, constants, changed, search)
+            if digest(train_py) == digest(context.train_py):
+                idle |= changed.keys()
         raise AgentExhausted("the tuner has tried every combination near the frontier")
 
     def fix(self, context: Context, crashed: Experiment) -> None:
-        """A crash is a lesson, not a typo: nothing to repair."""
+        """Never: what crashes is a value, not a typo."""
         return None
 
     def combine(self, context: Context, behind: Experiment) -> None:
@@ -109,7 +117,7 @@ class Tuner:
         try:
             constants = tunable(find(context.train_py), context.scale)
         except AgentError as error:
-            raise AgentExhausted(str(error)) from error  # only an edit by somebody else could help
+            raise AgentExhausted(str(error)) from error  # only an edit of train.py could help
         if not constants:
             raise AgentExhausted("train.py has no constant that can be tuned in its marked section")
         return constants
@@ -142,7 +150,7 @@ class Tuner:
             frontier = self._values(context, context.finished(best))
         for experiment, values in self._ran:
             if experiment.cause is Cause.NO_GPU:
-                continue  # nothing was learnt about the values
+                continue  # says nothing about the values
             kept = experiment.verdict is Verdict.KEEP
             changed = {n: v for n, v in values.items() if n in frontier and not same(v, frontier[n])}
             if changed and experiment.frontier_bpb is not None:
@@ -177,7 +185,7 @@ class _Search:
         self._study = self._learn()
 
     def candidates(self) -> Iterator[Values]:
-        """Changed constants only; a few hundred, ever farther from the frontier."""
+        """A few hundred moves, farther and farther from the frontier; only the constants that change."""
         for attempt in range(_ATTEMPTS):
             radius = self.radius * (1 + attempt // _ATTEMPTS_PER_WIDENING)
             chosen = self._choose()
@@ -187,10 +195,10 @@ class _Search:
             changed = {n: value for n, value in values.items() if self._axes[n].distance(value) >= least}
             if changed:
                 yield changed
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # TPE forgets what was not run
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # so TPE ignores it: it was not run
 
     def _choose(self) -> list[Constant]:
-        """Constants that were seldom tried or often won come first, and those with a hint."""
+        """Prefers constants that were rarely tried, that led to keeps, or that have a hint."""
         tried = Counter(name for move in self.moves for name in move.changed)
         won = Counter(name for move in self.moves if move.kept for name in move.changed)
         weights = [
@@ -201,7 +209,7 @@ class _Search:
         return list({c.name: c for c in self._random.choices(self._constants, weights, k=count)}.values())
 
     def _learn(self) -> optuna.Study:
-        """A study with one finished trial per move, which holds nothing but what the move changed."""
+        """A study with one finished trial per move, whose parameters are the constants it changed."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self._random.randrange(2**31), n_startup_trials=1)
         study = optuna.create_study(sampler=sampler)
@@ -214,7 +222,7 @@ class _Search:
         return study
 
     def _params(self, changed: Mapping[str, Literal]) -> tuple[Values, dict[str, BaseDistribution]]:
-        """The part of a move that today's ranges and choices still know."""
+        """The part of a move that lies within the present ranges and choices."""
         params: Values = {}
         axes: dict[str, BaseDistribution] = {}
         for name, value in changed.items():
@@ -226,7 +234,7 @@ class _Search:
 
 
 class _Axis:
-    """One constant's domain as TPE samples it: numbers lie in 0..1, words are categories."""
+    """The domain of one constant as TPE samples it: numbers from 0 to 1, words as categories."""
 
     def __init__(self, constant: Constant) -> None:
         assert constant.domain is not None  # what `tunable` returns has one
@@ -237,7 +245,7 @@ class _Axis:
             self.whole = CategoricalDistribution(constant.domain.values)
 
     def near(self, radius: float) -> BaseDistribution:
-        """What lies within the radius around the present value, the next choice at least."""
+        """The positions within a radius of the present value, at least to the next choice."""
         here = self.position(self._value)
         if self._words or not isinstance(here, float):
             return self.whole
@@ -246,7 +254,7 @@ class _Axis:
         return FloatDistribution(max(0.0, here - radius), min(1.0, here + radius))
 
     def position(self, value: Literal) -> Literal | None:
-        """Where a value lies on the axis; None if the axis does not know it."""
+        """Where a value lies on the axis; None if it does not."""
         domain = self._domain
         if isinstance(domain, Choices):
             index = next((i for i, known in enumerate(domain.values) if same(known, value)), None)
@@ -262,14 +270,14 @@ class _Axis:
         return min(max(place, 0.0), 1.0)
 
     def distance(self, value: Literal) -> float:
-        """How far a value of this axis lies from the present one; another word is as far as can be."""
+        """Distance of a value from the present one, from 0 to 1; that of another word is 1."""
         here, there = self.position(self._value), self.position(value)
         if isinstance(here, float) and isinstance(there, float):
             return abs(there - here)
         return 0.0 if same(value, self._value) else 1.0
 
     def value_at(self, position: Literal) -> Literal:
-        """The constant's value at a position, rounded to what a person would write."""
+        """The value at a position, rounded as a person would write it."""
         domain = self._domain
         if self._words or not isinstance(position, float):
             return position
@@ -285,7 +293,7 @@ class _Axis:
 
 
 def _radius(moves: Sequence[Move]) -> float:
-    """Half the width of the trust region as a share of a constant's range."""
+    """Half the width of the trust region, as a share of the range of a constant."""
     radius = _FIRST_RADIUS
     for move in moves:
         radius *= _GROW if move.kept else _SHRINK

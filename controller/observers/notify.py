@@ -19,6 +19,7 @@ from typing import Annotated, Any, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from controller.core.backoff import backoff
 from controller.core.errors import VerificationFailed
 from controller.core.events import Decided, Record
 from controller.core.state import ResearchState
@@ -189,7 +190,7 @@ class Notifier:
     def _told(self, notice: Notice) -> bool:
         """Deliver, with retries. False if the process ends before the notice is delivered or given up."""
         content = {**notice.as_json(), "home": str(self._home)}
-        wait, began = _FIRST_SECONDS, self._clock.monotonic()
+        failures, began = 0, self._clock.monotonic()
         while self._clock.monotonic() < self._deadline:
             try:
                 self._deliver(content)
@@ -197,9 +198,9 @@ class Notifier:
                 self._complain(error)
                 if error.for_good or self._clock.monotonic() - began > _GIVE_UP_SECONDS:
                     return True
-                if self._closing.wait(wait):
+                failures += 1
+                if self._closing.wait(backoff(failures, _FIRST_SECONDS, _MAX_SECONDS)):
                     return False
-                wait = min(2 * wait, _MAX_SECONDS)
             else:
                 self._failing = False
                 return True

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from controller.core.errors import AgentExhausted
 from controller.core.events import ProposalMade
 from controller.core.experiment import Experiment, Phase
 from controller.core.notebook import Notebook
+from controller.core.program.policy import check, digest
 from controller.core.values import Cause, Change, Decision, Frontier, RunOutcome, Score, Verdict
 from controller.ports import Context
 from tests.support.experiments import a_proposal, an_experiment
@@ -42,7 +44,9 @@ MOMENTUM = 0.95        # range: 0.85..0.98
 WARMDOWN = 0.5         # range: 0.2..1.0
 SEED = 42
 # --- end of tunable constants ------------------------------------------------
-print(MATRIX_LR)
+model = torch.nn.Linear(DEPTH_CPU, DEPTH_GPU, WIDTH, PATTERN, TIED, BATCH)
+optimizer = torch.optim.Adam(MATRIX_LR, EMBEDDING_LR, HEAD_LR, SCALAR_LR, DECAY, MOMENTUM, WARMDOWN)
+optimizer.step()
 """
 
 
@@ -114,7 +118,7 @@ class Effort:
             waiting=(),
             diff=lambda number: "",
             excerpt=lambda number: "",
-            services=FakeServices(),
+            services=FakeServices(frontier_py=self.train_py),
         )
 
     def run(self, proposal: Change) -> Verdict:
@@ -234,7 +238,9 @@ def test_a_step_is_never_too_small_to_tell_from_noise() -> None:
 
 
 def test_a_small_space_is_exhausted_without_a_repetition() -> None:
-    source = "# --- tunable constants ---\nA = True\nB = False\n# --- end of tunable constants ---\n"
+    source = (
+        "# --- tunable constants ---\nA = True\nB = False\n# --- end of tunable constants ---\nmodel = A, B\n"
+    )
     effort = Effort(Landscape(0))
     effort.train_py = source
     tuner = Tuner(0)
@@ -243,6 +249,52 @@ def test_a_small_space_is_exhausted_without_a_repetition() -> None:
         while len(texts) < 10:
             texts.append(tuner.propose(effort.context).train_py)
     assert len(set(texts)) == len(texts) == 3
+
+
+LUCKY_PY = """\
+import torch
+
+# --- tunable constants ---
+SEED = 7               # range: 1..100
+RESEED_EVERY = 100     # steps. range: 10..1000 log
+EPOCH = 64             # steps. range: 8..512 log
+UNREAD = 3             # range: 1..100
+RATE = 0.1             # range: 0.01..1 log
+WIDTH = 64             # choices: 32, 64, 128
+# --- end of tunable constants ---
+model = torch.nn.Linear(WIDTH, WIDTH)
+for step in range(1000):
+    if step % RESEED_EVERY == 0:
+        torch.manual_seed(SEED + step)
+    torch.cuda.manual_seed(step // EPOCH)
+    model.weight.data -= RATE * torch.randn(WIDTH, WIDTH)
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_policy_refuses_is_never_offered(seed: int) -> None:
+    """SEED, EPOCH and UNREAD change nothing but luck; RESEED_EVERY only sounds like a seed."""
+    effort = Effort(Landscape(0))
+    effort.train_py = LUCKY_PY
+    tuner, tried, offered = Tuner(seed), set[str](), set[str]()
+    services = FakeServices(frontier_py=LUCKY_PY, refuses=lambda text: "tried" if digest(text) in tried else None)
+    context = Context(**{**vars(effort.context), "services": services})
+    for _ in range(50):
+        proposal = tuner.propose(context)
+        assert check(proposal.train_py, LUCKY_PY, tried) is None
+        tried.add(digest(proposal.train_py))
+        changed = proposal.parameters["changed"]
+        assert isinstance(changed, list)
+        if len(changed) == 1:
+            offered.update(map(str, changed))
+    assert offered == {"RESEED_EVERY", "RATE", "WIDTH"}
+
+
+def test_constants_that_change_nothing_but_luck_are_nothing_to_try() -> None:
+    effort = Effort(Landscape(0))
+    effort.train_py = re.sub("(RESEED_EVERY|RATE|WIDTH) = .*", r"\1 = f()", LUCKY_PY)
+    with pytest.raises(AgentExhausted):
+        Tuner(0).propose(effort.context)
 
 
 def test_a_proposal_says_what_it_changed() -> None:

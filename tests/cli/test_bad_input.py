@@ -89,6 +89,12 @@ def test_a_setting_in_the_environment_that_cannot_be(glovebox: Glovebox) -> None
     glovebox("run", GLOVEBOX_BUDGET__WALL_SECONDS="-1").refused(2, "budget.wall_seconds")
     glovebox("run", GLOVEBOX_SANDBOX="no json").refused(2, "sandbox", "JSON")
     glovebox("run", GLOVEBOX_NOTIFY__ON="keep").refused(2, "notify", "JSON")
+    glovebox("run", GLOVEBOX_CLAUDE__BASE_URL="ftp://x").refused(
+        2, "claude.base_url is wrong: it must begin with"
+    )
+    glovebox("run", GLOVEBOX_CLAUDE__BASE_URL="http://a:b@x").refused(
+        2, "claude.base_url", "not hold a password"
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from controller.store.snapshot import EVERY, SNAPSHOT, Snapshot, standing
 from controller.store.verify import examine, verify
 from tests.support.hostile import unseen
 from tests.support.story import BASELINE, PROVENANCE, Story, tell
+from tests.support.two_slots import HomeOfTwo, three_and_four
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def damaged_object(home: Path) -> None:
 def lost_end(home: Path) -> None:
     """Everything after the first keep, taken out of journal, ledger and runs alike."""
     lines = (home / "audit.jsonl").read_bytes().splitlines(keepends=True)
-    (home / "audit.jsonl").write_bytes(b"".join(lines[:9]))
+    (home / "audit.jsonl").write_bytes(b"".join(lines[:11]))
     rows = (home / "results.tsv").read_bytes().splitlines(keepends=True)
     (home / "results.tsv").write_bytes(b"".join(rows[:2]))
 
@@ -188,8 +189,8 @@ def linked(home: Path) -> None:
 
 TAMPERINGS: list[tuple[Callable[[Path], object], str]] = [
     (lambda home: (home / "audit.jsonl").unlink(), "audit.jsonl is missing"),
-    (lambda home: edit(home / "audit.jsonl", '"val_bpb":2.0', '"val_bpb":1.0'), "audit.jsonl line 7 "),
-    (lambda home: append(home / "audit.jsonl", '{"torn'), "audit.jsonl line 33 is torn"),
+    (lambda home: edit(home / "audit.jsonl", '"val_bpb":2.0', '"val_bpb":1.0'), "audit.jsonl line 9 "),
+    (lambda home: append(home / "audit.jsonl", '{"torn'), "audit.jsonl line 43 is torn"),
     (lambda home: blob_of(home, 1).unlink(), "cannot be read"),
     (lambda home: flip(blob_of(home, 1)), "is not what its name says"),
     (lambda home: edit(home / "results.tsv", "2.500000", "1.500000"), "results.tsv line 3 is not"),
@@ -285,7 +286,7 @@ def test_impossible_spending_is_named(home: Path) -> None:
 
 def test_a_call_that_never_began_cannot_end(home: Path) -> None:
     Story(home).journal.append(ApiFailed(call=7, status=500, error="", seconds=1.0, cost_usd=0.0))
-    assert ["line 33: call 7 ended, which was not on its way" in problem for problem in verify(home)] == [
+    assert ["line 43: call 7 ended, which was not on its way" in problem for problem in verify(home)] == [
         True
     ]
 
@@ -304,7 +305,7 @@ def test_a_journal_rewritten_to_forget_a_run_is_found_in_git(home: Path) -> None
 
 
 def test_a_verdict_that_does_not_follow_is_found(home: Path) -> None:
-    story = Story(home)
+    story = HomeOfTwo(home)
     number = story.propose(BASELINE + "A = 5\n")
     story.train(number)
     story.judge(number, 1.9)
@@ -314,6 +315,35 @@ def test_a_verdict_that_does_not_follow_is_found(home: Path) -> None:
     problems = verify(home)
     assert any("was measured against 2.0, not the frontier" in problem for problem in problems)
     assert any("was decided keep; by the rules it is discard" in problem for problem in problems)
+
+
+def test_a_verdict_beside_a_keep_that_is_not_committed_is_found(tmp_path: Path) -> None:
+    """The frontier was about to move, so nobody knows what had to be beaten."""
+    story = three_and_four(tmp_path)
+    story.judge(3, 1.9)
+    story.decide(3)
+    assert verify(tmp_path) == []
+    story.judge(4, 1.95)
+    story.decide(4)
+    [problem] = verify(tmp_path)
+    assert problem.endswith("experiment 4 was decided before experiment 3 was committed")
+
+
+def test_two_slots_at_work_may_each_be_behind_by_one(tmp_path: Path) -> None:
+    """The latest on each slot may be being closed, however many the other slot has closed since."""
+    story = three_and_four(tmp_path)
+    story.judge(3, 9.0)
+    story.decide(3)
+    for _ in range(3):
+        story.finish(story.open(1) if story.state.slot(1).experiment is None else 4, 8.0)
+    rows = (tmp_path / "results.tsv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "results.tsv").write_bytes(b"".join(rows[:-2]))
+    with HomeLock(tmp_path):
+        assert verify(tmp_path) == []
+        (tmp_path / "runs" / "000002" / "experiment.json").unlink()
+        (tmp_path / "results.tsv").write_bytes(b"".join(rows[:-3]))
+        assert ["runs/000002/experiment.json is missing" in problem for problem in verify(tmp_path)] == [True, False]
+    assert len(verify(tmp_path)) == 3
 
 
 def test_another_base_is_named_before_anything_was_kept(tmp_path: Path) -> None:
@@ -342,7 +372,7 @@ def test_a_commit_that_is_not_the_keep_is_named(
     home: Path, files: dict[str, str], trailers: dict[str, str], finding: str, journalled: bool
 ) -> None:
     """Whoever can write the journal's last line names the forged commit in it; what it holds tells on it."""
-    story = Story(home)
+    story = HomeOfTwo(home)
     number = story.propose(BASELINE + "A = 5\n")
     story.train(number)
     story.judge(number, 1.0)
@@ -362,7 +392,7 @@ def test_a_commit_that_is_not_the_keep_is_named(
 
 def test_killed_after_any_step_of_a_keep_the_record_is_still_true(home: Path) -> None:
     """What recovery completes is no contradiction, except that it has not been completed."""
-    story = Story(home)
+    story = HomeOfTwo(home)
     number = story.propose(BASELINE + "A = 5\n")
     assert verify(home) == []
     story.train(number)
@@ -431,7 +461,7 @@ def test_the_texts_of_calls_are_looked_for(home: Path) -> None:
     assert verify(home) == []
 
 
-@pytest.mark.parametrize(("what", "line"), [("request", 33), ("reply", 34)])
+@pytest.mark.parametrize(("what", "line"), [("request", 44), ("reply", 45)])
 def test_a_missing_text_of_a_call_is_named(home: Path, what: str, line: int) -> None:
     text_of_a_call(home, **{what: "0" * 64})
     assert verify(home) == [
@@ -451,7 +481,7 @@ def test_a_changed_byte_of_the_journal_is_named_by_its_line(home: Path, position
     problems = verify(home)
     path.write_bytes(content)
     if position == len(content) - 1:  # the newline that ends the file: its line is torn
-        assert "line 32 is torn" in " ".join(problems)
+        assert "line 42 is torn" in " ".join(problems)
     else:
         assert len(problems) == 1
         assert f"audit.jsonl line {content[:position].count(10) + 1} " in problems[0]

@@ -1,1 +1,1 @@
-"""An agent that asks a language model behind the Messages API."""
+"""The agent that asks a language model through the Messages API."""

@@ -1,4 +1,4 @@
-"""The settings of the `claude` agent. Imports nothing heavy: every command reads the settings."""
+"""The settings of the `claude` agent. Imports nothing slow: every command reads the settings."""
 
 from __future__ import annotations
 
@@ -6,53 +6,52 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from controller.agents.llm.prices import PRICES, Price
 from controller.core.errors import UserError
 
 
 class ClaudeConfig(BaseModel):
-    """How the language model is asked."""
+    """How requests to the language model are made."""
 
     model_config = ConfigDict(extra="forbid")
 
     base_url: str = "https://api.anthropic.com"
-    """Any endpoint that speaks the Messages API."""
+    """Any endpoint that implements the Messages API."""
     model: Annotated[str, Field(min_length=1)] = "claude-opus-5-5"
-    """Its name at that endpoint."""
+    """The name of the model at that endpoint."""
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    """How much it thinks; none: as the model does by itself. Not every model takes this."""
+    """How much the model thinks; None: its default. Not every model accepts this."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """Null: as the model does by itself. Models since Claude Opus 4.7 take no other."""
+    """None: the default of the model, the only value that models since Claude Opus 4.7 accept."""
     max_tokens: Annotated[int, Field(ge=1024)] = 32_000
-    """Tokens of one reply, thinking included."""
+    """The most tokens of one reply, thinking included."""
     max_turns: Annotated[int, Field(ge=1)] = 12
-    """Replies for one proposal."""
+    """The most replies for one proposal."""
     max_context_tokens: Annotated[int, Field(ge=8192)] = 100_000
-    """Tokens of one request, by an estimate that errs on the high side."""
+    """The most tokens of one request, by an estimate that errs on the high side."""
     answer_seconds: Annotated[float, Field(gt=0)] = 600
     """The longest one reply may take."""
     patience_seconds: Annotated[float, Field(ge=0)] = 300
-    """How long a request is repeated while the API is busy or out of reach, before the agent is away."""
+    """How long a request is retried while the API is busy or unreachable, before the agent counts as away."""
     plateau_after: Annotated[int, Field(ge=1)] = 8
-    """Experiments in a row without a keep, after which something else is asked for than the next idea."""
+    """After so many experiments in a row without a keep, the model is asked to change its approach."""
     prices: dict[str, Price] = Field(default_factory=dict)
-    """By model, dollars per million tokens: `input`, `output`, `cache_write`, `cache_write_hour`,
-    `cache_read`. What is not given costs as much as input."""
+    """By model, in dollars per million tokens: `input`, `output`, `cache_write`, `cache_write_hour`,
+    `cache_read`. A price that is not given equals that of input."""
 
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PydanticCustomError("address", "it must begin with http:// or https:// and name a host")
+            raise ValueError("it must begin with http:// or https:// and name a host")
         if parts.username is not None or parts.password is not None:
-            raise PydanticCustomError("address", "it must hold no password: settings go into the journal")
+            raise ValueError("it must not hold a password: settings go into the journal")
         return value
 
     def price(self) -> Price:
-        """Of the model that is set. Raises UserError if nobody knows it: money could not be counted."""
+        """The price of `model`. Raises UserError if it is unknown: spending could not be counted."""
         price = self.prices.get(self.model) or PRICES.get(self.model)
         if price is None:
             raise UserError(

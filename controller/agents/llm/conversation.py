@@ -1,8 +1,8 @@
 """`claude`: a language model behind the Messages API proposes changes to train.py.
 
 A proposal is one conversation: the model is told where the effort stands, works on a draft through the tools
-of agents/llm/tools.py, and submits it within a bounded number of replies. Only the proposal and what stands
-in the journal outlive a conversation.
+of agents/llm/tools.py, and submits it within a limited number of replies. Nothing but the proposal and the
+journal outlives a conversation.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from controller.ports import Clock, Context
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Share of the context for the digest of history, and how much may be used up before a word was said.
+#: Shares of the context: for the digest of history, and the most that the opening may take.
 _DIGEST_SHARE, _OPENING_SHARE = 0.15, 0.75
-#: The longest train.py that may be submitted: the next conversation must have room for it.
+#: Limits the train.py that may be submitted, for the next conversation must have room for it.
 _TRAIN_PY_SHARE = 0.4
 _MAX_DECLINED = 2
 
 _DECLINED = (
     "Your last reply was declined by the API's filter and is not shown. The work is on the training "
-    "script of a small language model; take another way."
+    "script of a small language model; try another way."
 )
-_NOTHING_CALLED = "You called no tool. Only `submit` ends this; everything else is not seen by anybody."
-_CUT = "Your last reply was cut off at its greatest length. Use shorter edits."
+_NOTHING_CALLED = "You called no tool. Only `submit` ends the conversation; nobody reads anything else."
+_CUT = "Your last reply was cut off at the maximum length. Use shorter edits."
 
-#: How long the API keeps what stands before the mark. The stable parts must live through an experiment.
+#: How long the API caches what precedes the mark. The stable parts must outlast an experiment.
 _HOUR = {"type": "ephemeral", "ttl": "1h"}
 _MINUTES = {"type": "ephemeral"}
 
@@ -46,25 +46,25 @@ Block = dict[str, Any]
 
 
 class Claude:
-    """An `Agent` that asks a language model. It is asked by one thread at a time."""
+    """An `Agent` that asks a language model. Safe to ask from several threads."""
 
     name = "claude"
     asks_ahead = True
 
     def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
-        """Raises UserError if the model's price is not known."""
+        """Raises UserError if the price of the model is unknown or the key is malformed."""
         self._config = config
         self._api = Api(config, key, clock)
 
     def propose(self, context: Context) -> Change:
         mode = context.notebook.mode(self._config.plateau_after)
-        room = int(_DIGEST_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte)
+        room = int(_DIGEST_SHARE * self._config.max_context_tokens / self._api.estimator.tokens_per_byte)
         parts = proposal_parts(context, mode, self._config.max_turns, room)
         topic = Topic("propose", mode.value)
         return self._converse(context, topic, parts, self._draft(context, context.train_py))
 
     def fix(self, context: Context, crashed: Experiment) -> Change | None:
-        """None too if the model finds no repair worth making, or none within its replies."""
+        """Also None if the model sees nothing to repair, or does not manage to within its replies."""
         train_py = context.source(crashed.number)
         parts = fix_parts(context, crashed, train_py, self._config.max_turns)
         try:
@@ -87,7 +87,7 @@ class Claude:
             return None
 
     def _draft(self, context: Context, train_py: str) -> Draft:
-        longest = _TRAIN_PY_SHARE * self._config.max_context_tokens / self._api.gauge.tokens_per_byte
+        longest = _TRAIN_PY_SHARE * self._config.max_context_tokens / self._api.estimator.tokens_per_byte
         return Draft(context, train_py, int(longest))
 
     def _converse(self, context: Context, topic: Topic, parts: Parts, draft: Draft) -> Change:
@@ -102,20 +102,18 @@ class Claude:
                 declined += 1
                 if declined > _MAX_DECLINED:
                     raise AgentError(f"The model declined {declined} times in one conversation.")
-                messages[-1]["content"].append(
-                    _text(_DECLINED)
-                )  # to quote the refused reply is to be refused
+                messages[-1]["content"].append(_text(_DECLINED))  # quoting the reply would be declined again
                 continue
-            results = [_result(use, result) for use, result in _carried_out(reply, draft)]
+            results = [_result(use, result) for use, result in _carry_out(reply, draft)]
             if draft.proposal is not None:
                 return draft.proposal
             if not results and topic.purpose != "propose" and reply.stop_reason == "end_turn":
-                raise AgentError("The model sees no small mistake to mend.")
+                raise AgentError("The model found no small mistake to fix.")
             _append(messages, reply, [*results, *_remarks(reply, bool(results), left)])
         raise AgentError(f"The model submitted nothing usable within {self._config.max_turns} replies.")
 
     def _body(self, context: Context, messages: list[Block]) -> Block:
-        """One request. Raises AgentError if it is over the limit of tokens."""
+        """The body of a request. Raises AgentError if it exceeds the limit of tokens."""
         body = {
             "model": self._config.model,
             "max_tokens": self._config.max_tokens,
@@ -133,7 +131,7 @@ class Claude:
         return body
 
     def _require_room(self, context: Context, topic: Topic, messages: list[Block]) -> None:
-        """Raises AgentExhausted: without room for a proposal there is no next one. A repair can be left."""
+        """Raises AgentExhausted if a proposal has no room, AgentError if a repair has none."""
         needed = self._tokens({"system": context.program, "tools": TOOLS, "messages": messages})
         if needed > _OPENING_SHARE * self._config.max_context_tokens:
             kind = AgentExhausted if topic.purpose == "propose" else AgentError
@@ -144,7 +142,7 @@ class Claude:
             )
 
     def _tokens(self, body: Block) -> int:
-        return self._api.gauge.tokens(self._api.encode(body))
+        return self._api.estimator.tokens(self._api.encode(body))
 
 
 def _opening(parts: Parts) -> list[Block]:
@@ -156,14 +154,14 @@ def _opening(parts: Parts) -> list[Block]:
 
 
 def _marked(messages: list[Block]) -> list[Block]:
-    """The messages with a cache mark on the last block, which is the fourth at most."""
+    """The messages with a cache mark on the last block. The API allows four marks; the opening has three."""
     *earlier, last = messages
     *blocks, end = last["content"]
     return [*earlier, {**last, "content": [*blocks, {"cache_control": _MINUTES, **end}]}]
 
 
 def _append(messages: list[Block], reply: Reply, answer: list[Block]) -> None:
-    """Quote the reply and answer it; the API accepts no empty reply, so then only the answer is added."""
+    """Quote the reply and answer it. The API rejects empty messages, so an empty reply is not quoted."""
     if reply.content:
         messages.append({"role": "assistant", "content": reply.content})
         messages.append({"role": "user", "content": answer})
@@ -179,7 +177,7 @@ def _remarks(reply: Reply, called: bool, left: int) -> list[Block]:
     return [_text(" ".join(remarks))]
 
 
-def _carried_out(reply: Reply, draft: Draft) -> list[tuple[ToolUse, Result]]:
+def _carry_out(reply: Reply, draft: Draft) -> list[tuple[ToolUse, Result]]:
     uses = reply.tool_uses
     return list(zip(uses, draft.answer(uses), strict=True))
 

@@ -1,4 +1,4 @@
-"""What a failed request to the API deserves: patience, an absence, or no second try. Pure."""
+"""What to do after a failed request to the API: retry it, ask no more for a while, or give it up. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 
 from controller.core.untrusted import clean_line
 
-#: An error inside a stream comes with HTTP status 200; its type says what it would have been.
+#: An error inside a stream comes with HTTP status 200; its type tells the status it would have had.
 _STATUS_OF = {
     "authentication_error": 401,
     "billing_error": 402,
@@ -29,12 +29,12 @@ _ADVICE = {
     403: "the key lacks the permission for this model; check claude.model and the account",
     404: "there is no such model or address; check claude.model and claude.base_url",
 }
-#: Repeating the same body is right for these, besides everything from 500 on.
-_PASSING = frozenset({408, 409, 425, 429})
-#: The month's money is gone; the API then gives no retry-after. It opens again with the next month, UTC.
+#: Retry after these, and after everything from 500 on.
+_TRANSIENT = frozenset({408, 409, 425, 429})
+#: The limit of the month is spent. The API then gives no retry-after; requests work again next month, UTC.
 _MONTH_IS_SPENT = frozenset({"enforced_spend_limit_reached"})
 _SPENT = frozenset({"contract_spend_limit_reached", "linked_organization_spend_limit_reached"})
-#: A limit or a balance comes as a plain 400 whose message alone tells it from a malformed request.
+#: These come as a plain 400; only the message distinguishes them from a malformed request.
 _USAGE_LIMIT = re.compile(r"reached your specified (?:workspace )?API usage limits", re.IGNORECASE)
 _REGAIN = re.compile(r"regain access on (\d{4}-\d{2}-\d{2}) at (\d{2}:\d{2}) UTC")
 _BALANCE = re.compile(r"credit balance is too low", re.IGNORECASE)
@@ -42,22 +42,22 @@ _BALANCE = re.compile(r"credit balance is too low", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Failure:
-    """What is known of a request that failed."""
+    """What is known about a request that failed."""
 
     status: int | None
-    """HTTP status; None if the connection failed, timed out or was cut."""
+    """HTTP status; None if the connection failed, timed out or broke."""
     message: str
     kind: str = ""
-    """The API's type of error."""
+    """The type of the error, as the API names it."""
     code: str = ""
-    """The API's stable code of the cause, if it gave one."""
+    """The stable code of the cause, if the API gave one."""
     retry_after: float | None = None
-    """Seconds, as the API asked for."""
+    """Seconds to wait, if the API said."""
 
 
 @dataclass(frozen=True)
 class Busy:
-    """The same request may do later."""
+    """The same request may succeed later."""
 
     reason: str
     after: float | None
@@ -65,7 +65,7 @@ class Busy:
 
 @dataclass(frozen=True)
 class Away:
-    """No request will do for a while; `seconds` None: not before somebody changes something."""
+    """No request will succeed for so many seconds; None: until a person changes something."""
 
     reason: str
     seconds: float | None
@@ -73,12 +73,12 @@ class Away:
 
 @dataclass(frozen=True)
 class Unusable:
-    """This request will never do."""
+    """This request will never succeed; another one may."""
 
     reason: str
 
 
-def judge(failure: Failure, now: dt.datetime) -> Busy | Away | Unusable:
+def classify(failure: Failure, now: dt.datetime) -> Busy | Away | Unusable:
     """What to do next. `now` is UTC."""
     status = failure.status
     if status is None or status < 400:
@@ -96,13 +96,13 @@ def judge(failure: Failure, now: dt.datetime) -> Busy | Away | Unusable:
         return Away(reason, failure.retry_after or _until_regained(failure.message, now))
     if status in _ADVICE:
         return Away(f"{reason.rstrip('.')}; {_ADVICE[status]}.", None)
-    if status in _PASSING or status >= 500:
+    if status in _TRANSIENT or status >= 500:
         return Busy(reason, failure.retry_after)
     return Unusable(reason)
 
 
 def retry_after(headers: Mapping[str, str], now: dt.datetime) -> float | None:
-    """Seconds to wait according to a reply's headers; None if they do not say, or say nonsense."""
+    """Seconds to wait according to the headers of a reply; None if they do not say or make no sense."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) / unit

@@ -1,4 +1,4 @@
-"""What a request to a language model costs. Dollars; prices are per million tokens."""
+"""What a request to a language model costs, in dollars. Prices are per million tokens."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Price(Value):
-    """Of one model, in dollars per million tokens. What is not given costs as much as plain input."""
+    """Prices of one model, in dollars per million tokens. One that is not given equals that of input."""
 
     input: Dollars
     output: Dollars
     cache_write: Dollars | None = None
-    """Kept for five minutes."""
+    """For five minutes."""
     cache_write_hour: Dollars | None = None
     cache_read: Dollars | None = None
 
     def cost(self, usage: Usage) -> float:
         """What the tokens of one request cost."""
-        brief = usage.cache_write_tokens - usage.cache_write_hour_tokens
+        five_minutes = usage.cache_write_tokens - usage.cache_write_hour_tokens
         return (
             usage.input_tokens * self.input
-            + brief * _or(self.cache_write, self.input)
+            + five_minutes * _or(self.cache_write, self.input)
             + usage.cache_write_hour_tokens * _or(self.cache_write_hour, self.input)
             + usage.cache_read_tokens * _or(self.cache_read, self.input)
             + usage.output_tokens * self.output
         ) / _MILLION
 
     def most(self, input_tokens: int, output_tokens: int) -> float:
-        """The most that many tokens can cost, however the input is cached."""
+        """The most that so many tokens can cost, however the input is cached."""
         dearest = max(
             self.input,
             _or(self.cache_write, self.input),
@@ -50,8 +50,8 @@ def _or(price: float | None, default: float) -> float:
     return default if price is None else price
 
 
-#: List prices, as published in November 2026 at platform.claude.com (Pricing). Claude Haiku 5.5 is not here:
-#: its price depends on the length of the prompt, and one row cannot say that.
+#: List prices of November 2026, from platform.claude.com (Pricing). Claude Haiku 5.5 is missing: its price
+#: depends on the length of the prompt, which one row cannot express.
 PRICES: Mapping[str, Price] = {
     name: Price(input=i, output=o, cache_write=five, cache_write_hour=hour, cache_read=read)
     for name, i, o, five, hour, read in (

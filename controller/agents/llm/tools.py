@@ -1,6 +1,6 @@
 """The tools a language model works with, and the draft of train.py they work on.
 
-No tool takes a path: train.py is all there is to change (R1).
+No tool takes a path: train.py is the only file that can be changed (R1).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class _Input(BaseModel):
 
 
 class EditTrainPy(_Input):
-    """Replace one passage of the draft of train.py. The old text must be in it exactly once, white space
-    included; quote as many lines around the change as that takes."""
+    """Replace one passage of the draft of train.py. The old text must occur in it exactly once, including
+    white space; quote as many lines around the change as that takes."""
 
     old: str
     new: str
 
 
 class ReplaceTrainPy(_Input):
-    """Replace the whole draft of train.py. Edits are better where they do: they can be carried over to
-    another frontier."""
+    """Replace the whole draft of train.py. Prefer edits where possible: they can be carried over to another
+    frontier."""
 
     text: str
 
@@ -50,7 +50,7 @@ class LookAtExperiment(_Input):
 
 
 class Submit(_Input):
-    """Hand in the draft as the next experiment. It is checked and rehearsed; what is wrong is answered."""
+    """Submit the draft as the next experiment. It is checked and rehearsed; mistakes are reported."""
 
     description: str = Field(description="One line for the ledger: what changed, from what to what.")
     hypothesis: str = Field(description="Why it should lower val_bpb.")
@@ -84,7 +84,7 @@ def _schema(model: type[_Input]) -> dict[str, Any]:
     }
 
 
-#: As the API wants them; always the same bytes, or its cache would be of no use.
+#: As the API expects them. Always the same bytes, or its cache would miss.
 TOOLS: list[dict[str, Any]] = [
     {"name": name, "description": " ".join((model.__doc__ or "").split()), "input_schema": _schema(model)}
     for name, model in _INPUTS.items()
@@ -97,24 +97,24 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What a tool answers."""
+    """The answer of a tool."""
 
     text: str
     is_error: bool = False
 
 
 class Draft:
-    """train.py as the model has made it so far, and the proposal once it was submitted in order."""
+    """The current text of train.py, and the proposal once it has been submitted and accepted."""
 
     def __init__(self, context: Context, text: str, longest: int) -> None:
-        """`text` is what the draft begins as; `longest` how many bytes a submitted one may have."""
+        """The draft starts as `text`; when submitted it may have `longest` bytes."""
         self.proposal: Change | None = None
         self._context = context
         self._start = text
         self._longest = longest
         self._text = text
         self._edits: list[Edit] | None = [] if text == context.train_py else None
-        """None once the text is not the frontier's plus edits."""
+        """The edits that turn the text of the frontier into this one; None if edits alone do not."""
         self._tools: Mapping[type[_Input], Callable[[Any], str]] = {
             EditTrainPy: self._edit,
             ReplaceTrainPy: self._replace,
@@ -123,7 +123,7 @@ class Draft:
         }
 
     def answer(self, calls: list[ToolUse]) -> list[Result]:
-        """Carry out the calls of one reply in order. Nothing is submitted after a change that failed."""
+        """Carry out the calls of one reply in order. After a failed call, `submit` is refused."""
         results: list[Result] = []
         for call in calls:
             if self.proposal is not None:
@@ -137,7 +137,7 @@ class Draft:
         try:
             if call.problem:
                 raise ToolError(
-                    f"Nothing was done: {call.problem}. Call it again, with less text if it was cut."
+                    f"Nothing was done: {call.problem}. Call it again, with less text if it was cut off."
                 )
             given = _checked(call)
             if failed_before and isinstance(given, Submit):
@@ -176,8 +176,8 @@ class Draft:
         size = len(self._text.encode("utf-8"))
         if size > self._longest:
             raise ToolError(
-                f"Nothing was submitted: the draft has {size} bytes, and {self._longest} are the most that "
-                "leave room to talk about it. Make it shorter."
+                f"Nothing was submitted: the draft has {size} bytes, but at most {self._longest} leave room "
+                "for a conversation about it. Make it shorter."
             )
         services = self._context.services
         objection = services.objection(self._text)

@@ -1,4 +1,4 @@
-"""One request over HTTP: its body sent as it is, the reply's stream taken in. The key stays in here."""
+"""One request over HTTP: sends the body as it is and reads the reply. The key never leaves this module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import anthropic
 import httpx2
@@ -14,7 +13,7 @@ from pydantic import SecretStr
 
 from controller.agents.llm.config import ClaudeConfig
 from controller.agents.llm.failures import Failure, retry_after
-from controller.agents.llm.reply import Nonsense, Reply
+from controller.agents.llm.reply import MalformedReply, Reply
 from controller.core.errors import UserError
 from controller.core.untrusted import clean_line
 from controller.ports import Clock
@@ -27,33 +26,33 @@ _NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeo
 
 @dataclass(frozen=True)
 class Broken:
-    """A request without a whole reply."""
+    """A request that got no complete reply."""
 
     failure: Failure
     sent: bool
-    """True if the model may have been at work on it."""
+    """True if the model may have started to answer."""
 
 
 class Transport:
     """One endpoint and one key."""
 
     def __init__(self, config: ClaudeConfig, key: SecretStr, clock: Clock) -> None:
-        """Raises UserError if the key can be none, or if the environment names a proxy that can be none."""
+        """Raises UserError if the key, or a proxy that the environment names, is malformed."""
         self._config = config
         self._key = _checked(key)
         self._clock = clock
-        self._tls = httpx2.create_ssl_context()  # reading the certificates takes longer than all the rest
+        self._tls = httpx2.create_ssl_context()  # slow to create, so once for all requests
         try:
             self._client()
         except (httpx2.InvalidURL, ImportError, ValueError):
-            # No `from`: the error quotes the address, in which a password may be.
+            # No `from`: the error quotes the address, which may contain a password.
             raise UserError(
                 "A proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used: "
-                "write it as http://host:port, and what is no letter or digit in a name or password as %XX."
+                "write it as http://host:port, and special characters of a name or password as %XX."
             ) from None
 
     def send(self, body: bytes, reply: Reply, stop: threading.Event) -> Broken | None:
-        """Fill `reply`; what went wrong, if something did. Ends soon after `stop` is set."""
+        """Send one request and fill `reply`. Returns what went wrong, if anything. `stop` breaks it off."""
         return asyncio.run(self._until_stopped(body, reply, stop))
 
     async def _until_stopped(self, body: bytes, reply: Reply, stop: threading.Event) -> Broken | None:
@@ -68,33 +67,40 @@ class Transport:
 
     async def _exchange(self, body: bytes, reply: Reply) -> Broken | None:
         limit = self._config.answer_seconds
-        broken: Broken | None = None
         try:
-            async with asyncio.timeout(limit), self._client() as client:
-                response = await self._post(client, body)
-                if response.headers.get("content-type", "").startswith("application/json"):
-                    reply.take(json.loads(await response.aread()))  # some endpoints do not stream
+            async with (
+                asyncio.timeout(limit),
+                self._client() as client,
+                await self._post(client, body) as stream,
+            ):
+                if stream.response.headers.get("content-type", "").startswith("application/json"):
+                    reply.take(json.loads(await stream.response.aread()))  # some endpoints do not stream
                 else:
-                    async for sse in anthropic.AsyncStream.raw_events(response):
-                        # To the end, whatever comes: to leave a stream of the SDK early is to leave it open.
-                        broken = broken or self._take_in(sse, reply)
+                    async for event in stream:
+                        reply.add(event)
         except anthropic.APIStatusError as error:
             return self._refused(error)
         except (TimeoutError, anthropic.APITimeoutError) as error:
             return Broken(Failure(None, f"no complete reply within {limit:g} s"), sent=_was_sent(error))
         except anthropic.APIConnectionError as error:
             return Broken(Failure(None, self._clean(error.__cause__ or error)), sent=_was_sent(error))
-        except (httpx2.HTTPError, anthropic.AnthropicError, Nonsense, ValueError, RecursionError) as error:
+        except (
+            httpx2.HTTPError,
+            anthropic.AnthropicError,
+            MalformedReply,
+            ValueError,
+            RecursionError,
+        ) as error:
             return self._broken_off(error)
-        return broken or (None if reply.complete else self._broken_off("it has no end"))
+        return None if reply.complete else self._broken_off("it ended early")
 
-    async def _post(self, client: anthropic.AsyncAnthropic, body: bytes) -> httpx2.Response:
-        """Send the request; the response, whose content is still to be read."""
+    async def _post(self, client: anthropic.AsyncAnthropic, body: bytes) -> anthropic.AsyncStream[object]:
+        """Send the request; the events of the reply, which are still to be read."""
         headers = {"content-type": "application/json"}
         if self._config.temperature is not None:
             headers["anthropic-version"] = _LAST_VERSION_WITH_TEMPERATURE
-        # Not messages.create, which writes the body anew: what is on record is what was sent.
-        stream = await client.post(
+        # Not messages.stream, which would write the body itself: what is on record must be what was sent.
+        return await client.post(
             "/v1/messages",
             cast_to=object,
             content=body,
@@ -102,11 +108,10 @@ class Transport:
             stream=True,
             stream_cls=anthropic.AsyncStream[object],
         )
-        return stream.response
 
     def _client(self) -> anthropic.AsyncAnthropic:
-        # A retry of the SDK's own would be a request that is on no record. The SDK sends the key as a bearer
-        # token; endpoints that speak the API's older version look for it in x-api-key.
+        # No retries by the SDK: they would not be recorded. It sends the key as a bearer token only, but
+        # endpoints that implement an older version of the API expect it in x-api-key.
         key = self._key.get_secret_value()
         return anthropic.AsyncAnthropic(
             api_key=key,
@@ -117,29 +122,16 @@ class Transport:
             http_client=anthropic.DefaultAsyncHttpxClient(verify=self._tls, follow_redirects=False),
         )
 
-    def _take_in(self, sse: Any, reply: Reply) -> Broken | None:
-        """Add one event to the reply; what is wrong with it, if something is."""
-        try:
-            event = sse.json()
-            if sse.event != "error":
-                reply.add(event)
-                return None
-        except (Nonsense, ValueError, RecursionError) as error:
-            return self._broken_off(error)
-        told = event.get("error") if isinstance(event, dict) else None
-        known = told if isinstance(told, dict) else {}
-        kind, message = self._clean(known.get("type", "")), self._clean(known.get("message", ""))
-        return Broken(Failure(None, message, kind), sent=True)
-
     def _refused(self, error: anthropic.APIStatusError) -> Broken:
+        streamed = error.status_code < 300  # an error event, after the model began to answer
         failure = Failure(
-            status=error.status_code,
+            status=None if streamed else error.status_code,
             message=self._clean(error.api_message or error.message),
-            kind=str(error.type or ""),
+            kind=self._clean(error.type or ""),
             code=error.error_code or "",
             retry_after=retry_after(error.response.headers, self._clock.now()),
         )
-        return Broken(failure, sent=False)
+        return Broken(failure, sent=streamed)
 
     def _broken_off(self, why: object) -> Broken:
         return Broken(Failure(None, self._clean(f"the reply broke off: {why}")), sent=True)
@@ -151,10 +143,10 @@ class Transport:
 def _checked(key: SecretStr) -> SecretStr:
     text = key.get_secret_value().strip()
     if not text or not text.isascii() or not text.isprintable():
-        raise UserError("ANTHROPIC_API_KEY holds no key, or characters that no key has.")
+        raise UserError("ANTHROPIC_API_KEY is empty or contains characters that a key cannot have.")
     return SecretStr(text)
 
 
 def _was_sent(error: BaseException) -> bool:
-    """False if there never was a connection to send anything over."""
+    """False if no connection was ever established."""
     return not isinstance(error.__cause__, _NEVER_CONNECTED)

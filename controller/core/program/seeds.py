@@ -1,7 +1,7 @@
 """Which names are seeds, and which calls set one. Pure.
 
-Shared by agents/search_space.py and policy.py, so that the tuner never searches a constant whose change would
-be refused as a mere change of seed.
+The one definition of a seed. The tuner leaves seeds alone (agents/search_space.py), and a proposal that
+changes nothing else is refused (normal_form.py, policy.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DRAWS = frozenset(
 def is_seed(name: str) -> bool:
     """True if the last word of a name is `seed`, digits after it aside: SEED, data_seed, rngSeed, seed0.
 
-    RESEED_EVERY, SEED_TOKENS and `seeded` do not count.
+    RESEED_EVERY, SEED_TOKENS and `seeded` are not seeds.
     """
     name = _SCALE.sub("", name)
     return _SEED.search(name if not name.isupper() else name.lower()) is not None

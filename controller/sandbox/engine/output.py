@@ -13,6 +13,7 @@ from contextlib import closing
 import docker.errors
 import requests
 
+from controller.core.backoff import backoff
 from controller.sandbox.engine import connection as engine
 from controller.sandbox.engine.failures import EngineFault
 from controller.sandbox.engine.framing import split_frames
@@ -20,8 +21,8 @@ from controller.sandbox.engine.framing import split_frames
 _BLOCK_BYTES = 64 * 1024
 """The most that is read from the engine at once."""
 _RESUMPTIONS = 6
-"""How often to resume a broken stream, with exponential backoff."""
-_PAUSE_SECONDS = 0.1
+"""How often a broken stream is resumed."""
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _WAIT_SECONDS = 2
 """How long after its stream a container may take to end."""
 
@@ -61,8 +62,8 @@ class Stream:
 
 
 def pump(name: str, sink: Callable[[bytes], None], attached: Stream | None, since: float | None) -> None:
-    """Deliver a container's output until it ends; after a broken connection, resume from the engine's log."""
-    for attempt in range(_RESUMPTIONS):
+    """Deliver a container's output until it ends; after a break, resume from the engine's log."""
+    for failures in range(1, _RESUMPTIONS + 1):
         try:
             with closing(attached or _log(name, since)) as stream:
                 attached = None
@@ -76,7 +77,7 @@ def pump(name: str, sink: Callable[[bytes], None], attached: Stream | None, sinc
         except engine.FAILURES as error:
             if engine.diagnose(error)[0] is EngineFault.GONE:
                 return
-        time.sleep(_PAUSE_SECONDS * 2**attempt)
+        time.sleep(backoff(failures, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS))
 
 
 def _log(name: str, since: float | None) -> Stream:

@@ -57,7 +57,7 @@ class FakeClock:
 
 
 class Stop(threading.Event):
-    """Waits by moving the clock on, and writes down how long it would have been."""
+    """Waits by advancing the clock, and remembers for how long."""
 
     def __init__(self, clock: FakeClock, set_after: int | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The `claude` agent in every weather: what it waits for, what it pays, when it goes away or stops."""
+"""The `claude` agent when requests fail: what it waits for, what it pays, when it goes away or stops."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ def nothing_left_open(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     ]
 
 
-def after(*weather: Step, **settings: object) -> Bench:
-    """A proposal that succeeds once the weather is over."""
-    with scripted([*weather, GOOD]) as server:
+def after(*failures: Step, **settings: object) -> Bench:
+    """A proposal that succeeds after these failures."""
+    with scripted([*failures, GOOD]) as server:
         bench = Bench.build(server, **settings)  # type: ignore[arg-type]
         assert bench.agent.propose(bench.context()).description == "a change"
-    assert len(bench.bodies) == len(weather) + 1 == len(bench.services.ended)
+    assert len(bench.bodies) == len(failures) + 1 == len(bench.services.ended)
     assert all(body == bench.bodies[0] for body in bench.bodies)
     return bench
 
 
 @contextmanager
 def failing(
-    kind: type[AgentError], *weather: Step, **settings: object
+    kind: type[AgentError], *failures: Step, **settings: object
 ) -> Iterator[tuple[Bench, list[AgentError]]]:
     """A proposal that fails; the list holds the error afterwards. Every call has its end on record."""
     errors: list[AgentError] = []
-    with scripted([*weather]) as server:
+    with scripted([*failures]) as server:
         bench = Bench.build(server, **settings)  # type: ignore[arg-type]
         with pytest.raises(kind) as raised:
             bench.agent.propose(bench.context())
@@ -92,7 +92,7 @@ def test_waits_grow_without_a_hint_and_are_not_all_alike() -> None:
     assert bench.spent == pytest.approx(bench.services.ended[6].cost_usd)
 
 
-def test_patience_ends() -> None:
+def test_retries_end_after_the_configured_time() -> None:
     with failing(AgentAway, *[overloaded()] * 50, patience_seconds=100) as (bench, errors):
         assert sum(bench.stop.waits) <= 100
         assert errors[0].args[0].startswith("The API answered 529 overloaded_error")
@@ -166,6 +166,14 @@ def test_a_cut_reply_is_asked_again_and_paid(cut: Step) -> None:
         Raw(
             b"event: message_start\ndata: " + b'{"type":"message_start","message":' * 300 + b"1" + b"}" * 300
         ),
+        Raw(
+            b'event: message_start\ndata: {"type": "message_start"}\n\n'
+            + b"event: ping\ndata: {}\n\n" * 50_000
+        ),
+        Raw(b"event: error\ndata: {}\n\n" + b"event: ping\ndata: {}\n\n" * 50_000),
+        Raw(b'event: error\ndata: {"error": 5}\n\n'),
+        Raw(b'event: error\ndata: {"error": {"type": [5], "message": {"a": 5}}}\n\n'),
+        Raw(b"event: error\ndata: " + b"[" * 100_000 + b"\n\n"),
     ],
 )
 def test_nonsense_is_asked_again_and_counts_as_dear_as_it_can_be(raw: Raw) -> None:
@@ -253,7 +261,7 @@ def test_a_stop_ends_a_request_that_is_on_its_way() -> None:
 
 
 @pytest.mark.parametrize("key", ["", " \n", "sk-\N{HORIZONTAL ELLIPSIS}", "sk-a\nb"])
-def test_what_can_be_no_key_is_a_mistake_of_the_person(key: str) -> None:
+def test_a_malformed_key_is_a_user_error(key: str) -> None:
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
         Claude(ClaudeConfig(), SecretStr(key), SystemClock())
 

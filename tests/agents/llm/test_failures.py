@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from controller.agents.llm.failures import Away, Busy, Failure, Unusable, judge, retry_after
+from controller.agents.llm.failures import Away, Busy, Failure, Unusable, classify, retry_after
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 HOUR, DAY = 3600.0, 86400.0
@@ -32,7 +32,7 @@ HOUR, DAY = 3600.0, 86400.0
     ],
 )
 def test_what_passes(failure: Failure, after: float | None) -> None:
-    verdict = judge(failure, NOW)
+    verdict = classify(failure, NOW)
     assert isinstance(verdict, Busy)
     assert verdict.after == after
 
@@ -91,7 +91,7 @@ def test_what_passes(failure: Failure, after: float | None) -> None:
     ],
 )
 def test_what_keeps_everything_away(failure: Failure, seconds: float | None, words: str) -> None:
-    verdict = judge(failure, NOW)
+    verdict = classify(failure, NOW)
     assert isinstance(verdict, Away)
     assert verdict.seconds == seconds
     assert words in verdict.reason
@@ -109,17 +109,17 @@ def test_what_keeps_everything_away(failure: Failure, seconds: float | None, wor
     ],
 )
 def test_what_will_never_do(failure: Failure) -> None:
-    assert isinstance(judge(failure, NOW), Unusable)
+    assert isinstance(classify(failure, NOW), Unusable)
 
 
 def test_december_is_followed_by_january() -> None:
     spent = Failure(429, "…", "rate_limit_error", "enforced_spend_limit_reached")
-    verdict = judge(spent, dt.datetime(2026, 12, 31, 23, 0, tzinfo=dt.UTC))
+    verdict = classify(spent, dt.datetime(2026, 12, 31, 23, 0, tzinfo=dt.UTC))
     assert isinstance(verdict, Away) and verdict.seconds == HOUR
 
 
 def test_a_reason_is_one_clean_line() -> None:
-    verdict = judge(Failure(500, "a\x1b[31m\nb\u202e" + "c" * 9999, "api_error\n"), NOW)
+    verdict = classify(Failure(500, "a\x1b[31m\nb\u202e" + "c" * 9999, "api_error\n"), NOW)
     assert verdict.reason.startswith("The API answered 500 api_error: a bccc")
     assert len(verdict.reason) < 400
 

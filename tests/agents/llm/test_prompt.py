@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from controller.agents.llm.client import Gauge
+from controller.agents.llm.client import TokenEstimator
 from controller.agents.llm.prompt import outline
 from controller.core.errors import AgentError, AgentExhausted
 from controller.core.experiment import Experiment
@@ -139,12 +139,12 @@ def test_a_crash_too_long_to_talk_about_is_not_repaired_and_ends_nothing() -> No
 
 
 def test_an_estimate_that_was_too_low_is_not_made_twice() -> None:
-    gauge, body = Gauge(), b"x" * 1000
-    assert gauge.tokens(body) == 500
-    gauge.observe(body, Usage(input_tokens=100, cache_read_tokens=300))
-    assert gauge.tokens(body) == 500
-    gauge.observe(body, Usage(input_tokens=100, cache_read_tokens=300, cache_write_tokens=400))
-    assert gauge.tokens(body) == 840
+    estimator, body = TokenEstimator(), b"x" * 1000
+    assert estimator.tokens(body) == 500
+    estimator.observe(body, Usage(input_tokens=100, cache_read_tokens=300))
+    assert estimator.tokens(body) == 500
+    estimator.observe(body, Usage(input_tokens=100, cache_read_tokens=300, cache_write_tokens=400))
+    assert estimator.tokens(body) == 840
 
 
 # --- the cache ----------------------------------------------------------------------------------------------

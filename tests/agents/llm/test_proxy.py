@@ -25,8 +25,8 @@ PASSWORD = "the-password"
         f"ftp://user:{PASSWORD}@proxy:21",
     ],
 )
-def test_a_proxy_that_is_none_is_not_quoted(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_proxy_is_not_quoted(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", address)
     with pytest.raises(UserError, match="proxy") as caught:
-        Transport(ClaudeConfig(), SecretStr("sk-ant-a-key-that-is-none"), SystemClock())
+        Transport(ClaudeConfig(), SecretStr("sk-ant-not-a-real-key"), SystemClock())
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.agents.llm.reply import Nonsense, Reply
+from controller.agents.llm.reply import MalformedReply, Reply
 from controller.core.values import Usage
 from tests.support.messages_server import stream_events
 
@@ -48,6 +48,13 @@ def read(events: list[tuple[str, dict[str, Any]]]) -> Reply:
     return reply
 
 
+def begun() -> Reply:
+    """A reply of which the first event has arrived."""
+    reply = Reply()
+    reply.add({"type": "message_start", "message": {"content": []}})
+    return reply
+
+
 def taken(message: Any) -> Reply:
     reply = Reply()
     reply.take(message)
@@ -78,8 +85,7 @@ def test_no_beginning_of_a_reply_is_taken_for_all_of_it(length: int) -> None:
 
 
 def test_what_the_model_had_not_finished_is_not_quoted() -> None:
-    reply = Reply()
-    reply.add({"type": "message_start", "message": {}})
+    reply = begun()
     reply.add(
         {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}
     )
@@ -127,11 +133,11 @@ EVENTS = [
     )
 )
 def test_nonsense_is_called_so(events: list[tuple[str, dict[str, Any]]]) -> None:
-    reply = Reply()
+    reply = begun()
     for name, data in events:
         try:
             reply.add({**data, "type": name})
-        except Nonsense:
+        except MalformedReply:
             return
     assert not reply.complete
 
@@ -155,10 +161,16 @@ deltas = st.fixed_dictionaries(
 )
 usages = st.dictionaries(st.sampled_from(WORDS), hostile_values, max_size=4)
 indices = st.integers(0, 2) | hostile_values
+hostile_starts = st.fixed_dictionaries(
+    {
+        "type": st.just("message_start"),
+        "message": st.fixed_dictionaries(
+            {"content": st.lists(blocks, max_size=2)}, optional={"usage": usages}
+        ),
+    }
+)
 hostile_events = st.one_of(
-    st.fixed_dictionaries(
-        {"type": st.just("message_start"), "message": st.fixed_dictionaries({"usage": usages})}
-    ),
+    hostile_starts,
     st.fixed_dictionaries(
         {"type": st.just("content_block_start"), "index": indices, "content_block": blocks}
     ),
@@ -175,13 +187,15 @@ hostile_events = st.one_of(
 )
 
 
-@given(st.lists(hostile_events, max_size=8))
-def test_what_is_not_called_nonsense_can_be_worked_with(events: list[dict[str, Any]]) -> None:
+@given(hostile_starts, st.lists(hostile_events, max_size=8))
+def test_what_is_not_called_nonsense_can_be_worked_with(
+    start: dict[str, Any], events: list[dict[str, Any]]
+) -> None:
     reply = Reply()
-    for event in events:
+    for event in (start, *events):
         try:
             reply.add(event)
-        except Nonsense:
+        except MalformedReply:
             break
     can_be_worked_with(reply)
 
@@ -191,7 +205,7 @@ def test_a_message_in_one_piece_that_is_not_called_nonsense_can_be_worked_with(
     message: dict[str, Any],
 ) -> None:
     reply = Reply()
-    with contextlib.suppress(Nonsense):
+    with contextlib.suppress(MalformedReply):
         reply.take(message)
     can_be_worked_with(reply)
 
@@ -211,12 +225,12 @@ def test_what_is_nested_too_deeply_is_nonsense(depth: int) -> None:
     for _ in range(depth):
         nested = [nested]
     for event in (
-        {"type": "message_start", "message": {"x": nested}},
+        {"type": "message_start", "message": {"content": [], "x": nested}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "x": nested}},
     ):
-        with pytest.raises(Nonsense):
-            Reply().add(event)
-    reply = Reply()
+        with pytest.raises(MalformedReply):
+            (begun() if event["type"] == "content_block_start" else Reply()).add(event)
+    reply = begun()
     call = {"type": "tool_use", "id": "t", "name": "submit"}
     reply.add({"type": "content_block_start", "index": 0, "content_block": call})
     text = json.dumps({"description": nested})
@@ -229,7 +243,7 @@ def test_what_is_nested_too_deeply_is_nonsense(depth: int) -> None:
     )
     reply.add({"type": "content_block_stop", "index": 0})
     [use] = reply.tool_uses
-    assert use.input == {} and "no JSON" in use.problem
+    assert use.input == {} and "not valid JSON" in use.problem
     json.loads(reply.record())
 
 
@@ -241,28 +255,70 @@ def test_what_is_nested_too_deeply_is_nonsense(depth: int) -> None:
         "text",
         {},
         {"type": "message_start"},
-        {"type": "message_start", "message": {"usage": 5}},
+        {"type": "message_start", "message": {}},
+        {"type": "message_start", "message": {"content": [], "usage": 5}},
+        {"type": "message_start", "message": {"content": [5]}},
         {"type": "content_block_start", "index": "x", "content_block": {}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": 3}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "id": "t"}},
         {"type": "content_block_delta", "index": 7, "delta": {"type": "text_delta", "text": "x"}},
         {"type": "message_delta", "delta": None},
     ],
 )
-def test_an_event_that_is_none(event: object) -> None:
-    with pytest.raises(Nonsense):
-        Reply().add(event)
+def test_what_is_not_an_event_is_nonsense(event: object) -> None:
+    for reply in (Reply(), begun()):
+        with pytest.raises(MalformedReply):
+            reply.add(event)
 
 
 @given(message=json_values)
-def test_a_message_that_is_none(message: object) -> None:
-    with pytest.raises(Nonsense):
+def test_what_is_not_a_message_is_nonsense(message: object) -> None:
+    with pytest.raises(MalformedReply):
         taken(message)
 
 
-def test_events_and_blocks_of_a_later_day_are_passed_over() -> None:
+def test_what_is_newer_than_the_sdk_is_kept_or_passed_over() -> None:
     reply = Reply()
+    reply.add({"type": "something_new", "x": 1})
+    reply.add({"type": "message_start", "message": {"content": [], "x": 1, "usage": {"service_tier": "new"}}})
     reply.add({"type": "something_new", "x": 1})
     reply.add({"type": "content_block_start", "index": 0, "content_block": {"type": "new_block", "x": 1}})
     reply.add({"type": "content_block_delta", "index": 0, "delta": {"type": "new_delta"}})
     reply.add({"type": "content_block_stop", "index": 0})
-    assert reply.content == [{"type": "new_block", "x": 1}]
+    call = {"type": "tool_use", "id": "t", "name": "look", "input": {}, "caller": {"type": "new"}, "x": [1]}
+    reply.add({"type": "content_block_start", "index": 1, "content_block": call})
+    reply.add({"type": "content_block_stop", "index": 1})
+    reply.add({"type": "message_delta", "delta": {"stop_reason": "new"}, "usage": {"output_tokens": 7}})
+    reply.add({"type": "message_stop"})
+    assert reply.content == [{"type": "new_block", "x": 1}, call]
+    assert reply.complete and reply.stop_reason == "new" and reply.usage.output_tokens == 7
+
+
+@pytest.mark.parametrize("length", range(1, len('{"old": "a", "new": "b"}')))
+def test_input_that_was_cut_off_is_never_taken_for_complete(length: int) -> None:
+    reply = begun()
+    call = {"type": "tool_use", "id": "t", "name": "edit", "input": {}}
+    reply.add({"type": "content_block_start", "index": 0, "content_block": call})
+    delta = {"type": "input_json_delta", "partial_json": '{"old": "a", "new": "b"}'[:length]}
+    reply.add({"type": "content_block_delta", "index": 0, "delta": delta})
+    reply.add({"type": "content_block_stop", "index": 0})
+    [use] = reply.tool_uses
+    assert use.input == {} and use.problem
+    assert json.loads(reply.record())["input_as_received"] == {"0": delta["partial_json"]}
+
+
+def test_a_count_on_the_last_event_replaces_the_first_one() -> None:
+    reply = Reply()
+    counts = {"input_tokens": 5, "cache_read_input_tokens": 6, "output_tokens": 1}
+    reply.add({"type": "message_start", "message": {"content": [], "usage": counts}})
+    assert reply.usage == Usage(input_tokens=5, cache_read_tokens=6, output_tokens=1)
+    later = {"input_tokens": 50, "cache_read_input_tokens": None, "output_tokens": 9}
+    reply.add({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": later})
+    assert reply.usage == Usage(input_tokens=50, cache_read_tokens=6, output_tokens=9)
+
+
+def test_input_that_came_in_one_piece_and_is_not_an_object_is_recorded() -> None:
+    call = {"type": "tool_use", "id": "t", "name": "edit", "input": ["old", "new"]}
+    reply = taken({"content": [call], "stop_reason": "tool_use"})
+    assert [(use.input, use.problem) for use in reply.tool_uses] == [({}, "its input is not a JSON object")]
+    assert json.loads(reply.record())["input_as_received"] == {"0": ["old", "new"]}
