@@ -22,7 +22,7 @@ from controller.core.containers.config import MIB, Limits, SandboxConfig, Sealed
 from controller.core.containers.names import ContainerNames
 from controller.core.errors import NotReady
 from controller.core.values import RunOutcome
-from controller.ports import Attempt, Slot
+from controller.ports import Attempt, Monitor
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.inputs import HarnessFiles, sealed
 from controller.sandbox.training import ContainerTrainer
@@ -55,7 +55,7 @@ class Bench:
     def files(self) -> Files:
         return Files(self.harness.folder, self.home / "data")
 
-    def trainer(self, log_bytes: int = MIB, slot: Slot | None = None) -> ContainerTrainer:
+    def trainer(self, log_bytes: int = MIB, slot: Monitor | None = None) -> ContainerTrainer:
         return ContainerTrainer(
             self.sandbox,
             self.clock,

@@ -17,7 +17,7 @@ from controller.core.containers.domains import Domain
 from controller.core.containers.names import ContainerNames
 from controller.core.hardware.disturbance import NoiseConfig, cpu_conditions
 from controller.core.values import Conditions, DisturbanceKind, RunOutcome
-from controller.ports import Slot
+from controller.ports import Monitor
 from controller.repeats import lasting
 from controller.sandbox.monitor import NoiseMonitor, read_cpu
 from tests.sandbox.conftest import Bench, image_with, require_runtime
@@ -100,7 +100,7 @@ def burners() -> Iterator[None]:
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.engine)])
-def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
+def slot(request: pytest.FixtureRequest) -> Iterator[Monitor]:
     if request.param == "fake":
         yield FakeMonitor()
     else:
@@ -108,7 +108,7 @@ def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
             yield made
 
 
-def test_nobody_waits_who_wants_to_stop(slot: Slot) -> None:
+def test_nobody_waits_who_wants_to_stop(slot: Monitor) -> None:
     stop = threading.Event()
     stop.set()
     before = time.monotonic()

@@ -45,6 +45,7 @@ from controller.core.events import (
     SlotReady,
     Voided,
 )
+from controller.core.experiment import Phase
 from controller.core.scoring.runlog import summary
 from controller.core.state import ResearchState, apply, fold
 from controller.core.values import Cause, Disturbance, DisturbanceKind, Score
@@ -290,7 +291,7 @@ def log_lines(text: str) -> Iterator[str]:
     stream = io.StringIO()
     logs.configure(stream)
     try:
-        _watch(OperationalLog(), text)
+        trained = _watch(OperationalLog(), text)
         structlog.get_logger().warning("agent_failed", error=text)
     finally:
         structlog.reset_defaults()
@@ -299,7 +300,7 @@ def log_lines(text: str) -> Iterator[str]:
             yield "a line holds what a terminal may obey"
         if not isinstance(json.loads(line), dict):
             yield "a line is no JSON object"
-    if stream.getvalue().count("\n") != 2 + len(effort(text)[0]):
+    if stream.getvalue().count("\n") != 1 + trained + len(effort(text)[0]):
         yield "not one line for each event"
 
 
@@ -324,13 +325,18 @@ def live_view(text: str) -> Iterator[str]:
         yield f"the view shows {sorted(found)!r}"
 
 
-def _watch(watcher: Any, text: str) -> None:
+def _watch(watcher: Any, text: str) -> int:
+    """Let an observer hear of everything; how many experiments it saw in training."""
     records, _ = effort(text)
-    state = ResearchState()
+    state, trained = ResearchState(), set()
     for record in records:
         apply(state, record)
         watcher.recorded(record, state)
-        watcher.training(1, 10.0, 300.0)
+        for experiment in state.open:
+            if experiment.phase is Phase.TRAINING:
+                watcher.training(experiment.number, 10.0, 300.0)
+                trained.add(experiment.number)
+    return len(trained)
 
 
 def notices(text: str) -> Iterator[str]:

@@ -8,10 +8,10 @@ from controller.core.events import (
     AgentAbsent,
     AgentFailed,
     AgentReturned,
-    PreparationDropped,
-    Prepared,
+    ProposalDropped,
+    ProposalRebased,
+    ProposalRehearsed,
     Pruned,
-    Rehearsed,
 )
 from controller.core.state import fold
 from controller.core.values import Cause
@@ -20,68 +20,88 @@ from controller.views import facts as views_json
 from controller.views import tables as views
 from controller.views.facts import Exhibit
 from tests.support.efforts import Story
+from tests.support.two_slots import StoryOfTwo
 from tests.views.test_tables import HOSTILE, harmless, printed
 
 
-def rehearsed(experiment: int, detail: str = "") -> Rehearsed:
-    return Rehearsed(
-        for_experiment=experiment, train_sha256="c" * 64, result="failed", detail=detail, seconds=4.0
+def rehearsed(proposal: int, detail: str = "") -> ProposalRehearsed:
+    return ProposalRehearsed(
+        proposal=proposal, train_sha256="c" * 64, result="failed", detail=detail, seconds=4.0
     )
 
 
-def prepared(experiment: int) -> Prepared:
-    return Prepared(
-        for_experiment=experiment,
-        agent="claude",
-        parent="0" * 40,
-        description="an idea",
-        hypothesis="",
-        train_sha256="d" * 64,
-    )
+def rebased(proposal: int) -> ProposalRebased:
+    return ProposalRebased(proposal=proposal, parent="1" * 40, train_sha256="d" * 64)
 
 
 def repaired() -> Story:
-    """Experiment 1 crashes; while it ran, 2 was prepared; its repair takes number 2, the prepared one 3."""
-    story = Story()
+    """Experiment 1 crashes; proposal 2 was asked for meanwhile; the repair, proposal 3, takes its place as
+    experiment 2, and proposal 2 becomes experiment 3."""
+    story = Asking()
     story.run("baseline", 2.0, holdout=7.654321)
-    story.ask(1, 0.5)
-    story.tell(rehearsed(1))
-    story.ask(1, 0.25)
+    first = story.question()
+    story.ask(0.5)
+    story.tell(rehearsed(first))
+    story.ask(0.25)
     story.propose("a slip")
-    story.fail(2, "overloaded")
-    story.ask(2, 1.0)
-    story.tell(prepared(2))
+    ahead = story.question()
+    story.fail("overloaded")
+    story.ask(1.0)
+    story.answer("as it was asked for")
     story.crash()
-    story.ask(2, 0.125, purpose="fix")
-    story.tell(rehearsed(2))
+    repair = story.question("fix", fixes=1)
+    story.ask(0.125)
+    story.tell(rehearsed(repair))
     story.run("repair", Cause.OOM)
-    story.run("as prepared", 1.5, prepared_for=2)
+    story.tell(rebased(ahead))
+    story.run_made(ahead, 1.5)
     return story
+
+
+class Asking(Story):
+    """Opens proposals that were made earlier, too."""
+
+    def run_made(self, proposal: int, result: float | Cause) -> None:
+        """One whole experiment of a proposal that has its text."""
+        self._made = proposal
+        self.run("", result)
+        self._made = None
+
+    _made: int | None = None
+
+    def answer(self, description: str = "an idea") -> int:
+        return super().answer(description) if self._made is None else self._made
 
 
 def events(story: Story, number: int) -> list[str]:
     return [record.data.event for record in audit.trail(story.records, number)]
 
 
-RUN = ["proposed", "training_started", "training_finished"]
+MADE = ["proposal_made", "experiment_opened"]
+RUN = ["training_started", "training_finished"]
+CALL = ["api_requested", "api_answered"]
 
 
 def test_what_was_asked_for_an_experiment_comes_before_it() -> None:
-    first = ["api_requested", "api_answered", "rehearsed", "api_requested", "api_answered", *RUN, "decided"]
+    first = ["proposal_asked", *CALL, "proposal_rehearsed", *CALL, *MADE, *RUN, "decided"]
     assert events(repaired(), 1) == first
-    assert events(repaired(), 0) == [*RUN, "scoring_started", "scoring_finished", "decided", "committed"]
+    scored = ["scoring_started", "scoring_finished", "decided", "committed"]
+    assert events(repaired(), 0) == ["proposal_asked", *MADE, *RUN, *scored]
 
 
-def test_a_repair_does_not_take_over_what_was_prepared_under_its_number() -> None:
+def test_a_repair_does_not_take_over_what_was_asked_for_before_it() -> None:
     story = repaired()
-    assert events(story, 2) == ["api_requested", "api_answered", "rehearsed", *RUN, "decided"]
-    assert events(story, 3)[:5] == [
-        *("api_requested", "api_failed", "api_requested", "api_answered", "prepared")
+    assert events(story, 2) == ["proposal_asked", *CALL, "proposal_rehearsed", *MADE, *RUN, "decided"]
+    assert events(story, 3)[:8] == [
+        *("proposal_asked", "api_requested", "api_failed", *CALL),
+        *("proposal_made", "proposal_rebased", "experiment_opened"),
     ]
     costs = [[call["cost_usd"] for call in audit.calls(audit.trail(story.records, n))] for n in (1, 2, 3)]
     assert costs == [[0.5, 0.25], [0.125], [0.0, 1.0]]
     state = fold(story.records)
-    assert [sum(cost) for cost in costs] == [state.spending.of(n).usd for n in (1, 2, 3)]
+    proposals = [state.experiments[n].proposal.number for n in (1, 2, 3)]
+    assert proposals == [1, 3, 2]
+    assert [sum(cost) for cost in costs] == [state.spending.of(number).usd for number in proposals]
 
 
 def test_every_record_of_an_agent_belongs_to_one_experiment() -> None:
@@ -90,20 +110,33 @@ def test_every_record_of_an_agent_belongs_to_one_experiment() -> None:
     assert sorted(told) == list(range(2, len(story.records)))  # all but the starts of effort and session
 
 
-def test_absences_refusals_and_failures_belong_to_what_was_due() -> None:
+def test_what_was_told_of_two_slots_at_once_belongs_to_one_of_them_each() -> None:
+    story = StoryOfTwo()
+    one, other = story.open(0, "one"), story.open(1, "other")
+    story.ask(0.5)
+    story.end(other, Cause.OOM)
+    story.end(one, 1.9)
+    asked = ["proposal_asked", *MADE, *RUN]
+    assert events(story, one) == [*asked, "scoring_started", "scoring_finished", "decided", "committed"]
+    assert events(story, other) == [*asked, "decided"]
+
+
+def test_what_came_of_other_proposals_belongs_to_no_experiment() -> None:
+    """A proposal that failed, was refused or was dropped is one of its own; so is an absence."""
     story = Story()
     story.run("baseline", 2.0)
-    story.fail(1, "no route")
+    story.tell(AgentFailed(agent="claude", proposal=story.question(), reason="said nothing"))
+    story.question()
+    story.refuse("identical")
+    dropped = story.question()
+    story.fail("no route")
+    story.tell(ProposalDropped(proposal=dropped, reason="no route"))
     story.tell(AgentAbsent(agent="claude", reason="no route", until=None))
     story.tell(AgentReturned(agent="claude", seconds=60.0))
-    story.tell(AgentFailed(agent="claude", for_experiment=1, reason="said nothing"))
-    story.refuse("identical")
-    story.tell(PreparationDropped(for_experiment=1, reason="the frontier moved"))
+    story.question()
+    story.ask(0.5)
     story.propose()
-    assert events(story, 1) == [
-        *("api_requested", "api_failed", "agent_absent", "agent_returned", "agent_failed"),
-        *("proposal_refused", "preparation_dropped", "proposed", "training_started"),
-    ]
+    assert events(story, 1) == ["proposal_asked", *CALL, *MADE, "training_started"]
 
 
 def test_what_was_removed_of_an_experiment_is_told() -> None:
@@ -116,9 +149,10 @@ def test_what_was_removed_of_an_experiment_is_told() -> None:
 def test_a_call_is_told_in_one_piece() -> None:
     story = Story()
     story.run("baseline", 2.0)
-    story.ask(1, 0.5)
-    story.fail(1, "overloaded")
-    story.ask(1, None)
+    story.ask(0.5)
+    story.fail("overloaded")
+    story.ask(None)
+    story.propose()
     answered, failed, open_ = audit.as_json(audit.trail(story.records, 1))["calls"]
     assert answered["model"] == "some-model" and answered["parameters"]["max_tokens"] == 1024
     assert answered["request"] == f"blobs/aa/{'a' * 64}" and answered["reply"] == f"blobs/bb/{'b' * 64}"
@@ -152,12 +186,14 @@ def test_show_tells_the_trail_for_people_and_programs_without_the_hold_out_score
 def test_hostile_words_are_neutral_in_the_trail() -> None:
     story = Story()
     story.run("baseline", 2.0)
-    story.ask(1, 0.5, reply=HOSTILE)
-    story.fail(1, HOSTILE)
-    story.tell(rehearsed(1, HOSTILE + "\n" + HOSTILE))
+    proposal = story.question(stands_in_for=HOSTILE)
+    story.ask(0.5, reply=HOSTILE)
+    story.fail(HOSTILE)
+    story.tell(rehearsed(proposal, HOSTILE + "\n" + HOSTILE))
     story.tell(AgentAbsent(agent=HOSTILE, reason=HOSTILE, until=None))
-    story.propose(HOSTILE, stands_in_for=HOSTILE)
+    story.propose(HOSTILE)
     state, trail = fold(story.records), audit.trail(story.records, 1)
+    assert state.experiments[1].proposal.stands_in_for == HOSTILE
     assert harmless(printed(views.show(Exhibit(state, 1, records=trail, audited=True))))
     said = views_json.show(Exhibit(state, 1, records=trail, audited=True))
     assert harmless(json.dumps(said, ensure_ascii=False))

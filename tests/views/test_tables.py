@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 from rich.console import Console, RenderableType
 
-from controller.core.events import AgentAbsent, Paused, TrainingFinished
+from controller.core.events import AgentAbsent, AgentFailed, Paused, TrainingFinished
 from controller.core.state import fold
 from controller.core.values import Cause, Conditions, CpuConditions, GpuConditions, RunOutcome
 from controller.views import facts as views_json
@@ -107,7 +107,7 @@ def test_show_tells_all_about_one_experiment() -> None:
     assert said["refusal"]["cause"] == "non-causal" and said["refusal"]["detail"] == "it cheated"
     assert said["refusal"]["work"] == [] and said["score"] is None
     assert said["diff"] == diff and said["log"] == "step 1"
-    assert [record["data"]["event"] for record in said["records"]][:2] == ["proposed", "training_started"]
+    assert [record["data"]["event"] for record in said["records"]][:2] == ["experiment_opened", "training_started"]
     text = printed(views.show(Exhibit(state, 3, records=records, diff=diff, log_excerpt="step 1")))
     for fact in (
         "reject non-causal",
@@ -137,18 +137,26 @@ def test_claims_that_json_has_no_word_for_become_null() -> None:
 
 def test_hostile_strings_are_neutral_everywhere() -> None:
     story = small([HOSTILE] * 5)
+    story.answer(HOSTILE)
+    story.ask(None)
     state = fold(story.records)
     shown = views.show(Exhibit(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE))
     for renderable in (views.status(state, TODAY), views.log(state), shown):
         text = printed(renderable)
         assert harmless(text)
         assert "[red]" in text.replace("\n", "")
-    said = views_json.show(Exhibit(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE))
+    said = views_json.show(
+        Exhibit(state, 2, records=story.records, diff=HOSTILE, log_excerpt=HOSTILE, audited=True)
+    )
+    made = next(known for known in said["audit"]["events"] if known["data"]["event"] == "proposal_made")
+    waiting = views_json.status(state, TODAY)
     for value in (
         said["description"],
         said["diff"],
         said["log"],
-        said["records"][0]["data"]["description"],
+        made["data"]["description"],
+        waiting["prepared"],
+        *(known["description"] for known in waiting["proposals"]),
     ):
         assert harmless(value)
     assert len(said["description"]) <= 200
@@ -158,13 +166,14 @@ def costly() -> Story:
     """A tuner's baseline, then an agent that costs something and is away in the end, with an understudy."""
     story = Story(limits={"dollars": 20.0, "dollars_per_day": 5.0})
     story.run("baseline", 2.0)
-    story.ask(1, 0.5)
-    story.ask(1, 0.25)
+    story.ask(0.5)
+    story.ask(0.25)
     story.run("wider", 1.9)
-    story.fail(2, "overloaded")
+    story.fail("overloaded")
+    story.tell(AgentFailed(agent="claude", proposal=story.question(), reason="overloaded"))
     story.tell(AgentAbsent(agent="claude", reason="an outage", until="2026-03-01T09:30:00.000000+00:00"))
     story.run("a constant", 1.95, stands_in_for="claude")
-    story.ask(3, None)
+    story.ask(None)
     return story
 
 
