@@ -168,9 +168,9 @@ class Loop:
         def run() -> None:
             try:
                 work()
-            except Interrupted as error:
+            except Interrupted:
                 if isinstance(action, plan.OnSlot):  # a question may be broken off for other reasons
-                    self._failure = self._failure or error
+                    self._failure = self._failure or Interrupted("stopped by a person")
             except BaseException as error:
                 self._failure = self._failure or error
             finally:

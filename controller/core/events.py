@@ -347,6 +347,8 @@ class AgentAbsent(Value):
     reason: str
     until: str | None
     """When it will be asked again, UTC; None: not until a person changes something."""
+    times: int = 1
+    """How often in a row it could not be reached; questions that were on their way together count once."""
 
 
 class AgentReturned(Value):

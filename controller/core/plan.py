@@ -283,13 +283,15 @@ def faults(number: int) -> str:
 
 def on_slots(state: ResearchState, situation: Situation) -> Iterator[Action]:
     """The next step of each open experiment."""
+    yield from _moves(state, situation)
     for experiment in state.open:
         if experiment.slot in situation.busy_slots:
             continue
-        if experiment.slot >= situation.rules.slots:
-            yield from _without_slot(state, situation, experiment)
-        else:
+        if experiment.slot < situation.rules.slots or experiment.phase in _VERDICT_IS_DUE:
             yield from _next_step(state, situation, experiment)
+        elif experiment.under_way:
+            reason = "its slot is no longer there"
+            yield Void(experiment.number, experiment.slot, "interrupted", reason)
 
 
 def _next_step(state: ResearchState, situation: Situation, experiment: Experiment) -> Iterator[Action]:
@@ -306,7 +308,7 @@ def _next_step(state: ResearchState, situation: Situation, experiment: Experimen
             yield Void(number, slot, "interrupted", reason)
         case Phase.QUARANTINED:
             yield Score(number, slot)
-        case Phase.JUDGED if not _is_committing(state):
+        case Phase.JUDGED if _decided_next(state, situation) == number:
             yield Decide(number, slot)
         case Phase.DECIDED:
             yield Commit(number, slot)
@@ -316,7 +318,7 @@ def _next_step(state: ResearchState, situation: Situation, experiment: Experimen
 
 def _start(state: ResearchState, situation: Situation, experiment: Experiment) -> Iterator[Action]:
     slot = state.slot(experiment.slot)
-    if not may_begin(situation) or _rests(slot, situation):
+    if not _may_go_on(state, situation) or _rests(slot, situation):
         return
     if slot.noise is None or not situation.rules.is_watched:
         yield Train(experiment.number, experiment.slot)
@@ -343,18 +345,31 @@ def _after_training(situation: Situation, experiment: Experiment) -> Action:
     return Score(number, slot) if outcome.cause is None else Decide(number, slot)
 
 
-def _without_slot(state: ResearchState, situation: Situation, experiment: Experiment) -> Iterator[Action]:
-    if experiment.phase is Phase.DECIDED:
-        yield Commit(experiment.number, experiment.slot)
-    elif experiment.under_way:
-        yield Void(experiment.number, experiment.slot, "interrupted", "its slot is no longer there")
-    elif idle := idle_slots(state, situation):
-        yield Move(experiment.number, idle[0])
+def _moves(state: ResearchState, situation: Situation) -> list[Move]:
+    """Experiments that wait on slots that are no longer there take idle ones, before any proposal does."""
+    stranded = [
+        experiment.number
+        for experiment in state.open
+        if experiment.slot >= situation.rules.slots
+        and experiment.slot not in situation.busy_slots
+        and not experiment.under_way
+    ]
+    return [Move(*pair) for pair in zip(stranded, _idle_slots(state, situation), strict=False)]
 
 
-def _is_committing(state: ResearchState) -> bool:
-    """True while the frontier is about to move: nothing is decided against the one before."""
-    return any(experiment.phase is Phase.DECIDED for experiment in state.open)
+_VERDICT_IS_DUE = (Phase.JUDGED, Phase.DECIDED)
+"""Takes no slot and but a moment. Meanwhile the frontier may move, so nothing is opened on it."""
+
+
+def _decided_next(state: ResearchState, situation: Situation) -> int | None:
+    """One verdict at a time, and none before a kept experiment is the frontier that others have to beat."""
+    scored = [experiment for experiment in state.open if experiment.phase in _VERDICT_IS_DUE]
+    first = min(
+        scored,
+        key=lambda known: (known.phase is Phase.JUDGED, known.slot not in situation.busy_slots, known.number),
+        default=None,
+    )
+    return first.number if first is not None else None
 
 
 def wait_for_slot(
@@ -369,7 +384,7 @@ def wait_for_slot(
     )
 
 
-def idle_slots(state: ResearchState, situation: Situation) -> list[int]:
+def _idle_slots(state: ResearchState, situation: Situation) -> list[int]:
     """Slots that could take an experiment."""
     return [
         number
@@ -388,21 +403,39 @@ def _rests(slot: SlotState, situation: Situation) -> bool:
 
 
 def in_pipeline(state: ResearchState, situation: Situation) -> Iterator[Action]:
-    """The next step of each proposal that has a text. Repairs go first, then by number."""
-    free = idle_slots(state, situation) if may_begin(situation) and not _is_committing(state) else []
-    repairs = _repairs_alive(state) + len([*_repairs_due(state, situation)])
-    for proposal in sorted(
-        state.proposals.values(), key=lambda known: (known.purpose != "fix", known.number)
-    ):
+    """The next step of each proposal that has a text. Repairs and merges go first."""
+    free, begins = _open_slots(state, situation), _may_go_on(state, situation)
+    urgent = _urgent_alive(state) + len(_urgent_due(state, situation))
+    for proposal in sorted(state.proposals.values(), key=lambda known: (not _is_urgent(known), known.number)):
         if not proposal.is_made or proposal.number in situation.busy_proposals:
             continue
+        is_urgent = _is_urgent(proposal)
         step = _before_acceptance(state, situation, proposal)
+        if isinstance(step, Rehearse) and not begins:
+            continue
         if step is not None:
             yield step
-        elif free and len(free) > (0 if proposal.purpose == "fix" else repairs):
+        elif len(free) > (0 if is_urgent else urgent):
             yield Accept(proposal.number, free.pop(0))
-        else:
+            urgent -= is_urgent
+        elif begins:
             yield from _foresight(situation, proposal)
+
+
+def _unclaimed_slots(state: ResearchState, situation: Situation) -> list[int]:
+    """Slots that could take a new experiment."""
+    return _idle_slots(state, situation)[len(_moves(state, situation)) :]
+
+
+def _open_slots(state: ResearchState, situation: Situation) -> list[int]:
+    """Slots on which an experiment may be opened now. Nothing is before the baseline is finished (R8)."""
+    is_baseline_open = state.next_number > 0 and not _has_baseline(state)
+    is_settled = all(experiment.phase not in _VERDICT_IS_DUE for experiment in state.open)
+    if is_baseline_open or not is_settled or not _may_go_on(state, situation):
+        return []
+    idle = _unclaimed_slots(state, situation)
+    most = situation.rules.limits.experiments
+    return idle if most is None else idle[: max(0, most - state.next_number)]
 
 
 def _before_acceptance(state: ResearchState, situation: Situation, proposal: Proposal) -> Action | None:
@@ -410,8 +443,6 @@ def _before_acceptance(state: ResearchState, situation: Situation, proposal: Pro
     number, rules = proposal.number, situation.rules
     if proposal.agent not in (rules.agent, rules.understudy, BASELINE, MERGE):
         return Drop(number, f"{proposal.agent} made it, and now {rules.agent} is at work")
-    if state.next_number > 0 and not _has_baseline(state):
-        return None
     if state.frontier is not None and proposal.parent != state.frontier.commit:
         return Rebase(number)
     if not proposal.rehearses:
@@ -437,54 +468,61 @@ def _foresight(situation: Situation, proposal: Proposal) -> Iterator[Action]:
 
 def questions(state: ResearchState, situation: Situation) -> Iterator[Ask]:
     """Whom to ask for what: as many proposals are kept on their way as the slots will need."""
-    if not may_begin(situation) or limit(state, situation) is not None or _needs_person(state) is not None:
+    if not _may_go_on(state, situation):
         return
-    known = state.proposals.values()
     if state.next_number == 0:
-        if not known:
+        if not state.proposals:
             yield Ask(BASELINE, "baseline")
         return
-    if _unanswered(state) < situation.rules.slots:
-        yield from _repairs_due(state, situation)
-    yield from [*_merges(state, situation), *_ideas(state, situation)][: _room(state, situation)]
+    left = max(0, situation.rules.slots - _unanswered(state))
+    urgent = _urgent_due(state, situation)
+    for ask in urgent:
+        if ask.agent == MERGE or left > 0:
+            yield ask
+            left -= ask.agent != MERGE
+    yield from [*_ideas(state, situation, len(urgent))][: _room(state, situation, len(urgent))]
 
 
-def _repairs_due(state: ResearchState, situation: Situation) -> Iterator[Ask]:
-    """R9: a crash over a trifle gets one repair, while somebody is there to make it."""
+def _urgent_due(state: ResearchState, situation: Situation) -> list[Ask]:
+    """What goes before new ideas, as far as the limit on experiments has room for it.
+
+    A crash over a trifle gets one repair (R9). Two keeps that started from one frontier are merged: the
+    frontier lacks the change of the first. If the two texts conflict, the agent is asked to combine them.
+    """
+    agent = situation.rules.agent
+    asks = [Ask(MERGE, "merge", merges=behind) for behind, _ in state.to_merge]
+    if _may_ask(state, situation):
+        if state.to_repair is not None:
+            asks.insert(0, Ask(agent, "fix", fixes=state.to_repair))
+        asks += [Ask(agent, "merge", merges=behind) for behind in state.to_combine[:1]]
     most = situation.rules.limits.experiments
-    has_room = most is None or state.next_number + _repairs_alive(state) < most
-    if state.to_repair is not None and has_room and _may_ask(state, situation):
-        yield Ask(situation.rules.agent, "fix", fixes=state.to_repair)
+    room = len(asks) if most is None else max(0, most - state.next_number - _urgent_alive(state))
+    return asks[:room]
 
 
-def _repairs_alive(state: ResearchState) -> int:
-    return sum(proposal.purpose == "fix" for proposal in state.proposals.values())
+def _urgent_alive(state: ResearchState) -> int:
+    return sum(_is_urgent(proposal) for proposal in state.proposals.values())
 
 
-def _merges(state: ResearchState, situation: Situation) -> Iterator[Ask]:
-    """Two keeps that started from one frontier: the frontier lacks the change of the first."""
-    for behind, _ in state.to_merge:
-        yield Ask(MERGE, "merge", merges=behind)
-    if state.to_combine and _may_ask(state, situation) and _unanswered(state) < situation.rules.slots:
-        yield Ask(situation.rules.agent, "merge", merges=state.to_combine[0])
+def _is_urgent(proposal: Proposal) -> bool:
+    return proposal.purpose in ("fix", "merge")
 
 
-def _ideas(state: ResearchState, situation: Situation) -> Iterator[Ask]:
-    """A slow agent is asked ahead, another one when a slot is idle; an understudy stands in meanwhile."""
+def _ideas(state: ResearchState, situation: Situation, others: int) -> Iterator[Ask]:
+    """A slow agent is asked ahead, another one when a slot is idle; an understudy stands in meanwhile.
+
+    `others`: questions that go first.
+    """
     rules = situation.rules
-    idle = len(idle_slots(state, situation)) if _has_baseline(state) else 0
+    idle = len(_unclaimed_slots(state, situation)) if _has_baseline(state) else 0
+    asked_understudy = _asked_understudy(state)
     if _is_absent(state, situation) and _understudy_acts(situation):
         ready = sum(proposal.is_made for proposal in state.proposals.values())
-        for _ in range(idle - ready - _asked_understudy(state)):
+        for _ in range(idle - ready - asked_understudy - others):
             yield Ask(rules.understudy or rules.agent, "propose", stands_in_for=rules.agent)
-    if not _may_ask(state, situation):
-        return
-    on_their_way = len(state.proposals) - _asked_understudy(state) + len([*_repairs_due(state, situation)])
-    if rules.asks_ahead:
-        for _ in range(min(rules.slots - on_their_way, rules.slots - _unanswered(state))):
-            yield Ask(rules.agent, "propose")
-    else:
-        for _ in range(idle - on_their_way):
+    if _may_ask(state, situation):
+        wanted = rules.slots if rules.asks_ahead else idle
+        for _ in range(wanted - (len(state.proposals) - asked_understudy) - others):
             yield Ask(rules.agent, "propose")
 
 
@@ -492,12 +530,12 @@ def _asked_understudy(state: ResearchState) -> int:
     return sum(not p.is_made and p.stands_in_for is not None for p in state.proposals.values())
 
 
-def _room(state: ResearchState, situation: Situation) -> int:
-    """How many more proposals the limit on experiments allows. No more than a baseline before that runs."""
+def _room(state: ResearchState, situation: Situation, urgent: int) -> int:
+    """How many proposals the limit on experiments allows beside `urgent`. None before the baseline runs."""
     if state.next_number == 1 and state.experiments[0].phase is Phase.OPENED:
         return 0
     most = situation.rules.limits.experiments
-    return 10**9 if most is None else max(0, most - state.next_number - len(state.proposals))
+    return 10**9 if most is None else max(0, most - state.next_number - len(state.proposals) - urgent)
 
 
 def _unanswered(state: ResearchState) -> int:
@@ -540,13 +578,15 @@ def absent(
     wish counts the first time; after that the usual delay is the least.
     """
     rules, absence = situation.rules, state.absence
-    times = absence.times if absence is not None and _is_absent(state, situation) else 0
+    times = 1
+    if absence is not None and _is_absent(state, situation):
+        times = absence.times + absence.is_over(situation.now)
     until = None
     if retry_seconds is not None:
-        usual = backoff(times + 1, rules.absence.retry_seconds, rules.absence.max_retry_seconds)
-        named = retry_seconds > 0 and times == 0
+        usual = backoff(times, rules.absence.retry_seconds, rules.absence.max_retry_seconds)
+        named = retry_seconds > 0 and times == 1
         until = _after(situation, retry_seconds if named else max(retry_seconds, usual))
-    return AgentAbsent(agent=rules.agent, reason=reason, until=until)
+    return AgentAbsent(agent=rules.agent, reason=reason, until=until, times=times)
 
 
 def after_failure(state: ResearchState, failed: AgentFailed, situation: Situation) -> AgentAbsent | None:
@@ -610,15 +650,22 @@ def stop(state: ResearchState, situation: Situation) -> Stop | None:
     """Why to end now; None to go on. Experiments that are under way are seen through first."""
     if situation.busy_slots or any(experiment.under_way for experiment in state.open):
         return None
+    if any(slot.pause is not None and slot.faults == 0 for slot in state.slots.values()):
+        return None  # that it is over is to go on record first
+    return _end(state, situation)
+
+
+def _end(state: ResearchState, situation: Situation) -> Stop | None:
+    """Why nothing new begins."""
     if (fault := _too_many_faults(state, situation)) is not None:
         return Stop(fault, NotReady)
-    if not state.open and (found := state.obstacle) is not None:
+    if (found := state.obstacle) is not None:
         return Stop(found.last_words, Unfit)
     if (reached := limit(state, situation)) is not None:
         return Stop(reached)
     if (plea := _needs_person(state)) is not None:
         return Stop(plea, UserError)
-    if state.open or state.proposals or situation.busy_proposals:
+    if state.open or state.proposals or state.to_merge or situation.busy_proposals:
         return None
     if situation.exhausted is not None:
         return Stop(situation.exhausted)
@@ -665,9 +712,9 @@ def _too_many_faults(state: ResearchState, situation: Situation) -> str | None:
 # --- time ----------------------------------------------------------------------------------------
 
 
-def may_begin(situation: Situation) -> bool:
-    """True unless a person wants a pause or the disk is too full for a run."""
-    return not situation.wish.paused and situation.shortage is None
+def _may_go_on(state: ResearchState, situation: Situation) -> bool:
+    """False if a person wants a pause, the disk is too full for a run, or the effort is about to end."""
+    return _wanted_pause(situation) is None and _end(state, situation) is None
 
 
 def wake_at(state: ResearchState, situation: Situation) -> dt.datetime | None:

@@ -78,7 +78,11 @@ class Absence:
     until: str | None
     """When it will be asked again, UTC; None: not until a person changes something."""
     times: int
-    """How often in a row it could not be reached."""
+    """How often in a row it could not be reached; what several slots asked at once counts once."""
+
+    def is_over(self, now: dt.datetime) -> bool:
+        """True once it may be asked again."""
+        return self.until is None or now >= dt.datetime.fromisoformat(self.until)
 
 
 @dataclass(frozen=True)
@@ -442,7 +446,7 @@ def _attend(state: ResearchState, event: AgentAbsent | AgentReturned, time: str)
         reason=event.reason,
         since=before.since if before else time,
         until=event.until,
-        times=before.times + 1 if before else 1,
+        times=event.times,
     )
 
 

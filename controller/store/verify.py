@@ -152,7 +152,7 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
     if event.frontier_bpb != frontier.val_bpb:
         yield f"{where} was measured against {event.frontier_bpb}, not the frontier"
     for other in state.open:
-        if other.phase is Phase.DECIDED and other is not experiment:
+        if other.phase is Phase.DECIDED and experiment.score is not None:
             yield f"{where} was decided before experiment {other.number} was committed"
     try:
         quarantined = experiment.quarantine.score if experiment.quarantine else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -54,11 +55,12 @@ def draw(state: ResearchState, path: Path) -> None:
 def draw_holdout(kept: Sequence[tuple[int, float, float, float]], last: int, path: Path) -> None:
     """Write the picture of overfitting as a PNG file: what both scores gained since the first keep.
 
-    `kept`: number, val_bpb, the same on fresh rows and its standard error, of each kept experiment, oldest
-    first, at least one; `last`: the number of the last experiment. While the two lines fall together the
+    `kept`: number, val_bpb, the same on fresh rows and its standard error, of each kept experiment, at
+    least one; `last`: the number of the last experiment. While the two lines fall together the
     gains are real; a validation line that leaves the other one's error bars fits the scored rows.
     """
     figure, axes = _page(_SMALL_INCHES)
+    kept = sorted(kept)
     numbers = [*(number for number, *_ in kept), max(last, kept[-1][0])]
     gained = [row[2] - kept[0][2] for row in kept]
     axes.errorbar(numbers[:-1], gained, [row[3] for row in kept], fmt="none", ecolor=_REJECT, alpha=0.5)
@@ -110,11 +112,19 @@ def _scores(axes: Axes, scored: Sequence[Experiment], last: int) -> None:
     beyond = [(number, highest) for number, bpb in discarded if bpb > highest]
     _dots(axes, beyond, "^", _DISCARD, "discard, off the scale", 40)
     if kept:
-        numbers = [*(number for number, _ in kept), max(last, kept[-1][0])]
-        best = [*(bpb for _, bpb in kept), kept[-1][1]]
-        axes.step(numbers, best, where="post", color=_KEEP, linewidth=1.8, label="best so far", zorder=2)
+        axes.step(*staircase(kept, last), where="post", color=_KEEP, linewidth=1.8, label="best so far", zorder=2)
         _dots(axes, kept, "o", _KEEP, "keep", 64)
         _labels(axes, [experiment for experiment in scored if experiment.verdict is Verdict.KEEP])
+
+
+def staircase(kept: Sequence[Point], last: int) -> tuple[list[int], list[float]]:
+    """The best score so far by number, up to the last experiment.
+
+    With several slots an experiment may be kept after one with a higher number.
+    """
+    numbers = sorted(number for number, _ in kept)
+    best = list(accumulate((bpb for _, bpb in sorted(kept)), min))
+    return [*numbers, max(last, numbers[-1])], [*best, best[-1]]
 
 
 def _limits(kept: Sequence[float], scored: Sequence[Experiment]) -> tuple[float, float]:

@@ -270,6 +270,8 @@ def _time(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     if not records:
         return
     span = (_parse(records[-1].time) - _parse(records[0].time)).total_seconds()
+    slots = max(1, len(state.slots))
+    whole = slots * span
     training = sum(e.outcome.seconds for e in state.experiments if e.outcome)
     scoring = sum(e.score.seconds for e in state.experiments if e.score)
     yield "## Where the time went"
@@ -279,11 +281,11 @@ def _time(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     rows = {
         "training": training,
         "scoring": scoring,
-        "everything else, pauses included": max(span - training - scoring, 0.0),
-        "first to last entry of the journal": span,
+        "everything else, pauses included": max(whole - training - scoring, 0.0),
+        "first to last entry of the journal" + (f", on {slots} slots" if slots > 1 else ""): whole,
     }
     for name, seconds in rows.items():
-        yield f"| {name} | {_duration(seconds)} | {seconds / span if span else 0:.0%} |"
+        yield f"| {name} | {_duration(seconds)} | {seconds / whole if whole else 0:.0%} |"
 
 
 def _provenance(records: Sequence[Record]) -> Iterator[str]:

@@ -120,15 +120,15 @@ def journal(options: argparse.Namespace) -> None:
                 [effort.telling()],
                 "CPU time; aim: ≤ 1 s",
             )
-        steps = [(young.experiment(), old.experiment()) for _ in range(30)]
+        both = [(young.experiment(), old.experiment()) for _ in range(30)]
         _line(
-            "journal: step at 100 experiments",
-            [early for early, _ in steps],
+            "journal: an experiment after 100",
+            [early for early, _ in both],
             "CPU time; containers pretended",
         )
         _line(
-            f"journal: step at {options.past} experiments",
-            [late for _, late in steps],
+            f"journal: an experiment after {options.past}",
+            [late for _, late in both],
             "CPU time; aim: the same",
         )
         young.close()

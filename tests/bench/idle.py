@@ -22,10 +22,10 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     Decided,
-    Prepared,
-    Proposed,
+    ExperimentOpened,
+    ProposalMade,
+    ProposalRehearsed,
     Record,
-    Rehearsed,
     ScoringFinished,
     ScoringStarted,
     TrainingFinished,
@@ -47,7 +47,7 @@ LEAST, MOST, REHEARSAL = 60 / BUDGET, 120 / BUDGET, 120 / BUDGET
 
 @dataclass(frozen=True)
 class Idle:
-    """Seconds, from the first container of the first experiment to the end of the last one's."""
+    """Seconds on one slot, from the first container of the first experiment to the end of the last one's."""
 
     experiments: int
     total: float
@@ -55,7 +55,7 @@ class Idle:
     """Life of the T containers, by the engine's clock."""
     scoring: float
     waiting: float
-    """From a verdict to the last thing the agent did before the next proposal."""
+    """From a verdict to the last thing the agent did before the next experiment was opened."""
 
     @property
     def share(self) -> float:
@@ -100,9 +100,9 @@ def idle(records: Iterable[Record]) -> Idle:
     for record in records:
         time = dt.datetime.fromisoformat(record.time)
         match record.data:
-            case ApiAnswered() | ApiFailed() | Rehearsed() | Prepared():
+            case ApiAnswered() | ApiFailed() | ProposalRehearsed() | ProposalMade():
                 spoken = time
-            case Proposed() if verdict is not None and spoken is not None:
+            case ExperimentOpened() if verdict is not None and spoken is not None:
                 behind[1] += max(0.0, (spoken - verdict).total_seconds())
             case TrainingStarted():
                 first = first or time
@@ -124,7 +124,7 @@ def idle(records: Iterable[Record]) -> Idle:
 class Patient(Claude):
     """The same agent, asked when the machine has nothing else to do."""
 
-    prepares_ahead = False
+    asks_ahead = False
 
 
 def race(folder: Path, experiments: int, budget: float) -> tuple[Idle, Idle]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -10,7 +11,8 @@ from controller.core.events import (
     AnyEvent,
     ApiAnswered,
     Decided,
-    Proposed,
+    ExperimentOpened,
+    ProposalMade,
     Record,
     ScoringFinished,
     ScoringStarted,
@@ -45,17 +47,17 @@ def answered(second: float) -> Record:
     return record(second, event)
 
 
+def made(second: float) -> Record:
+    return record(second, ProposalMade(proposal=1, description="", train_sha256=NAME))
+
+
+@pytest.mark.parametrize("spoken", [[answered], [made], [answered, made]])
 @pytest.mark.parametrize(("spoke", "waited"), [(30.0, 5.0), (10.0, 0.0)], ids=["late", "in time"])
-def test_time_goes_to_training_scoring_waiting_and_the_rest(spoke: float, waited: float) -> None:
-    proposed = Proposed(
-        experiment=1,
-        description="",
-        hypothesis="",
-        agent="",
-        parent="",
-        train_sha256=NAME,
-        digest=NAME,
-        diff_sha256=NAME,
+def test_time_goes_to_training_scoring_waiting_and_the_rest(
+    spoke: float, waited: float, spoken: Sequence[Callable[[float], Record]]
+) -> None:
+    opened = ExperimentOpened(
+        experiment=1, proposal=1, slot=0, parent="", train_sha256=NAME, digest=NAME, diff_sha256=NAME
     )
     decision = Decision(verdict=Verdict.DISCARD, rule="")
     records = [
@@ -66,8 +68,8 @@ def test_time_goes_to_training_scoring_waiting_and_the_rest(spoke: float, waited
         ),
         record(25.0, ScoringFinished(experiment=0, attempt=1)),
         record(25.0, Decided(experiment=0, decision=decision, frontier_bpb=None)),
-        answered(spoke),
-        record(31.0, proposed),
+        *(event(spoke) for event in spoken),
+        record(31.0, opened),
         *trained(1, 31.0, 52.0, life=20.0),
     ]
     found = idle(sorted(records, key=lambda record: record.time))

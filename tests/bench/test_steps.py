@@ -1,4 +1,4 @@
-"""A step of an effort that has come far costs what a step of a young one costs."""
+"""An experiment of an effort that has come far costs what one of a young effort costs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def old(tmp_path: Path) -> Iterator[Long]:
 
 
 @pytest.mark.slow
-def test_a_step_costs_the_same_after_a_hundred_times_as_many(young: Long, old: Long) -> None:
+def test_an_experiment_costs_the_same_after_a_hundred_times_as_many(young: Long, old: Long) -> None:
     """In CPU time, each at its best: other work can only add to it. A linear cost would be 100-fold."""
     costs = [(young.experiment(), old.experiment()) for _ in range(10)]
     assert min(late for _, late in costs) < 2 * min(early for early, _ in costs), costs

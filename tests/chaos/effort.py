@@ -66,7 +66,7 @@ KEY = "sk-test-never-to-be-seen"
 
 #: What `verify` says of a home whose controller died while it was closing an experiment.
 _MENDED_BY_A_START = re.compile(
-    r"results\.tsv lacks 1 lines; the next start adds them"
+    r"results\.tsv lacks \d lines; the next start adds them"
     r"|runs/(\d+)/(?:experiment\.json is missing|run\.log is not what the run printed and the judge found)"
 )
 
@@ -221,10 +221,10 @@ class Effort:
             return []
         found = self.wrong_alive()
         story = Story.of(self.home)
-        last = max((told.number for told in story.told if told.closed), default=None)
+        latest = {f"{told.number:06d}" for told in story.latest.values()}
         for problem in verify(self.home):
             mended = _MENDED_BY_A_START.fullmatch(problem)
-            mine = mended is not None and mended[1] in (None, f"{last:06d}" if last is not None else None)
+            mine = mended is not None and mended[1] in (None, *latest)
             if not mine and not (story.torn and "is torn after" in problem):
                 found.append(f"verify: {problem}")
         return [*found, *problems(self.home, at_rest=False)]

@@ -30,8 +30,8 @@ _POLL_SECONDS = 0.05
 
 _SETTINGS = {
     "GLOVEBOX_CLAUDE__ANSWER_SECONDS": "30",
-    "GLOVEBOX_PATIENCE__FIRST_SECONDS": "1",
-    "GLOVEBOX_PATIENCE__MAX_SECONDS": "3",
+    "GLOVEBOX_RETRY__FIRST_SECONDS": "1",
+    "GLOVEBOX_RETRY__MAX_SECONDS": "3",
 }
 
 
@@ -157,7 +157,7 @@ def _phase(effort: Effort) -> str:
         case "scoring_started":
             return "confirmation" if effort.watchman.second_worker() else "scoring"
         case "decided" | "committed":
-            return "proposing" if story.phase in ("api_answered", "rehearsed") else "between"
+            return "proposing" if story.phase in ("api_answered", "proposal_rehearsed") else "between"
         case _:
             return ""
 

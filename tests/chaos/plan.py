@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from controller.core.containers.domains import Domain
 from controller.failpoints import NAMES, OF_A_CALLER, OF_THE_RUNNER, OF_THE_SANDBOX
 
-_AGENT = ("api_", "prepared", "preparation_dropped", "rehears", "agent_")
+_AGENT = ("api_", "proposal_rebased", "proposal_dropped", "rehears", "agent_")
 _ELSEWHERE = {
     f"container-{done}-{domain}"
     for done in ("due", "created", "started")
     for domain in (Domain.PREPARE, Domain.TELEMETRY)
-} | {"container-told", "made-ready", "order-received-begin", "order-carried-out-begin"}
-"""Only another command comes there, or a GPU."""
-NOISY = ("before-slot_disturbed", "after-slot_disturbed", "before-slot_calm", "after-slot_calm")
+} | {
+    "container-told",
+    "made-ready",
+    "order-received-begin",
+    "order-carried-out-begin",
+    "before-experiment_moved",
+    "after-experiment_moved",
+}
+"""Only another command comes there, a GPU, or an effort on several slots: test_failpoints.py."""
+NOISY = ("before-slot_disturbed", "after-slot_disturbed", "before-slot_ready", "after-slot_ready")
 """Where an effort comes to on a machine that somebody else uses too; `rare.py` makes one."""
 LONG = ("snapshot-due", "snapshot-written")
 """Where an effort comes to once in two hundred experiments; the same."""
@@ -109,8 +116,8 @@ PRELUDES = {
     "after-voided": "first-worker-done",
     "before-resumed": "after-paused",
     "after-resumed": "after-paused",
-    "before-slot_calm": "after-slot_disturbed",
-    "after-slot_calm": "after-slot_disturbed",
+    "before-slot_ready": "after-slot_disturbed",
+    "after-slot_ready": "after-slot_disturbed",
 }
 """Where the controller is killed first, so that the next one comes to the place."""
 

@@ -7,47 +7,54 @@ a file next to the home.
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from controller import failpoints
+from controller.components import Slot
 from controller.core.errors import AgentAway, AgentError
+from controller.core.events import ExperimentOpened, Record
 from controller.core.experiment import Experiment
 from controller.core.hardware.disturbance import NoiseConfig
-from controller.core.values import Disturbance, Proposal, RehearsalResult, RunOutcome
-from controller.ports import Attempt, Context, Wish
-from controller.proposals.availability import AbsenceConfig
+from controller.core.rules import AbsenceConfig, Wish
+from controller.core.state import ResearchState
+from controller.core.values import Change, Disturbance, RehearsalResult, RunOutcome
+from controller.ports import Attempt, Context
 from controller.recovery import recover, sweep
 from controller.store.journal import read_records
 from controller.store.retention import Retention, RetentionConfig
 from controller.store.snapshot import EVERY
 from tests.loop.effort import Effort, Workspaces
 from tests.loop.slow import Slow, Step, fails, insert, whole
-from tests.support.fakes import LOAD, FakeMonitor, FakeTrainer, train_py
+from tests.support.fakes import LOAD, FakeJudge, FakeMonitor, FakeTrainer, RoomyHome, Silent, train_py
 
 QUICK = AbsenceConfig(retry_seconds=0.001, max_retry_seconds=0.001)
 
 
 class Machine(FakeTrainer):
-    """Remembers in a file, as an engine remembers across the controllers that come and go."""
+    """Remembers in a file, as an engine remembers across the controllers that come and go; of all slots."""
 
     def __init__(self, memory: Path) -> None:
         super().__init__()
-        self._memory = memory
+        self._memory, self._lock = memory, threading.Lock()
         if memory.exists():
             self.finished, self.workspaces, self.started = pickle.loads(memory.read_bytes())
 
     def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
-        try:
-            return super().train(attempt, stop, tick)
-        finally:
-            self._remember()
+        with self._lock:
+            try:
+                return super().train(attempt, stop, tick)
+            finally:
+                self._remember()
 
     def discard(self, attempt: Attempt) -> None:
-        super().discard(attempt)
-        self._remember()
+        with self._lock:
+            super().discard(attempt)
+            self._remember()
 
     def _remember(self) -> None:
         new = self._memory.with_suffix(".new")  # another thread may be killing us
@@ -69,7 +76,7 @@ class Moody(Slow):
         super().__init__([], repair=insert(90.0, "mended"))
         self._turns = itertools.count(life)
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         turn, best = next(self._turns), context.frontier.val_bpb or 100.0
         number = len(context.history)
         moods: list[Step] = [
@@ -84,12 +91,11 @@ class Moody(Slow):
             fails(AgentAway("The API is overloaded.", 0.0)),
             fails(AgentError("It talked and did nothing.")),
         ]
-        self.steps = [moods[turn % len(moods)]]
-        proposal = super().propose(context)
-        context.desk.rehearse(proposal.train_py)
-        return proposal
+        change = self._paid(moods[turn % len(moods)], context)
+        context.services.rehearse(change.train_py)
+        return change
 
-    def fix(self, context: Context, crashed: Experiment) -> Proposal | None:
+    def fix(self, context: Context, crashed: Experiment) -> Change | None:
         """Every second crash is beyond repair."""
         return super().fix(context, crashed) if crashed.number % 2 else None
 
@@ -102,7 +108,7 @@ class Restless(FakeMonitor):
         return LOAD if self.looks % 4 else None
 
 
-class Hesitant(Calm):
+class Hesitant(RoomyHome):
     """Somebody who pauses the effort and thinks better of it, again and again."""
 
     def __init__(self) -> None:
@@ -113,21 +119,38 @@ class Hesitant(Calm):
         return Wish(paused=next(self._turns), by="somebody")
 
 
-def live(home: Path, place: str | None, more: int, life: int) -> None:
+class Deadly(Silent):
+    """Kills its process once an experiment was opened on the second slot."""
+
+    def recorded(self, record: Record, state: ResearchState) -> None:
+        if isinstance(record.data, ExperimentOpened) and record.data.slot == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()
+
+
+SECOND_SLOT = "an experiment on the second slot"
+"""A place of its own to die at: the next process may have no such slot."""
+
+
+def live(home: Path, place: str | None, more: int, life: int, slots: int) -> None:
     """Begin or go on for so many more experiments; die at `place` if one is given."""
-    if place is not None:
-        failpoints.arm(place)
     effort = Effort(home, Moody(life), baseline=train_py(100.0))
+    if place == SECOND_SLOT:
+        effort.components.observer = Deadly()
+    elif place is not None:
+        failpoints.arm(place)
     machine = Machine(home.parent / "machine")
-    effort.train_with(machine)
+    effort.components.slots = [Slot(machine, FakeJudge(machine), Restless()) for _ in range(slots)]
     effort.archive.stored = -EVERY  # so that every experiment makes a snapshot
     if place is not None and place.endswith(("paused", "resumed")):
-        effort.world.surroundings = Hesitant()  # each pause takes a second
-    effort.world.absence, effort.world.rehearsal = QUICK, Workshop()
-    effort.world.slot, effort.world.noise = Restless(), NoiseConfig(retry_seconds=0.001)
-    effort.world.prune = Retention(home, RetentionConfig(log_bytes=0, call_bytes=0)).prune
-    loop = effort.loop(sum(record.data.event == "proposed" for record in read_records(home)) + more)
-    sweep(home, effort.world, loop.state)
-    recover(effort.world, Workspaces(machine), loop.state)
+        effort.components.surroundings = Hesitant()  # each pause takes a second
+    effort.components.rehearsal = Workshop()
+    effort.components.prune = Retention(home, RetentionConfig(log_bytes=0, call_bytes=0)).prune
+    noise = NoiseConfig(retry_seconds=0.001)
+    effort.rule(slots=slots, absence=QUICK, is_watched=True, noise=noise)
+    opened = sum(isinstance(record.data, ExperimentOpened) for record in read_records(home))
+    loop = effort.loop(opened + more)
+    sweep(home, effort.components, loop.state)
+    recover(effort.components, Workspaces(machine), loop.state)
     loop.run()
     effort.close()

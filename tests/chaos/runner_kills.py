@@ -16,8 +16,8 @@ from tests.chaos.victims import Runner
 SETTINGS = {
     "GLOVEBOX_NOISE__ENABLED": "true",  # so that the runner is asked what containers use
     "GLOVEBOX_NOISE__CPU_SHARE": "1",  # of which nothing comes
-    "GLOVEBOX_PATIENCE__FIRST_SECONDS": "1",
-    "GLOVEBOX_PATIENCE__MAX_SECONDS": "3",
+    "GLOVEBOX_RETRY__FIRST_SECONDS": "1",
+    "GLOVEBOX_RETRY__MAX_SECONDS": "3",
 }
 _BOTH = 5
 """With every so many kills of the runner the controller dies, too, and all of the home is looked at."""

@@ -37,6 +37,7 @@ OF_CONTAINERS = {
 AT_THE_BEGINNING = ["base-made", "before-effort_started", "after-effort_started"]
 AT_THE_END = ["before-session_stopped", "after-session_stopped"]
 MENDING = ["before-journal_repaired", "after-journal_repaired"]
+MOVING = ["before-experiment_moved", "after-experiment_moved"]
 IN_BETWEEN = [
     name
     for name in failpoints.NAMES
@@ -49,9 +50,9 @@ CONTROLLER = Path(failpoints.__file__).parent
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
-def live(home: Path, place: str | None, more: int, life: int) -> int | None:
+def live(home: Path, place: str | None, more: int, life: int, slots: int = 1) -> int | None:
     """One life of a controller; its exit status."""
-    process = PROCESSES.Process(target=pretended.live, args=(home, place, more, life))
+    process = PROCESSES.Process(target=pretended.live, args=(home, place, more, life, slots))
     process.start()
     process.join(300)
     return process.exitcode
@@ -89,6 +90,7 @@ def test_what_names_no_place_is_refused(text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_every_place_it_tells_one_story(tmp_path: Path) -> None:
+    """Every other life has a second slot."""
     PROCESSES.set_forkserver_preload(["tests.chaos.pretended"])
     home = tmp_path / "home"
     for life, place in enumerate([*AT_THE_BEGINNING, *IN_BETWEEN, *MENDING, *AT_THE_END]):
@@ -96,8 +98,13 @@ def test_killed_at_every_place_it_tells_one_story(tmp_path: Path) -> None:
         if place in MENDING:
             with (home / "audit.jsonl").open("ab") as journal:
                 journal.write(b'{"data":{"exper')
+        slots = 1 + life % 2
+        if place in MOVING:
+            assert live(home, pretended.SECOND_SLOT, more, life, slots=2) == -signal.SIGKILL
+            assert problems(home, at_rest=False) == [], place
+            slots = 1
         before = (home / "audit.jsonl").read_bytes() if home.exists() else b""
-        assert live(home, place, more, life) == -signal.SIGKILL, f"{place} is never reached"
+        assert live(home, place, more, life, slots) == -signal.SIGKILL, f"{place} is never reached"
         journal_now = (home / "audit.jsonl").read_bytes()
         assert journal_now.startswith(before) or place in MENDING
         assert problems(home, at_rest=False) == [], place
@@ -107,6 +114,8 @@ def test_killed_at_every_place_it_tells_one_story(tmp_path: Path) -> None:
     assert left == [], "files that were not finished"
     story = Story.of(home)
     assert len(story.told) > 20 and {told.verdict for told in story.told} >= {"keep", "discard", "crash"}
+    assert {told.slot for told in story.told} == {0, 1}
+    assert [told.number for told in story.closed] != sorted(told.number for told in story.closed)
 
     once = picture(home)
     for _ in range(2):

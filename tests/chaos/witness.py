@@ -17,14 +17,36 @@ from typing import Any
 
 Line = dict[str, Any]
 
+_ENDS = ("experiment_opened", "proposal_dropped", "proposal_refused", "agent_failed")
+"""After each of these nothing more is told of a proposal."""
+_TEXT_IS_DUE = {
+    "proposal_made": False,
+    "agent_failed": False,
+    "proposal_rebased": True,
+    "proposal_refused": True,
+    "experiment_opened": True,
+}
+"""Whether a proposal has a text when this happens to it."""
+
+
+@dataclass
+class Asked:
+    """What the journal says of one proposal."""
+
+    agent: str
+    made: bool = False
+    end: str = ""
+    """The event after which nothing more is told of it."""
+
 
 @dataclass
 class Told:
     """What the journal says of one experiment."""
 
     number: int
-    proposed: Line
-    at: str = "proposed"
+    opened: Line
+    slot: int
+    at: str = "experiment_opened"
     """Its last event."""
     attempts: int = 0
     running: bool = False
@@ -49,6 +71,14 @@ class Story:
     """A journal, read line by line as if every line could be wrong."""
 
     told: list[Told] = field(default_factory=list)
+    """By number."""
+    closed: list[Told] = field(default_factory=list)
+    """Those that came to their end, in that order."""
+    kept: list[Told] = field(default_factory=list)
+    """In the order of their verdicts, which is that of their commits."""
+    latest: dict[int, Told] = field(default_factory=dict)
+    """By slot: the experiment that was opened on it last."""
+    asked: list[Asked] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     hashes: set[str] = field(default_factory=set)
     trained: set[tuple[int, int]] = field(default_factory=set)
@@ -59,6 +89,11 @@ class Story:
     """The last event."""
     torn: bool = False
     _best: float = math.inf
+    _frontier: str = ""
+
+    @property
+    def open(self) -> list[Told]:
+        return [told for told in self.told if not told.closed]
 
     @property
     def voided(self) -> int:
@@ -80,22 +115,50 @@ class Story:
 
     def _hear(self, line: Line) -> None:
         data, event = line["data"], line["event"]
-        self.phase = event
-        if event == "proposed":
-            self._propose(data)
-        elif line["experiment"] is not None:
-            if not self.told or self.told[-1].number != line["experiment"] or self.told[-1].closed:
-                self.wrong.append(f"{event} of experiment {line['experiment']}, which is not open")
+        self.phase, number = event, line["experiment"]
+        if event == "effort_started":
+            self._frontier = data["base_commit"]
+        if data.get("proposal") is not None:
+            self._propose(event, data)
+        if event == "experiment_opened":
+            self._open(data)
+        elif number is not None:
+            if not 0 <= number < len(self.told) or self.told[number].closed:
+                self.wrong.append(f"{event} of experiment {number}, which is not open")
             else:
-                self._advance(self.told[-1], event, data)
+                self._advance(self.told[number], event, data)
 
-    def _propose(self, data: Line) -> None:
-        number = data["experiment"]
+    def _propose(self, event: str, data: Line) -> None:
+        number = data["proposal"]
+        if event == "proposal_asked":
+            if number != len(self.asked):
+                self.wrong.append(f"proposal {number} was asked for where {len(self.asked)} was due")
+            self.asked.append(Asked(data["agent"]))
+            return
+        known = self.asked[number] if 0 <= number < len(self.asked) else None
+        if known is None or known.end:
+            self.wrong.append(f"{event} of proposal {number}, which is not open")
+            return
+        if event in _TEXT_IS_DUE and known.made is not _TEXT_IS_DUE[event]:
+            self.wrong.append(f"{event} of proposal {number}, which has {'a' if known.made else 'no'} text")
+        known.made = known.made or event == "proposal_made"
+        if event in _ENDS:
+            known.end = event
+
+    def _open(self, data: Line) -> None:
+        number, slot = data["experiment"], data["slot"]
         if number != len(self.told):
-            self.wrong.append(f"experiment {number} was proposed where {len(self.told)} was due")
-        if self.told and not self.told[-1].closed:
-            self.wrong.append(f"experiment {number} was proposed before its predecessor was closed")
-        self.told.append(Told(number, data))
+            self.wrong.append(f"experiment {number} was opened where {len(self.told)} was due")
+        if data["parent"] != self._frontier:
+            self.wrong.append(f"experiment {number} does not start from the frontier")
+        self.told.append(Told(number, data, slot))
+        self._occupy(slot, self.told[-1])
+
+    def _occupy(self, slot: int, told: Told) -> None:
+        before = self.latest.get(slot)
+        if before is not None and before.slot == slot and not before.closed:
+            self.wrong.append(f"experiment {told.number} was given slot {slot}, which {before.number} has")
+        told.slot, self.latest[slot] = slot, told
 
     def _advance(self, told: Told, event: str, data: Line) -> None:
         where = f"experiment {told.number}"
@@ -115,30 +178,39 @@ class Story:
                 told.running, told.outcome, told.score = False, None, None
             case "scoring_finished":
                 told.score = data["score"]["val_bpb"] if data["score"] else None
+            case "experiment_moved":
+                if told.running or told.outcome is not None:
+                    self.wrong.append(f"{where} was moved while it was under way")
+                self._occupy(data["slot"], told)
             case "decided":
                 self._decide(told, data["decision"])
             case "committed":
                 if not told.kept or told.commit is not None:
                     self.wrong.append(f"{where} was committed and may not be")
-                told.commit = data["commit"]
+                told.commit = self._frontier = data["commit"]
+        if told.closed:
+            self.closed.append(told)
 
     def _decide(self, told: Told, decision: Line) -> None:
         where = f"experiment {told.number}"
         if told.verdict is not None or told.outcome is None:
             self.wrong.append(f"{where} was decided twice, or before it ran")
+        if told.score is not None and any(known.kept for known in self.open):
+            self.wrong.append(f"{where} was decided while the frontier was about to move")
         told.verdict, told.cause = decision["verdict"], decision["cause"]
         better = told.score is not None and told.score < self._best
         if (told.kept and not better) or (told.cause in ("worse", "equal") and better):
             self.wrong.append(f"{where}: {told.verdict} with {told.score} against {self._best}")
         if told.kept and told.score is not None:
             self._best = told.score
+            self.kept.append(told)
 
 
 def problems(home: Path, *, at_rest: bool) -> list[str]:
     """Every contradiction; while a controller lies dead, what its successor mends is none."""
     story = Story.of(home)
     found = [*story.wrong]
-    if at_rest and (story.torn or (story.told and not story.told[-1].closed)):
+    if at_rest and (story.torn or story.open):
         found.append("the journal ends in the middle of something")
     found += [f"git: {wrong}" for wrong in _git(home, story, at_rest)]
     found += [f"results.tsv: {wrong}" for wrong in _ledger(home, story, at_rest)]
@@ -155,7 +227,7 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
     form = "%H|%(trailers:key=Experiment,valueonly,separator=)|%(trailers:key=Val-Bpb,valueonly,separator=)|"
     form += "%(trailers:key=Journal,valueonly,separator=)"
     log = git(home, "log", "--reverse", f"--format={form}", *branches).split()[1:]
-    kept = [told for told in story.told if told.kept]
+    kept = story.kept
     committed = sum(told.commit is not None for told in kept)
     # The last may be committed and not journalled as such yet, or the other way about never.
     if len(branches) != 1 or not committed <= len(log) <= (committed if at_rest else len(kept)):
@@ -167,8 +239,8 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
             yield f"commit {line} is not what the journal says of experiment {told.number}"
         if at_rest or line is log[-1]:
             text = git(home, "show", f"{commit}:train.py", strip=False).encode()
-            if sha256(text) != told.proposed["train_sha256"]:
-                yield f"commit {line} holds another train.py than the one that was proposed"
+            if sha256(text) != told.opened["train_sha256"]:
+                yield f"commit {line} holds another train.py than the one that was opened"
     if at_rest and (dirt := git(home, "status", "--porcelain", "--ignored")):
         yield f"the work tree is not the frontier: {dirt}"
 
@@ -176,8 +248,9 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
 def _ledger(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
     path = home / "results.tsv"
     rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    closed = [told for told in story.told if told.closed]
-    if not len(closed) - (not at_rest) <= len(rows) <= len(closed):
+    closed = story.closed
+    behind = 0 if at_rest else len(story.latest)
+    if not len(closed) - behind <= len(rows) <= len(closed):
         yield f"{len(rows)} rows for {len(closed)} experiments"
     for told, row in zip(closed, rows, strict=False):
         _, score, _, verdict, _, number, _, _, cause = row.split("\t")
@@ -189,15 +262,17 @@ def _ledger(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
 def _runs(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
     folders = {path.name for path in (home / "runs").glob("*")}
     due = {f"{told.number:06d}" for told in story.told if told.attempts}
-    last = {f"{story.told[-1].number:06d}"} if story.told and not at_rest else set()
+    # What was opened on a slot last may be about to begin, or about to be closed.
+    latest = set() if at_rest else {told.number for told in story.latest.values()}
+    last = {f"{number:06d}" for number in latest}
     if folders - last != due - last or not due <= folders:
         yield f"folders {sorted(folders ^ due)} are missing or nobody's"
     for told in story.told:
         folder = home / "runs" / f"{told.number:06d}"
-        if told.attempts and sha256((folder / "train.py").read_bytes()) != told.proposed["train_sha256"]:
-            yield f"{folder.name}/train.py is not what was proposed"
+        if told.attempts and sha256((folder / "train.py").read_bytes()) != told.opened["train_sha256"]:
+            yield f"{folder.name}/train.py is not what was opened"
         described = (folder / "experiment.json").exists()
-        if described != told.closed and (at_rest or told is not story.told[-1]):
+        if described != told.closed and told.number not in latest:
             yield f"{folder.name}/experiment.json {'is early' if described else 'is missing'}"
         if described and json.loads((folder / "experiment.json").read_bytes())["attempt"] != told.attempts:
             yield f"{folder.name}/experiment.json tells of another attempt"

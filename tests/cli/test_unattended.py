@@ -52,7 +52,7 @@ def test_a_start_that_failed_is_made_again_and_the_engines_disk_is_waited_for(
         root = client.info()["DockerRootDir"]
     if not os.path.isdir(root) or shutil.disk_usage(root).free >= NEEDED:
         pytest.skip("the engine's disk is elsewhere, or larger than any")
-    settings = {"GLOVEBOX_MIN_FREE_BYTES": str(NEEDED), "GLOVEBOX_PATIENCE__FIRST_SECONDS": "0.2"}
+    settings = {"GLOVEBOX_MIN_FREE_BYTES": str(NEEDED), "GLOVEBOX_RETRY__FIRST_SECONDS": "0.2"}
     settings["GLOVEBOX_NOTIFY__COMMAND"] = f"tee --append {roomy / 'heard'}"
     command = Glovebox(roomy / "home", roomy, settings)
     shutil.copytree(prepared / "data", command.home / "data")

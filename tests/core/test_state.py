@@ -238,8 +238,9 @@ def test_histories_nobody_can_have_lived(events: list[AnyEvent]) -> None:
         fold(record(event, seq) for seq, event in enumerate(events))
 
 
-def absent(agent: str = "claude") -> AgentAbsent:
-    return AgentAbsent(agent=agent, reason="The API is overloaded.", until="2026-01-01T00:01:00+00:00")
+def absent(times: int = 1) -> AgentAbsent:
+    until = "2026-01-01T00:01:00+00:00"
+    return AgentAbsent(agent="claude", reason="The API is overloaded.", until=until, times=times)
 
 
 def session(agent: str) -> SessionStarted:
@@ -251,7 +252,7 @@ def folded(*events: AnyEvent) -> ResearchState:
 
 
 def test_an_absence_outlives_the_process_but_not_the_choice_of_the_agent() -> None:
-    twice = folded(session("claude"), absent(), absent(), session("claude"))
+    twice = folded(session("claude"), absent(), absent(times=2), session("claude"))
     assert twice.absence is not None
     assert (twice.absence.times, twice.absence.since) == (2, "2026-03-01T00:01Z")
     assert folded(session("claude"), absent(), session("tuner")).absence is None

@@ -216,10 +216,8 @@ def test_the_pauses_double_up_to_their_limit(waiting: Waiting) -> None:
     loop = effort.loop()
     loop.run()
     disturbed = [r.data for r in read_records(effort.home) if isinstance(r.data, SlotDisturbed)]
-    assert [event.data.looks for event in disturbed if isinstance(event.data, SlotDisturbed)] == [
-        *range(1, 7)
-    ]
-    times = [dt.datetime.fromisoformat(record.data.until) for record in disturbed[1:]]  # type: ignore[union-attr]
+    assert [event.looks for event in disturbed] == [*range(1, 7)]
+    times = [dt.datetime.fromisoformat(event.until) for event in disturbed[1:]]
     pauses = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
     assert pauses == pytest.approx([40, 40, 40, 40], abs=1.5), "each look takes a moment"
     assert loop.state.slot(0).noise is None

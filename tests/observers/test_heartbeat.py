@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.events import AgentAbsent, Paused, Voided
-from controller.core.state import ResearchState, apply
+from controller.core.events import AgentAbsent, Paused, ScoringStarted, SessionStarted, TrainingFinished, Voided
+from controller.core.state import ResearchState, apply, fold
+from controller.core.values import RunOutcome
 from controller.observers import heartbeat
 from controller.observers.heartbeat import Heartbeat
-from tests.support.efforts import Story, small
+from tests.support.efforts import PROVENANCE, Story, draw, small
 from tests.support.fakes import LOAD, HandClock
+from tests.support.two_slots import StoryOfTwo
 
 
 def watch(life: Heartbeat, story: Story) -> None:
@@ -49,12 +51,12 @@ def test_who_waits_is_alive_and_says_for_what(tmp_path: Path, life: Heartbeat) -
     story = small()
     story.tell(AgentAbsent(agent="claude", reason="busy", until=None))
     watch(life, story)
-    assert "the agent is away" in sign(tmp_path).doing
+    assert "the agent is absent" in sign(tmp_path).doing
     story = small()
     story.propose()
     story.tell(Voided(experiment=6, attempt=1, cause="disturbed", reason=LOAD.detail, evidence=LOAD))
     watch(life, story)
-    assert sign(tmp_path).doing.startswith("waiting for the slot to be calm since 2026-03-01")
+    assert sign(tmp_path).doing.startswith("waiting for the slot to be undisturbed since 2026-03-01")
     story.tell(Paused(why="person", by="me", reason="lunch \x1b[31m☃"))
     watch(life, story)
     assert sign(tmp_path).doing.startswith("paused by me since 2026-03-01")
@@ -63,6 +65,57 @@ def test_who_waits_is_alive_and_says_for_what(tmp_path: Path, life: Heartbeat) -
     watch(life, story)
     assert sign(tmp_path).doing.startswith("waiting for the machine since")
     assert (tmp_path / heartbeat.NAME).stat().st_size == 512
+
+
+def test_one_hung_slot_makes_it_overdue_though_the_other_ticks(tmp_path: Path) -> None:
+    clock = HandClock()
+    life = Heartbeat(tmp_path, clock, scoring_seconds=1800, asking_seconds=1000)
+    story = StoryOfTwo()
+    hangs, ticks = story.open(0, "hangs"), story.open(1, "ticks")
+    watch(life, story)
+    for _ in range(4):
+        clock.sleep(100)
+        life.training(ticks, clock.seconds, 300.0)
+        assert sign(tmp_path).doing.startswith(f"training experiment {ticks}")
+    assert sign(tmp_path).due == 300 < clock.seconds
+    life.training(hangs, 400.0, 300.0)
+    assert sign(tmp_path).due == clock.seconds + 300, "it has been heard of again"
+    story.end(hangs, 1.9)
+    clock.sleep(200)
+    watch(life, story)
+    clock.sleep(200)
+    life.training(ticks, clock.seconds, 300.0)
+    assert sign(tmp_path).due == clock.seconds + 300, "what is finished is not waited for"
+
+
+def test_a_slot_that_scores_may_be_silent_for_longer_than_one_that_trains(tmp_path: Path) -> None:
+    clock = HandClock()
+    life = Heartbeat(tmp_path, clock, scoring_seconds=1800, asking_seconds=1000)
+    story = StoryOfTwo()
+    scored, trained = story.open(0, "scored"), story.open(1, "trained")
+    story.tell(TrainingFinished(experiment=scored, attempt=1, outcome=RunOutcome(seconds=300, exit_code=0)))
+    story.tell(ScoringStarted(experiment=scored, attempt=1, seed=1, draw=draw(1), specs={}))
+    watch(life, story)
+    clock.sleep(1500)
+    life.training(trained, 1.0, 300.0)
+    assert sign(tmp_path).due == 1800
+    clock.sleep(500)
+    life.training(trained, 1.0, 300.0)
+    assert sign(tmp_path).due == 2100 == clock.seconds + 100
+
+
+def test_what_an_earlier_process_left_under_way_has_to_be_heard_of(tmp_path: Path) -> None:
+    """The first thing a process records is that it has begun."""
+    clock = HandClock()
+    life = Heartbeat(tmp_path, clock, scoring_seconds=1800, asking_seconds=1000)
+    story = StoryOfTwo()
+    story.open(0, "hangs")
+    ticks = story.open(1, "ticks")
+    story.tell(SessionStarted(agent="tuner", budget_seconds=300, provenance=PROVENANCE))
+    life.recorded(story.records[-1], fold(story.records))
+    clock.sleep(400)
+    life.training(ticks, 400.0, 300.0)
+    assert sign(tmp_path).due == 300
 
 
 def test_what_is_no_sign_is_none(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from controller.system.clock import SystemClock
 from tests.loop.effort import Effort, start
 from tests.support.efforts import Story, small
 from tests.support.fakes import train_py
+from tests.support.two_slots import StoryOfTwo
 
 SECRET = "hook-0123456789-secret"
 ALL = NotifyConfig(on=("keep", "discard", "crash", "reject", "stall", "stop"))
@@ -128,6 +129,63 @@ def test_a_baseline_without_a_score_is_told_with_what_is_wrong(
     assert second["event"] in ("crash", "reject")
 
 
+def test_each_of_two_experiments_is_told_with_its_own_words_and_score() -> None:
+    story = StoryOfTwo()
+    one, other = story.open(0, "one"), story.open(1, "other")
+    story.end(other, 1.9)
+    third = story.open(1, "third")
+    story.end(one, 1.95)
+    story.end(third, Cause.NON_CAUSAL)
+    told = [notice.as_json() for notice in told_of(story)][1:]
+    assert [(n["event"], n["experiment"], n["description"], n["val_bpb"]) for n in told] == [
+        ("keep", other, "other", 1.9),
+        ("discard", one, "one", 1.95),
+        ("reject", third, "third", None),
+    ]
+    assert [(n["cause"], n["frontier_bpb"]) for n in told] == [
+        (None, 1.9),
+        ("worse", 1.9),
+        ("non-causal", 1.9),
+    ]
+
+
+def test_an_experiment_that_waits_is_not_forgotten_while_many_others_are_told() -> None:
+    story = StoryOfTwo()
+    waits = story.open(0, "it waits")
+    for number in range(100):
+        story.question()
+        story.refuse("identical")
+        story.end(story.open(1, f"another {number}"), Cause.OOM)
+    story.end(waits, 1.9)
+    context = Context()
+    for record in story.records:
+        context, notice = follow(context, record)
+        assert len(context.others) <= 1 and len(context.proposals) <= 1, "nothing is remembered in vain"
+    assert notice is not None
+    assert (notice.kind, notice.context.experiment, notice.context.description) == ("keep", waits, "it waits")
+
+
+def test_what_is_reported_from_some_line_on_knows_what_is_open_by_then() -> None:
+    """Another process told of the lines before, or there was no channel."""
+    story = StoryOfTwo()
+    one, other = story.open(0, "one"), story.open(1, "other")
+    story.question()
+    story.answer("to come")
+    context = Context.at(fold(story.records))
+    before = len(story.records)
+    story.end(one, 1.9)
+    story.end(other, Cause.OOM)
+    told = []
+    for record in story.records[before:]:
+        context, notice = follow(context, record)
+        told += [notice.as_json()] if notice else []
+    assert [(n["event"], n["experiment"], n["description"]) for n in told] == [
+        ("keep", one, "one"),
+        ("crash", other, "other"),
+    ]
+    assert [*context.proposals.values()] == ["to come"]
+
+
 def test_a_stall_is_told_once_until_it_is_over() -> None:
     away = AgentAbsent(agent="a", reason="busy \x1b[31m", until=None)
     fault = Paused(why="infrastructure", reason="no engine")
@@ -170,7 +228,7 @@ def test_both_channels_hear_of_an_effort(effort: Effort, tmp_path: Path, hook: H
                 stack.enter_context(Notifier(name, effort.home, config, SystemClock(), deliver))
                 for name, deliver in (("command", command), ("webhook", hook.deliver))
             ]
-            effort.world.observer = ObserverGroup(told)
+            effort.components.observer = ObserverGroup(told)
             effort.loop().run()
     finally:
         del os.environ["ANTHROPIC_API_KEY"]
@@ -189,7 +247,7 @@ def run(effort: Effort, deliver: Callable[[Mapping[str, Any]], None]) -> list[st
     """Run an effort to its end with one channel; what was logged of the channel."""
     notifier = Notifier("webhook", effort.home, ALL, SystemClock(), deliver)
     with capture_logs() as lines, notifier as told:
-        effort.world.observer = ObserverGroup([told])
+        effort.components.observer = ObserverGroup([told])
         effort.loop().run()
     return [line["error"] for line in lines if line["event"].startswith("notify")]
 
@@ -238,7 +296,7 @@ def test_which_refusals_last(hook: Hook, status: int, lasting: bool) -> None:
 def test_a_notice_is_repeated_while_the_loop_goes_on(effort: Effort, hook: Hook) -> None:
     hook.answers = [503]
     with Notifier("w", effort.home, NotifyConfig(), SystemClock(), hook.deliver) as told:
-        effort.world.observer = ObserverGroup([told])
+        effort.components.observer = ObserverGroup([told])
         effort.loop().run()
         first, again = hook.got.get(timeout=60), hook.got.get(timeout=60)
     assert [(n["status"], n["experiment"]) for n in (first, again)] == [(503, 0), (204, 0)]

@@ -183,8 +183,7 @@ def test_a_log_line_tells_what_an_agent_does_in_safe_words() -> None:
     story.tell(
         ApiRequested(
             call=0,
-            for_experiment=0,
-            purpose="propose",
+            proposal=story.question(),
             model="m",
             request_sha256="",
             request_bytes=0,

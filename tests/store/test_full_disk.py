@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from controller.core.errors import AgentExhausted, GloveboxError, InfrastructureError, UserError
 from controller.core.events import SessionStopped
 from controller.core.experiment import Experiment
-from controller.core.values import Proposal, Verdict
+from controller.core.rules import RetryConfig
+from controller.core.values import Change, Verdict
 from controller.ports import Context
 from controller.recovery import recover
-from controller.retry import PatienceConfig
 from controller.store.journal import Journal, read_records
 from controller.store.lock import HomeLock
 from controller.store.pause import HomeSurroundings
@@ -28,6 +28,7 @@ from controller.views import report
 from tests.loop.effort import Effort, Workspaces
 from tests.support.fakes import HandClock, Hasty, train_py
 from tests.support.story import BASELINE, TickingClock, tell
+from tests.support.two_slots import HomeOfTwo
 
 PAGE = 4096
 
@@ -67,14 +68,17 @@ class Better:
     """Every proposal of it is kept."""
 
     name = "better"
-    prepares_ahead = False
+    asks_ahead = False
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         if len(context.history) == 3:
             raise AgentExhausted("enough")
-        return Proposal(train_py=train_py(2.9 - 0.1 * len(context.history)), description="better")
+        return Change(train_py=train_py(2.9 - 0.1 * len(context.history)), description="better")
 
     def fix(self, context: Context, crashed: Experiment) -> None:
+        return None
+
+    def combine(self, context: Context, behind: Experiment) -> None:
         return None
 
 
@@ -83,7 +87,7 @@ def test_wherever_the_disk_is_full_an_effort_goes_on_when_it_is_not(disk: Disk) 
     failed = set()
     for free_pages in range(0, 60, 2):
         effort = Effort(disk.home, Better())
-        effort.world.patience = PatienceConfig(stop_after=3)
+        effort.rule(retry=RetryConfig(stop_after=3))
         effort.loop(experiments=1).run()
         disk.fill(free_pages)
         try:
@@ -115,8 +119,8 @@ def test_an_effort_waits_for_room_before_it_is_needed(disk: Disk) -> None:
         if len(waits) == 3:
             disk.free()
 
-    effort.world.clock, effort.world.stop = clock, Hasty(clock, meanwhile)
-    effort.world.surroundings = HomeSurroundings(disk.home, min_free_bytes=2 * 1024**2)
+    effort.components.clock, effort.components.stop = clock, Hasty(clock, meanwhile)
+    effort.components.surroundings = HomeSurroundings(disk.home, min_free_bytes=2 * 1024**2)
     effort.loop(experiments=1).run()
     disk.fill(free_pages=300)
     loop = effort.loop(experiments=3)
@@ -137,7 +141,7 @@ def _start_again(effort: Effort, disk: Disk) -> None:
     disk.free()
     effort.restart()
     loop = effort.loop(experiments=3)
-    recover(effort.world, Workspaces(effort.trainer), loop.state)
+    recover(effort.components, Workspaces(effort.trainer), loop.state)
     loop.run()
     assert [experiment.verdict for experiment in loop.state.experiments] == [Verdict.KEEP] * 3
     assert len(effort.git_log()) == 4
@@ -201,7 +205,8 @@ def test_ledger_runs_snapshot_and_report_say_so_and_come_back(disk: Disk) -> Non
 
 
 def test_a_commit_that_does_not_fit_is_made_later(disk: Disk) -> None:
-    story = tell(disk.home)
+    tell(disk.home)
+    story = HomeOfTwo(disk.home)
     number = story.propose(BASELINE + "A = 5\n")
     story.train(number)
     story.judge(number, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import struct
 from pathlib import Path
@@ -14,6 +15,7 @@ from controller.core.state import fold
 from controller.core.values import Cause
 from controller.views import chart, report
 from tests.support.efforts import PROVENANCE, Story, small
+from tests.support.two_slots import StoryOfTwo
 from tests.views.test_tables import costly
 
 
@@ -51,6 +53,30 @@ def test_the_account_of_a_small_effort() -> None:
     assert row(text, "training")[1] == "0:29:03"
     assert "+0.0500" in text.split("## Validation and hold-out")[1]
     assert "1" * 64 in text and "0.1.0" in text
+
+
+def test_the_account_of_two_slots(tmp_path: Path) -> None:
+    """A keep may have a lower number than the one before it; and an hour on two slots is two hours of work."""
+    story = StoryOfTwo()
+    one, other = story.open(0, "one"), story.open(1, "other")
+    story.end(other, 1.9)
+    story.end(one, 1.8)
+    text = rendered(story)
+    assert "**Best: 1.800000 bits per byte** (experiment 1" in text
+    kept = text.split("## What was kept")[1].split("##")[0].strip().splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in kept] == ["0", "2", "1"]
+    assert row(text, "1")[3] == "-0.100000"
+    span = row(text, "first to last entry of the journal, on 2 slots")
+    began, ended = (dt.datetime.fromisoformat(story.records[at].time) for at in (0, -1))
+    hours, minutes, seconds = map(int, span[1].split(":"))
+    assert 3600 * hours + 60 * minutes + seconds == round(2 * (ended - began).total_seconds())
+    assert span[2] == "100%"
+    assert report.write(story.records, tmp_path)[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_so_far_never_goes_up_or_back() -> None:
+    assert chart.staircase([(0, 2.0), (2, 1.9), (1, 1.8)], 5) == ([0, 1, 2, 5], [2.0, 1.8, 1.8, 1.8])
+    assert chart.staircase([(0, 2.0), (3, 1.9)], 3) == ([0, 3, 3], [2.0, 1.9, 1.9])
 
 
 def test_the_account_of_what_it_cost_and_of_an_agent_that_was_away() -> None:

@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 from rich.console import Console, RenderableType
 
-from controller.core.events import AgentAbsent, AgentFailed, Paused, TrainingFinished
+from controller.core.events import AgentAbsent, AgentFailed, Paused, TrainingFinished, Voided
 from controller.core.state import fold
 from controller.core.values import Cause, Conditions, CpuConditions, GpuConditions, RunOutcome
 from controller.views import facts as views_json
@@ -17,6 +17,7 @@ from controller.views import tables as views
 from controller.views.facts import Exhibit
 from tests.support.efforts import Story, small
 from tests.support.fakes import LOAD
+from tests.support.two_slots import StoryOfTwo
 
 TODAY = "2026-03-01"
 HOSTILE = "\x1b]52;c;Y2xpcA==\x07[red]bold[/red]\x1b[2J :smile: \u202etxt\u200b\tx\r\ny\x9b31m" + "A" * 5000
@@ -76,6 +77,46 @@ def test_status_names_the_open_experiment() -> None:
     assert views_json.status(state, TODAY)["experiments"] == 6
     assert "experiment 6, training: still running" in printed(views.status(state, TODAY))
     assert views_json.log(state)[-1]["verdict"] is None
+
+
+def test_status_names_what_runs_on_each_of_two_slots() -> None:
+    story = StoryOfTwo()
+    one, other = story.open(0, "one"), story.open(1, "other")
+    story.end(one, Cause.OOM)
+    waits = story.open(0, "a third")
+    story.tell(Voided(experiment=waits, attempt=1, cause="disturbed", reason=LOAD.detail, evidence=LOAD))
+    story.tell(Voided(experiment=other, attempt=1, cause="infrastructure", reason="no engine"))
+    story.tell(Paused(why="infrastructure", slot=1, reason="no engine"))
+    story.question()
+    state = fold(story.records)
+    said = views_json.status(state, TODAY)
+    first, second = said["slots"]
+    assert (first["slot"], first["experiment"], first["phase"]) == (0, waits, "opened")
+    assert (first["noise"]["experiment"], first["noise"]["detail"]) == (waits, LOAD.detail)
+    assert (second["slot"], second["experiment"], second["faults"]) == (1, other, 1)
+    assert second["noise"] is None and second["pause"]["reason"] == "no engine"
+    assert said["open"]["experiment"] == other and said["pause"] is None
+    assert said["noise"]["experiment"] == waits
+    assert [(row["experiment"], row["slot"]) for row in said["last"]] == [(0, 0), (one, 0)]
+    assert [(known["proposal"], known["made"]) for known in said["proposals"]] == [(4, False)]
+    text = printed(views.status(state, TODAY))
+    for fact in (
+        f"experiment {other} on slot 1, opened: other",
+        f"experiment {waits} on slot 0, opened: a third",
+        "for the slot to be undisturbed",
+        "waiting for the machine",
+        "2 finished: 1 keep, 0 discard, 1 crash, 0 reject",
+    ):
+        assert fact in text
+    assert [row["slot"] for row in views_json.log(state)] == [0, 0, 1, 0]
+
+
+def test_status_tells_of_one_slot_without_its_number() -> None:
+    story = small()
+    story.propose("still running")
+    state = fold(story.records)
+    assert [slot["experiment"] for slot in views_json.status(state, TODAY)["slots"]] == [6]
+    assert "slot" not in printed(views.status(state, TODAY))
 
 
 def test_an_empty_home_is_no_error() -> None:

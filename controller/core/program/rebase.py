@@ -24,8 +24,8 @@ def rebase(
 ) -> str:
     """`train_py` rebased from `parent_py` onto `frontier_py`. Raises Stale.
 
-    `edits` is how it was made; `tried` are the digests of what was run from the frontier. While the frontier's
-    text is the same, the proposal fits as it is.
+    `edits` is how it was made; `tried` are the digests of what was run from the frontier. While the
+    frontier's text is the same, the proposal fits as it is.
     """
     if parent_py == frontier_py:
         return train_py
