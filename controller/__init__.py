@@ -1,3 +1,3 @@
 """Glovebox: autonomous training research you can leave alone."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

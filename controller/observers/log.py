@@ -146,8 +146,8 @@ def _fields_of_agent(event: AnyEvent) -> dict[str, Any]:
             told = {"why": event.why, "reason": event.reason, "by": event.by, "until": event.until}
             return told if event.slot is None else {**told, "slot": event.slot}
         case Resumed():
-            told = {"why": event.why, "by": event.by, "seconds": event.seconds}
-            return told if event.slot is None else {**told, "slot": event.slot}
+            over = {"why": event.why, "by": event.by, "seconds": event.seconds}
+            return over if event.slot is None else {**over, "slot": event.slot}
         case _:
             return {}
 

@@ -1,7 +1,7 @@
 """Asks agents for proposals, each question in a thread of its own, and records what comes of it.
 
-What is due is decided in core/plan.py; here it is done. An answer is recorded at once, so that neither the end
-of the process nor a verdict loses it.
+What is due is decided in core/plan.py; here it is done. An answer is recorded at once, so that neither
+the end of the process nor a verdict loses it.
 """
 
 from __future__ import annotations

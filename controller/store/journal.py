@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from controller.core.canonical import encode, plain
-from controller.core.errors import InfrastructureError, VerificationFailed
+from controller.core.errors import InfrastructureError, UserError, VerificationFailed
 from controller.core.events import AnyEvent, JournalRepaired, Record
 from controller.core.untrusted import clean_line
 from controller.failpoints import reach
@@ -202,6 +202,10 @@ def encode_line(event: AnyEvent, seq: int, time: str, prev: str) -> bytes:
     return encode({**content, "hash": sha256(prev.encode("ascii") + encode(content))})
 
 
+_OLDER_EVENTS = frozenset({"proposed", "prepared", "preparation_dropped", "rehearsed", "slot_calm"})
+"""What only journals of Glovebox 0.1 hold. Every effort there has a `proposed`, right after its session."""
+
+
 def parse_line(line: bytes, after: Position | None = None) -> Record:
     """One line as a Record. Raises VerificationFailed if it does not belong at this place."""
     where = f"{NAME} line {after.seq + 2}" if after else f"a line of {NAME}"
@@ -219,6 +223,11 @@ def parse_line(line: bytes, after: Position | None = None) -> Record:
         data = {"event": content.pop("event"), **content.pop("data")}
         record = Record.model_validate({**content, "data": data, "hash": claimed})
     except (ValidationError, KeyError, TypeError) as error:
+        if data["event"] in _OLDER_EVENTS:
+            raise UserError(
+                f"{where} was written by Glovebox 0.1, and only that version reads this home: use it, or "
+                "begin in a new --home."
+            ) from error
         raise VerificationFailed(f"{where} holds no event this version knows") from error
     if getattr(record.data, "experiment", None) != record.experiment:
         raise VerificationFailed(f"{where} contradicts itself about its experiment")

@@ -144,7 +144,7 @@ class Archive:
             state.experiments.forget(self._forgotten, self.experiment)
 
     def _lines_around(self, number: int) -> Iterator[Record]:
-        """The start of the session in which its proposal was asked for, then all from that question to its end."""
+        """The session its proposal is from, then all lines from the question to its last one."""
         begin = self.experiments[number]
         if session := bisect.bisect(self.sessions, begin):
             yield from read_lines(self.home, self.sessions[session - 1], self.sessions[session - 1] + 1)

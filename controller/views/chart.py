@@ -112,7 +112,9 @@ def _scores(axes: Axes, scored: Sequence[Experiment], last: int) -> None:
     beyond = [(number, highest) for number, bpb in discarded if bpb > highest]
     _dots(axes, beyond, "^", _DISCARD, "discard, off the scale", 40)
     if kept:
-        axes.step(*staircase(kept, last), where="post", color=_KEEP, linewidth=1.8, label="best so far", zorder=2)
+        axes.step(
+            *staircase(kept, last), where="post", color=_KEEP, linewidth=1.8, label="best so far", zorder=2
+        )
         _dots(axes, kept, "o", _KEEP, "keep", 64)
         _labels(axes, [experiment for experiment in scored if experiment.verdict is Verdict.KEEP])
 

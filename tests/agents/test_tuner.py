@@ -277,7 +277,9 @@ def test_what_the_policy_refuses_is_never_offered(seed: int) -> None:
     effort = Effort(Landscape(0))
     effort.train_py = LUCKY_PY
     tuner, tried, offered = Tuner(seed), set[str](), set[str]()
-    services = FakeServices(frontier_py=LUCKY_PY, refuses=lambda text: "tried" if digest(text) in tried else None)
+    services = FakeServices(
+        frontier_py=LUCKY_PY, refuses=lambda text: "tried" if digest(text) in tried else None
+    )
     context = Context(**{**vars(effort.context), "services": services})
     for _ in range(50):
         proposal = tuner.propose(context)

@@ -16,8 +16,8 @@ from controller.app.device import Device, resolve_device
 from controller.core.containers.config import SandboxConfig
 from controller.core.errors import NotReady
 from controller.settings import Settings
-from tests.sandbox.conftest import Bench, image_with
 from tests.sandbox.stand_ins import NVIDIA_SMI, PYTHON
+from tests.support.bench import Bench, image_with
 
 pytestmark = pytest.mark.engine
 

@@ -31,7 +31,7 @@ from controller.ports import Monitor
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.inputs import HarnessFiles, sealed
 from controller.system.clock import SystemClock
-from tests.sandbox.conftest import Bench
+from tests.support.bench import Bench
 
 PROJECT = Path(__file__).parents[2]
 

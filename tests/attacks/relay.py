@@ -20,7 +20,7 @@ from controller.core.containers.volumes import EXCHANGES, FIRST, SECOND, Exchang
 from controller.core.scoring.config import JudgeConfig
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from tests.attacks import channel_programs
-from tests.sandbox.conftest import SMALL, Bench
+from tests.support.bench import SMALL, Bench
 
 SECONDS = 120.0
 OUTPUT_BYTES = 4 * MIB

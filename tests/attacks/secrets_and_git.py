@@ -11,10 +11,10 @@ from pathlib import Path
 
 from controller.store.repository import GitRepository
 from tests.attacks.ground import PROJECT, Assault, Ending, Gained, Ground
-from tests.cli.conftest import remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py
 from tests.cli.test_secret import KEY, Onlooker
 from tests.store.test_repository import booby_trap, git
+from tests.support.glovebox import remove_leftovers
 from tests.support.messages_server import MessagesServer
 
 NOWHERE, INERT = "nowhere", "inert"

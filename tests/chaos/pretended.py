@@ -81,10 +81,10 @@ class Moody(Slow):
         number = len(context.history)
         moods: list[Step] = [
             insert(best * 0.99, description=f"better {turn}"),
-            insert(200.0 + number, description="worse"),
             whole(train_py(best * 0.98, salt=number)),  # of no use once the frontier has moved
+            insert(200.0 + number, description="worse"),
+            whole(context.train_py),  # refused, unless the frontier has moved
             insert(best * 0.5, "claims 1000.0"),
-            whole(context.train_py),  # refused
             insert(90.0 + number, "crash NameError"),
             insert(best * 0.97, "broken"),
             insert(best * 0.96, "disturbed 1"),
@@ -134,11 +134,11 @@ SECOND_SLOT = "an experiment on the second slot"
 
 def live(home: Path, place: str | None, more: int, life: int, slots: int) -> None:
     """Begin or go on for so many more experiments; die at `place` if one is given."""
+    if place not in (None, SECOND_SLOT):
+        failpoints.arm(place)
     effort = Effort(home, Moody(life), baseline=train_py(100.0))
     if place == SECOND_SLOT:
         effort.components.observer = Deadly()
-    elif place is not None:
-        failpoints.arm(place)
     machine = Machine(home.parent / "machine")
     effort.components.slots = [Slot(machine, FakeJudge(machine), Restless()) for _ in range(slots)]
     effort.archive.stored = -EVERY  # so that every experiment makes a snapshot

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from controller.app.run import publisher
-from controller.components import Limits, World
+from controller.components import Components, Slot
 from controller.core.decision import Bounds
 from controller.core.events import SessionStarted
 from controller.core.experiment import Experiment
-from controller.core.values import Proposal
+from controller.core.rules import Limits, Rules
+from controller.core.values import Change
 from controller.loop import Loop
 from controller.ports import Context
 from controller.store.journal import Journal
@@ -74,14 +75,18 @@ def grow(home: Path, experiments: int, budget_seconds: float) -> None:
     """Go on with an effort up to so many experiments: the loop as it is, in this process, no containers."""
     state, archive = standing(home)
     assert state.session is not None and state.tag is not None
-    trainer = FakeTrainer()
+    trainer, agent = FakeTrainer(), _Worse()
     journal = Journal(home, SystemClock(), archive.position)
-    world = World(
+    components = Components(
         journal=journal,
         repository=GitRepository(home / "repo", state.tag),
-        agent=_Worse(),
-        trainer=trainer,
-        judge=FakeJudge(trainer),
+        agents=[agent],
+        slots=[Slot(trainer, FakeJudge(trainer))],
+        rules=Rules(
+            agent=agent.name,
+            limits=Limits(experiments),
+            bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
+        ),
         runs=Runs(home),
         clock=SystemClock(),
         observer=Silent(),
@@ -89,11 +94,10 @@ def grow(home: Path, experiments: int, budget_seconds: float) -> None:
         publish=publisher(home, archive),
         check_inputs=lambda: None,
         surroundings=RoomyHome(),
-        bounds=Bounds(max_gain=0.3, claim_tolerance=0.1),
     )
-    loop = Loop(world, state, Limits(experiments), budget_seconds)
+    loop = Loop(components, state, budget_seconds)
     provenance = state.session.provenance
-    loop.record(SessionStarted(agent="replay", budget_seconds=budget_seconds, provenance=provenance))
+    loop.effort.record(SessionStarted(agent="replay", budget_seconds=budget_seconds, provenance=provenance))
     loop.run()
     journal.close()
 
@@ -102,16 +106,18 @@ class _Worse:
     """An agent without good ideas."""
 
     name = "replay"
-    prepares_ahead = False
+    asks_ahead = False
 
-    def propose(self, context: Context) -> Proposal:
+    def propose(self, context: Context) -> Change:
         number = len(context.history)
-        return Proposal(
+        return Change(
             train_py=f"{context.train_py}\nWIDTH = {99.0 + number}  # what the pretended judge reads\n",
             description=f"idea {number}",
             hypothesis="It may help.",
-            agent=self.name,
         )
 
     def fix(self, context: Context, crashed: Experiment) -> None:
+        return None
+
+    def combine(self, context: Context, behind: Experiment) -> None:
         return None

@@ -16,7 +16,7 @@ from controller.app.run import read_train
 from controller.cli import app
 from controller.core.errors import GloveboxError, UserError
 from controller.core.program.source import plain_text
-from tests.cli.conftest import NO_ENGINE, begin
+from tests.support.glovebox import NO_ENGINE, begin
 from tests.support.train_texts import FAILS, MARK, RUNS
 
 

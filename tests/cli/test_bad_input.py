@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Glovebox
+from tests.support.glovebox import Glovebox
 from tests.support.story import tell
 
 NOBODY = 65534

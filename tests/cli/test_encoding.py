@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.core.containers.names import ContainerNames
-from tests.cli.conftest import PROJECT, Glovebox
+from tests.support.glovebox import PROJECT, Glovebox
 from tests.support.story import BASELINE, tell
+from tests.support.two_slots import HomeOfTwo
 
 WORDS = "wider → wärmer 🧪 \udcfc\ud83d ﷺ"
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -29,7 +30,8 @@ VERBS = [["status"], ["log"], ["show", "5", "--audit"], ["report"], ["verify"], 
 def told(tmp_path_factory: pytest.TempPathFactory) -> Glovebox:
     """A home with texts of every alphabet in it, in a folder whose name is no ASCII either."""
     folder = tmp_path_factory.mktemp("größe→🧪")
-    story = tell(folder / "home")
+    tell(folder / "home")
+    story = HomeOfTwo(folder / "home")
     story.experiment(BASELINE + f"A = 5  # {WORDS[:10]}\n", 1.25, WORDS)
     # An interpreter in an EUC-JP locale finds no module from a current folder whose name it cannot decode.
     elsewhere = tmp_path_factory.mktemp("elsewhere")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from controller.store.journal import read_records
-from tests.cli.conftest import Glovebox, no_leftovers, remove_leftovers
+from tests.support.glovebox import Glovebox, no_leftovers, remove_leftovers
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

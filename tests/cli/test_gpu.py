@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Glovebox, no_leftovers, remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py
-from tests.sandbox.conftest import image_with
 from tests.sandbox.stand_ins import NVIDIA_SMI, PYTHON
+from tests.support.bench import image_with
+from tests.support.glovebox import Glovebox, no_leftovers, remove_leftovers
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Glovebox
+from tests.support.glovebox import Glovebox
 from tests.support.hostile import unseen
 from tests.support.story import tell
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Glovebox, no_leftovers
+from tests.support.glovebox import Glovebox, no_leftovers
 
 pytestmark = pytest.mark.engine
 

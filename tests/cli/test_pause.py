@@ -8,8 +8,8 @@ from controller.store.journal import Journal
 from controller.store.lock import HomeLock
 from controller.store.pause import read
 from controller.system.clock import SystemClock
-from tests.cli.conftest import Glovebox, begin
 from tests.support.fakes import HandClock
+from tests.support.glovebox import Glovebox, begin
 
 
 def test_a_pause_is_asked_for_shown_and_ended(glovebox: Glovebox) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Glovebox
+from tests.support.glovebox import Glovebox
 from tests.support.story import tell
 
 VERBS = ("prepare", "run", "try", "status", "log", "show", "report", "verify", "doctor", "reap")
@@ -54,10 +54,11 @@ def test_log(told: Glovebox) -> None:
 def test_show(told: Glovebox) -> None:
     said = told("show", "4", "--json").json()
     assert said["val_bpb"] == 1.5 and said["diff"].startswith("+DEPTH")
-    assert said["records"][0]["data"]["event"] == "proposed"
+    assert said["records"][0]["data"]["event"] == "experiment_opened"
     assert "audit" not in said
     said = told("show", "4", "--audit", "--json").json()["audit"]
-    assert said["events"][0]["data"]["event"] == "proposed" and said["calls"] == []
+    assert [known["data"]["event"] for known in said["events"][:2]] == ["proposal_asked", "proposal_made"]
+    assert said["calls"] == []
     text = told("show", "4", "--audit").out
     assert "audit trail" in text and "outcome.seconds 20.25" in text and "blobs/" in text
     text = told("show", "4").out

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from controller.store.journal import read_records
-from tests.cli.conftest import NO_ENGINE, Glovebox, no_leftovers, remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py, wait_until_training
+from tests.support.glovebox import NO_ENGINE, Glovebox, no_leftovers, remove_leftovers
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

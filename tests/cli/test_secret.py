@@ -16,8 +16,8 @@ from controller import settings
 from controller.app import agent as choose
 from controller.core.containers.names import LABEL_HOME, ContainerNames
 from controller.core.errors import UserError
-from tests.cli.conftest import Glovebox, remove_leftovers
 from tests.cli.test_end_to_end import make_effort, train_py
+from tests.support.glovebox import Glovebox, remove_leftovers
 from tests.support.messages_server import Fail, MessagesServer
 
 KEY = "sk-ant-a-key-that-is-none"

@@ -16,8 +16,8 @@ import pytest
 
 from controller.app.home import read_standing
 from controller.observers import heartbeat
-from tests.cli.conftest import PROJECT, Glovebox, remove_leftovers
-from tests.sandbox.conftest import engine as client_of_engine
+from tests.support.bench import engine as client_of_engine
+from tests.support.glovebox import PROJECT, Glovebox, remove_leftovers
 
 pytestmark = pytest.mark.engine
 

@@ -428,7 +428,7 @@ def test_a_rest_grows_with_the_faults_in_a_row(faults: int, seconds: float | Non
 
 # --- proposals on their way ----------------------------------------------------------------------
 
-SLOW = {"agent": "claude", "asks_ahead": True}
+SLOW: dict[str, Any] = {"agent": "claude", "asks_ahead": True}
 
 
 def slowly() -> Told:
@@ -572,7 +572,7 @@ def test_proposals_on_their_way(told: Told, situation: Situation, actions: list[
     check(told, situation, actions)
 
 
-CONFIRMING = {"contenders": frozenset({1}), **busy(0)}
+CONFIRMING: dict[str, Any] = {"contenders": frozenset({1}), **busy(0)}
 
 
 @pytest.mark.parametrize(
@@ -1007,6 +1007,15 @@ MERGE = Ask("merge", "merge", merges=1)
         row("no idea either, if the merge takes the last place", keep(1, 2), MERGE, slots=2,
             limits=Limits(experiments=4)),
         row("a merge needs no agent", keep(1, 2), MERGE, exhausted="no more"),
+        row("a merge goes before an idea that waits", keep(1, 2).idea().idea("merge", "merge", merges=1),
+            Accept(4, 0)),
+        row("and has a slot reserved while it is made", keep(1, 2).idea().asked("merge", "merge", merges=1),
+            busy_proposals=frozenset({4})),
+        row("even before it is asked for", keep(1, 2).idea(), MERGE),
+        row("a repair goes before a merge", keep(1, 2).opened(0).crashed(Cause.NAME),
+            Ask(AGENT, "fix", fixes=3), MERGE, slots=2),
+        row("and takes the last place", keep(1, 2).opened(0).crashed(Cause.NAME),
+            Ask(AGENT, "fix", fixes=3), slots=2, limits=Limits(experiments=5)),
     ],
 )  # fmt: skip
 def test_merges(told: Told, situation: Situation, actions: list[Action]) -> None:
@@ -1040,8 +1049,8 @@ def test_the_limit_on_experiments(told: Told, situation: Situation, actions: lis
 # --- when to stop --------------------------------------------------------------------------------
 
 
-def end(sentence: str, told: Told, stop: Stop | None, seconds: float = 0.0, **known: Any) -> Any:
-    return pytest.param(told, at(seconds, **known), stop, id=sentence)
+def end(sentence: str, told: Told, expected: Stop | None, seconds: float = 0.0, **known: Any) -> Any:
+    return pytest.param(told, at(seconds, **known), expected, id=sentence)
 
 
 def lacking(detail: str, times: int) -> Told:
@@ -1057,7 +1066,7 @@ REFUSALS = (
     "50 proposals in a row were refused, the last because it is a no-op; look at the agent or at program.md."
 )
 FAULTS = "There were 4 infrastructure faults in a row; the last was: no engine Run `glovebox doctor`."
-GIVE_UP = {"retry": RetryConfig(stop_after=4)}
+GIVE_UP: dict[str, Any] = {"retry": RetryConfig(stop_after=4)}
 DOWN = Stop("The API is down.", UserError)
 NOTHING = "the tuner has nothing to tune"
 

@@ -39,7 +39,7 @@ from controller.core.events import (
 )
 from controller.core.experiment import Experiment, Phase
 from controller.core.plan import Action, Situation
-from controller.core.rules import Limits, Wish
+from controller.core.rules import AbsenceConfig, Limits, Wish
 from controller.core.state import BASELINE, MERGE, ResearchState
 from controller.core.values import Cause, Disturbance, Draw, RehearsalResult, Verdict
 from tests.core.telling import Told, at, commit, outcome, score
@@ -105,7 +105,7 @@ class Player:
             slots=self.slots,
             is_watched=self.is_watched,
             limits=Limits(experiments=EXPERIMENTS),
-            absence=plan.Rules(agent="claude").absence.model_copy(update={"understudy_after_seconds": 100.0}),
+            absence=AbsenceConfig(understudy_after_seconds=100.0),
             wish=self.wish,
             shortage=self.shortage,
             busy_slots=frozenset(action.slot for action in on_slots),

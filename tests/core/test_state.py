@@ -286,7 +286,7 @@ def refusal(number: int) -> list[AnyEvent]:
 
 
 def test_a_proposal_waits_until_it_is_used_or_given_up() -> None:
-    waiting = [asked(0), made(0), asked(1), made(1)]
+    waiting: list[AnyEvent] = [asked(0), made(0), asked(1), made(1)]
     assert [*folded(*waiting).proposals] == [0, 1]
     assert [*folded(*waiting, opened(0, proposal=1)).proposals] == [0]
     for end in (
@@ -383,7 +383,7 @@ def test_a_crash_over_a_trifle_waits_for_one_repair() -> None:
     trifle = [*proposed(0), *crashed(0, Cause.NAME)]
     assert folded(*trifle).to_repair == 0
     assert folded(*proposed(0), *crashed(0, Cause.OOM)).to_repair is None
-    repair = [asked(1, purpose="fix", fixes=0), made(1), opened(1)]
+    repair: list[AnyEvent] = [asked(1, purpose="fix", fixes=0), made(1), opened(1)]
     assert folded(*trifle, repair[0]).to_repair is None
     assert folded(*trifle, *repair, *crashed(1, Cause.NAME)).to_repair is None  # of a repair there is none
 

@@ -18,7 +18,7 @@ from controller.app import trial
 from controller.app.machine import sandbox_of
 from controller.app.trial import Trial
 from controller.core.errors import NotReady
-from tests.cli.conftest import Glovebox, remove_leftovers
+from tests.support.glovebox import Glovebox, remove_leftovers
 from tests.support.sealing import seal
 
 Try = Callable[[str, float], Trial]

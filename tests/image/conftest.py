@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bench import bench, make_bench
+
+__all__ = ["bench", "make_bench"]
+
 PROJECT = Path(__file__).resolve().parents[2]
 ENTRYPOINT = PROJECT / "sandbox_image" / "entrypoint.py"
 IMAGE = "glovebox-sandbox:latest"

@@ -22,9 +22,7 @@ from controller.observers.notify import NotifyConfig
 from controller.settings import BudgetConfig, Settings
 from controller.store.lock import HomeLock
 from tests.image.conftest import PROJECT
-from tests.sandbox.conftest import Bench, bench, make_bench, open_bench
-
-__all__ = ["bench", "make_bench"]
+from tests.support.bench import Bench, open_bench
 
 KEY = "sk-ant-a-key-that-is-none"
 SHELL = "sandbox_image/bootstrap/service.sh"
@@ -35,9 +33,9 @@ def project(tmp_path: Path) -> Path:
     """What of the project the service needs, at a place of its own."""
     shutil.copytree(PROJECT / "sandbox_image", tmp_path / "sandbox_image")
     shutil.copy(PROJECT / "compose.yaml", tmp_path)
-    (tmp_path / "controller").mkdir()
-    for name in ("__init__.py", "dotenv.py", "text_files.py"):
-        shutil.copy(PROJECT / "controller" / name, tmp_path / "controller")
+    (tmp_path / "controller" / "system").mkdir(parents=True)
+    for name in ("__init__.py", "system/__init__.py", "system/dotenv.py", "system/text_files.py"):
+        shutil.copy(PROJECT / "controller" / name, tmp_path / "controller" / name)
     return tmp_path
 
 

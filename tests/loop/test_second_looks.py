@@ -146,9 +146,16 @@ class Dying(Watch):
         super().recorded(record, state)
         if isinstance(record.data, ProposalAsked) and record.data.purpose == "fix":
             self._repair = record.data.proposal
-        ended = isinstance(record.data, AgentFailed | ProposalDropped | ProposalRefused)
-        if ended and record.data.proposal == self._repair:
-            raise KeyboardInterrupt  # the process ends as soon as this is on record
+        match record.data:
+            case (
+                AgentFailed(proposal=ended)
+                | ProposalDropped(proposal=ended)
+                | ProposalRefused(proposal=ended)
+            ):
+                if ended == self._repair:
+                    raise KeyboardInterrupt  # the process ends as soon as this is on record
+            case _:
+                return
 
 
 def test_a_repair_is_a_second_attempt_at_the_same_idea(tmp_path: Path, efforts: list[Effort]) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.events import AgentAbsent, Paused, ScoringStarted, SessionStarted, TrainingFinished, Voided
+from controller.core.events import (
+    AgentAbsent,
+    Paused,
+    ScoringStarted,
+    SessionStarted,
+    TrainingFinished,
+    Voided,
+)
 from controller.core.state import ResearchState, apply, fold
 from controller.core.values import RunOutcome
 from controller.observers import heartbeat

@@ -26,7 +26,7 @@ from controller.sandbox.inputs import sealed
 from controller.sandbox.scoring import ContainerJudge
 from controller.system.clock import SystemClock
 from tests.harness.scoring import MODEL, make_data
-from tests.sandbox.conftest import engine, open_bench
+from tests.support.bench import engine, open_bench
 
 TRAINS = f"""
 import torch

@@ -24,7 +24,7 @@ from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.scoring import ContainerJudge
 from tests.harness.scoring import make_data
 from tests.sandbox.cis import TRAINS
-from tests.sandbox.conftest import Bench, engine
+from tests.support.bench import Bench, engine
 
 pytestmark = pytest.mark.engine
 

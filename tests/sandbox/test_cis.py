@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.sandbox.cis import SECTION_5, Item, Live, table, witnessed
-from tests.sandbox.conftest import require_runtime
+from tests.support.bench import require_runtime
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 
 from controller.core.containers.volumes import WORKSPACE_INODES
 from controller.core.values import Cause
-from tests.sandbox.conftest import Bench
+from tests.support.bench import Bench
 
 pytestmark = pytest.mark.engine
 

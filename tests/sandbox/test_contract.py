@@ -17,7 +17,7 @@ from controller.ports import Attempt, Judge, Trainer
 from controller.sandbox.inputs import sealed
 from controller.sandbox.scoring import ContainerJudge
 from tests.harness.scoring import MODEL, make_data
-from tests.sandbox.conftest import open_bench
+from tests.support.bench import open_bench
 from tests.support.fakes import FakeJudge, FakeTrainer, train_py
 
 REAL = f"""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from controller.sandbox.inputs import SECCOMP_PROFILE
-from tests.sandbox.conftest import Bench, require_runtime
+from tests.support.bench import Bench, require_runtime
 
 pytestmark = pytest.mark.engine
 

@@ -22,7 +22,7 @@ from controller.ports import Attempt
 from controller.sandbox.inputs import NAMES, DataFiles, HarnessFiles
 from controller.store.journal import read_records
 from tests.loop.effort import Effort, start
-from tests.sandbox.conftest import HARNESS
+from tests.support.bench import HARNESS
 from tests.support.fakes import FakeTrainer, train_py
 from tests.support.sealing import seal
 
@@ -138,7 +138,7 @@ def test_a_file_that_changes_under_an_effort_ends_its_session(
     effort = start(efforts, home / "home", Replay(home / "proposals"))
     trainer = Meddled(mounted, during)
     effort.train_with(trainer)
-    effort.world.check_inputs = lambda: Machine.check_inputs(machine)
+    effort.components.check_inputs = lambda: Machine.check_inputs(machine)
     with pytest.raises(VerificationFailed, match=mounted.name):
         effort.loop().run()
     assert trainer.started == [("0", 1)]

@@ -18,9 +18,8 @@ from controller.core.containers.names import ContainerNames
 from controller.core.hardware.disturbance import NoiseConfig, cpu_conditions
 from controller.core.values import Conditions, DisturbanceKind, RunOutcome
 from controller.ports import Monitor
-from controller.repeats import lasting
 from controller.sandbox.monitor import NoiseMonitor, read_cpu
-from tests.sandbox.conftest import Bench, image_with, require_runtime
+from tests.support.bench import Bench, image_with, require_runtime
 from tests.support.fakes import FakeMonitor
 
 SPINS = "while True: pass"
@@ -140,9 +139,9 @@ def test_usage_is_that_of_the_running_containers_of_this_home(bench: Bench) -> N
 def test_others_on_the_cpus_are_noticed_beside_a_run_and_without_one(bench: Bench) -> None:
     strict = NoiseConfig(cpu_share=0.1, retry_seconds=1.0)
     with burners(), slot_of(bench, strict) as slot:
-        found = lasting(slot, strict, bench.stop)
+        found = [slot.look(bench.stop) for _ in range(2)]
         outcome = run(bench, SPINS, 7.0, strict)
-    assert found is not None and found.kind is DisturbanceKind.CPU_LOAD
+    assert [one and one.kind for one in found] == [DisturbanceKind.CPU_LOAD] * 2, "it lasts"
     [disturbance] = seen(outcome).disturbances
     assert disturbance.kind is DisturbanceKind.CPU_LOAD
     cpu = seen(outcome).cpu

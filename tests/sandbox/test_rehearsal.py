@@ -14,7 +14,7 @@ from controller.ports import Rehearsal
 from controller.sandbox.rehearsal import ContainerRehearsal, RehearsalConfig
 from tests.harness.scoring import FLAT, IMPORTABLE, make_data
 from tests.loop.slow import FakeRehearsal
-from tests.sandbox.conftest import Bench
+from tests.support.bench import Bench
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

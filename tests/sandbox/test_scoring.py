@@ -30,7 +30,7 @@ from tests.harness.scoring import (
     rows_of,
     tiny_model,
 )
-from tests.sandbox.conftest import Bench, open_bench
+from tests.support.bench import Bench, open_bench
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -17,7 +17,7 @@ from controller.core.errors import InfrastructureError, Interrupted
 from controller.core.values import Cause
 from controller.ports import Attempt
 from controller.sandbox.training import ContainerTrainer
-from tests.sandbox.conftest import Bench
+from tests.support.bench import Bench
 
 pytestmark = pytest.mark.engine
 

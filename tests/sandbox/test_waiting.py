@@ -17,7 +17,7 @@ from controller.core.values import Score
 from controller.sandbox.engine.caches import EMPTIED
 from controller.sandbox.scoring import ContainerJudge
 from tests.harness.scoring import MODEL, make_data, reference_bpb, rows_of, tiny_model
-from tests.sandbox.conftest import Bench, require_runtime
+from tests.support.bench import Bench, require_runtime
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

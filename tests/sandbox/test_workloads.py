@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from controller.core.containers.config import MIB, Limits
-from tests.sandbox.conftest import Bench, require_runtime
+from tests.support.bench import Bench, require_runtime
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -11,14 +11,15 @@ from typing import TypeVar
 from controller.agents.llm.prices import Price
 from controller.core.events import (
     AgentAbsent,
+    AgentFailed,
     AgentReturned,
     ApiAnswered,
     ApiFailed,
     ApiRequested,
-    PreparationDropped,
-    Prepared,
+    ExperimentOpened,
+    ProposalAsked,
+    ProposalDropped,
     ProposalRefused,
-    Proposed,
     Record,
 )
 from controller.core.state import ResearchState, fold
@@ -69,23 +70,28 @@ class Account:
             if not math.isclose(answer.cost_usd, price.cost(answer.usage)):
                 yield f"call {answer.call} cost {answer.cost_usd}, not what its tokens cost"
         total = sum(event.cost_usd for event in self._ends())
-        by_experiment = sum(spending.of(number).usd for number in range(self.state.next_number + 1))
+        by_proposal = sum(spending.of(number).usd for number in range(self.state.next_proposal))
         by_day = sum(spent.usd for spent in spending.by_day.values())
-        if not all(math.isclose(total, other) for other in (spending.total.usd, by_experiment, by_day)):
-            yield f"the costs do not add up: {total}, {spending.total.usd}, {by_experiment}, {by_day}"
+        if not all(math.isclose(total, other) for other in (spending.total.usd, by_proposal, by_day)):
+            yield f"the costs do not add up: {total}, {spending.total.usd}, {by_proposal}, {by_day}"
 
     def _proposals(self) -> Iterator[str]:
-        """Each experiment is the baseline, prepared, a repair or an understudy's; nothing ready is lost."""
-        for event in self.of(Proposed):
-            ways = (event.experiment == 0, event.prepared_for is not None, event.fixes is not None)
-            if sum((*ways, event.stands_in_for is not None)) != 1:
-                yield f"experiment {event.experiment} came about in no known way"
-        used = sum(1 for event in self.of(Proposed) if event.prepared_for is not None)
-        ready = {event.train_sha256 for event in self.of(Prepared)}
-        refused = sum(1 for event in self.of(ProposalRefused) if event.train_sha256 in ready)
-        gone = used + refused + len(self.of(PreparationDropped)) + (self.state.prepared is not None)
-        if len(self.of(Prepared)) != gone:
-            yield f"{len(self.of(Prepared))} proposals were prepared and {gone} accounted for"
+        """Each experiment is the baseline, an agent's, a repair or an understudy's; no proposal is lost."""
+        for experiment in self.state.experiments:
+            made = experiment.proposal
+            ways = (experiment.number == 0, made.fixes is not None, made.stands_in_for is not None)
+            known = (made.purpose == "baseline", made.purpose == "fix", made.agent != "claude")
+            if sum(ways) > 1 or (not ways[0] and ways != known):
+                yield f"experiment {experiment.number} came about in no known way"
+        ends: list[ExperimentOpened | ProposalDropped | ProposalRefused | AgentFailed] = [
+            *self.of(ExperimentOpened),
+            *self.of(ProposalDropped),
+            *self.of(ProposalRefused),
+            *self.of(AgentFailed),
+        ]
+        gone = [*(event.proposal for event in ends), *self.state.proposals]
+        if sorted(gone) != [event.proposal for event in self.of(ProposalAsked)]:
+            yield f"{len(self.of(ProposalAsked))} proposals were asked for and {len(gone)} accounted for"
 
     def _attendance(self) -> Iterator[str]:
         away = False
@@ -108,9 +114,8 @@ class Account:
         yield f"{'exp':>3} {'verdict':8} {'came from':12} {counts} {'usd':>8}  description"
         for experiment in self.state.experiments:
             proposal = experiment.proposal
-            spent, usage = self._spent(experiment.number)
-            way = "understudy" if proposal.stands_in_for else "repair" if proposal.fixes is not None else ""
-            way = way or ("prepared" if proposal.prepared_for is not None else "baseline")
+            spent, usage = self._spent(proposal.number)
+            way = "understudy" if proposal.stands_in_for else proposal.purpose
             yield (
                 f"{experiment.number:>3} {experiment.verdict or '':8} {way:12} {usage} {spent:8.4f}  "
                 f"{proposal.description[:60]}"
@@ -118,9 +123,9 @@ class Account:
         spent, usage = self._spent(None)
         yield f"{'all':>3} {'':8} {'':12} {usage} {spent:8.4f}"
 
-    def _spent(self, number: int | None) -> tuple[float, str]:
+    def _spent(self, proposal: int | None) -> tuple[float, str]:
         spending = self.state.spending
-        spent = spending.total if number is None else spending.of(number)
+        spent = spending.total if proposal is None else spending.of(proposal)
         usage = spent.usage
         plain = usage.input_tokens + usage.cache_write_tokens
         counts = f"{spent.calls:5} {plain:8} {usage.cache_read_tokens:8} {usage.output_tokens:7}"

@@ -12,8 +12,9 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     ApiRequested,
-    PreparationDropped,
-    Rehearsed,
+    ProposalDropped,
+    ProposalMade,
+    ProposalRehearsed,
     SessionStarted,
 )
 from controller.core.values import Verdict
@@ -29,7 +30,7 @@ def missing(account: Account, script: Script, server: MessagesServer, *, rehears
     yield from _key(account, server)
     yield from _quota(account, script)
     yield from _researcher(account, script)
-    if rehearsed and not any(event.result == "failed" for event in account.of(Rehearsed)):
+    if rehearsed and not any(event.result == "failed" for event in account.of(ProposalRehearsed)):
         yield "no rehearsal found anything"
 
 
@@ -92,7 +93,8 @@ def _researcher(account: Account, script: Script) -> Iterator[str]:
     repairs = [experiment for experiment in experiments if experiment.proposal.fixes is not None]
     if script.repairs != 1 or len(repairs) != 1 or repairs[0].verdict is Verdict.CRASH:
         yield f"{script.repairs} repairs were asked for and {len(repairs)} run, or it crashed again"
-    if not account.of(AgentFailed) or not account.of(PreparationDropped):
-        yield "the agent never failed, or nothing that was prepared was dropped"
+    made = {event.proposal for event in account.of(ProposalMade)}
+    if not account.of(AgentFailed) or made.isdisjoint(drop.proposal for drop in account.of(ProposalDropped)):
+        yield "the agent never failed, or no proposal that was made was dropped"
     if not any("OWNED" in e.proposal.description for e in experiments):
         yield "no injection was tried"

@@ -13,9 +13,9 @@ from controller.agents.llm.config import ClaudeConfig
 from controller.agents.llm.conversation import Claude
 from controller.agents.tuner import Tuner
 from controller.core.errors import UserError
-from controller.core.events import Prepared
+from controller.core.events import ProposalAsked, ProposalMade, Record
+from controller.core.rules import AbsenceConfig
 from controller.core.state import ResearchState, fold
-from controller.proposals.availability import AbsenceConfig
 from controller.store.journal import read_records
 from controller.system.clock import SystemClock
 from tests.bench.idle import idle
@@ -32,13 +32,14 @@ EXPERIMENTS = 30
 
 def spoken(state: ResearchState) -> bool:
     """What the agent was asked while the experiment trains, it answered."""
-    answered = state.prepared is not None or state.absence is not None or state.agent_errors_in_a_row > 0
+    made = any(proposal.is_made for proposal in state.proposals.values())
+    answered = made or state.absence is not None or state.agent_errors_in_a_row > 0
     return answered or state.next_number == EXPERIMENTS
 
 
 def train_patiently(effort: Effort) -> None:
     """Every training lasts until the agent has spoken."""
-    effort.world.observer = watch = Watch()
+    effort.components.observer = watch = Watch()
     effort.train_with(PatientTrainer(lambda number: watch.until(spoken), like=effort.trainer))
 
 
@@ -47,16 +48,16 @@ def test_thirty_experiments_need_nobody_but_for_a_key(tmp_path: Path, efforts: l
     with MessagesServer(script) as server:
         config = ClaudeConfig(base_url=server.url, max_turns=6, answer_seconds=1, patience_seconds=1)
         effort = start(efforts, tmp_path, Claude(config, SecretStr(live.KEY), SystemClock()), TRAIN)
-        effort.world.absence = AbsenceConfig(retry_seconds=0.5)
+        effort.rule(absence=AbsenceConfig(retry_seconds=0.5))
         train_patiently(effort)
         with pytest.raises(UserError, match="check the key"):
             effort.loop(EXPERIMENTS).run()
         effort.agent = Claude(config, SecretStr(live.NEXT_KEY), SystemClock())
         effort.restart()
         train_patiently(effort)
-        effort.world.understudy = Tuner()
+        effort.stand_in(Tuner())
         # Only the quota keeps it away for that long; pretended trainings would be over before a storm is.
-        effort.world.absence = AbsenceConfig(retry_seconds=0.5, understudy_after_seconds=10)
+        effort.rule(absence=AbsenceConfig(retry_seconds=0.5, understudy_after_seconds=10))
         assert "30 experiments" in effort.loop(EXPERIMENTS).run()
         account = Account(tmp_path)
         print(*account.table(), account.events(), sep="\n")
@@ -87,14 +88,14 @@ def test_a_few_of_them_on_real_containers(tmp_path: Path, engine: None) -> None:
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_controller_goes_on_with_what_was_prepared(tmp_path: Path, engine: None) -> None:
+def test_a_killed_controller_goes_on_with_what_was_proposed(tmp_path: Path, engine: None) -> None:
     """SIGKILL while the baseline trains and the next proposal is ready: nothing is asked or trained twice."""
     home = tmp_path / "home"
     live.prepare(home)
     with MessagesServer(Script(plain_only=True)) as server:
         try:
             with live.start(home, server, experiments=2, budget=30.0) as process:
-                until(lambda: any(isinstance(record.data, Prepared) for record in read_records(home)))
+                until(lambda: any(_is_answer(record) for record in read_records(home)))
                 process.kill()
             assert not fold(read_records(home)).finished
             live.run(home, server, experiments=2, budget=30.0)
@@ -104,7 +105,13 @@ def test_a_killed_controller_goes_on_with_what_was_prepared(tmp_path: Path, engi
         assert [*account.problems(server, ClaudeConfig().price(), 2)] == []
         assert len(server.received) == 1
     assert [experiment.attempt for experiment in account.state.experiments] == [1, 1]
-    assert account.state.experiments[1].proposal.prepared_for == 1
+    assert [event.proposal for event in account.of(ProposalAsked)] == [0, 1]
+    assert account.state.experiments[1].proposal.number == 1
+
+
+def _is_answer(record: Record) -> bool:
+    """True if it is the first proposal after the baseline."""
+    return isinstance(record.data, ProposalMade) and record.data.proposal == 1
 
 
 def until(reached: Callable[[], bool], seconds: float = 120.0) -> None:

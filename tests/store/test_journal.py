@@ -121,6 +121,18 @@ def test_lines_cannot_be_moved_dropped_or_doubled(journal: Journal, tmp_path: Pa
         Journal(tmp_path, TickingClock())
 
 
+def test_a_journal_of_an_earlier_version_is_refused_in_a_sentence(journal: Journal, tmp_path: Path) -> None:
+    head = [record.hash for record in read_records(tmp_path)][-1]
+    told = {"event": "proposed", "experiment": 0, "data": {"experiment": 0, "agent": "tuner"}}
+    content = {"prev": head, "seq": 3, "time": "t", **told}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["hash"] = sha256(head.encode() + canonical.encode())
+    with (tmp_path / NAME).open("a") as file:
+        file.write(json.dumps(content, sort_keys=True, separators=(",", ":")) + "\n")
+    with pytest.raises(UserError, match=r"written by Glovebox 0\.1, and only that version reads this home"):
+        list(read_records(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("forged", "complaint"),
     [

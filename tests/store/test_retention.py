@@ -16,9 +16,9 @@ from controller.store.journal import blob_path, read_records
 from controller.store.retention import Retention, RetentionConfig
 from controller.store.verify import verify
 from controller.views import report
-from tests.cli.conftest import Glovebox
 from tests.loop.effort import Effort, start
 from tests.support.fakes import train_py
+from tests.support.glovebox import Glovebox
 from tests.support.story import BASELINE, Story, tell
 from tests.support.two_slots import three_and_four
 

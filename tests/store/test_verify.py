@@ -342,7 +342,10 @@ def test_two_slots_at_work_may_each_be_behind_by_one(tmp_path: Path) -> None:
         assert verify(tmp_path) == []
         (tmp_path / "runs" / "000002" / "experiment.json").unlink()
         (tmp_path / "results.tsv").write_bytes(b"".join(rows[:-3]))
-        assert ["runs/000002/experiment.json is missing" in problem for problem in verify(tmp_path)] == [True, False]
+        assert ["runs/000002/experiment.json is missing" in problem for problem in verify(tmp_path)] == [
+            True,
+            False,
+        ]
     assert len(verify(tmp_path)) == 3
 
 

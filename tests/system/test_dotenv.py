@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from controller import settings
 from controller.system import dotenv, variables
 from controller.system.text_files import Unreadable
-from tests.cli.conftest import PROJECT, Glovebox
+from tests.support.glovebox import PROJECT, Glovebox
 
 SAME = {
     "plain": b"GLOVEBOX_TAG=value",
@@ -191,6 +191,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(text=TEXTS)
 @example(text="GLOVEBOX_A= # nothing")
+@example(text="GLOVEBOX_Aexport =")
 def test_what_is_accepted_others_read_the_same(folder: Path, text: str) -> None:
     """And a line that it does not accept says nothing to nobody: it is refused."""
     logging.getLogger("dotenv.main").setLevel(logging.ERROR)
@@ -198,7 +199,7 @@ def test_what_is_accepted_others_read_the_same(folder: Path, text: str) -> None:
     if found is None:
         return
     others = dotenv_values(stream=io.StringIO(text.removeprefix("\ufeff")), interpolate=False)
-    ours = {name: value for name, value in others.items() if name.startswith("GLOVEBOX_")}
+    ours = {name.upper(): value for name, value in others.items() if name.upper().startswith("GLOVEBOX_")}
     empty = {name for name, value in found.items() if not value}
     assert {**ours, **dict.fromkeys(empty, "")} == found
 

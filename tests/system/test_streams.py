@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import PROJECT, Glovebox, begin
+from tests.support.glovebox import PROJECT, Glovebox, begin
 
 
 def through_bash(glovebox: Glovebox, redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:

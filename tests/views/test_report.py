@@ -56,7 +56,7 @@ def test_the_account_of_a_small_effort() -> None:
 
 
 def test_the_account_of_two_slots(tmp_path: Path) -> None:
-    """A keep may have a lower number than the one before it; and an hour on two slots is two hours of work."""
+    """A keep may have a lower number than the one before it; an hour on two slots is two hours of work."""
     story = StoryOfTwo()
     one, other = story.open(0, "one"), story.open(1, "other")
     story.end(other, 1.9)

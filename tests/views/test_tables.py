@@ -148,7 +148,10 @@ def test_show_tells_all_about_one_experiment() -> None:
     assert said["refusal"]["cause"] == "non-causal" and said["refusal"]["detail"] == "it cheated"
     assert said["refusal"]["work"] == [] and said["score"] is None
     assert said["diff"] == diff and said["log"] == "step 1"
-    assert [record["data"]["event"] for record in said["records"]][:2] == ["experiment_opened", "training_started"]
+    assert [record["data"]["event"] for record in said["records"]][:2] == [
+        "experiment_opened",
+        "training_started",
+    ]
     text = printed(views.show(Exhibit(state, 3, records=records, diff=diff, log_excerpt="step 1")))
     for fact in (
         "reject non-causal",

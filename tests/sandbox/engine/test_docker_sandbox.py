@@ -24,7 +24,7 @@ from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import InfrastructureError, NotReady
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.system.clock import SystemClock
-from tests.sandbox.conftest import Bench
+from tests.support.bench import Bench
 
 pytestmark = pytest.mark.engine
 

@@ -18,9 +18,7 @@ from controller.core.containers import builders, volumes
 from controller.core.containers.names import ContainerNames
 from controller.core.containers.spec import ContainerSpec
 from controller.sandbox.engine.reaper import Reaper
-from tests.sandbox.conftest import Bench, bench, engine, make_bench
-
-__all__ = ["bench", "make_bench"]
+from tests.support.bench import Bench, engine
 
 pytestmark = pytest.mark.engine
 

@@ -19,8 +19,8 @@ from controller.core.containers.templates import Templates
 from controller.core.errors import InfrastructureError, Interrupted
 from controller.ports import Exit, Sandbox
 from controller.sandbox.inputs import sealed
-from tests.sandbox.conftest import SMALL, open_bench
 from tests.sandbox.runner.conftest import BUDGET, make_templates, serving
+from tests.support.bench import SMALL, open_bench
 from tests.support.fakes import EmptyEngine
 
 FOREVER = float("inf")
