@@ -217,7 +217,7 @@ class Sandbox(Leftovers, Protocol):
     def create_volume(self, spec: VolumeSpec) -> None: ...
 
     def start(self, spec: ContainerSpec) -> float:
-        """Create and start; return the Clock's monotonic time at which the container came to life.
+        """Create and start; return the Clock's monotonic time of the container's start.
 
         What the engine created is compared with `spec` before it starts.
         """
@@ -408,7 +408,7 @@ class Surroundings(Protocol):
 
 
 class Observer(Protocol):
-    """Somebody watching: the terminal's progress view, the JSON log, the sign of life for health checks."""
+    """Hears of events while they happen: the terminal's live view, the JSON log, the heartbeat."""
 
     def recorded(self, record: Record, state: ResearchState) -> None: ...
 

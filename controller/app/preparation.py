@@ -49,9 +49,7 @@ def prepare(config: Settings, request: Request, stop: threading.Event) -> None:
     Raises UserError, NotReady, InfrastructureError, Interrupted.
     """
     if config.runner is not None:
-        raise UserError(
-            "A runner prepares no data; that is for whoever owns this machine: run `make prepare` there."
-        )
+        raise UserError("A runner does not prepare data: run `make prepare` on the machine that it runs on.")
     corpus = data_corpus.find(request.corpus)
     if request.scale not in (None, *get_args(data.Size)):
         raise UserError(f"There is no scale {request.scale!r}; choose cpu, small, medium or gpu.")

@@ -1,4 +1,4 @@
-"""The loop for weeks: taken up again after trouble, with signs of life, and telling whom it should."""
+"""The loop for weeks: restarted after a failure, with a heartbeat and notifications."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def run(config: Settings, stop: threading.Event) -> str:
 
     Raises Interrupted, UserError, NotReady, VerificationFailed.
     """
-    life = _heartbeat(config)
+    beat = _heartbeat(config)
 
     def start() -> str:
-        life.show("starting", _STARTING_SECONDS)
+        beat.show("starting", _STARTING_SECONDS)
         agent, understudy = choose.make_agent(config), choose.make_understudy(config)
-        return effort.run(config, agent, stop, understudy, [life, *told])
+        return effort.run(config, agent, stop, understudy, [beat, *told])
 
     def wait(reason: str, seconds: float) -> None:
-        life.show(f"waiting to start again in {seconds:.0f} s: {reason}")
+        beat.show(f"waiting to start again in {seconds:.0f} s: {reason}")
         if sys.stderr.isatty():
             sentence = f"{clean_line(reason)} Next try in {seconds:.0f} s. "
             print(f"\r\033[Kglovebox: {sentence}", end="", file=sys.stderr)
@@ -64,12 +64,12 @@ def run(config: Settings, stop: threading.Event) -> str:
         try:
             reason = retried(start, config.retry, SystemClock(), stop, wait)
         except Interrupted as error:
-            life.show(f"{heartbeat.ENDED}stopped by a person")
+            beat.show(f"{heartbeat.ENDED}stopped by a person")
             raise Interrupted("Stopped by a person; the same command goes on from here.") from error
         except GloveboxError as error:
-            life.show(f"{heartbeat.ENDED}{clean_line(str(error))}")
+            beat.show(f"{heartbeat.ENDED}{clean_line(str(error))}")
             raise
-        life.show(f"{heartbeat.ENDED}{reason}")
+        beat.show(f"{heartbeat.ENDED}{reason}")
         return reason
 
 

@@ -124,7 +124,7 @@ def run(
 def _score(
     machine: Machine, attempt: Attempt, stop: threading.Event, reference: Sequence[Work]
 ) -> Score | Refusal:
-    """Whoever tries a file wants to know whether it would be believed: every score is confirmed."""
+    """Every score is confirmed: a person who tries a file wants to know whether it would be believed."""
     return machine.slots[0].judge.score(
         attempt, secrets.randbits(63), lambda score: True, stop, reference=reference
     )

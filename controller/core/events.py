@@ -133,6 +133,8 @@ class ProposalDropped(Value):
     event: Literal["proposal_dropped"] = "proposal_dropped"
     proposal: int
     reason: str
+    unanswered: bool = False
+    """The agent was not heard, or never asked: a repair or a merge is still wanted."""
 
 
 class ProposalRefused(Value):

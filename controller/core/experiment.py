@@ -126,7 +126,7 @@ def opened(event: ExperimentOpened, proposal: Proposal, time: str, running: Prov
 
 
 def advance(experiment: Experiment, record: Record, running: Provenance | None) -> Experiment:
-    """The open experiment after one more event of its life; `running`: what the session at work runs with.
+    """The open experiment after one more of its events; `running`: what the session at work runs with.
 
     Raises ImpossibleHistory when the event cannot follow the ones before it.
     """

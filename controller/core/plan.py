@@ -492,7 +492,7 @@ def _urgent_due(state: ResearchState, situation: Situation) -> list[Ask]:
     agent = situation.rules.agent
     asks = [Ask(MERGE, "merge", merges=behind) for behind, _ in state.to_merge]
     if _may_ask(state, situation):
-        if state.to_repair is not None:
+        if state.to_repair is not None and not _is_absent(state, situation):
             asks.insert(0, Ask(agent, "fix", fixes=state.to_repair))
         asks += [Ask(agent, "merge", merges=behind) for behind in state.to_combine[:1]]
     most = situation.rules.limits.experiments

@@ -388,8 +388,7 @@ def _propose(
     match event:
         case ProposalDropped():
             del state.proposals[event.proposal]
-            if proposal.agent == MERGE and proposal.merges is not None:
-                state.to_combine.append(proposal.merges)
+            _drop(state, proposal, event)
         case ProposalRefused():
             del state.proposals[event.proposal]
             state.refused_in_a_row += 1
@@ -401,6 +400,19 @@ def _propose(
             state.proposals[event.proposal] = advance_proposal(proposal, event)
             if isinstance(event, ProposalMade):
                 state.agent_errors_in_a_row = 0
+
+
+def _drop(state: ResearchState, proposal: Proposal, event: ProposalDropped) -> None:
+    """What was asked for is still wanted if nobody answered; a merge that failed is the agent's business."""
+    if event.unanswered and proposal.fixes is not None and state.to_repair is None:
+        state.to_repair = proposal.fixes
+    if proposal.merges is None:
+        return
+    kept = state.frontier.experiment if state.frontier else None
+    if event.unanswered and proposal.agent == MERGE and kept is not None:
+        state.to_merge.append((proposal.merges, kept))
+    elif event.unanswered or proposal.agent == MERGE:
+        state.to_combine.append(proposal.merges)
 
 
 def _ask(state: ResearchState, event: ProposalAsked, time: str) -> None:
@@ -432,6 +444,8 @@ def _open(state: ResearchState, event: ExperimentOpened, time: str) -> None:
     provenance = state.session.provenance if state.session else None
     state.experiments.append(opened(event, proposal, time, provenance))
     _change_slot(state, event.slot, experiment=event.experiment)
+    if state.absence is not None:
+        state.to_repair = None  # somebody else's idea came first, and the crash is no longer the latest thing
 
 
 def _attend(state: ResearchState, event: AgentAbsent | AgentReturned, time: str) -> None:
@@ -440,7 +454,6 @@ def _attend(state: ResearchState, event: AgentAbsent | AgentReturned, time: str)
         state.absence = None
         return
     before = state.absence
-    state.to_repair = None  # nobody is there to repair it, and it is not worth waiting for
     state.absence = Absence(
         agent=event.agent,
         reason=event.reason,
@@ -511,7 +524,7 @@ def _hear(state: ResearchState, event: AnyEvent, time: str, slot: int) -> None:
 def _count(state: ResearchState, finished: Experiment) -> None:
     state.order.append(finished.number)
     state.notebook.learn(finished)
-    if finished.cause in TRIVIAL_CAUSES and finished.proposal.purpose != "fix" and state.absence is None:
+    if finished.cause in TRIVIAL_CAUSES and finished.proposal.purpose != "fix":
         state.to_repair = finished.number
     lacked = obstacle.of(finished)
     if finished.number == 0:

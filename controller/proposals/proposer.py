@@ -79,7 +79,7 @@ class Proposer:
                 )
             for number, proposal in [*self._state.proposals.items()]:
                 if not proposal.is_made:
-                    self._effort.record(ProposalDropped(proposal=number, reason=reason))
+                    self._effort.record(ProposalDropped(proposal=number, reason=reason, unanswered=True))
 
     def break_off(self, proposal: int | None = None) -> None:
         """End what is being done with one proposal, or with all of them."""
@@ -210,7 +210,8 @@ class Proposer:
                 return
             stands_in = proposal.stands_in_for is not None
             if stands_in or isinstance(error, AgentAway | AgentExhausted):
-                self._effort.record(ProposalDropped(proposal=number, reason=reason))
+                away = isinstance(error, AgentAway)
+                self._effort.record(ProposalDropped(proposal=number, reason=reason, unanswered=away))
             else:
                 failed = AgentFailed(agent=proposal.agent, proposal=number, reason=reason)
                 self._effort.record(failed)

@@ -111,7 +111,7 @@ class Journal:
         path = blob_path(self._home, name)
         try:
             if path.is_file() and path.read_bytes() == content:
-                sync_folder(path.parent)  # whoever stored it may have died before this
+                sync_folder(path.parent)  # the process that stored it may have died before this
             else:
                 make_folder(path.parent.parent)
                 make_folder(path.parent)

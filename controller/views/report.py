@@ -239,7 +239,7 @@ def _cost(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
 
 
 def _agent(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
-    """How often the agent could not be reached, what was rehearsed and what prepared in vain."""
+    """How often the agent could not be reached, what was rehearsed and what came to nothing."""
     events = [record.data for record in records]
     away = [event.seconds for event in events if isinstance(event, AgentReturned)]
     rows: dict[str, int | str] = {

@@ -388,7 +388,18 @@ def test_a_crash_over_a_trifle_waits_for_one_repair() -> None:
     assert folded(*trifle, *repair, *crashed(1, Cause.NAME)).to_repair is None  # of a repair there is none
 
 
-def test_an_absent_agent_repairs_nothing() -> None:
+def test_a_repair_waits_for_an_absent_agent_until_another_experiment_is_opened() -> None:
     trifle = [*proposed(0), *crashed(0, Cause.NAME)]
-    assert folded(*trifle, absent()).to_repair is None
-    assert folded(absent(), *trifle).to_repair is None
+    other: list[AnyEvent] = [asked(1), made(1), opened(1)]
+    assert folded(*trifle, absent()).to_repair == folded(absent(), *trifle).to_repair == 0
+    assert folded(*trifle, absent(), *other).to_repair is None
+    assert folded(*trifle, *other).to_repair == 0
+
+
+def test_a_repair_that_nobody_answered_is_still_wanted() -> None:
+    trifle = [*proposed(0), *crashed(0, Cause.NAME)]
+    question = asked(1, purpose="fix", fixes=0)
+    lost = ProposalDropped(proposal=1, reason="the controller stopped", unanswered=True)
+    given_up = ProposalDropped(proposal=1, reason="the agent sees none")
+    assert folded(*trifle, question, lost).to_repair == 0
+    assert folded(*trifle, question, given_up).to_repair is None
