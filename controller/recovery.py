@@ -9,6 +9,7 @@ its time is adopted there.
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
 
 import structlog
@@ -24,6 +25,9 @@ from controller.ports import Leftovers
 
 log = structlog.stdlib.get_logger(__name__)
 
+_LATEST = 1000
+"""More experiments than the other slots finish while one slot is closing its own."""
+
 
 def recover(components: Components, sandbox: Leftovers, state: ResearchState) -> None:
     """Bring the world in line with the journal. Raises InfrastructureError if the engine cannot."""
@@ -31,14 +35,13 @@ def recover(components: Components, sandbox: Leftovers, state: ResearchState) ->
     reap(sandbox, keep=live(state))
     reach("reaped")
     components.repository.reset()
-    unseen = len(components.slots)
-    for experiment in reversed(state.finished):
-        # Each was closed before the next began on its slot: the other hundred thousand folders are complete.
-        if components.runs.is_finished(experiment):
-            unseen -= 1
-        else:
+    seen: set[int] = set()
+    for experiment in islice(reversed(state.finished), _LATEST):
+        # Each was closed before the next began on its slot, so that only the latest of a slot may be open.
+        if experiment.slot not in seen and not components.runs.is_finished(experiment):
             components.runs.finish(experiment)
-        if unseen == 0:
+        seen.add(experiment.slot)
+        if seen >= state.slots.keys():
             break
     components.publish(state)
     reach("recovered")

@@ -144,7 +144,7 @@ class Archive:
             state.experiments.forget(self._forgotten, self.experiment)
 
     def _lines_around(self, number: int) -> Iterator[Record]:
-        """The start of its proposal's session, then the lines from the question for the proposal to the last one."""
+        """First the start of its proposal's session, then the lines from the question to its last one."""
         begin = self.experiments[number]
         if session := bisect.bisect(self.sessions, begin):
             yield from read_lines(self.home, self.sessions[session - 1], self.sessions[session - 1] + 1)

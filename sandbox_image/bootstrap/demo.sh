@@ -16,7 +16,7 @@ main() {
     fi
     # With runs of 20 seconds, confirming a kept score to one position in a thousand would take as long as the run.
     export GLOVEBOX_JUDGE__LEAK_FRACTION=0.01
-    export GLOVEBOX_PATIENCE__STOP_AFTER=3 # somebody is watching
+    export GLOVEBOX_RETRY__STOP_AFTER=3 # somebody is watching
     # On a busy machine a demo must not wait for noisy neighbours: a note on the run will do.
     export GLOVEBOX_NOISE__REPEATS=0
     .venv/bin/glovebox prepare --home "$home" --corpus "$(corpus)"
