@@ -68,8 +68,10 @@ class Experiments:
         self._seeds: dict[int, int] = {}
         """By slot: the seed of the next scoring."""
 
-    def perform(self, action: OnSlot, situation: Situation) -> None:
-        """Raises Interrupted; InfrastructureError only if nothing can be recorded or projected."""
+    def perform(self, action: OnSlot, situation: Callable[[], Situation]) -> None:
+        """`situation`: the one of the moment, when it is asked for; an action may take long.
+
+        Raises Interrupted; InfrastructureError only if nothing can be recorded or projected."""
         try:
             self._perform(action, situation)
         except Interrupted:
@@ -82,14 +84,15 @@ class Experiments:
             log.warning("infrastructure_fault", experiment=action.experiment, error=reason)
             self._void(action, "infrastructure", reason)
             with self._effort.lock:
-                if (rest := plan.rest_after_fault(self._state, action.slot, situation)) is not None:
+                rest = plan.rest_after_fault(self._state, action.slot, situation())
+                if rest is not None:
                     self._effort.record(rest)
 
     def move(self, action: plan.Move) -> None:
         """Give an experiment another slot."""
         self._effort.record(ExperimentMoved(experiment=action.experiment, slot=action.slot))
 
-    def _perform(self, action: OnSlot, situation: Situation) -> None:
+    def _perform(self, action: OnSlot, situation: Callable[[], Situation]) -> None:
         experiment = self._state.experiments[action.experiment]
         match action:
             case plan.Train():
@@ -166,7 +169,7 @@ class Experiments:
             log.warning("disturbed_run_counts", experiment=experiment.number, reason=found.detail)
             self.examined.add((experiment.number, experiment.attempt))
 
-    def _look(self, experiment: Experiment, situation: Situation) -> None:
+    def _look(self, experiment: Experiment, situation: Callable[[], Situation]) -> None:
         monitor, told = self._slot(experiment).monitor, self._state.slot(experiment.slot).noise
         found = monitor.look(self._stop) if monitor is not None else None
         if self._stop.is_set():
@@ -176,7 +179,7 @@ class Experiments:
                 seconds = self._effort.seconds_since(told.since) if told else 0.0
                 self._effort.record(SlotReady(experiment=experiment.number, seconds=seconds))
                 return
-            waits = plan.wait_for_slot(self._state, experiment, found, situation)
+            waits = plan.wait_for_slot(self._state, experiment, found, situation())
             log.warning(
                 "slot_disturbed", experiment=experiment.number, reason=found.detail, until=waits.until
             )

@@ -7,6 +7,8 @@ world. Each action runs in a thread of its own, which records its result under t
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import math
 import threading
 from collections.abc import Callable
 
@@ -100,7 +102,7 @@ class Loop:
                         raise end.error(end.reason)
                     return end.reason
                 for action in plan.due(self.state, situation):
-                    self._start(action, situation)
+                    self._start(action)
                 self._break_off_foresight()
                 if not situation.busy_slots:
                     self.effort.alive()
@@ -137,7 +139,7 @@ class Loop:
 
     # --- actions --------------------------------------------------------------------------------
 
-    def _start(self, action: Action, situation: Situation) -> None:
+    def _start(self, action: Action) -> None:
         """Carry out what takes a moment, and plan again; start a thread for what takes longer."""
         effort = self.effort
         if isinstance(action, plan.Move | plan.Drop | plan.Rebase | plan.Accept):
@@ -160,9 +162,9 @@ class Loop:
                 self._thread(action, lambda: self._proposer.foresee(action), proposal)
             case plan.Ask():
                 number = self._proposer.ask(action)
-                self._thread(action, lambda: self._proposer.await_answer(number, situation), number)
+                self._thread(action, lambda: self._proposer.await_answer(number, self._situation), number)
             case _:
-                self._thread(action, lambda: self._experiments.perform(action, situation))
+                self._thread(action, lambda: self._experiments.perform(action, self._situation))
 
     def _thread(self, action: Action, work: Callable[[], None], proposal: int | None = None) -> None:
         def run() -> None:
@@ -235,8 +237,10 @@ class Loop:
         if not self._threads and not self._woken:
             self._components.stop.wait(seconds)
         with self._changed:
-            if not self._woken and self._threads:
-                self._changed.wait(min(seconds, _GLANCE))
+            for _ in range(math.ceil(seconds / _GLANCE)):
+                if self._woken or not self._threads or self._components.stop.is_set():
+                    break
+                self._changed.wait(_GLANCE)
             self._woken = False
 
     def _raise_failure(self) -> None:
@@ -269,8 +273,10 @@ class _Halt(threading.Event):
         return super().is_set() or self._person.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Both are looked at each fifth of a second."""
-        if super().is_set():
-            return True
-        self._person.wait(timeout)
+        """Both are looked at each fifth of a second, so `timeout` is rounded up to that."""
+        slices = itertools.count() if timeout is None else range(math.ceil(timeout / _GLANCE))
+        for _ in slices:
+            if self.is_set():
+                break
+            self._person.wait(_GLANCE)
         return self.is_set()

@@ -7,7 +7,7 @@ the end of the process nor a verdict loses it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -103,8 +103,11 @@ class Proposer:
         )
         return number
 
-    def await_answer(self, number: int, situation: Situation) -> None:
-        """See a question that is on record through to its answer, and record that. Raises what is our bug."""
+    def await_answer(self, number: int, situation: Callable[[], Situation]) -> None:
+        """See a question that is on record through to its answer, and record that.
+
+        `situation`: the one of the moment, when it is asked for; an answer may take long.
+        """
         try:
             change = self._answer(number)
         except AgentError as error:
@@ -193,15 +196,16 @@ class Proposer:
         )
 
     def _base_of(self, behind: int) -> str:
-        """The commit that an experiment and the one that overtook it have both changed."""
-        overtaking = next(
-            experiment
-            for experiment in reversed(self._state.finished)
-            if experiment.commit is not None and experiment.number != behind
-        )
-        return overtaking.parent
+        """The commit that a kept experiment and the next one that was kept have both changed."""
+        overtaking = self._contexts.frontier.commit
+        for experiment in reversed(self._state.finished):
+            if experiment.number == behind:
+                break
+            if experiment.commit is not None:
+                overtaking = experiment.parent
+        return overtaking
 
-    def _failed(self, number: int, error: AgentError, situation: Situation) -> None:
+    def _failed(self, number: int, error: AgentError, situation: Callable[[], Situation]) -> None:
         reason = clean_line(str(error))
         log.warning("agent_failed", error=reason)
         with self._effort.lock:
@@ -215,14 +219,14 @@ class Proposer:
             else:
                 failed = AgentFailed(agent=proposal.agent, proposal=number, reason=reason)
                 self._effort.record(failed)
-                if (absent := plan.after_failure(self._state, failed, situation)) is not None:
+                if (absent := plan.after_failure(self._state, failed, situation())) is not None:
                     self._effort.record(absent)
             if stands_in:
                 self.understudy_failed = True
             elif isinstance(error, AgentExhausted):
                 self.exhausted = reason
             elif isinstance(error, AgentAway):
-                self._effort.record(plan.absent(self._state, reason, error.retry_seconds, situation))
+                self._effort.record(plan.absent(self._state, reason, error.retry_seconds, situation()))
 
     def _returned(self, proposal: Proposal) -> None:
         """An absent agent has answered."""

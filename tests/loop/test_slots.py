@@ -32,6 +32,7 @@ from controller.store.verify import verify
 from tests.loop.effort import Effort, Workspaces, start
 from tests.loop.slow import PATIENCE, Slow, Watch, events, exhausted, insert, swap
 from tests.support.fakes import FakeJudge, FakeTrainer, train_py
+from tests.support.story import Story
 
 
 class Counting:
@@ -141,6 +142,30 @@ def test_a_keep_is_judged_by_the_frontier_of_the_moment_and_both_changes_are_mer
     assert "WIDTH = 2.8" in text and "WIDTH = 2.9" in text
     assert merged.parent == ahead.commit
     assert verify(tmp_path) == []
+
+
+def test_a_merge_that_comes_late_loses_nothing_that_was_kept_meanwhile(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    agent = Slow([swap("WIDTH = 3.0", "WIDTH = 2.8"), swap("TOP = 0", "WIDTH = 2.9"), *ENOUGH])
+    effort, watch = start(efforts, tmp_path, agent, SPACIOUS), Watch()
+    on_slots(effort, 2, InOrder("WIDTH = 2.9", watch))
+    effort.components.observer = watch
+    loop = effort.loop(experiments=3)  # none is left for the merge
+    loop.run()
+    text = loop.effort.source(loop.state.experiments[loop.state.order[-1]])
+    effort.close()
+    story = Story(tmp_path)
+    story.experiment(text.replace("SALT = 0", "SALT = 1"), 2.7, "kept before the merge is asked for")
+    story.journal.close()
+
+    effort.begin()
+    on_slots(effort, 2)
+    loop = effort.loop(experiments=5)
+    loop.run()
+    merged = loop.effort.source(loop.state.experiments[4])
+    assert loop.state.experiments[4].proposal.purpose == "merge"
+    assert all(line in merged for line in ("WIDTH = 2.8", "WIDTH = 2.9", "SALT = 1"))
 
 
 def test_changes_that_do_not_fit_are_given_to_the_agent(tmp_path: Path, efforts: list[Effort]) -> None:

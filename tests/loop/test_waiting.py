@@ -123,6 +123,25 @@ def test_a_machine_that_fails_for_long_is_waited_for(effort: Effort) -> None:
     assert loop.state.experiments[0].attempt == 8
 
 
+def test_a_pause_begins_with_the_fault_however_long_the_run_took(effort: Effort) -> None:
+    class Long(FakeTrainer):
+        def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+            clock = effort.components.clock
+            assert isinstance(clock, HandClock)
+            clock.sleep(300.0)
+            if attempt.number <= 4:
+                faults_at.append(clock.wall)
+                raise FAULT
+            return super().train(attempt, stop, tick)
+
+    faults_at: list[dt.datetime] = []
+    effort.train_with(Long())
+    effort.loop(experiments=1).run()
+    pauses = [dt.datetime.fromisoformat(e.until) for e in told(effort) if isinstance(e, Paused) and e.until]
+    waits = [until - fault for until, fault in zip(pauses, faults_at[2:], strict=True)]
+    assert [wait.total_seconds() for wait in waits] == pytest.approx([10, 20], abs=0.1)
+
+
 def test_a_run_may_be_told_to_end_instead(effort: Effort) -> None:
     effort.rule(retry=RetryConfig(stop_after=3))
     effort.slot.judge = Ill(effort.trainer, faults=3)

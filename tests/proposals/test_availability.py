@@ -12,6 +12,8 @@ import pytest
 from controller.core.errors import AgentAway, UserError
 from controller.core.events import AgentAbsent
 from controller.core.rules import AbsenceConfig
+from controller.core.values import Change
+from controller.ports import Context
 from controller.store.journal import read_records
 from tests.loop.effort import Effort, start
 from tests.loop.slow import Quick, Slow, Step, exhausted, fails, insert
@@ -80,6 +82,24 @@ def test_a_wall_clock_that_steps_changes_no_wait(tmp_path: Path, efforts: list[E
     loop.run()
     assert isinstance(effort.components.clock, HandClock)
     assert effort.components.clock.seconds == pytest.approx(6 + 12 + 24, abs=3)
+
+
+def test_a_wait_begins_when_the_answer_fails_and_not_when_the_question_was_asked(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    def long(context: Context) -> Change:
+        assert isinstance(effort.components.clock, HandClock)
+        effort.components.clock.sleep(1000.0)
+        failed_at.append(effort.components.clock.wall)
+        raise AgentAway("The API is overloaded.", 0.0)
+
+    failed_at: list[dt.datetime] = []
+    effort = effort_of(efforts, tmp_path, long, exhausted())
+    effort.loop().run()
+    (absence,) = [r.data for r in read_records(tmp_path) if isinstance(r.data, AgentAbsent)]
+    assert absence.until is not None
+    waited = dt.datetime.fromisoformat(absence.until) - failed_at[0]
+    assert waited.total_seconds() == pytest.approx(6, abs=1.5)
 
 
 def test_a_new_process_waits_for_what_is_left(tmp_path: Path, efforts: list[Effort]) -> None:
