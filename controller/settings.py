@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import (
@@ -34,6 +35,7 @@ from controller.agents.llm.config import ClaudeConfig
 from controller.core.containers.config import SandboxConfig
 from controller.core.errors import UserError
 from controller.core.hardware.disturbance import NoiseConfig
+from controller.core.hardware.slots import SlotConfig, objection
 from controller.core.rules import AbsenceConfig, RetryConfig
 from controller.core.scoring.config import JudgeConfig
 from controller.core.untrusted import clean_line
@@ -110,6 +112,9 @@ class Settings(BaseSettings):
     notify: NotifyConfig = NotifyConfig()
     noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()
+    slots: Literal["auto"] | tuple[SlotConfig, ...] = ()
+    """Places where experiments run side by side, each with its own GPU or CPUs. None given: one slot. `auto`:
+    one for each GPU."""
     storage: RetentionConfig = RetentionConfig()
     judge: JudgeConfig = JudgeConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()
@@ -147,6 +152,26 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _from_dotenv(settings_cls), _TomlSource(settings_cls)
+
+    @field_validator("slots")
+    @classmethod
+    def _require_slots(
+        cls, slots: Literal["auto"] | tuple[SlotConfig, ...], info: ValidationInfo
+    ) -> Literal["auto"] | tuple[SlotConfig, ...]:
+        sandbox, device = info.data.get("sandbox"), info.data.get("device")
+        if not slots:
+            return slots
+        if sandbox is not None and sandbox.gpu:
+            raise ValueError("name the GPUs here or in sandbox.gpu, not in both")
+        if slots == "auto":
+            return slots
+        if (phrase := objection(slots)) is not None:
+            raise ValueError(phrase)
+        if device == "cpu" and slots[0].gpu:
+            raise ValueError("they name GPUs, and device is cpu")
+        if device == "gpu" and not slots[0].gpu:
+            raise ValueError("they name no GPU, and device is gpu")
+        return slots
 
     @field_validator(*_PATHS)
     @classmethod

@@ -1,8 +1,8 @@
-"""Where experiments run: a GPU that torch has calculated on in the image, or the CPU."""
+"""Where experiments run: for each slot a GPU that torch has calculated on in the image, or CPUs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,8 @@ from controller.core.errors import GloveboxError, InfrastructureError, NotReady,
 from controller.core.hardware import gpu_listing, gpu_probe
 from controller.core.hardware.gpu_listing import ListedGpu
 from controller.core.hardware.gpu_probe import Gpu
+from controller.core.hardware.slots import SlotConfig, difference
+from controller.core.untrusted import clean_line
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.engine.failures import EngineFault, to_error
 from controller.sandbox.inputs import sealed
@@ -29,7 +31,7 @@ _PROGRAM = PROJECT / "harness" / "gpu_probe.py"
 
 @dataclass(frozen=True)
 class Device:
-    """Where experiments run."""
+    """Where the experiments of one slot run."""
 
     scale: data.Scale
     sandbox: SealedConfig
@@ -49,6 +51,7 @@ class Device:
             "scale": self.scale,
             "name": self.name,
             "ids": self.sandbox.gpu,
+            "cpus": self.sandbox.cpus,
             "gpu": self.gpu.model_dump() if self.gpu else None,
             "notes": self.notes,
         }
@@ -58,7 +61,7 @@ class Device:
         """What was told, on containers with our own settings."""
         return cls(
             told["scale"],
-            containers.model_copy(update={"gpu": tuple(told["ids"])}),
+            containers.model_copy(update={"gpu": tuple(told["ids"]), "cpus": told["cpus"]}),
             None if told["gpu"] is None else Gpu.model_validate(told["gpu"]),
             tuple(told["notes"]),
         )
@@ -66,25 +69,70 @@ class Device:
     def sentence(self) -> str:
         return "; ".join((self.gpu.sentence() if self.gpu else "cpu", *self.notes))
 
+    def place(self) -> str:
+        """Which part of the machine a slot has: `GPU 1, CPUs 0-3`."""
+        parts = [f"GPU {' and '.join(self.sandbox.gpu)}"] if self.sandbox.gpu else []
+        return ", ".join([*parts, f"CPUs {self.sandbox.cpus or 'all'}"])
 
-def resolve_device(config: Settings) -> Device:
-    """Where experiments run, found out by asking for a GPU, or the runner that has asked for one.
+
+def sentence(devices: Sequence[Device]) -> str:
+    """All slots, for people."""
+    if len(devices) == 1:
+        return devices[0].sentence()
+    places = "; ".join(f"slot {number}: {device.place()}" for number, device in enumerate(devices))
+    return f"{len(devices)} slots ({places}), each: {devices[0].sentence()}"
+
+
+def resolve_devices(config: Settings) -> list[Device]:
+    """Where each slot's experiments run, found out by asking for GPUs, or the runner that has asked for them.
 
     Raises NotReady if a GPU was demanded and there is none, if there is one that torch cannot use, whatever
-    was demanded, or if the runner does not answer.
+    was demanded, if there are fewer CPUs than were named, or if the runner does not answer; UserError if the
+    slots have different devices.
     """
     containers = sealed(config.sandbox)
     if config.runner is not None:
-        return Device.hear(RunnerSandbox(config.runner, SystemClock()).device(), containers)
-    if config.device == "cpu":
-        return Device("cpu", containers.model_copy(update={"gpu": ()}))
-    listed = _list(config, containers)
+        told = RunnerSandbox(config.runner, SystemClock()).devices()
+        return [Device.hear(one, containers) for one in told]
+    devices = list(_resolve(config, containers))
+    if reason := difference([device.gpu for device in devices]):
+        raise UserError(reason)
+    return devices
+
+
+def _resolve(config: Settings, containers: SealedConfig) -> Iterator[Device]:
+    slots = config.slots
+    if isinstance(slots, tuple) and slots:
+        yield from _named(config, containers, slots)
+    elif config.device == "cpu":
+        yield Device("cpu", containers.model_copy(update={"gpu": ()}))
+    else:
+        listed = _list(config, containers)
+        ids = gpu_listing.every(listed) if slots == "auto" else ()
+        for wanted in [(one,) for one in ids] if len(ids) > 1 else [containers.gpu]:
+            yield _with_gpu(config, containers.model_copy(update={"gpu": wanted}), listed)
+
+
+def _named(config: Settings, containers: SealedConfig, slots: tuple[SlotConfig, ...]) -> Iterator[Device]:
+    ids = [one for slot in slots for one in slot.gpu]
+    listed = _list(config, containers) if ids else ()
+    if (twice := gpu_listing.named_twice(listed, ids)) is not None:
+        raise UserError(f"The slots name one GPU twice, the second time as {clean_line(twice)}.")
+    for slot in slots:
+        ours = containers.model_copy(update={"gpu": slot.gpu, "cpus": slot.cpus})
+        if slot.cpus:
+            with closing(DockerSandbox(containers, config.home, SystemClock())) as sandbox:
+                sandbox.require_cpus(slot.cpus)
+        yield _with_gpu(config, ours, listed) if slot.gpu else Device("cpu", ours)
+
+
+def _with_gpu(config: Settings, containers: SealedConfig, listed: Sequence[ListedGpu]) -> Device:
     choice = gpu_listing.choose(listed, containers.gpu)
     wanted = containers.model_copy(update={"gpu": choice.ids})
     try:
         return Device("gpu", wanted, _probe(config, wanted), choice.notes)
     except _NoGpu as error:
-        if config.device == "auto" and not listed:
+        if config.device == "auto" and not listed and config.slots in ((), "auto"):
             log.info("no_gpu", reason=str(error))
             return Device("cpu", containers.model_copy(update={"gpu": ()}), notes=(f"no GPU: {error}",))
         raise NotReady(str(error)) from error

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.app import agent as choose
+from controller.app import device as hardware
 from controller.app import machine
-from controller.app.device import Device, resolve_device
+from controller.app.device import Device, resolve_devices
 from controller.core.errors import GloveboxError, UserError
 from controller.core.untrusted import clean_line
 from controller.sandbox.engine import connection as engine
@@ -43,13 +44,13 @@ class Check:
 
 def examine(config: Settings) -> list[Check]:
     """Run every check; a failed one does not stop the others."""
-    device = functools.cache(lambda: resolve_device(config))
+    devices = functools.cache(lambda: resolve_devices(config))
     questions: dict[str, Callable[[Settings], str]] = {
         "engine": _engine,
         "caches": _caches,
-        "device": lambda _: device().sentence(),
+        "device": lambda _: hardware.sentence(devices()),
         "home": _home,
-        "data": lambda config: _data(config, device),
+        "data": lambda config: _data(config, devices),
         "agent": _agent,
         "key": _key,
         "notify": _notify,
@@ -92,9 +93,9 @@ def _home(config: Settings) -> str:
     return f"{config.home}{used}"
 
 
-def _data(config: Settings, device: Callable[[], Device]) -> str:
+def _data(config: Settings, devices: Callable[[], list[Device]]) -> str:
     info = data.read(config.home)
-    data.require_scale(info, device().scale, config.home)
+    data.require_scale(info, devices()[0].scale, config.home)
     return f"size {info.size}, context {info.max_seq_len}, vocabulary {info.vocab_size}"
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from controller import __version__
-from controller.app.device import Device, resolve_device
+from controller.app.device import Device, resolve_devices
 from controller.components import Slot
 from controller.core.containers.builders import Files
 from controller.core.errors import InfrastructureError, NotReady
@@ -62,8 +62,9 @@ class Machine:
         """Raises NotReady or UserError with the first thing that is missing, VerificationFailed for data
         that was changed after it was prepared."""
         sandbox_of(config).describe()  # an engine without our image cannot be asked for a GPU either
-        device = resolve_device(config)
-        sandbox = sandbox_of(config, device)
+        devices = resolve_devices(config)
+        device = devices[0]
+        sandbox = sandbox_of(config, devices)
         engine = sandbox.describe()
         info = data.read(config.home)
         data.require_scale(info, device.scale, config.home)
@@ -71,19 +72,12 @@ class Machine:
         harness, files = mounted_files(config)
         data_files = DataFiles(config.home)
         data_files.verify()
-        clock, alone = SystemClock(), threading.Lock()
+        alone = threading.Lock() if len(devices) == 1 else None
+        common = _Common(sandbox, SystemClock(), config, files, alone)
         return cls(
             sandbox=sandbox,
-            slots=[_slot(config, sandbox, device, files, clock, alone)],
-            rehearsal=ContainerRehearsal(
-                sandbox,
-                clock,
-                config=config.rehearsal,
-                containers=device.sandbox,
-                home=config.home,
-                files=files,
-                alone=alone,
-            ),
+            slots=[common.slot(number, device) for number, device in enumerate(devices)],
+            rehearsal=common.rehearsal(device),
             harness=harness,
             data_files=data_files,
             engine_root=Path(engine["root"]) if engine["root"] else None,
@@ -91,37 +85,60 @@ class Machine:
         )
 
 
-def _slot(
-    config: Settings, sandbox: Sandbox, device: Device, files: Files, clock: Clock, alone: threading.Lock
-) -> Slot:
-    monitor = None
-    if config.noise.enabled:
-        monitor = NoiseMonitor(
-            sandbox,
-            clock,
-            config=config.noise,
+@dataclass(frozen=True)
+class _Common:
+    """What the adapters of all slots have in common."""
+
+    sandbox: Sandbox
+    clock: Clock
+    config: Settings
+    files: Files
+    alone: threading.Lock | None
+
+    def slot(self, number: int, device: Device) -> Slot:
+        config, home = self.config, self.config.home
+        monitor = None
+        if config.noise.enabled:
+            monitor = NoiseMonitor(
+                self.sandbox,
+                self.clock,
+                config=config.noise,
+                containers=device.sandbox,
+                home=home,
+                budget_seconds=config.budget.wall_seconds,
+                slot=number,
+            )
+        trainer = ContainerTrainer(
+            self.sandbox,
+            self.clock,
             containers=device.sandbox,
-            home=config.home,
-            budget_seconds=config.budget.wall_seconds,
+            home=home,
+            files=self.files,
+            slot=number,
+            monitor=monitor,
         )
-    trainer = ContainerTrainer(
-        sandbox,
-        clock,
-        containers=device.sandbox,
-        home=config.home,
-        files=files,
-        slot=monitor,
-    )
-    judge = ContainerJudge(
-        sandbox,
-        clock,
-        config=config.judge,
-        containers=device.sandbox,
-        home=config.home,
-        files=files,
-        alone=alone,
-    )
-    return Slot(trainer, judge, monitor)
+        judge = ContainerJudge(
+            self.sandbox,
+            self.clock,
+            config=config.judge,
+            containers=device.sandbox,
+            home=home,
+            files=self.files,
+            slot=number,
+            alone=self.alone,
+        )
+        return Slot(trainer, judge, monitor)
+
+    def rehearsal(self, device: Device) -> ContainerRehearsal:
+        return ContainerRehearsal(
+            self.sandbox,
+            self.clock,
+            config=self.config.rehearsal,
+            containers=device.sandbox,
+            home=self.config.home,
+            files=self.files,
+            alone=self.alone,
+        )
 
 
 def _provenance(
@@ -148,12 +165,13 @@ def _provenance(
     )
 
 
-def sandbox_of(config: Settings, device: Device | None = None) -> Sandbox:
+def sandbox_of(config: Settings, devices: Sequence[Device] = ()) -> Sandbox:
     """The runner, if the settings name one, else the engine. Raises NotReady if that cannot be used."""
     if config.runner is not None:
         return RunnerSandbox(config.runner, SystemClock())
     try:
-        return DockerSandbox(device.sandbox if device else sealed(config.sandbox), config.home, SystemClock())
+        containers = devices[0].sandbox if devices else sealed(config.sandbox)
+        return DockerSandbox(containers, config.home, SystemClock(), slots=len(devices) or 1)
     except InfrastructureError as error:
         raise NotReady(
             f"The container engine cannot be used; look at it and at DOCKER_HOST: {error}"

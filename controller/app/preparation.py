@@ -12,7 +12,7 @@ from typing import get_args
 from controller.app import corpus as data_corpus
 from controller.app import machine
 from controller.app.corpus import CorpusMounts
-from controller.app.device import resolve_device
+from controller.app.device import resolve_devices
 from controller.core.containers.config import GIB
 from controller.core.containers.engine_info import owner_inside
 from controller.core.containers.names import ContainerNames
@@ -108,7 +108,7 @@ def _require_success(end: Exit, corpus: CorpusMounts | None, memory: int) -> Non
 
 def _fitting(config: Settings) -> str:
     """The size for the memory of the GPU, or for the CPU."""
-    gpu = resolve_device(config).gpu
+    gpu = resolve_devices(config)[0].gpu
     return data.size_for(gpu.total_bytes if gpu else None)
 
 

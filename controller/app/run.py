@@ -154,7 +154,8 @@ def require_fit(state: ResearchState, provenance: Provenance, config: Settings, 
     if found is None or state.session is None or last is None:
         return
     changed = state.session.provenance != provenance
-    changed = changed or state.session.settings.get("sandbox") != config.model_dump(mode="json")["sandbox"]
+    now = config.model_dump(mode="json")
+    changed = changed or any(state.session.settings.get(name) != now[name] for name in ("sandbox", "slots"))
     told_to = not wish.paused and wish.at is not None and wish.at > dt.datetime.fromisoformat(last)
     if not changed and not told_to:
         raise Unfit(found.last_words)

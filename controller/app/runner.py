@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from controller.app import machine
-from controller.app.device import resolve_device
+from controller.app.device import resolve_devices
 from controller.core.containers.builders import Files
 from controller.core.containers.templates import Templates
 from controller.core.errors import UserError
@@ -26,17 +26,18 @@ def serve(config: Settings, stop: threading.Event) -> None:
         raise UserError("Where is the runner to listen? Set GLOVEBOX_RUNNER to a path for its socket.")
     ours = config.model_copy(update={"runner": None})  # we are the ones who ask the engine
     machine.sandbox_of(ours).describe()
-    device = resolve_device(ours)
+    devices = resolve_devices(ours)
     home = config.home.resolve()
     folder = home / machine.RUNNER_FOLDER
     remove_partial([folder / "harness"])
     harness = HarnessFiles.materialise(PROJECT / "harness", folder)
     templates = Templates(
-        containers=device.sandbox,
+        slots=tuple(device.sandbox for device in devices),
         home=home,
         files=Files(harness.folder, data.folder(home), folder / "train"),
         judging=config.judge,
         budget_seconds=config.budget.wall_seconds,
         rehearsal_seconds=config.rehearsal.seconds,
     )
-    Runner(machine.sandbox_of(ours, device), SpecBuilder(templates), device.told()).serve(config.runner, stop)
+    told = [device.told() for device in devices]
+    Runner(machine.sandbox_of(ours, devices), SpecBuilder(templates), told).serve(config.runner, stop)

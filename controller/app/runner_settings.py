@@ -19,7 +19,9 @@ SECTIONS = ("budget", "sandbox", "judge", "rehearsal")
 def lines(config: Settings) -> str:
     """One variable a line, in single quotes, within which nothing is expanded."""
     told = {name: json.dumps(getattr(config, name).model_dump(mode="json")) for name in SECTIONS}
+    slots = config.slots
     told["device"] = config.device
+    told["slots"] = slots if slots == "auto" else json.dumps([slot.model_dump() for slot in slots])
     return "".join(_line(f"GLOVEBOX_{name.upper()}", value) for name, value in told.items())
 
 

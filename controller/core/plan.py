@@ -511,18 +511,21 @@ def _is_urgent(proposal: Proposal) -> bool:
 def _ideas(state: ResearchState, situation: Situation, others: int) -> Iterator[Ask]:
     """A slow agent is asked ahead, another one when a slot is idle; an understudy stands in meanwhile.
 
-    `others`: questions that go first.
+    A fast one is asked for one proposal at a time, since it must know of the one before. `others`: questions
+    that go first.
     """
     rules = situation.rules
     idle = len(_unclaimed_slots(state, situation)) if _has_baseline(state) else 0
     asked_understudy = _asked_understudy(state)
     if _is_absent(state, situation) and _understudy_acts(situation):
         ready = sum(proposal.is_made for proposal in state.proposals.values())
-        for _ in range(idle - ready - asked_understudy - others):
+        if idle - ready - others > 0 and not asked_understudy:
             yield Ask(rules.understudy or rules.agent, "propose", stands_in_for=rules.agent)
     if _may_ask(state, situation):
         wanted = rules.slots if rules.asks_ahead else idle
-        for _ in range(wanted - (len(state.proposals) - asked_understudy) - others):
+        missing = wanted - (len(state.proposals) - asked_understudy) - others
+        most = missing if rules.asks_ahead else min(missing, 1 - _unanswered(state))
+        for _ in range(most):
             yield Ask(rules.agent, "propose")
 
 
@@ -541,7 +544,8 @@ def _room(state: ResearchState, situation: Situation, urgent: int) -> int:
 def _unanswered(state: ResearchState) -> int:
     """Questions that the agent is at work on."""
     return sum(
-        not proposal.is_made and proposal.stands_in_for is None for proposal in state.proposals.values()
+        not proposal.is_made and proposal.stands_in_for is None and proposal.agent != MERGE
+        for proposal in state.proposals.values()
     )
 
 

@@ -192,6 +192,8 @@ class ResearchState:
     """Of all slots, while it lasts: a person's, or for want of disk space."""
     draw: Draw = field(default_factory=lambda: Draw(scoring=0, confirmation=0))
     """Of the next scoring. Rows count as given to a worker unless it is known that they were not."""
+    last_scored: int | None = None
+    """The experiment that was given the draw before it."""
     fresh_left: int | None = None
     """Rows that no worker has been given yet, as the latest finished score tells."""
     lineage: list[Fresh] = field(default_factory=list)
@@ -514,8 +516,9 @@ def _hear(state: ResearchState, event: AnyEvent, time: str, slot: int) -> None:
         case ScoringStarted():
             before = event.draw
             state.draw = Draw(scoring=before.scoring + 1, confirmation=before.confirmation + 1)
-        case ScoringFinished(score=Score(confirmed=False)) if len(state.open) == 1:
-            # The rows for a confirmation went to nobody. Beside another scoring, that one has the next ones.
+            state.last_scored = event.experiment
+        case ScoringFinished(score=Score(confirmed=False)) if state.last_scored == event.experiment:
+            # The rows for a confirmation went to nobody, and no other scoring was given the next ones.
             state.draw = state.draw.model_copy(update={"confirmation": state.draw.confirmation - 1})
         case _:
             return

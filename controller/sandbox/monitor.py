@@ -1,10 +1,12 @@
 """The noise monitor: measures how other programs use the slot during a training, and between trainings.
 
 CPU use is that of the whole machine (/proc/stat shows it inside a container too), minus what the home's
-containers and the controller used. A GPU is sampled by a container of its own that runs nvidia-smi all
-through a session: its samples between two trainings show the state of the GPU before the second, so no
-training waits for them. All of this runs in threads beside the one that keeps T's deadline, and none of it
-can fail a run.
+containers and the controller used. If the slot has CPUs of its own, it is that of these CPUs, and containers
+of experiments on other slots do not count.
+
+A GPU is sampled by a container of its own that runs nvidia-smi all through a session: its samples between two
+trainings show the state of the GPU before the second, so no training waits for them. All of this runs in
+threads beside the one that keeps T's deadline, and none of it can fail a run.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from controller.core.hardware.disturbance import (
     restless,
 )
 from controller.core.hardware.nvidia_smi import GpuLost, GpuSample
+from controller.core.hardware.slots import cpu_set
 from controller.core.untrusted import clean_line
 from controller.core.values import Conditions, CpuConditions, Disturbance, DisturbanceKind, GpuConditions
 from controller.ports import Attempt, Clock, Sandbox
@@ -72,10 +75,12 @@ class NoiseMonitor:
         containers: SealedConfig,
         home: Path,
         budget_seconds: float,
+        slot: int = 0,
     ) -> None:
         self._sandbox, self._clock, self._config = sandbox, clock, config
         self._containers, self._budget_seconds = containers, budget_seconds
-        self._names = ContainerNames(home.resolve(), SLOT)
+        self._names = ContainerNames.of_slot(home.resolve(), slot)
+        self._cpus = SlotCpus(sandbox, clock, self._names, cpu_set(containers.cpus))
         self._gpu: _GpuWatch | None = None
         self._free_since: float | None = None
         """Since when none of our containers has used the GPU; None while one may."""
@@ -98,8 +103,9 @@ class NoiseMonitor:
         gpu = self._sampling() if self._containers.gpu and not self._blind else None
         if gpu is not None:
             gpu.keep_few(since=free)
+        self._cpus.experiment = attempt.experiment
         trainer = ContainerNames(self._names.home, attempt.experiment, attempt.number).name(Item.TRAINER)
-        cpu = _CpuWatch(self._sandbox, self._clock, trainer)
+        cpu = _CpuWatch(self._cpus, trainer)
         cpu.start()
         return NoiseWatch(self._clock, self._config, cpu, gpu, free, stop)
 
@@ -109,9 +115,9 @@ class NoiseMonitor:
     def look(self, stop: threading.Event) -> Disturbance | None:
         if self._containers.gpu and (found := self._look_at_gpu(stop)) is not None:
             return found
-        before = read_cpu(self._sandbox, self._clock)
+        before = self._cpus.read()
         stop.wait(_LOOK_SECONDS)
-        after = read_cpu(self._sandbox, self._clock)
+        after = self._cpus.read()
         cpu = cpu_conditions([before, after]) if before and after else None
         return restless(cpu, None, self._config)
 
@@ -183,27 +189,46 @@ class NoiseWatch:
             self._gpu.keep_all()
 
 
-def read_cpu(sandbox: Sandbox, clock: Clock) -> CpuReading | None:
-    """None if it cannot be measured: no /proc, an engine on another machine, an engine that fails."""
-    try:
-        busy, idle = host_cpu(_PROC_STAT.read_text(encoding="ascii"), os.sysconf("SC_CLK_TCK"))
-        used = sandbox.usage()
-    except (OSError, ValueError, GloveboxError):
-        return None
-    if used is None:
-        return None
-    return CpuReading(clock.monotonic(), busy, idle, {**used, "controller": sum(os.times()[:4])})
+class SlotCpus:
+    """The CPUs of a slot, or all of them."""
+
+    def __init__(self, sandbox: Sandbox, clock: Clock, names: ContainerNames, cpus: frozenset[int]) -> None:
+        """`names`: of the slot. `cpus`: its own; empty: all."""
+        self._sandbox, self._clock, self._names, self._cpus = sandbox, clock, names, cpus
+        self.experiment = ""
+        """The one on the slot."""
+
+    def read(self) -> CpuReading | None:
+        """None if it cannot be measured: no /proc, an engine on another machine, an engine that fails."""
+        try:
+            stat, ticks = _PROC_STAT.read_text(encoding="ascii"), os.sysconf("SC_CLK_TCK")
+            busy, idle = host_cpu(stat, ticks, self._cpus)
+            used = self._sandbox.usage()
+        except (OSError, ValueError, GloveboxError):
+            return None
+        if used is None:
+            return None
+        ours = {name: seconds for name, seconds in used.items() if not self._cpus or self._runs_here(name)}
+        # What has no CPUs of its own (the controller, a rehearsal) may have used these, and counts as ours.
+        return CpuReading(self._clock.monotonic(), busy, idle, {**ours, "controller": sum(os.times()[:4])})
+
+    def _runs_here(self, name: str) -> bool:
+        """False for what is kept on the CPUs of another slot."""
+        experiment = name.removeprefix(self._names.prefix).partition("-")[0]
+        if experiment == SLOT:
+            return name.startswith(f"{self._names.experiment_prefix}{self._names.attempt}-")
+        return experiment == self.experiment or not experiment.isdecimal()
 
 
 class _CpuWatch(threading.Thread):
     """Takes readings until T has ended, in a thread of its own: an engine that hangs must not delay a
     kill."""
 
-    def __init__(self, sandbox: Sandbox, clock: Clock, trainer: str) -> None:
+    def __init__(self, cpus: SlotCpus, trainer: str) -> None:
         super().__init__(name="watch the CPUs", daemon=True)
         self._readings: list[CpuReading] = []
         self._trains = False
-        self._sandbox, self._clock, self._trainer = sandbox, clock, trainer
+        self._cpus, self._trainer = cpus, trainer
         self._over = threading.Event()
 
     def close(self) -> None:
@@ -216,7 +241,7 @@ class _CpuWatch(threading.Thread):
 
     def run(self) -> None:
         while not self._over.is_set():
-            reading = read_cpu(self._sandbox, self._clock)
+            reading = self._cpus.read()
             if reading is not None:
                 if self._over.is_set() or (self._trains and self._trainer not in reading.own):
                     return  # T has ended, and its use since the last reading is unknown

@@ -58,7 +58,7 @@ class ContainerRehearsal:
         files: Files,
         alone: threading.Lock | None = None,
     ) -> None:
-        """`alone` is held during a rehearsal; ContainerJudge says why."""
+        """`alone` is held during a rehearsal; ContainerJudge says why. There is one rehearsal at a time."""
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files

@@ -21,6 +21,7 @@ import structlog
 from controller.core.containers import builders, volumes
 from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
+from controller.core.containers.limits import usable_cpus
 from controller.core.containers.names import REHEARSAL, ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
@@ -80,17 +81,19 @@ class ContainerJudge:
         containers: SealedConfig,
         home: Path,
         files: Files,
+        slot: int = 0,
         alone: threading.Lock | None = None,
     ) -> None:
         """`alone` is held while a checkpoint is scored, and shared with the rehearsal.
 
         An agent's code that runs beside both workers could pass on what the first one knows, to the second
         and to the reader of the rehearsal's report. A lock on a file that all of them mount would be enough.
+        None: there are several slots, and what runs on the others is beside both workers anyway.
         """
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
-        self._home, self._files = home.resolve(), files
-        self._alone = alone or threading.Lock()
+        self._home, self._files, self._slot = home.resolve(), files, slot
+        self._alone = alone
         self._ready: Future[list[ContainerSpec]] | None = None
         """The containers that wait for their signal to begin, once all of them do."""
 
@@ -124,7 +127,12 @@ class ContainerJudge:
         draw: Draw | None = None,
         reference: Sequence[Work] = (),
     ) -> Score | Refusal:
+        if self._alone is None:
+            return self._score(attempt, seed, draw, contends, stop, reference)
         with self._alone:
+            # Left behind by a controller that died.
+            rehearsal = ContainerNames(self._home, REHEARSAL).name(Item.REHEARSAL)
+            self._sandbox.remove(containers=[rehearsal])
             return self._score(attempt, seed, draw, contends, stop, reference)
 
     def _score(
@@ -140,8 +148,6 @@ class ContainerJudge:
         require_workspace(self._sandbox, names)
         *specs, judge = self.specs(attempt, seed, draw)
         workers = self._workers(attempt, specs, reference)
-        # Left behind by a controller that died.
-        self._sandbox.remove(containers=[ContainerNames(self._home, REHEARSAL).name(Item.REHEARSAL)])
         ready = self._is_ready([*specs, judge])
         if not ready:
             self._remove(names)
@@ -195,7 +201,7 @@ class ContainerJudge:
             reference,
             share=self._config.work_share,
             budget_seconds=attempt.budget_seconds,
-            cpus=self._containers.worker.cpus or os.cpu_count() or 1,
+            cpus=usable_cpus(self._containers.worker, self._containers.cpus, os.cpu_count() or 1),
         )
         lines = attempt.train_path.read_bytes().count(b"\n") + 1
         first, second = (
@@ -320,7 +326,7 @@ class ContainerJudge:
         return found.model_copy(update={"isolation": self._sandbox.describe()["isolation"]})
 
     def _names(self, attempt: Attempt) -> ContainerNames:
-        return ContainerNames(self._home, attempt.experiment, attempt.number)
+        return ContainerNames(self._home, attempt.experiment, attempt.number, self._slot)
 
     def _remove(self, names: ContainerNames) -> None:
         self._sandbox.remove(

@@ -44,12 +44,13 @@ class ContainerTrainer:
         containers: SealedConfig,
         home: Path,
         files: Files,
-        slot: Monitor | None = None,
+        slot: int = 0,
+        monitor: Monitor | None = None,
         log_bytes: int = _LOG_BYTES,
     ) -> None:
-        """Without a `slot` the machine is not watched. run.log keeps `log_bytes` of each end of the
+        """Without a `monitor` the slot is not watched. run.log keeps `log_bytes` of each end of the
         output."""
-        self._sandbox, self._clock, self._slot = sandbox, clock, slot
+        self._sandbox, self._clock, self._slot, self._monitor = sandbox, clock, slot, monitor
         self._containers, self._log_bytes = containers, log_bytes
         self._home, self._files = home.resolve(), files
 
@@ -68,7 +69,7 @@ class ContainerTrainer:
         if started is None:
             self._clear(attempt)
         with ExitStack() as watching:
-            watch = self._slot.watch(attempt, stop) if self._slot is not None else None
+            watch = self._monitor.watch(attempt, stop) if self._monitor is not None else None
             if watch is not None:
                 watching.callback(watch.close)
             began = self._begin(attempt) if started is None else started
@@ -85,8 +86,8 @@ class ContainerTrainer:
             containers=[names.name(item) for item in containers],
             volumes=[names.name(item) for item in (Item.WORKSPACE, *volumes.EXCHANGE_VOLUMES)],
         )
-        if self._slot is not None:
-            self._slot.vacated()
+        if self._monitor is not None:
+            self._monitor.vacated()
         reach("discarded")
 
     def _clear(self, attempt: Attempt) -> None:
@@ -100,7 +101,7 @@ class ContainerTrainer:
         reach("discarded")
 
     def _names(self, attempt: Attempt) -> ContainerNames:
-        return ContainerNames(self._home, attempt.experiment, attempt.number)
+        return ContainerNames(self._home, attempt.experiment, attempt.number, self._slot)
 
     def _begin(self, attempt: Attempt) -> float:
         """Create the volume, then start holder and T."""

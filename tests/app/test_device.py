@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from controller.app.device import Device, resolve_device
+from controller.app.device import Device, resolve_devices, sentence
 from controller.core.containers.config import SandboxConfig
-from controller.core.errors import NotReady
+from controller.core.errors import NotReady, UserError
 from controller.settings import Settings
-from tests.sandbox.stand_ins import NVIDIA_SMI, PYTHON
+from tests.sandbox.stand_ins import NVIDIA_SMI, OF_ANOTHER_SIZE, PYTHON
 from tests.support.bench import Bench, image_with
 
 pytestmark = pytest.mark.engine
@@ -41,10 +41,15 @@ def resolve(bench: Bench) -> Resolve:
     """Settings of SandboxConfig can be overridden."""
 
     def ask(device: str = "auto", **sandbox: object) -> Device:
-        containers = SandboxConfig.model_validate({"empty_caches": False, **sandbox})
-        return resolve_device(Settings(home=bench.home, device=device, sandbox=containers))  # type: ignore[arg-type]
+        [found] = resolve_all(bench, device=device, **sandbox)
+        return found
 
     return ask
+
+
+def resolve_all(bench: Bench, slots: object = (), device: str = "auto", **sandbox: object) -> list[Device]:
+    containers = SandboxConfig.model_validate({"empty_caches": False, **sandbox})
+    return resolve_devices(Settings(home=bench.home, device=device, sandbox=containers, slots=slots))  # type: ignore[arg-type]
 
 
 NO_GPU = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
@@ -83,6 +88,42 @@ def test_a_gpu_on_which_torch_has_calculated(resolve: Resolve, with_cuda: str) -
     assert resolve(image=with_cuda, gpu_access="runtime", gpu=["1"]).sandbox.gpu == ("1",)
     with pytest.raises(NotReady, match="There is no GPU '7' here"):
         resolve(image=with_cuda, gpu_access="runtime", gpu=["7"])
+
+
+def test_slots_with_a_gpu_each(bench: Bench, with_cuda: str) -> None:
+    each = [{"gpu": ["0"]}, {"gpu": ["1"], "cpus": ""}]
+    for slots in ("auto", each):
+        found = resolve_all(bench, slots, image=with_cuda, gpu_access="runtime")
+        assert [one.sandbox.gpu for one in found] == [("0",), ("1",)]
+        assert {one.name for one in found} == {"NVIDIA Stand-in"}
+    assert sentence(found).startswith(
+        "2 slots (slot 0: GPU 0, CPUs all; slot 1: GPU 1, CPUs all), each: NVIDIA"
+    )
+    again = [{"gpu": ["0"]}, {"gpu": ["GPU-0"]}]
+    with pytest.raises(UserError, match="name one GPU twice, the second time as GPU-0"):
+        resolve_all(bench, again, image=with_cuda, gpu_access="runtime")
+
+
+def test_slots_with_different_gpus_are_refused(bench: Bench) -> None:
+    with (
+        image_with(nvidia_smi=NVIDIA_SMI, python=OF_ANOTHER_SIZE) as image,
+        pytest.raises(UserError, match=r"Slot 0 has NVIDIA Stand-in \(25 GB.* slot 1 has .*50 GB.*own\."),
+    ):
+        resolve_all(bench, "auto", image=image, gpu_access="runtime")
+
+
+@NO_GPU
+def test_slots_without_a_gpu(bench: Bench) -> None:
+    assert [one.sandbox.cpus for one in resolve_all(bench, "auto")] == [""]
+    found = resolve_all(bench, [{"cpus": "0"}, {"cpus": "1"}])
+    assert [(one.scale, one.sandbox.cpus, one.sandbox.gpu) for one in found] == [
+        ("cpu", "0", ()),
+        ("cpu", "1", ()),
+    ]
+    with pytest.raises(NotReady, match=r"A slot names the CPUs 4000, but there are only 0 to \d+"):
+        resolve_all(bench, [{"cpus": "0"}, {"cpus": "4000"}])
+    with pytest.raises(NotReady, match="NVIDIA"):
+        resolve_all(bench, [{"gpu": ["0"]}, {"gpu": ["1"]}])
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""`make bench`: kill accuracy, overhead, sandbox, rehearsal, waiting for an agent, a long past, scoring.
+"""`make bench`: kill accuracy, overhead, sandbox, rehearsal, waiting for an agent, long past, slots, scoring.
 
 `make bench ONLY=gpu` measures a real effort on the machine's GPU instead, or anywhere with `--device cpu`.
 
@@ -21,8 +21,10 @@ from tests.bench.gpu import Measure
 from tests.bench.idle import BUDGET, LEAST, MOST, race
 from tests.bench.measures import kill_errors, overheads, quantile, sandbox_tax
 from tests.bench.scoring import BEFORE, Stage, harness_of, measure
+from tests.bench.slots import side_by_side
 from tests.bench.steps import Long
 from tests.bench.timeline import EARNEST_SECONDS
+from tests.loop.sixteen import share_in_use
 
 
 def main() -> None:
@@ -99,6 +101,22 @@ def waiting(options: argparse.Namespace) -> None:
     )
 
 
+def slots(options: argparse.Namespace) -> None:
+    budget = options.budget or BUDGET_SECONDS
+    with tempfile.TemporaryDirectory() as folder:
+        one, every = side_by_side(Path(folder), options.experiments, budget)
+    times = every.an_hour / one.an_hour
+    number = every.experiments // one.experiments
+    print(f"slots: one slot of one CPU: {one}", flush=True)
+    print(f"slots: {number} slots of one CPU each: {every}; {times:.3f} times (aim: ≥ {0.95 * number:g})")
+    with tempfile.TemporaryDirectory() as folder:
+        share = share_in_use(Path(folder) / "home", 16, 3, PRETENDED_SECONDS)
+    print(
+        f"slots: 16 with pretended containers: {16 * share:.2f} times one (aim: ≥ {0.98 * 16:.2f})",
+        flush=True,
+    )
+
+
 def rehearsal(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = beside(Path(folder), sealed(SandboxConfig()), max(options.rounds // 2, 1))
@@ -156,12 +174,15 @@ MEASURES = {
     "rehearsal": rehearsal,
     "waiting": waiting,
     "journal": journal,
+    "slots": slots,
     "scoring": scoring,
     "gpu": gpu,
 }
 ASKED_FOR = ("gpu",)
 """What is measured only when it is asked for by name."""
 BUDGET_SECONDS = 20.0
+PRETENDED_SECONDS = 60.0
+"""Of each training on a pretended slot."""
 
 
 def _line(what: str, values: Sequence[float], aim: str) -> None:

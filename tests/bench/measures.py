@@ -139,9 +139,9 @@ def overheads(home: Path, experiments: int, budget: float) -> tuple[list[float],
 
     Runs a real effort at the CPU scale: preparation, training, scoring, decision, commit.
     """
-    _glovebox("prepare", "--home", home, "--scale", "cpu")
+    glovebox("prepare", "--home", home, "--scale", "cpu")
     limits = ("--experiments", experiments, "--budget", budget)
-    _glovebox("run", "--home", home, "--agent", "tuner", "--device", "cpu", "--tag", "bench", *limits)
+    glovebox("run", "--home", home, "--agent", "tuner", "--device", "cpu", "--tag", "bench", *limits)
     starts: list[dt.datetime] = []
     lives: list[float] = []
     for record in read_records(home):
@@ -153,6 +153,6 @@ def overheads(home: Path, experiments: int, budget: float) -> tuple[list[float],
     return [gap - budget for gap in gaps], [gap - life for gap, life in zip(gaps, lives, strict=False)]
 
 
-def _glovebox(*arguments: object) -> None:
+def glovebox(*arguments: object) -> None:
     command = [sys.executable, "-m", "controller", *map(str, arguments)]
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)

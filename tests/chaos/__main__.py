@@ -27,9 +27,10 @@ from tests.chaos.torment import Tally, torment
 
 PARALLEL = 3
 """Efforts under way at a time, each in a home of its own: much of the time they wait."""
-KILLS = 50
+KILLS = 25
 """In one effort. Every new home is killed at its beginning, too."""
-AGENTS = ("replay", "claude", "replay")
+COURSES = (("replay", 1), ("replay", 2), ("claude", 1), ("replay", 2), ("replay", 1), ("claude", 2))
+"""Agent and number of slots of one effort after another."""
 
 
 def main() -> int:
@@ -63,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="places that hold a word")
     parser.add_argument("--agent", choices=("replay", "claude"), help="the only agent at work")
     parser.add_argument("--list", action="store_true", help="print the places and do nothing")
+    parser.add_argument("--slots", type=int, choices=(1, 2), help="the same number in every effort")
     parser.add_argument("--through-runner", action="store_true", help="the controller works through a runner")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--engine", action="store_true", help="instead, let an engine of our own fail")
@@ -78,16 +80,20 @@ class Ordeal(Protocol):
 
 def _efforts(arguments: argparse.Namespace) -> list[tuple[str, Ordeal]]:
     """By name, in the order in which they are begun; all kills are dealt."""
-    agents = [arguments.agent] if arguments.agent else AGENTS
+    courses = [
+        (agent, slots)
+        for agent, slots in COURSES
+        if arguments.agent in (None, agent) and arguments.slots in (None, slots)
+    ]
     sizes = [min(KILLS, arguments.n - begun) for begun in range(0, arguments.n, KILLS)]
     seed, only, through = arguments.seed, arguments.only, arguments.through_runner
     deck = RunnerDeck(seed, only) if arguments.runner else Deck(seed, only, through_runner=through)
     efforts: list[tuple[str, Ordeal]] = []
     for number, size in enumerate(sizes):
-        agent = agents[number % len(agents)]
-        kills, name = deck.deal(agent, size), f"{number:>3} {agent}"
+        agent, slots = courses[number % len(courses)]
+        kills, name = deck.deal(agent, size), f"{number:>3} {agent}{' x2' if slots == 2 else ''}"
         ordeal = of_the_runner if arguments.runner else of_the_controller
-        efforts.append((name, partial(ordeal, name, agent, kills, through)))
+        efforts.append((name, partial(ordeal, name, agent, slots, kills, through)))
     if not arguments.runner:
         for kind, places in RARE.items():
             if kills := [kill for kill in places if not only or kill.place in chosen(NAMES, only)]:
@@ -98,6 +104,7 @@ def _efforts(arguments: argparse.Namespace) -> list[tuple[str, Ordeal]]:
 def of_the_controller(
     name: str,
     agent: str,
+    slots: int,
     kills: Sequence[Kill],
     through: bool,
     folder: Path,
@@ -105,13 +112,14 @@ def of_the_controller(
     tally: Tally,
     stop: threading.Event,
 ) -> None:
-    with Effort.open(folder, data, agent, through_runner=through) as effort:
+    with Effort.open(folder, data, agent, slots=slots, through_runner=through) as effort:
         torment(effort, kills, tally, name, stop=stop)
 
 
 def of_the_runner(
     name: str,
     agent: str,
+    slots: int,
     kills: Sequence[Kill],
     _: bool,
     folder: Path,
@@ -119,8 +127,9 @@ def of_the_runner(
     tally: Tally,
     stop: threading.Event,
 ) -> None:
-    opened = Effort.open(folder, data, agent, sound=True, through_runner=True, environment=SETTINGS)
-    with opened as effort:
+    with Effort.open(
+        folder, data, agent, slots=slots, sound=True, through_runner=True, environment=SETTINGS
+    ) as effort:
         torment_runner(effort, kills, tally, name, stop=stop)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -102,6 +103,7 @@ class Effort:
         data: Path,
         agent: str,
         *,
+        slots: int = 1,
         sound: bool = False,
         through_runner: bool = False,
         answer_seconds: float = 0.2,
@@ -112,7 +114,7 @@ class Effort:
     ) -> Iterator[Effort]:
         """`agent` is `replay` or `claude`. Removes what is left in the engine at the end.
 
-        `sound`: nothing that `claude` proposes crashes. It answers after `answer_seconds`. With
+        Several `slots` have one CPU each. `sound`: nothing that `claude` proposes crashes. It answers after `answer_seconds`. With
         `training_seconds` all that `replay` proposes trains for so long. `patience_seconds`: a controller
         that has not come to its place by then is killed where it is.
         """
@@ -123,6 +125,9 @@ class Effort:
             os.link(source, target)
         (folder / "baseline.py").write_text(texts.baseline, encoding="utf-8")
         environment = {"GLOVEBOX_TRAIN": str(folder / "baseline.py"), **(environment or {})}
+        if slots > 1:
+            cpus = sorted(os.sched_getaffinity(0))[:slots]
+            environment["GLOVEBOX_SLOTS"] = json.dumps([{"cpus": str(cpu)} for cpu in cpus])
         with ExitStack() as stack:
             if agent == "replay":
                 texts.write(folder / "ideas", FILES, training_seconds)

@@ -744,7 +744,9 @@ def test_the_baseline_comes_first(told: Told, situation: Situation, actions: lis
     ("told", "situation", "actions"),
     [
         row("an instant agent is asked when a slot is idle", going(), IDEA),
-        row("for each idle slot", going().opened(1), Train(1, 1), IDEA, IDEA, slots=3),
+        row("for each idle slot, one after the other", going().opened(1), Train(1, 1), IDEA, slots=3),
+        row("once it has answered", going().asked(), slots=3, busy_proposals=frozenset({1})),
+        row("and is known", going().opened(0).training().idea(), Accept(2, 1), IDEA, slots=3, **busy(0)),
         row("not ahead", going().opened().training(), **busy(0)),
         row("not for a slot that a proposal will take", going().idea(), Accept(1, 0), IDEA, slots=2),
         row("not for one that rests", resting(), seconds=5, slots=1),
@@ -968,7 +970,6 @@ MERGE = Ask("merge", "merge", merges=1)
         row(
             "two keeps one after the other are not",
             going().opened(0).kept(1.9).opened(1).kept(1.8),
-            IDEA,
             IDEA,
             slots=2,
         ),

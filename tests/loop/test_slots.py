@@ -2,61 +2,33 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from controller.components import Slot
-from controller.core.errors import AgentExhausted, InfrastructureError
+from controller.core.errors import InfrastructureError
 from controller.core.events import (
     Committed,
     Decided,
     ExperimentOpened,
     Paused,
     ProposalAsked,
-    TrainingFinished,
-    TrainingStarted,
 )
-from controller.core.experiment import Experiment
 from controller.core.rules import RetryConfig
 from controller.core.state import fold
-from controller.core.values import Change, RunOutcome, Verdict
-from controller.ports import Attempt, Context
+from controller.core.values import RunOutcome, Verdict
+from controller.ports import Attempt
 from controller.recovery import recover
 from controller.store.journal import read_records
 from controller.store.verify import verify
 from tests.loop.effort import Effort, Workspaces, start
+from tests.loop.sixteen import Counting, on_slots, share_in_use
 from tests.loop.slow import PATIENCE, Slow, Watch, events, exhausted, insert, swap
 from tests.support.fakes import FakeJudge, FakeTrainer, train_py
 from tests.support.story import Story
-
-
-class Counting:
-    """Proposes ever other programs, at once; so many in all."""
-
-    name = "counting"
-    asks_ahead = False
-
-    def __init__(self, most: int) -> None:
-        self._left = most
-        self._lock = threading.Lock()
-
-    def propose(self, context: Context) -> Change:
-        with self._lock:
-            if self._left == 0:
-                raise AgentExhausted("enough")
-            self._left -= 1
-            return Change(train_py=train_py(3.5 + self._left, salt=self._left), description=f"{self._left}")
-
-    def fix(self, context: Context, crashed: Experiment) -> None:
-        return None
-
-    def combine(self, context: Context, behind: Experiment) -> None:
-        return None
 
 
 class Together(FakeTrainer):
@@ -91,13 +63,6 @@ class InOrder(FakeTrainer):
 ENOUGH = [exhausted()] * 4
 """For all who may be asked at once."""
 SPACIOUS = "TOP = 0\n" + "# so that two changes do not touch\n" * 5 + train_py(3.0)
-
-
-def on_slots(effort: Effort, slots: int, trainer: FakeTrainer | None = None) -> None:
-    trainer = trainer or FakeTrainer()
-    effort.trainer = trainer
-    effort.components.slots = [Slot(trainer, FakeJudge(trainer)) for _ in range(slots)]
-    effort.rule(slots=slots)
 
 
 @pytest.mark.parametrize("slots", [2, 16])
@@ -256,27 +221,6 @@ def test_an_experiment_whose_slot_is_gone_moves(tmp_path: Path, efforts: list[Ef
 
 
 @pytest.mark.slow
-def test_sixteen_slots_do_nearly_sixteen_times_as_much(tmp_path: Path, efforts: list[Effort]) -> None:
-    """Trainings that only take time: what is lost is what the loop takes between them."""
-
-    class Taking(FakeTrainer):
-        def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
-            time.sleep(0 if attempt.experiment == "0" else SECONDS)
-            return super().train(attempt, stop, tick)
-
-    slots, rounds = 16, 3
-    effort = start(efforts, tmp_path, Counting(slots * rounds))
-    on_slots(effort, slots, Taking())
-    effort.loop().run()
-    records = list(read_records(tmp_path))
-    trained = [r for r in records if isinstance(r.data, TrainingStarted | TrainingFinished) and r.experiment]
-    began, ended = (_seconds(record.time) for record in (trained[0], trained[-1]))
-    assert slots * rounds * SECONDS / (slots * (ended - began)) > 0.9
-
-
-SECONDS = 20.0
-"""Of a training. A shorter one would measure the disk of this machine."""
-
-
-def _seconds(time_: str) -> float:
-    return dt.datetime.fromisoformat(time_).timestamp()
+def test_sixteen_slots_do_nearly_sixteen_times_as_much(tmp_path: Path) -> None:
+    """Shorter trainings would measure the disk of this machine; `make bench ONLY=slots` has longer ones."""
+    assert share_in_use(tmp_path, 16, 3, seconds=20.0) > 0.9

@@ -30,6 +30,15 @@ FOUND = {
     "bf16": True,
     "correct": True,
 }
+OF_ANOTHER_SIZE = f"""#!/bin/sh
+[ "$1" = -c ] || exec python3 "$@"
+if [ "$NVIDIA_VISIBLE_DEVICES" = 1 ]; then
+    echo '{json.dumps({**FOUND, "total_bytes": 50_000_000_000})}'
+else
+    echo '{json.dumps(FOUND)}'
+fi
+"""
+"""GPU 1 is another one."""
 PYTHON = f"""#!/bin/sh
 [ "$1" = -c ] || exec python3 "$@"
 cat <<'END'

@@ -18,7 +18,7 @@ from controller.core.containers.names import ContainerNames
 from controller.core.hardware.disturbance import NoiseConfig, cpu_conditions
 from controller.core.values import Conditions, DisturbanceKind, RunOutcome
 from controller.ports import Monitor
-from controller.sandbox.monitor import NoiseMonitor, read_cpu
+from controller.sandbox.monitor import NoiseMonitor, SlotCpus
 from tests.support.bench import Bench, image_with, require_runtime
 from tests.support.fakes import FakeMonitor
 
@@ -69,7 +69,7 @@ def slot_of(bench: Bench, config: NoiseConfig | None = None) -> Iterator[NoiseMo
 
 def train(bench: Bench, slot: NoiseMonitor, program: str, budget: float = 30.0) -> RunOutcome:
     """Train `program` on the slot, which somebody else got ready for it."""
-    trainer, attempt = bench.trainer(slot=slot), bench.attempt(program, budget)
+    trainer, attempt = bench.trainer(monitor=slot), bench.attempt(program, budget)
     try:
         return trainer.train(attempt, bench.stop, lambda elapsed: None)
     finally:
@@ -124,15 +124,33 @@ def test_usage_is_that_of_the_running_containers_of_this_home(bench: Bench) -> N
     while (used := bench.sandbox.usage() or {}).get(name, 0.0) < 0.5:
         assert time.monotonic() < deadline
     assert set(used) == {name, ContainerNames(bench.home, "0").name(Domain.HOLDER)}
-    before, after = read_cpu(bench.sandbox, bench.clock), None
+    cpus = SlotCpus(bench.sandbox, bench.clock, ContainerNames.of_slot(bench.home, 0), frozenset())
+    before, after = cpus.read(), None
     while after is None or before is None or after.own[name] - before.own[name] < 0.5:
-        after = read_cpu(bench.sandbox, bench.clock)
+        after = cpus.read()
         assert time.monotonic() < deadline
     found = cpu_conditions([before, after])
     assert found is not None and found.ours > 0 and found.ours + found.others <= 1.0001
     bench.sandbox.kill(name)
     bench.sandbox.wait(name, deadline=deadline, stop=bench.stop)
     assert name not in (bench.sandbox.usage() or {})
+
+
+@pytest.mark.engine
+def test_a_slot_with_cpus_of_its_own_does_not_count_those_of_others(bench: Bench) -> None:
+    for experiment in ("3", "4"):
+        bench.start(bench.attempt(SPINS, 60.0, experiment))
+    slot = ContainerNames.of_slot(bench.home, 0)
+    ours, every = (SlotCpus(bench.sandbox, bench.clock, slot, cpus) for cpus in (frozenset({0}), frozenset()))
+    ours.experiment = every.experiment = "3"
+    names = {number: ContainerNames(bench.home, number).name(Domain.TRAINER) for number in ("3", "4")}
+    one, all_ = ours.read(), every.read()
+    assert one is not None and all_ is not None
+    assert names["3"] in one.own and names["4"] not in one.own and "controller" in one.own
+    assert set(names.values()) < set(all_.own)
+    assert one.busy + one.idle < all_.busy + all_.idle
+    for name in names.values():
+        bench.sandbox.kill(name)
 
 
 @pytest.mark.engine

@@ -55,14 +55,14 @@ class Bench:
     def files(self) -> Files:
         return Files(self.harness.folder, self.home / "data")
 
-    def trainer(self, log_bytes: int = MIB, slot: Monitor | None = None) -> ContainerTrainer:
+    def trainer(self, log_bytes: int = MIB, monitor: Monitor | None = None) -> ContainerTrainer:
         return ContainerTrainer(
             self.sandbox,
             self.clock,
             containers=self.config,
             home=self.home,
             files=self.files,
-            slot=slot,
+            monitor=monitor,
             log_bytes=log_bytes,
         )
 

@@ -32,6 +32,8 @@ TELEMETRY_LIFE_SECONDS = 6 * 3600.0
 """How long one container samples the GPU, in addition to the budget of one training."""
 
 _WITH_GPU = (Domain.TRAINER, Domain.WORKER, Domain.TELEMETRY)
+_ON_SLOT = (Domain.HOLDER, Domain.TRAINER, Domain.WORKER, Domain.JUDGE, Domain.TELEMETRY)
+"""What runs on the CPUs of its slot; anything else runs wherever a CPU is idle."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def base(
         labels=names.labels(domain),
         runtime=config.runtime,
         gpu=config.gpu if domain in _WITH_GPU else (),
+        cpus=config.cpus if domain in _ON_SLOT else "",
         gpu_access=config.gpu_access,
     )
 

@@ -70,6 +70,8 @@ class SandboxConfig(BaseModel):
 
 
 class SealedConfig(SandboxConfig):
-    """The settings together with the seccomp profile, which is not a setting."""
+    """The settings together with what is not a setting, or one of the slot."""
 
     seccomp: str = Field(min_length=1)
+    cpus: str = ""
+    """The CPUs of the slot, like `0-3,8`; empty: all."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from controller.core.containers.config import GIB, MIB, Limits, SandboxConfig
 from controller.core.containers.domains import Domain
+from controller.core.hardware.slots import cpu_set
 
 HOLDER = Limits(memory=64 * MIB, pids=16, tmp_bytes=MIB, shm_bytes=MIB, file_size_bytes=MIB, open_files=64)
 """Its only process is PID 1, which sleeps and writes nothing."""
@@ -51,6 +53,12 @@ def limits(config: SandboxConfig, domain: Domain) -> Limits:
             return CACHES
         case Domain.PREPARE:
             return PREPARE.model_copy(update={"memory": config.prepare_memory})
+
+
+def usable_cpus(limits: Limits, cpus: str, machine: float = math.inf) -> float:
+    """How many CPUs a container may use with these limits, on the CPUs of its slot (`cpus`, empty: all of
+    the `machine`)."""
+    return min(limits.cpus or math.inf, len(cpu_set(cpus)) or machine)
 
 
 def _smaller(one: Limits, other: Limits) -> Limits:

@@ -35,6 +35,13 @@ class ContainerNames:
     experiment: str
     """Its number, or `try`, `rehearsal`, `slot`, `prepare` or `doctor`."""
     attempt: int = 1
+    slot: int = 0
+    """Where it runs; that is no part of a name."""
+
+    @classmethod
+    def of_slot(cls, home: Path, slot: int) -> ContainerNames:
+        """What watches a slot across experiments; each slot has names of its own."""
+        return cls(home, SLOT, attempt=slot + 1, slot=slot)
 
     @property
     def home_id(self) -> str:
@@ -57,7 +64,12 @@ class ContainerNames:
     def order(self, item: Item, seed: int | None = None, draw: Draw | None = None) -> Order:
         """The order with which a runner is asked for a container or volume. The runner checks it."""
         return Order.model_construct(
-            experiment=self.experiment, attempt=self.attempt, item=item, seed=seed, draw=draw
+            experiment=self.experiment,
+            attempt=self.attempt,
+            item=item,
+            slot=self.slot,
+            seed=seed,
+            draw=draw,
         )
 
     def labels(self, domain: Domain) -> dict[str, str]:

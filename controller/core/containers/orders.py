@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from controller.core.hardware.slots import MOST_SLOTS
 from controller.core.program.policy import MAX_BYTES
 from controller.core.untrusted import clean_line
 from controller.core.values import Draw
@@ -65,6 +66,8 @@ class Order(_Message):
     experiment: Experiment
     attempt: Annotated[int, Field(ge=1, le=999_999)]
     item: Item
+    slot: Annotated[int, Field(ge=0, lt=MOST_SLOTS)] = 0
+    """Whose GPU and CPUs it gets."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Seed of the judge's probes. Only the judge has one."""
     draw: Draw | None = None
@@ -128,11 +131,11 @@ class Leftovers(_Message):
 
 
 class Describe(_Message):
-    """`describe`: engine, image and runtime. `device`: where experiments run. `ping`: whether the runner
+    """`describe`: engine, image and runtime. `devices`: where experiments run. `ping`: whether the runner
     answers. `usage`: CPU time of the home's containers.
     """
 
-    verb: Literal["describe", "device", "ping", "usage"]
+    verb: Literal["describe", "devices", "ping", "usage"]
 
 
 Request = Annotated[

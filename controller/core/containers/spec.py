@@ -19,6 +19,7 @@ from typing import Any
 from controller.core import canonical
 from controller.core.containers.config import Limits
 from controller.core.containers.domains import Domain
+from controller.core.containers.limits import usable_cpus
 from controller.core.containers.orders import Order
 
 
@@ -86,6 +87,8 @@ class ContainerSpec:
     runtime: str = "runc"
     gpu: tuple[str, ...] = ()
     gpu_access: str = "device-request"
+    cpus: str = ""
+    """The CPUs that it may run on, like `0-3,8`; empty: all."""
     gpu_capabilities: tuple[str, ...] = ("compute", "utility")
     """Which parts of the driver's user side are mounted with a GPU. By CDI name, all of them are."""
     network: bool = False
@@ -139,9 +142,9 @@ class ContainerSpec:
             # NVIDIA's images and runtime make every GPU visible unless told otherwise.
             "NVIDIA_VISIBLE_DEVICES": "void",
         }
-        if self.limits.cpus is not None:
+        if self.limits.cpus is not None or self.cpus:
             # Libraries count the CPUs of the host, not of the cgroup, and would start too many threads.
-            environment["OMP_NUM_THREADS"] = str(max(1, int(self.limits.cpus)))
+            environment["OMP_NUM_THREADS"] = str(max(1, int(usable_cpus(self.limits, self.cpus))))
         if self.gpu and self.gpu_access == "runtime":
             environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(self.gpu)
             environment["NVIDIA_DRIVER_CAPABILITIES"] = ",".join(self.gpu_capabilities)
@@ -155,6 +158,7 @@ class ContainerSpec:
             "Memory": limits.memory,
             "MemorySwap": limits.memory,  # equal: no swap
             "NanoCpus": int((limits.cpus or 0) * 1e9),  # 0: all
+            "CpusetCpus": self.cpus,
             "CpuShares": _BACKGROUND_CPU_SHARES if self.background else 0,  # 0: the default
             "PidsLimit": limits.pids,
             "ShmSize": limits.shm_bytes,

@@ -20,7 +20,8 @@ from controller.core.scoring.config import JudgeConfig
 class Templates:
     """Everything that a runner adds to an order."""
 
-    containers: SealedConfig
+    slots: tuple[SealedConfig, ...]
+    """The settings of containers on each slot."""
     home: Path
     """Real path of the home whose containers it starts."""
     files: Files
@@ -30,12 +31,12 @@ class Templates:
 
     def volume(self, order: Order) -> VolumeSpec:
         """Raises ValueError with a sentence if the order is not for a volume."""
-        names = self._names(order)
+        names, config = self._names(order), self.slots[order.slot]
         if order.item is Item.WORKSPACE:
-            return volumes.workspace(self.containers, names, self.budget_seconds)
-        seconds = builders.scoring_seconds(self.containers, self.judging)
+            return volumes.workspace(config, names, self.budget_seconds)
+        seconds = builders.scoring_seconds(config, self.judging)
         for exchange in EXCHANGES:
-            for volume in volumes.exchange_volumes(self.containers, names, exchange, seconds):
+            for volume in volumes.exchange_volumes(config, names, exchange, seconds):
                 if volume.order == order:
                     return volume
         raise ValueError(f"{order.item} is not a volume")
@@ -45,7 +46,7 @@ class Templates:
 
         `row_tokens`: tokens in a row of the prepared data, asked for only if they matter.
         """
-        names, config, files = self._names(order), self.containers, self.files
+        names, config, files = self._names(order), self.slots[order.slot], self.files
         train = Path("train.py")  # never mounted: a runner has its own copy
         match order.item:
             case Item.HOLDER:
@@ -76,10 +77,14 @@ class Templates:
     def _names(self, order: Order) -> ContainerNames:
         if (order.item is Item.REHEARSAL) != (order.experiment == REHEARSAL):
             raise ValueError("a rehearsal belongs to no experiment, and only a rehearsal is ordered as one")
+        if order.slot >= len(self.slots):
+            raise ValueError(f"there is no slot {order.slot}")
         if (order.item is Item.TELEMETRY) != (order.experiment == SLOT):
             raise ValueError("a slot is watched across experiments, and only telemetry is ordered for a slot")
+        if order.experiment == SLOT and order.attempt != order.slot + 1:
+            raise ValueError("each slot has telemetry of its own")
         if order.item is not Item.JUDGE and (order.seed, order.draw) != (None, None):
             raise ValueError("only the judge has a seed, or draws rows")
         if order.item in VOLUMES and order.experiment == REHEARSAL:
             raise ValueError("a rehearsal has no volume")
-        return ContainerNames(self.home, order.experiment, order.attempt)
+        return ContainerNames(self.home, order.experiment, order.attempt, order.slot)

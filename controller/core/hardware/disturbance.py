@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
@@ -93,17 +93,23 @@ class GpuRecord:
     lost: str = ""
 
 
-def host_cpu(proc_stat: str, ticks_per_second: float) -> tuple[float, float]:
-    """(busy, idle) seconds of all CPUs together, from /proc/stat, proc_stat(5).
+def host_cpu(proc_stat: str, ticks_per_second: float, cpus: Collection[int] = ()) -> tuple[float, float]:
+    """(busy, idle) seconds of these CPUs together, or of all, from /proc/stat, proc_stat(5).
 
     Time stolen by the hypervisor counts as busy: the run did not have it. Raises ValueError.
     """
+    wanted = {f"cpu{number}" for number in cpus} or {"cpu"}
+    busy, waiting, found = 0, 0, 0
     for line in proc_stat.splitlines():
-        if line.startswith("cpu "):
-            user, nice, system, idle, iowait, irq, softirq, steal = map(int, line.split()[1:9])
-            busy = user + nice + system + irq + softirq + steal  # user includes guest time
-            return busy / ticks_per_second, (idle + iowait) / ticks_per_second
-    raise ValueError("no line for all CPUs in /proc/stat")
+        name, *columns = line.split()
+        if name in wanted:
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, columns[:8])
+            busy += user + nice + system + irq + softirq + steal  # user includes guest time
+            waiting += idle + iowait
+            found += 1
+    if found < len(wanted):
+        raise ValueError("no line for all CPUs in /proc/stat")
+    return busy / ticks_per_second, waiting / ticks_per_second
 
 
 def cpu_conditions(readings: Sequence[CpuReading]) -> CpuConditions | None:

@@ -110,6 +110,26 @@ def choose(gpus: Sequence[ListedGpu], wanted: Sequence[str]) -> Choice:
     return Choice(tuple(wanted), notes)
 
 
+def every(gpus: Sequence[ListedGpu]) -> tuple[str, ...]:
+    """Ids of all devices that accept work: each slice of a GPU that is split, each other GPU as a whole."""
+    ids: list[str] = []
+    for gpu in gpus:
+        if gpu.compute_mode != "Prohibited":
+            ids += gpu.slices if gpu.mig else (str(gpu.index),)
+    return tuple(ids)
+
+
+def named_twice(gpus: Sequence[ListedGpu], ids: Sequence[str]) -> str | None:
+    """The first id that means the same device as one before it, by number and by UUID for instance."""
+    known = {name: gpu.uuid for gpu in gpus for name in (str(gpu.index), gpu.uuid)}
+    seen: set[str] = set()
+    for name in ids:
+        if known.get(name, name) in seen:
+            return name
+        seen.add(known.get(name, name))
+    return None
+
+
 def _best(gpus: Sequence[ListedGpu]) -> ListedGpu:
     fit = [gpu for gpu in gpus if not gpu.mig and gpu.compute_mode != "Prohibited"]
     if not fit:

@@ -29,20 +29,22 @@ class Caches:
     """Tracks which domains may have left traces in the caches of the engine's machine. Thread-safe."""
 
     def __init__(
-        self, enabled: bool, *, empty: Callable[[bool], None], running: Callable[[], Set[Domain]]
+        self, off: str, *, empty: Callable[[bool], None], running: Callable[[], Set[Domain]]
     ) -> None:
-        """`empty` empties the caches and, given True, reads back in what all containers need; it raises
+        """`off`: why they are not to be emptied; empty: they are.
+
+        `empty` empties the caches and, given True, reads back in what all containers need; it raises
         InfrastructureError or NotReady. `running` returns the domains of the containers that run now and are
         not waiting for their start signal.
         """
-        self._enabled, self._empty, self._running = enabled, empty, running
+        self._enabled, self._empty, self._running = not off, empty, running
         self._lock = threading.Lock()
         self._traces: set[Domain] = set(FORGOTTEN_BEFORE)
         """At start-up it is not known what ran before."""
         self._ahead: threading.Thread | None = None
         self._emptied = False
         """They have been emptied successfully at least once."""
-        self._obstacle = "" if enabled else "sandbox.empty_caches is off"
+        self._obstacle = off
 
     @contextmanager
     def before(self, domain: Domain, *, warm: bool = True) -> Iterator[None]:

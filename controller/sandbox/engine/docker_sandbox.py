@@ -29,6 +29,7 @@ from controller.core.containers.service_builders import caches, gpu_listing, gpu
 from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.volumes import VolumeSpec
 from controller.core.errors import GloveboxError, InfrastructureError, NotReady
+from controller.core.hardware.slots import cpu_set
 from controller.core.untrusted import clean_line
 from controller.failpoints import reach
 from controller.ports import Clock, Exit
@@ -56,18 +57,22 @@ class DockerSandbox:
     Raises NotReady if there is no engine, or none that this user may use.
     """
 
-    def __init__(self, config: SealedConfig, home: Path, clock: Clock) -> None:
+    def __init__(self, config: SealedConfig, home: Path, clock: Clock, slots: int = 1) -> None:
+        """`slots`: how many experiments run side by side at most."""
         self._config = config
         self._home = home.resolve()
         self._clock = clock
         self._streams: dict[str, Stream] = {}
         self._began: dict[str, float] = {}
-        self._waiting: dict[str, Domain] = {}
+        self._waiting: dict[str, ContainerSpec] = {}
         """Containers that have not been sent their start signal yet."""
         self._signalled: set[str] = set()
         self._image_id: str | None = None
         self._engine_is_local: bool | None = None
-        self._caches = Caches(config.empty_caches, empty=self._empty_caches, running=self._running)
+        off = "" if config.empty_caches else "sandbox.empty_caches is off"
+        if slots > 1:
+            off = f"experiments run on {slots} slots at once (docs/decisions/slots.md)"
+        self._caches = Caches(off, empty=self._empty_caches, running=self._running)
         with engine_call("answer", starting_up=True):
             self._client = connect()
 
@@ -88,21 +93,22 @@ class DockerSandbox:
 
     def start(self, spec: ContainerSpec) -> float:
         if spec.waits:
-            self._waiting[spec.name] = spec.domain
+            self._waiting[spec.name] = spec
             return self._start(spec)
         with self._caches.before(spec.domain):
             return self._start(spec)
 
     def begin(self, name: str) -> None:
-        domain = self._waiting.get(name)
-        if domain is None:
+        spec = self._waiting.get(name)
+        if spec is None:
             if name not in self._signalled:
                 raise InfrastructureError(f"The container {name} was not started by us; it gets no signal.")
             self._send_start(name)
             return
-        if Domain.WORKER in self._running() and domain is Domain.WORKER:
+        experiment = spec.labels[LABEL_EXPERIMENT]
+        if spec.domain is Domain.WORKER and Domain.WORKER in self._running(experiment):
             raise InfrastructureError("A worker cannot begin while another one is alive.")
-        with self._caches.before(domain, warm=False):
+        with self._caches.before(spec.domain, warm=False):
             self._signalled.add(name)
             del self._waiting[name]
             self._send_start(name)
@@ -253,6 +259,15 @@ class DockerSandbox:
             "obstacle": obstacle,
         }
 
+    def require_cpus(self, cpus: str) -> None:
+        """Raises NotReady if the engine cannot keep a container on these CPUs, like `0-3,8`."""
+        with engine_call("describe itself", starting_up=True):
+            info = self._client.info()
+        if not info.get("CPUSet"):
+            raise NotReady("The engine cannot keep experiments on their CPUs; its kernel lacks cpuset.")
+        if max(cpu_set(cpus)) >= info["NCPU"]:
+            raise NotReady(f"A slot names the CPUs {cpus}, but there are only 0 to {info['NCPU'] - 1}.")
+
     def gpus(self) -> str:
         """What nvidia-smi lists of all the machine's GPUs. Raises NotReady, InfrastructureError."""
         return self._run(gpu_listing(self._config, ContainerNames(self._home, "doctor")))[1]
@@ -283,8 +298,9 @@ class DockerSandbox:
         if status != 0:
             raise InfrastructureError(f"The kernel's caches cannot be emptied: {clean_line(said)}.")
 
-    def _running(self) -> frozenset[Domain]:
-        """The domains of this home's containers that run and are not waiting for their start signal."""
+    def _running(self, experiment: str | None = None) -> frozenset[Domain]:
+        """The domains of this home's containers that run and are not waiting for their start signal; all of
+        them, or those of one experiment."""
         ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
         with engine_call("list containers"):
             containers = self._client.containers(filters=ours)
@@ -292,6 +308,7 @@ class DockerSandbox:
             Domain(container["Labels"][LABEL_DOMAIN])
             for container in containers
             if container["Names"][0].lstrip("/") not in self._waiting
+            and experiment in (None, container["Labels"][LABEL_EXPERIMENT])
         )
 
     def _reap_after(self, life_seconds: float) -> str:

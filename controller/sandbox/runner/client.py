@@ -157,10 +157,10 @@ class RunnerSandbox:
         told = self._endpoint.request(Describe(verb="usage"))
         return None if told is None else {str(name): float(used) for name, used in told.items()}
 
-    def device(self) -> Mapping[str, Any]:
-        """Where experiments run: see `controller.app.device`. Raises NotReady."""
-        told = self._endpoint.request(Describe(verb="device"), outage_seconds=self._ready_seconds)
-        return dict(told)
+    def devices(self) -> list[Mapping[str, Any]]:
+        """Where experiments run, for each slot: see `controller.app.device`. Raises NotReady."""
+        told = self._endpoint.request(Describe(verb="devices"), outage_seconds=self._ready_seconds)
+        return [dict(one) for one in told]
 
     def ping(self) -> None:
         """Raises NotReady if no runner answers."""

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -47,10 +47,11 @@ _REQUEST_SECONDS = 5.0
 """Time for a whole request to arrive."""
 _SEND_SECONDS = 30.0
 """How long a client that follows a container may read nothing."""
-_CONNECTIONS = 64
-"""Most connections at once; an experiment needs eight."""
-_MOST_ALIVE = 24
-"""Most containers, and most volumes, of a home at once; an experiment has six of each."""
+_CONNECTIONS = 56, 8
+"""Most connections at once, and those of each slot: an experiment needs eight."""
+_MOST_ALIVE = 18, 6
+"""Most containers, and most volumes, of a home at once, and those of each slot: an experiment has six of
+each."""
 _STOP_SECONDS = 0.5
 _SETTLED_SECONDS = 60.0
 """Time for earlier orders to finish or fail."""
@@ -59,11 +60,14 @@ _SETTLED_SECONDS = 60.0
 class Runner:
     """Serves one home."""
 
-    def __init__(self, sandbox: Sandbox, specs: SpecBuilder, device: Mapping[str, Any]) -> None:
-        """`device` is what a caller is told about where experiments run."""
-        self._sandbox, self._specs, self._device = sandbox, specs, dict(device)
+    def __init__(self, sandbox: Sandbox, specs: SpecBuilder, devices: Sequence[Mapping[str, Any]]) -> None:
+        """`devices` is what a caller is told about where experiments run, one for each slot."""
+        self._sandbox, self._specs, self._devices = sandbox, specs, [*devices]
         self._prefix = specs.names.prefix
-        self._room = threading.BoundedSemaphore(_CONNECTIONS)
+        self._connections, self._most_alive = (
+            fixed + each * len(devices) for fixed, each in (_CONNECTIONS, _MOST_ALIVE)
+        )
+        self._room = threading.BoundedSemaphore(self._connections)
         self._pending = PendingRequests()
         self._counting = threading.Lock()
         self._making: tuple[set[str], set[str]] = set(), set()
@@ -82,9 +86,9 @@ class Runner:
 
     def serve(self, path: Path, stop: threading.Event) -> None:
         """Answer until `stop` is set. Raises NotReady if the socket cannot be created or is in use."""
-        with _listening(path) as listener:
+        with _listening(path, self._connections) as listener:
             self._specs.drop_stale_copies(self._sandbox.leftovers()[0])
-            log.info("serving", home=str(self._specs.templates.home), device=self._device["name"])
+            log.info("serving", home=str(self._specs.templates.home), device=self._devices[0]["name"])
             reach("runner-serving")
             while not stop.is_set():
                 with suppress(TimeoutError):
@@ -187,7 +191,7 @@ class Runner:
         with self._counting:
             if name in self._making[kind]:
                 raise InfrastructureError(f"{name} is being made already.")
-            if len({*self._sandbox.leftovers()[kind], *self._making[kind], name}) > _MOST_ALIVE:
+            if len({*self._sandbox.leftovers()[kind], *self._making[kind], name}) > self._most_alive:
                 raise InfrastructureError("This home has too many containers or volumes; `glovebox reap`.")
             self._making[kind].add(name)
         try:
@@ -261,14 +265,16 @@ class Runner:
         self._await_pending()
         return [list(found) for found in self._sandbox.leftovers(request.keep)]
 
-    def _describe(self, request: Describe, _: socket.socket, __: bytes) -> Mapping[str, Any] | None:
+    def _describe(
+        self, request: Describe, _: socket.socket, __: bytes
+    ) -> Mapping[str, Any] | Sequence[Mapping[str, Any]] | None:
         match request.verb:
             case "usage":
                 return self._sandbox.usage()
             case "describe":
                 return {**self._sandbox.describe(), "monotonic": time.monotonic()}
-            case "device":
-                return self._device
+            case "devices":
+                return self._devices
             case "ping":
                 return {}
 
@@ -278,7 +284,7 @@ _ANSWERED: Final = object()
 
 
 @contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
+def _listening(path: Path, connections: int) -> Iterator[socket.socket]:
     """A socket at `path` for our group; it appears only when it is ready for use. Raises NotReady."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
@@ -289,7 +295,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
                 unseen.unlink(missing_ok=True)
                 listener.bind(str(unseen))
                 unseen.chmod(0o660)
-                listener.listen(_CONNECTIONS)
+                listener.listen(connections)
                 listener.settimeout(_STOP_SECONDS)
                 unseen.rename(path)
                 yield listener

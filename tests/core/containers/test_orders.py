@@ -46,7 +46,7 @@ ORDER = Order(experiment="42", attempt=3, item=Item.JUDGE, seed=7)
         Output(name=NAME, limit=1024),
         Remove(containers=(NAME,), volumes=(PLACE.name(Item.REPLIES_2),)),
         Leftovers(keep=("42", "try")),
-        Describe(verb="device"),
+        Describe(verb="devices"),
         Describe(verb="usage"),
     ],
 )

@@ -25,7 +25,7 @@ CONFIG = SealedConfig(seccomp="{}")
 FILES = Files(HOME / "runner" / "harness" / "abc", HOME / "data", HOME / "runner" / "train")
 TRAIN = HOME / "runs" / "000042" / "train.py"
 JUDGING = JudgeConfig()
-TEMPLATES = Templates(CONFIG, HOME, FILES, JUDGING, budget_seconds=300.0, rehearsal_seconds=120.0)
+TEMPLATES = Templates((CONFIG,), HOME, FILES, JUDGING, budget_seconds=300.0, rehearsal_seconds=120.0)
 
 
 def expected() -> list[ContainerSpec]:
@@ -38,7 +38,7 @@ def expected() -> list[ContainerSpec]:
         builders.rehearsal(
             CONFIG, ContainerNames(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0
         ),
-        builders.telemetry(CONFIG, ContainerNames(HOME, "slot"), 300.0),
+        builders.telemetry(CONFIG, ContainerNames.of_slot(HOME, 0), 300.0),
     ]
 
 
@@ -75,8 +75,8 @@ CHANGES: list[tuple[dict[str, Any], set[Item]]] = [
     ({"rehearsal_seconds": 121.0}, {Item.REHEARSAL}),
     ({"judging": JudgeConfig(total_seconds=901.0)}, {Item.WORKER, Item.WORKER_2, Item.JUDGE}),
     ({"judging": JudgeConfig(leak_fraction=0.5)}, {Item.JUDGE}),
-    ({"containers": SealedConfig(seccomp="{ }")}, set(Item) - VOLUMES),
-    ({"containers": SealedConfig(seccomp="{}", image="other")}, set(Item) - VOLUMES),
+    ({"slots": (SealedConfig(seccomp="{ }"),)}, set(Item) - VOLUMES),
+    ({"slots": (SealedConfig(seccomp="{}", image="other"),)}, set(Item) - VOLUMES),
     ({"files": replace(FILES, harness=Path("/other"))}, set(Item) - VOLUMES - {Item.HOLDER, Item.TELEMETRY}),
 ]
 
@@ -90,6 +90,36 @@ def test_other_settings_make_another_digest(change: dict[str, Any], differ: set[
         if other.container(order_of(spec), lambda: 256).digest() != spec.digest()
     }
     assert found == differ
+
+
+def test_each_slot_has_its_gpu_its_cpus_and_its_telemetry() -> None:
+    second = CONFIG.model_copy(update={"gpu": ("1",), "cpus": "4-7"})
+    both = replace(TEMPLATES, slots=(CONFIG, second))
+    attempt = replace(ATTEMPT, slot=1)
+    ours = [
+        builders.trainer(second, attempt, FILES, train=TRAIN, budget_seconds=300.0),
+        builders.telemetry(second, ContainerNames.of_slot(HOME, 1), 300.0),
+    ]
+    for spec in ours:
+        made = both.container(order_of(spec), lambda: 256)
+        assert (made.name, made.digest()) == (spec.name, spec.digest())
+        assert made.to_engine()["HostConfig"]["CpusetCpus"] == "4-7"
+    assert "OMP_NUM_THREADS=4" in ours[0].to_engine()["Env"]
+    first = builders.telemetry(CONFIG, ContainerNames.of_slot(HOME, 0), 300.0)
+    assert first.name != ours[1].name
+    with pytest.raises(ValueError, match="there is no slot 1"):
+        TEMPLATES.container(order_of(ours[0]), lambda: 256)
+    crossed = order_of(ours[1]).model_copy(update={"attempt": 1})
+    with pytest.raises(ValueError, match="telemetry of its own"):
+        both.container(crossed, lambda: 256)
+
+
+def test_what_serves_all_slots_runs_on_any_cpu() -> None:
+    config = CONFIG.model_copy(update={"cpus": "4-7"})
+    rehearsal = builders.rehearsal(
+        config, ContainerNames(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0
+    )
+    assert rehearsal.to_engine()["HostConfig"]["CpusetCpus"] == ""
 
 
 def test_no_path_of_the_caller_is_mounted() -> None:

@@ -124,6 +124,11 @@ ctxt 678
 
 def test_proc_stat() -> None:
     assert host_cpu(STAT, 100.0) == (15.93, 40.5)
+    busy, idle = host_cpu(STAT, 100.0, {0, 1})
+    assert (busy, idle) == pytest.approx((15.93, 40.5), abs=0.02)
+    assert sum(host_cpu(STAT, 100.0, {1})) < busy + idle
+    with pytest.raises(ValueError, match="no line"):
+        host_cpu(STAT, 100.0, {0, 7})
 
 
 @pytest.mark.parametrize("text", ["", "intr 5", "cpu  1 2 3", "cpu  a b c d e f g h"])

@@ -30,8 +30,8 @@ class Engine:
         self.warmed.append(warm)
         self.happened.append("-")
 
-    def caches(self, enabled: bool = True) -> Caches:
-        return Caches(enabled, empty=self.empty, running=lambda: self.alive)
+    def caches(self, off: str = "") -> Caches:
+        return Caches(off, empty=self.empty, running=lambda: self.alive)
 
     def start(self, caches: Caches, *domains: Domain) -> str:
         """What happens when these are started one after the other, as one word: the first letter of each."""
@@ -117,7 +117,7 @@ def test_where_it_worked_before_a_failure_is_one_and_nothing_starts() -> None:
 
 def test_it_can_be_turned_off() -> None:
     engine = Engine()
-    caches = engine.caches(enabled=False)
+    caches = engine.caches("sandbox.empty_caches is off")
     assert engine.start(caches, T, W, W, R, T) == "twwrt"
     assert caches.isolation() == (SHARED, "sandbox.empty_caches is off")
 
@@ -183,10 +183,10 @@ def test_a_failure_ahead_is_found_by_the_start_after_it() -> None:
 
 
 def test_nothing_is_emptied_ahead_where_it_never_worked_or_is_turned_off() -> None:
-    for refuses, enabled in ((True, True), (False, False)):
+    for refuses, off in ((True, ""), (False, "it is off")):
         engine = Engine()
         engine.refuses = refuses
-        caches = engine.caches(enabled)
+        caches = engine.caches(off)
         engine.start(caches, T, W)
         caches.begin_ahead()
         caches.close()

@@ -39,7 +39,12 @@ DEVICE = Device("gpu", SealedConfig(seccomp="{}", gpu=("1",)), GPU, ("2 GPUs of 
 
 def make_templates(home: Path, config: SealedConfig, harness: Path) -> Templates:
     return Templates(
-        config, home, Files(harness, home / "data", home / "runner" / "train"), JudgeConfig(), BUDGET, 120.0
+        (config,),
+        home,
+        Files(harness, home / "data", home / "runner" / "train"),
+        JudgeConfig(),
+        BUDGET,
+        120.0,
     )
 
 
@@ -51,7 +56,7 @@ def serving(sandbox: Sandbox, templates: Templates, path: Path) -> Iterator[Runn
 
     def serve() -> None:
         try:
-            Runner(sandbox, SpecBuilder(templates), DEVICE.told()).serve(path, stop)
+            Runner(sandbox, SpecBuilder(templates), [DEVICE.told()]).serve(path, stop)
         except BaseException as error:
             failures.append(error)
         finally:

@@ -38,7 +38,7 @@ class World:
 
     def trainer(self, program: str) -> ContainerSpec:
         """A trainer that runs `program`; its workspace and holder are there."""
-        config, place, home = self.templates.containers, self.place, self.templates.home
+        config, place, home = self.templates.slots[0], self.place, self.templates.home
         (home / "train.py").write_text(program)
         self.sandbox.create_volume(volumes.workspace(config, place, BUDGET))
         self.sandbox.start(builders.holder(config, place, BUDGET))

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.app.device import resolve_device
+from controller.app.device import resolve_devices
 from controller.core.containers import builders, service_builders, volumes
 from controller.core.containers.config import SandboxConfig, SealedConfig
 from controller.core.containers.names import ContainerNames
@@ -111,7 +111,7 @@ def test_a_caller_hears_of_the_gpu_that_its_runner_has_asked(
 ) -> None:
     _, path, _ = served
     ours = Settings(runner=path, sandbox=SandboxConfig(log_bytes=1))
-    heard = resolve_device(ours)
+    [heard] = resolve_devices(ours)
     assert (heard.scale, heard.gpu, heard.notes) == ("gpu", DEVICE.gpu, DEVICE.notes)
     assert (heard.sandbox.gpu, heard.sandbox.log_bytes) == (("1",), 1)
 
