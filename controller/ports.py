@@ -269,8 +269,9 @@ class Sandbox(Leftovers, Protocol):
     def close(self) -> None:
         """Let go of the engine; containers run on."""
 
-    def usage(self) -> Mapping[str, float] | None:
-        """CPU seconds that each running container of this home has used so far, by name.
+    def usage(self, names: Collection[str] = ()) -> Mapping[str, float] | None:
+        """CPU seconds that these containers have used so far, by name; without names, each running container
+        of this home.
 
         None if that cannot be told of one of them just now, or if the engine is on another machine than we
         are, so that our /proc says nothing about it.

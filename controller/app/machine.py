@@ -18,7 +18,7 @@ from controller.core.values import Provenance
 from controller.ports import Clock, Sandbox
 from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.inputs import DataFiles, HarnessFiles, sealed
-from controller.sandbox.monitor import NoiseMonitor
+from controller.sandbox.monitor import CpuCounters, NoiseMonitor
 from controller.sandbox.rehearsal import ContainerRehearsal
 from controller.sandbox.runner.client import RunnerSandbox
 from controller.sandbox.scoring import ContainerJudge
@@ -73,7 +73,8 @@ class Machine:
         data_files = DataFiles(config.home)
         data_files.verify()
         alone = threading.Lock() if len(devices) == 1 else None
-        common = _Common(sandbox, SystemClock(), config, files, alone)
+        clock = SystemClock()
+        common = _Common(sandbox, clock, config, files, CpuCounters(sandbox, clock), alone)
         return cls(
             sandbox=sandbox,
             slots=[common.slot(number, device) for number, device in enumerate(devices)],
@@ -93,6 +94,7 @@ class _Common:
     clock: Clock
     config: Settings
     files: Files
+    counters: CpuCounters
     alone: threading.Lock | None
 
     def slot(self, number: int, device: Device) -> Slot:
@@ -107,6 +109,7 @@ class _Common:
                 home=home,
                 budget_seconds=config.budget.wall_seconds,
                 slot=number,
+                counters=self.counters,
             )
         trainer = ContainerTrainer(
             self.sandbox,

@@ -76,7 +76,7 @@ class Meter:
         """True if the engine reported the CPU time."""
         used = None
         try:
-            used = self._sandbox.usage()
+            used = self._sandbox.usage([self._worker])
         except InfrastructureError as error:
             self._fault = error
         cpu = used.get(self._worker) if used is not None else None

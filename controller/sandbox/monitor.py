@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -47,6 +49,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 _CPU_SECONDS = 3.0
 """Time between two readings of the CPUs. Each costs the engine a few milliseconds."""
+_FRESH_SECONDS = 1.0
+"""A reading this young is as good as a new one."""
 _LOOK_SECONDS = 3.0
 """How long the CPUs are measured while no training runs."""
 _FIRST_SECONDS = 15.0
@@ -76,11 +80,13 @@ class NoiseMonitor:
         home: Path,
         budget_seconds: float,
         slot: int = 0,
+        counters: CpuCounters | None = None,
     ) -> None:
+        """`counters`: those of all slots; None: there is one slot."""
         self._sandbox, self._clock, self._config = sandbox, clock, config
         self._containers, self._budget_seconds = containers, budget_seconds
         self._names = ContainerNames.of_slot(home.resolve(), slot)
-        self._cpus = SlotCpus(sandbox, clock, self._names, cpu_set(containers.cpus))
+        self._cpus = SlotCpus(counters or CpuCounters(sandbox, clock), self._names, cpu_set(containers.cpus))
         self._gpu: _GpuWatch | None = None
         self._free_since: float | None = None
         """Since when none of our containers has used the GPU; None while one may."""
@@ -189,28 +195,65 @@ class NoiseWatch:
             self._gpu.keep_all()
 
 
-class SlotCpus:
-    """The CPUs of a slot, or all of them."""
+@dataclass(frozen=True)
+class _Counters:
+    """What all CPUs and all containers of the home have used so far."""
 
-    def __init__(self, sandbox: Sandbox, clock: Clock, names: ContainerNames, cpus: frozenset[int]) -> None:
-        """`names`: of the slot. `cpus`: its own; empty: all."""
-        self._sandbox, self._clock, self._names, self._cpus = sandbox, clock, names, cpus
-        self.experiment = ""
-        """The one on the slot."""
+    at: float
+    """Clock.monotonic."""
+    stat: str
+    """/proc/stat."""
+    used: Mapping[str, float]
+    """CPU seconds by container, and those of the controller."""
 
-    def read(self) -> CpuReading | None:
-        """None if it cannot be measured: no /proc, an engine on another machine, an engine that fails."""
+
+class CpuCounters:
+    """Reads them for the monitors of all slots: with many slots, reading for each would be a load."""
+
+    def __init__(self, sandbox: Sandbox, clock: Clock) -> None:
+        self._sandbox, self._clock = sandbox, clock
+        self._lock = threading.Lock()
+        self._last: _Counters | None = None
+
+    def read(self) -> _Counters | None:
+        """At most `_FRESH_SECONDS` old. None if there are none: no /proc, an engine on another machine, an
+        engine that fails."""
+        with self._lock:
+            if self._last is None or self._clock.monotonic() - self._last.at >= _FRESH_SECONDS:
+                self._last = self._read()
+            return self._last
+
+    def _read(self) -> _Counters | None:
         try:
-            stat, ticks = _PROC_STAT.read_text(encoding="ascii"), os.sysconf("SC_CLK_TCK")
-            busy, idle = host_cpu(stat, ticks, self._cpus)
-            used = self._sandbox.usage()
+            stat, used = _PROC_STAT.read_text(encoding="ascii"), self._sandbox.usage()
         except (OSError, ValueError, GloveboxError):
             return None
         if used is None:
             return None
-        ours = {name: seconds for name, seconds in used.items() if not self._cpus or self._runs_here(name)}
+        return _Counters(self._clock.monotonic(), stat, {**used, "controller": sum(os.times()[:4])})
+
+
+class SlotCpus:
+    """The CPUs of a slot, or all of them."""
+
+    def __init__(self, counters: CpuCounters, names: ContainerNames, cpus: frozenset[int]) -> None:
+        """`names`: of the slot. `cpus`: its own; empty: all."""
+        self._counters, self._names, self._cpus = counters, names, cpus
+        self.experiment = ""
+        """The one on the slot."""
+
+    def read(self) -> CpuReading | None:
+        """None if it cannot be measured."""
+        counters = self._counters.read()
+        if counters is None:
+            return None
+        try:
+            busy, idle = host_cpu(counters.stat, os.sysconf("SC_CLK_TCK"), self._cpus)
+        except ValueError:
+            return None
         # What has no CPUs of its own (the controller, a rehearsal) may have used these, and counts as ours.
-        return CpuReading(self._clock.monotonic(), busy, idle, {**ours, "controller": sum(os.times()[:4])})
+        own = {name: used for name, used in counters.used.items() if not self._cpus or self._runs_here(name)}
+        return CpuReading(counters.at, busy, idle, own)
 
     def _runs_here(self, name: str) -> bool:
         """False for what is kept on the CPUs of another slot."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from controller.core.containers.config import SandboxConfig
 from controller.sandbox.inputs import sealed
+from controller.system import logs
 from tests.bench.beside import beside
 from tests.bench.gpu import Measure
 from tests.bench.idle import BUDGET, LEAST, MOST, race
@@ -103,14 +104,14 @@ def waiting(options: argparse.Namespace) -> None:
 
 def slots(options: argparse.Namespace) -> None:
     budget = options.budget or BUDGET_SECONDS
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
+        logs.configure(nowhere)
         one, every = side_by_side(Path(folder), options.experiments, budget)
+        share = share_in_use(Path(folder) / "home", 16, 3, PRETENDED_SECONDS)
     times = every.an_hour / one.an_hour
     number = every.experiments // one.experiments
     print(f"slots: one slot of one CPU: {one}", flush=True)
     print(f"slots: {number} slots of one CPU each: {every}; {times:.3f} times (aim: ≥ {0.95 * number:g})")
-    with tempfile.TemporaryDirectory() as folder:
-        share = share_in_use(Path(folder) / "home", 16, 3, PRETENDED_SECONDS)
     print(
         f"slots: 16 with pretended containers: {16 * share:.2f} times one (aim: ≥ {0.98 * 16:.2f})",
         flush=True,

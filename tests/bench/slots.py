@@ -17,7 +17,6 @@ from controller.core.events import Decided, Record, TrainingStarted
 from controller.settings import PROJECT
 from controller.store.journal import read_records
 from controller.store.lock import HomeLock
-from controller.system import logs
 from tests.bench.measures import glovebox
 
 _RATE = re.compile(r"^EMBEDDING_LR_CPU = \S+", re.MULTILINE)
@@ -74,8 +73,7 @@ def _effort(folder: Path, cpus: Sequence[str], rounds: int, budget: float) -> Pa
         # So low a rate that nothing is kept: a confirmation would be more work for one slot than for another.
         rate = f"EMBEDDING_LR_CPU = {0.01 * (number + 1) / experiments:.6f}"
         (ideas / f"{number:02d}.py").write_text(_RATE.sub(rate, text), encoding="utf-8")
-    with HomeLock(home), open(os.devnull, "w", encoding="utf-8") as nowhere:
-        logs.configure(nowhere)
+    with HomeLock(home):
         config = settings.load(
             home=home,
             tag="slots",

@@ -114,9 +114,9 @@ class Effort:
     ) -> Iterator[Effort]:
         """`agent` is `replay` or `claude`. Removes what is left in the engine at the end.
 
-        Several `slots` have one CPU each. `sound`: nothing that `claude` proposes crashes. It answers after `answer_seconds`. With
-        `training_seconds` all that `replay` proposes trains for so long. `patience_seconds`: a controller
-        that has not come to its place by then is killed where it is.
+        Several `slots` have one CPU each. `sound`: nothing that `claude` proposes crashes. It answers after
+        `answer_seconds`. With `training_seconds` all that `replay` proposes trains for so long.
+        `patience_seconds`: a controller that has not come to its place by then is killed where it is.
         """
         home, texts = folder / "home", Texts(data)
         for source in (path for path in data.rglob("*") if path.is_file()):

@@ -26,6 +26,8 @@ from controller.core.events import (
     Quarantined,
     Record,
     Resumed,
+    ScoringFinished,
+    ScoringStarted,
     SessionStarted,
     SlotDisturbed,
     SlotReady,
@@ -88,6 +90,11 @@ def training(number: int, attempt: int = 1) -> TrainingStarted:
     return TrainingStarted(
         experiment=number, attempt=attempt, container="t", spec_sha256="", budget_seconds=1
     )
+
+
+def trained(number: int) -> list[AnyEvent]:
+    outcome = RunOutcome(seconds=1, exit_code=0)
+    return [training(number), TrainingFinished(experiment=number, attempt=1, outcome=outcome)]
 
 
 def crashed(number: int, cause: Cause) -> list[AnyEvent]:
@@ -352,6 +359,28 @@ def test_a_disturbed_slot_is_remembered_until_the_next_attempt() -> None:
     assert seen.since == noise.since
     assert folded(*waits, look, SlotReady(experiment=0, seconds=1)).slot(0).noise is None
     assert folded(*waits, training(0, attempt=2)).slot(0).noise is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "draw"),
+    [
+        ("0 unconfirmed", (2, 2)),  # the confirmation's rows of the other one are in use
+        ("1 unconfirmed", (2, 1)),
+        ("0 confirmed, 1 unconfirmed", (2, 1)),
+        ("1 confirmed, 0 unconfirmed", (2, 2)),
+        ("1 unconfirmed, 0 unconfirmed", (2, 1)),
+    ],
+)
+def test_no_rows_are_given_to_two_confirmations(ends: str, draw: tuple[int, int]) -> None:
+    state = folded(*proposed(0), *proposed(1, slot=1), *trained(0), *trained(1))
+    for number in (0, 1):
+        start = ScoringStarted(experiment=number, attempt=1, seed=1, draw=state.draw, specs={})
+        apply(state, record(start))
+    for end in ends.split(", "):
+        ended, how = end.split()
+        found = Score(val_bpb=1.0, bytes=1, tokens=1, confirmed=how == "confirmed")
+        apply(state, record(ScoringFinished(experiment=int(ended), attempt=1, score=found)))
+    assert (state.draw.scoring, state.draw.confirmation) == draw
 
 
 def pause(why: Literal["person", "disk", "infrastructure"], slot: int | None = None) -> Paused:

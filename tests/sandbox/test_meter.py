@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pytest
 
@@ -23,7 +23,7 @@ class Telling(EmptyEngine):
     def __init__(self, *told: Told) -> None:
         self._told, self.killed = list(told), 0
 
-    def usage(self) -> Mapping[str, float] | None:
+    def usage(self, names: Collection[str] = ()) -> Mapping[str, float] | None:
         told = self._told.pop(0) if len(self._told) > 1 else self._told[0]
         if isinstance(told, InfrastructureError):
             raise told

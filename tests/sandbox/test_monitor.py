@@ -18,7 +18,7 @@ from controller.core.containers.names import ContainerNames
 from controller.core.hardware.disturbance import NoiseConfig, cpu_conditions
 from controller.core.values import Conditions, DisturbanceKind, RunOutcome
 from controller.ports import Monitor
-from controller.sandbox.monitor import NoiseMonitor, SlotCpus
+from controller.sandbox.monitor import CpuCounters, NoiseMonitor, SlotCpus
 from tests.support.bench import Bench, image_with, require_runtime
 from tests.support.fakes import FakeMonitor
 
@@ -124,7 +124,8 @@ def test_usage_is_that_of_the_running_containers_of_this_home(bench: Bench) -> N
     while (used := bench.sandbox.usage() or {}).get(name, 0.0) < 0.5:
         assert time.monotonic() < deadline
     assert set(used) == {name, ContainerNames(bench.home, "0").name(Domain.HOLDER)}
-    cpus = SlotCpus(bench.sandbox, bench.clock, ContainerNames.of_slot(bench.home, 0), frozenset())
+    counters = CpuCounters(bench.sandbox, bench.clock)
+    cpus = SlotCpus(counters, ContainerNames.of_slot(bench.home, 0), frozenset())
     before, after = cpus.read(), None
     while after is None or before is None or after.own[name] - before.own[name] < 0.5:
         after = cpus.read()
@@ -141,11 +142,12 @@ def test_a_slot_with_cpus_of_its_own_does_not_count_those_of_others(bench: Bench
     for experiment in ("3", "4"):
         bench.start(bench.attempt(SPINS, 60.0, experiment))
     slot = ContainerNames.of_slot(bench.home, 0)
-    ours, every = (SlotCpus(bench.sandbox, bench.clock, slot, cpus) for cpus in (frozenset({0}), frozenset()))
+    counters = CpuCounters(bench.sandbox, bench.clock)
+    ours, every = (SlotCpus(counters, slot, cpus) for cpus in (frozenset({0}), frozenset()))
     ours.experiment = every.experiment = "3"
     names = {number: ContainerNames(bench.home, number).name(Domain.TRAINER) for number in ("3", "4")}
     one, all_ = ours.read(), every.read()
-    assert one is not None and all_ is not None
+    assert one is not None and all_ is not None and one.at == all_.at
     assert names["3"] in one.own and names["4"] not in one.own and "controller" in one.own
     assert set(names.values()) < set(all_.own)
     assert one.busy + one.idle < all_.busy + all_.idle

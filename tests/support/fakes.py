@@ -424,7 +424,7 @@ class EmptyEngine:
 
     def kill(self, name: str) -> None: ...
 
-    def usage(self) -> Mapping[str, float] | None:
+    def usage(self, names: Collection[str] = ()) -> Mapping[str, float] | None:
         return {}
 
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None: ...

@@ -130,16 +130,23 @@ class Leftovers(_Message):
     keep: Annotated[tuple[Label, ...], Field(max_length=64)] = ()
 
 
+class Usage(_Message):
+    """CPU time of these containers, or of all of the home's."""
+
+    verb: Literal["usage"] = "usage"
+    names: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+
+
 class Describe(_Message):
     """`describe`: engine, image and runtime. `devices`: where experiments run. `ping`: whether the runner
-    answers. `usage`: CPU time of the home's containers.
+    answers.
     """
 
-    verb: Literal["describe", "devices", "ping", "usage"]
+    verb: Literal["describe", "devices", "ping"]
 
 
 Request = Annotated[
-    Start | CreateVolume | Follow | Wait | Ask | Output | Remove | Leftovers | Describe,
+    Start | CreateVolume | Follow | Wait | Ask | Output | Remove | Leftovers | Usage | Describe,
     Field(discriminator="verb"),
 ]
 
@@ -171,5 +178,7 @@ def names(request: Request) -> tuple[str, ...]:
             return (request.name,)
         case Remove():
             return request.containers + request.volumes
+        case Usage():
+            return request.names
         case _:
             return ()

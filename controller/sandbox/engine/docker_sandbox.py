@@ -193,12 +193,12 @@ class DockerSandbox:
     def kill(self, name: str) -> None:
         self._kill(name)
 
-    def usage(self) -> Mapping[str, float] | None:
+    def usage(self, names: Collection[str] = ()) -> Mapping[str, float] | None:
         ours = {"label": f"{LABEL_HOME}={ContainerNames(self._home, '').home_id}"}
         with engine_call("say what the containers use"):
             if self._engine_is_local is None:
                 self._engine_is_local = self._client.info()["KernelVersion"] == os.uname().release
-            names = [c["Names"][0].lstrip("/") for c in self._client.containers(filters=ours)]
+            names = names or [c["Names"][0].lstrip("/") for c in self._client.containers(filters=ours)]
         used = {name: self._used(name) for name in names}
         return used if self._engine_is_local and all(used.values()) else None
 

@@ -27,6 +27,7 @@ from controller.core.containers.orders import (
     Output,
     Remove,
     Start,
+    Usage,
     Wait,
 )
 from controller.core.containers.spec import ContainerSpec
@@ -153,8 +154,8 @@ class RunnerSandbox:
             raise NotReady("The runner has a different monotonic clock; it has to run on this machine.")
         return {str(key): str(value) for key, value in told.items()}
 
-    def usage(self) -> Mapping[str, float] | None:
-        told = self._endpoint.request(Describe(verb="usage"))
+    def usage(self, names: Collection[str] = ()) -> Mapping[str, float] | None:
+        told = self._endpoint.request(Usage(names=tuple(names)))
         return None if told is None else {str(name): float(used) for name, used in told.items()}
 
     def devices(self) -> list[Mapping[str, Any]]:

@@ -31,6 +31,7 @@ from controller.core.containers.orders import (
     Remove,
     Request,
     Start,
+    Usage,
     Wait,
 )
 from controller.core.errors import GloveboxError, InfrastructureError, Interrupted, NotReady
@@ -81,6 +82,7 @@ class Runner:
             Output: self._output,
             Remove: self._remove,
             Leftovers: self._leftovers,
+            Usage: self._usage,
             Describe: self._describe,
         }
 
@@ -265,12 +267,13 @@ class Runner:
         self._await_pending()
         return [list(found) for found in self._sandbox.leftovers(request.keep)]
 
+    def _usage(self, request: Usage, _: socket.socket, __: bytes) -> Mapping[str, float] | None:
+        return self._sandbox.usage(request.names)
+
     def _describe(
         self, request: Describe, _: socket.socket, __: bytes
-    ) -> Mapping[str, Any] | Sequence[Mapping[str, Any]] | None:
+    ) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
         match request.verb:
-            case "usage":
-                return self._sandbox.usage()
             case "describe":
                 return {**self._sandbox.describe(), "monotonic": time.monotonic()}
             case "devices":

@@ -24,6 +24,7 @@ from controller.core.containers.orders import (
     Output,
     Remove,
     Start,
+    Usage,
     Wait,
 )
 
@@ -47,7 +48,8 @@ ORDER = Order(experiment="42", attempt=3, item=Item.JUDGE, seed=7)
         Remove(containers=(NAME,), volumes=(PLACE.name(Item.REPLIES_2),)),
         Leftovers(keep=("42", "try")),
         Describe(verb="devices"),
-        Describe(verb="usage"),
+        Usage(),
+        Usage(names=(NAME,)),
     ],
 )
 def test_what_is_said_is_what_is_heard(request_: BaseModel) -> None:

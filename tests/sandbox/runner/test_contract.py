@@ -92,6 +92,7 @@ def test_of_what_is_not_there(world: World) -> None:
     sandbox.follow(name, received.append).join(20)
     assert not received
     assert sandbox.usage() == {}
+    assert not sandbox.usage([name])
     described = {"confinement", "engine", "image", "isolation", "obstacle", "root", "runtime", "users"}
     assert set(sandbox.describe()) == described
 
@@ -112,6 +113,7 @@ def test_a_life_and_its_end(world: World) -> None:
     assert (sorted(containers), volumes) == (sorted([holder, spec.name]), [volume])
     assert sandbox.leftovers({"3", "4"}) == ([], [])
     assert {*(sandbox.usage() or {})} == {holder, spec.name}
+    assert {*(sandbox.usage([spec.name]) or {})} == {spec.name}
     world.stop.set()
     with pytest.raises(Interrupted):
         world.wait(spec)
