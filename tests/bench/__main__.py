@@ -103,10 +103,10 @@ def waiting(options: argparse.Namespace) -> None:
 
 
 def slots(options: argparse.Namespace) -> None:
-    budget = options.budget or BUDGET_SECONDS
+    budget, rounds = options.budget or SLOT_SECONDS, max(options.experiments // 2, 1)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
         logs.configure(nowhere)
-        one, every = side_by_side(Path(folder), options.experiments, budget)
+        one, every = side_by_side(Path(folder), rounds, budget)
         share = share_in_use(Path(folder) / "home", 16, 3, PRETENDED_SECONDS)
     times = every.an_hour / one.an_hour
     number = every.experiments // one.experiments
@@ -182,8 +182,9 @@ MEASURES = {
 ASKED_FOR = ("gpu",)
 """What is measured only when it is asked for by name."""
 BUDGET_SECONDS = 20.0
-PRETENDED_SECONDS = 60.0
-"""Of each training on a pretended slot."""
+SLOT_SECONDS = PRETENDED_SECONDS = 60.0
+"""Of each training on a real slot, and on a pretended one. Shorter ones would measure how scoring and
+containers share two CPUs with everything else."""
 
 
 def _line(what: str, values: Sequence[float], aim: str) -> None:
