@@ -7,10 +7,6 @@ world. Each action runs in a thread of its own, which records its result under t
 from __future__ import annotations
 
 import datetime as dt
-import itertools
-import math
-import threading
-from collections.abc import Callable
 
 import structlog
 
@@ -27,15 +23,12 @@ from controller.proposals.context import ContextBuilder
 from controller.proposals.proposer import Proposer
 from controller.proposals.rebasing import rebase_on_frontier
 from controller.store.effort import Effort
+from controller.under_way import ActionThreads
 
 log = structlog.stdlib.get_logger(__name__)
 
 _LONGEST_WAIT = 1.0
 """Seconds between two looks at the pause file and the disk."""
-_GLANCE = 0.2
-"""Seconds within which a stop is noticed while actions are under way."""
-_GRACE_SECONDS = 5.0
-"""How long a thread gets to notice that it is to end. Afterwards nothing that it does is recorded."""
 
 
 class Loop:
@@ -47,27 +40,23 @@ class Loop:
         self._components = components
         self._clock_offset = components.clock.now(), components.clock.monotonic()
         self._began = components.clock.monotonic() - state.worked_seconds
-        self._halt = _Halt(components.stop)
-        self._changed = threading.Condition()
-        self._threads: dict[threading.Thread, Action] = {}
-        self._busy: dict[threading.Thread, int] = {}
-        """The proposal that a thread is at work on."""
+        self._under_way = ActionThreads(components.stop)
         self._foreseen: set[tuple[int, int]] = set()
-        self._failure: BaseException | None = None
-        self._woken = False
         self._unrecorded: Action | None = None
-        contexts = ContextBuilder(self.effort, components.repository, components.runs)
-        self._contexts = contexts
+        self._contexts = ContextBuilder(self.effort, components.repository, components.runs)
         self._proposer = Proposer(
             self.effort,
-            contexts,
+            self._contexts,
             components.repository,
             {agent.name: agent for agent in components.agents},
             components.clock,
             components.rules,
             rehearsal=components.rehearsal,
         )
-        self._experiments = Experiments(components, self.effort, budget_seconds, self._halt, self._notify)
+        under_way = self._under_way
+        self._experiments = Experiments(
+            components, self.effort, budget_seconds, under_way.halt, under_way.notify
+        )
 
     def run(self) -> str:
         """Work until a limit is reached; return which one.
@@ -80,7 +69,7 @@ class Loop:
             try:
                 reason = self._work()
             finally:
-                self._end_threads()
+                self._break_off()
         except (Interrupted, UserError, VerificationFailed) as error:
             reason = "stopped by a person" if isinstance(error, Interrupted) else clean_line(str(error))
             self.effort.record(SessionStopped(reason=reason))
@@ -95,7 +84,7 @@ class Loop:
     def _work(self) -> str:
         while True:
             with self.effort.lock:
-                self._raise_failure()
+                self._under_way.raise_failure()
                 situation = self._situation()
                 if (end := plan.stop(self.state, situation)) is not None:
                     if end.error is not None:
@@ -103,17 +92,23 @@ class Loop:
                     return end.reason
                 for action in plan.due(self.state, situation):
                     self._start(action)
-                self._break_off_foresight()
                 if not situation.busy_slots:
                     self.effort.alive()
-            self._wait(situation)
+            seconds = _LONGEST_WAIT
+            if (wake := plan.wake_at(self.state, situation)) is not None:
+                seconds = min(seconds, max(0.0, (wake - situation.now).total_seconds()))
+            self._under_way.wait(seconds)
 
-    # --- the situation --------------------------------------------------------------------------
+    def _break_off(self) -> None:
+        """End what is under way. Nothing comes from another thread afterwards."""
+        self._under_way.halt.set()
+        self._proposer.break_off()
+        self._under_way.join()
+        self._proposer.begin_session("broken off when the loop ended")
 
     def _situation(self) -> Situation:
         components, state = self._components, self.state
-        with self._changed:
-            actions, busy = [*self._threads.values()], [*self._busy.values()]
+        under_way = [*self._under_way]
         wall, monotonic = self._clock_offset
         elapsed = components.clock.monotonic() - monotonic
         slots = [(number, slot.pause) for number, slot in state.slots.items()]
@@ -124,12 +119,13 @@ class Loop:
             worked_seconds=components.clock.monotonic() - self._began,
             wish=components.surroundings.wish(),
             shortage=components.surroundings.shortage(),
-            busy_slots=frozenset(action.slot for action in actions if isinstance(action, plan.OnSlot)),
-            busy_proposals=frozenset(busy),
+            busy_slots=frozenset(one.action.slot for one in under_way if isinstance(one.action, plan.OnSlot)),
+            busy_proposals=frozenset(one.proposal for one in under_way if one.proposal is not None),
             exhausted=self._proposer.exhausted,
             understudy_failed=self._proposer.understudy_failed,
             contenders=frozenset(self._experiments.contenders),
             foreseen=frozenset(self._foreseen),
+            foreseeing=frozenset(one.action for one in under_way if isinstance(one.action, plan.Foresee)),
             examined=frozenset(self._experiments.examined),
             absent_seconds=self.effort.seconds_since(state.absence.since) if state.absence else 0.0,
             paused_seconds={
@@ -137,65 +133,41 @@ class Loop:
             },
         )
 
-    # --- actions --------------------------------------------------------------------------------
-
     def _start(self, action: Action) -> None:
         """Carry out what takes a moment, and plan again; start a thread for what takes longer."""
-        effort = self.effort
-        if isinstance(action, plan.Move | plan.Drop | plan.Rebase | plan.Accept):
-            self._woken = True
+        effort, threads = self.effort, self._under_way
         match action:
             case plan.Pause() | plan.Resume():
                 self._note_pause(action)
             case plan.Move():
                 self._experiments.move(action)
+                threads.notify()
             case plan.Drop(proposal=proposal, reason=reason):
                 effort.record(ProposalDropped(proposal=proposal, reason=clean_line(reason)))
+                threads.notify()
             case plan.Rebase(proposal=proposal):
                 rebase_on_frontier(effort, self._contexts, proposal)
+                threads.notify()
             case plan.Accept(proposal=proposal, slot=slot):
                 accept(effort, self._contexts, proposal, slot)
+                threads.notify()
+            case plan.BreakOff(proposal=proposal):
+                self._proposer.break_off(proposal)
             case plan.Rehearse(proposal=proposal):
-                self._thread(action, lambda: self._proposer.rehearse(action), proposal)
+                threads.start(action, lambda: self._proposer.rehearse(action), proposal)
             case plan.Foresee(proposal=proposal, contender=contender):
                 self._foreseen.add((proposal, contender))
-                self._thread(action, lambda: self._proposer.foresee(action), proposal)
+                threads.start(action, lambda: self._proposer.foresee(action), proposal)
             case plan.Ask():
                 number = self._proposer.ask(action)
-                self._thread(action, lambda: self._proposer.await_answer(number, self._situation), number)
+                threads.start(action, lambda: self._proposer.await_answer(number, self._situation), number)
             case _:
-                self._thread(action, lambda: self._experiments.perform(action, self._situation))
-
-    def _thread(self, action: Action, work: Callable[[], None], proposal: int | None = None) -> None:
-        def run() -> None:
-            try:
-                work()
-            except Interrupted:
-                if isinstance(action, plan.OnSlot):  # a question may be broken off for other reasons
-                    self._failure = self._failure or Interrupted("stopped by a person")
-            except BaseException as error:
-                self._failure = self._failure or error
-            finally:
-                with self._changed:
-                    del self._threads[thread]
-                    self._busy.pop(thread, None)
-                self._notify()
-
-        # A daemon, because a read from a dead peer may hang for longer than anybody waits for an exit.
-        thread = threading.Thread(target=run, name=type(action).__name__.lower(), daemon=True)
-        with self._changed:
-            self._threads[thread] = action
-            if proposal is not None:
-                self._busy[thread] = proposal
-        thread.start()
+                threads.start(action, lambda: self._experiments.perform(action, self._situation))
 
     def _note_pause(self, action: plan.Pause | plan.Resume) -> None:
         """A full disk may have no room for the line that says so."""
         try:
-            if isinstance(action, plan.Pause):
-                self.effort.record(action.event)
-            else:
-                self.effort.record(self._resumed(action))
+            self.effort.record(action.event if isinstance(action, plan.Pause) else self._resumed(action))
             self._unrecorded = None
         except InfrastructureError as error:
             if self._components.surroundings.shortage() is None:
@@ -209,74 +181,3 @@ class Loop:
         assert pause is not None
         by = self._components.surroundings.wish().by if pause.event.why == "person" else ""
         return Resumed(why=pause.event.why, slot=action.slot, by=by, seconds=action.seconds)
-
-    def _break_off_foresight(self) -> None:
-        """A contender that was not kept is not worth being ready for."""
-        frontier = self.state.frontier
-        with self._changed:
-            actions = [*self._threads.items()]
-        for thread, action in actions:
-            if not isinstance(action, plan.Foresee) or action.contender in self._experiments.contenders:
-                continue
-            open_ = any(experiment.number == action.contender for experiment in self.state.open)
-            if not open_ and (frontier is None or frontier.experiment != action.contender):
-                self._proposer.break_off(self._busy.get(thread))
-
-    # --- waiting and ending ---------------------------------------------------------------------
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._woken = True
-            self._changed.notify_all()
-
-    def _wait(self, situation: Situation) -> None:
-        """Until something has changed, or a rule may say something else by the clock."""
-        seconds = _LONGEST_WAIT
-        if (wake := plan.wake_at(self.state, situation)) is not None:
-            seconds = min(seconds, max(0.0, (wake - situation.now).total_seconds()))
-        if not self._threads and not self._woken:
-            self._components.stop.wait(seconds)
-        with self._changed:
-            for _ in range(math.ceil(seconds / _GLANCE)):
-                if self._woken or not self._threads or self._components.stop.is_set():
-                    break
-                self._changed.wait(_GLANCE)
-            self._woken = False
-
-    def _raise_failure(self) -> None:
-        """Raises Interrupted if a person asked us to stop, and what a thread could not cope with."""
-        if self._failure is not None:
-            raise self._failure
-        if self._components.stop.is_set():
-            raise Interrupted("stopped by a person")
-
-    def _end_threads(self) -> None:
-        """Break off what is under way. Nothing comes from another thread afterwards."""
-        self._halt.set()
-        self._proposer.break_off()
-        with self._changed:
-            actions = [*self._threads.items()]
-        for thread, action in actions:
-            # What runs on a slot is seen to its end, which comes soon: it has to leave the slot in order.
-            thread.join(None if isinstance(action, plan.OnSlot) else _GRACE_SECONDS)
-        self._proposer.begin_session("broken off when the loop ended")
-
-
-class _Halt(threading.Event):
-    """Set if a person asks to stop, or if the loop ends for another reason."""
-
-    def __init__(self, person: threading.Event) -> None:
-        super().__init__()
-        self._person = person
-
-    def is_set(self) -> bool:
-        return super().is_set() or self._person.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Both are looked at each fifth of a second, so `timeout` is rounded up to that."""
-        slices = itertools.count() if timeout is None else range(math.ceil(timeout / _GLANCE))
-        for _ in slices:
-            if self.is_set():
-                break
-            self._person.wait(_GLANCE)
-        return self.is_set()

@@ -9,6 +9,7 @@ crash, with several slots and with any agent it is the same code.
     pausing       a person's pause and a lack of disk space go on record, and so does their end
     on_slots      each open experiment takes its next step on its slot
     in_pipeline   each proposal takes its next step on the way to becoming an experiment
+    obsolete      what is made ready for a frontier that will not come is broken off
     questions     agents are asked for what the slots will need
 """
 
@@ -70,6 +71,8 @@ class Situation:
     """Experiments that are being confirmed: their first score would be kept."""
     foreseen: frozenset[tuple[int, int]] = frozenset()
     """(proposal, contender) that have been rebased and rehearsed in advance."""
+    foreseeing: frozenset[Foresee] = frozenset()
+    """Those that are being made ready just now."""
     examined: frozenset[tuple[int, int]] = frozenset()
     """(experiment, attempt) whose disturbance was not there without the run."""
     absent_seconds: float = 0.0
@@ -112,6 +115,13 @@ class Foresee:
 
     proposal: int
     contender: int
+
+
+@dataclass(frozen=True)
+class BreakOff:
+    """End what is under way on a proposal."""
+
+    proposal: int
 
 
 @dataclass(frozen=True)
@@ -214,7 +224,7 @@ class Resume:
 
 
 OnSlot = Train | Examine | Score | Decide | Commit | Void | Look
-OnProposal = Rebase | Rehearse | Foresee | Drop | Accept
+OnProposal = Rebase | Rehearse | Foresee | BreakOff | Drop | Accept
 Action = Pause | Resume | Move | OnSlot | OnProposal | Ask
 
 
@@ -224,6 +234,7 @@ def due(state: ResearchState, situation: Situation) -> list[Action]:
         *pausing(state, situation),
         *on_slots(state, situation),
         *in_pipeline(state, situation),
+        *obsolete(state, situation),
         *questions(state, situation),
     ]
 
@@ -461,6 +472,16 @@ def _foresight(situation: Situation, proposal: Proposal) -> Iterator[Action]:
         if (proposal.number, contender) not in situation.foreseen:
             yield Foresee(proposal.number, contender)
             return
+
+
+def obsolete(state: ResearchState, situation: Situation) -> Iterator[Action]:
+    """A contender that was not kept is not worth being ready for."""
+    hopeful = {*situation.contenders, *(experiment.number for experiment in state.open)}
+    if state.frontier is not None and state.frontier.experiment is not None:
+        hopeful.add(state.frontier.experiment)
+    for foresight in sorted(situation.foreseeing, key=lambda one: one.proposal):
+        if foresight.contender not in hopeful:
+            yield BreakOff(foresight.proposal)
 
 
 # --- questions to agents -------------------------------------------------------------------------

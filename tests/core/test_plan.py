@@ -15,6 +15,7 @@ from controller.core.plan import (
     Accept,
     Action,
     Ask,
+    BreakOff,
     Commit,
     Decide,
     Drop,
@@ -573,6 +574,12 @@ def test_proposals_on_their_way(told: Told, situation: Situation, actions: list[
 
 
 CONFIRMING: dict[str, Any] = {"contenders": frozenset({1}), **busy(0)}
+FORESEEING: dict[str, Any] = {
+    "busy_proposals": frozenset({2}),
+    "foreseen": frozenset({(2, 1)}),
+    "foreseeing": frozenset({Foresee(2, 1)}),
+}
+"""Proposal 2 is being made ready for experiment 1."""
 
 
 @pytest.mark.parametrize(
@@ -607,6 +614,24 @@ CONFIRMING: dict[str, Any] = {"contenders": frozenset({1}), **busy(0)}
             **SLOW,
             **CONFIRMING,
             busy_proposals=frozenset({2}),
+        ),
+        row(
+            "it goes on while the contender is being confirmed",
+            stale().trained(of=1).scoring(),
+            **SLOW,
+            **CONFIRMING,
+            **FORESEEING,
+        ),
+        row(
+            "and while the contender waits for its verdict",
+            stale().judged(of=1),
+            **SLOW,
+            **FORESEEING,
+            **busy(0),
+        ),
+        row("and once it is the frontier", stale().kept(1.9, of=1), **SLOW, **FORESEEING),
+        row(
+            "it is broken off once it was not kept", stale().crashed(of=1), BreakOff(2), **SLOW, **FORESEEING
         ),
         row(
             "what can be run is run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -75,7 +76,8 @@ def unfit() -> ResearchState:
     records = story.records
     event = records[1].data
     assert isinstance(event, SessionStarted)
-    settings = {"sandbox": Settings().model_dump(mode="json")["sandbox"]}
+    usual = Settings().model_dump(mode="json")
+    settings = {name: usual[name] for name in ("sandbox", "slots")}
     records[1] = records[1].model_copy(update={"data": event.model_copy(update={"settings": settings})})
     return fold(records)
 
@@ -84,22 +86,23 @@ LATER = START + dt.timedelta(days=1)
 
 
 @pytest.mark.parametrize(
-    ("change", "sandbox", "wish", "fit"),
+    ("change", "settings", "wish", "fit"),
     [
         ({}, {}, Wish(paused=False), False),
         ({"image": "sha256:" + "9" * 64}, {}, Wish(paused=False), True),
         ({"driver": "580.1"}, {}, Wish(paused=False), True),
-        ({}, {"gpu_access": "cdi"}, Wish(paused=False), True),
+        ({}, {"sandbox": {"gpu_access": "cdi"}}, Wish(paused=False), True),
+        ({}, {"slots": [{"gpu": ["1"]}]}, Wish(paused=False), True),
         ({}, {}, Wish(paused=False, at=LATER), True),
         ({}, {}, Wish(paused=True, at=LATER), False),
         ({}, {}, Wish(paused=False, at=START), False),  # said before it stopped
     ],
 )
 def test_a_start_that_finds_everything_as_it_was_trains_nothing(
-    change: dict[str, str], sandbox: dict[str, str], wish: Wish, fit: bool
+    change: dict[str, str], settings: dict[str, Any], wish: Wish, fit: bool
 ) -> None:
     provenance = Provenance.model_validate({**PROVENANCE.model_dump(), **change})
-    config = Settings.model_validate({"sandbox": sandbox})
+    config = Settings.model_validate(settings)
     if fit:
         require_fit(unfit(), provenance, config, wish)
     else:
