@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     notify: NotifyConfig = NotifyConfig()
     noise: NoiseConfig = NoiseConfig()
     sandbox: SandboxConfig = SandboxConfig()
-    slots: Literal["auto"] | tuple[SlotConfig, ...] = ()
+    slots: tuple[SlotConfig, ...] | Literal["auto"] = ()
     """Places where experiments run side by side, each with its own GPU or CPUs. None given: one slot. `auto`:
     one for each GPU."""
     storage: RetentionConfig = RetentionConfig()
@@ -156,8 +156,8 @@ class Settings(BaseSettings):
     @field_validator("slots")
     @classmethod
     def _require_slots(
-        cls, slots: Literal["auto"] | tuple[SlotConfig, ...], info: ValidationInfo
-    ) -> Literal["auto"] | tuple[SlotConfig, ...]:
+        cls, slots: tuple[SlotConfig, ...] | Literal["auto"], info: ValidationInfo
+    ) -> tuple[SlotConfig, ...] | Literal["auto"]:
         sandbox, device = info.data.get("sandbox"), info.data.get("device")
         if not slots:
             return slots
@@ -253,7 +253,8 @@ def load(**overrides: Any) -> Settings:
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    # Where a value may be of several types, the place names the type as well.
+    name = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     if first["type"] == "extra_forbidden":
         return f"There is no setting {clean_line(name)}; docs/settings.md lists those there are."
     what = clean_line(first["msg"]).removeprefix("Value error, ")

@@ -72,7 +72,7 @@ def test_a_replay_folder_without_programs(glovebox: Glovebox) -> None:
         (b"\xef\xbb\xbf\nagent = x\n", ["glovebox.toml", "line 2"]),
         (b"colour = 'red'", ["no setting colour"]),
         (b"slots = 2", ["The setting slots", "docs/settings.md"]),
-        (b"[[slots]]\ncpus = '3-1'\n", ["The setting slots", "'3-1' is not a list of CPUs like 0-3,8"]),
+        (b"[[slots]]\ncpus = '3-1'\n", ["The setting slots.0.cpus is wrong: '3-1' is not a list of CPUs"]),
         (
             b"[[slots]]\ncpus = '0'\n[[slots]]\n",
             ["each of several slots has to name its GPU"],

@@ -106,6 +106,7 @@ def test_two_slots_go_on_after_a_kill_and_each_keeps_its_cpu(
             wait_until_training(controller, command.home, number)
         controller.kill()
         controller.communicate()
+        controller = None
         bound = {trainer["CpusetCpus"] for trainer in _trainers(command.home)}
         assert bound == {str(cpu) for cpu in cpus[:2]}, "both still train, each on its CPU"
         said = command(*run, timeout=240)

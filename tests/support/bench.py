@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import tarfile
 import textwrap
@@ -92,6 +93,10 @@ class Bench:
         return (self.home / "runs" / "0" / "run.log").read_text(errors="replace")
 
 
+_IMAGES = itertools.count()
+"""Several tests may have an image with the same programs at a time."""
+
+
 def engine() -> docker.APIClient:
     """The engine that the environment names, for what only a test asks of it."""
     return docker.APIClient(**docker.utils.kwargs_from_env())
@@ -110,7 +115,7 @@ def image_with(**programs: str) -> Iterator[str]:
 
     Skips where it is another one: a GPU, say.
     """
-    tag = f"glovebox-stand-in-{'-'.join(programs)}-{os.getpid()}"
+    tag = f"glovebox-stand-in-{'-'.join(programs)}-{os.getpid()}-{next(_IMAGES)}"
     with closing(engine()) as client:
         if Path(client.info()["Runtimes"].get("nvidia", {}).get("path", "")).name != "runc":
             pytest.skip("the engine's runtime called nvidia is not an alias of runc")
