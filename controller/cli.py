@@ -91,7 +91,7 @@ Home = Annotated[Path | None, typer.Option(help="State directory of the effort. 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or gpu.")]
 Budget = Annotated[float | None, typer.Option(help="Wall-clock seconds per experiment.")]
-Number = Annotated[int, typer.Argument(help="The experiment's number.", min=0)]
+Number = Annotated[int | None, typer.Argument(help="The experiment's number.", min=0)]
 
 
 def main() -> None:
@@ -240,16 +240,29 @@ def log_(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    number: Number,
+    number: Number = None,
     home: Home = None,
     as_json: Json = False,
     in_full: Annotated[
         bool, typer.Option("--audit", help="Show everything that led to it and followed from it, in order.")
     ] = False,
+    proposal: Annotated[
+        int | None,
+        typer.Option(min=0, help="Show everything about this proposal instead, also if it was refused."),
+    ] = None,
 ) -> None:
     """Show one experiment: proposal, diff, log, result and audit trail."""
+    if (number is None) == (proposal is None):
+        raise typer.BadParameter("name an experiment, `show 3`, or a proposal, `show --proposal 7`")
     config = settings.load(home=home)
     require_effort(config.home)
+    if proposal is not None:
+        told = audit.trail_of_proposal(read_state(config.home)[0], proposal)
+        if not told:
+            raise UserError(f"There is no proposal {proposal} in the journal.")
+        _print_json(audit.as_json(told)) if as_json else _show(audit.render(told))
+        return
+    assert number is not None
     state, archive = read_standing(config.home)
     if number >= len(state.experiments):
         raise UserError(f"There is no experiment {number}; `glovebox log` lists all of them.")

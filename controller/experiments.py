@@ -161,7 +161,7 @@ class Experiments:
 
     def _examine(self, action: plan.Examine, experiment: Experiment, found: Disturbance) -> None:
         """Void the run if its disturbance is there without it, too."""
-        seen = self._seen_twice(self._slot(experiment).monitor)
+        seen = self._lasting(experiment)
         if seen is not None and confirms(seen, found):
             log.warning("run_disturbed", experiment=experiment.number, reason=found.detail)
             self._void(action, "disturbed", found.detail, found)
@@ -185,21 +185,9 @@ class Experiments:
             )
             self._effort.record(waits)
 
-    def _seen_twice(self, monitor: Monitor | None) -> Disturbance | None:
-        """What disturbs the slot after a run has ended, and still does a while later. Raises Interrupted.
-
-        The first look may see the end of what the run itself has set going: memory that is being freed, the
-        core dump of a process that is being packed, a GPU that is cooling down.
-        """
-        if monitor is None:
-            return None
-        found = monitor.look(self._stop)
-        if found is not None:
-            self._stop.wait(self._components.rules.noise.retry_seconds)
-            found = monitor.look(self._stop)
-        if self._stop.is_set():
-            raise Interrupted("stopped by a person")
-        return found
+    def _lasting(self, experiment: Experiment) -> Disturbance | None:
+        monitor, seconds = self._slot(experiment).monitor, self._components.rules.noise.retry_seconds
+        return lasting_disturbance(monitor, seconds, self._stop) if monitor is not None else None
 
     # --- score ----------------------------------------------------------------------------------
 
@@ -263,7 +251,7 @@ class Experiments:
         cause = judgement.symptom or judgement.cause
         if not excusable(cause) or experiment.attempt > self._components.rules.noise.repeats:
             return None
-        found = self._seen_twice(self._slot(experiment).monitor)
+        found = self._lasting(experiment)
         return found if found is not None and excuses(found, cause) else None
 
     # --- decide and record ----------------------------------------------------------------------
@@ -356,6 +344,21 @@ class Experiments:
         if self._state.frontier is None:
             raise AssertionError("an effort has a frontier from its first event on")
         return self._state.frontier
+
+
+def lasting_disturbance(monitor: Monitor, retry_seconds: float, stop: threading.Event) -> Disturbance | None:
+    """What disturbs a slot after a run has ended, and still does `retry_seconds` later. Raises Interrupted.
+
+    The first look may see the end of what the run itself has set going: memory that is being freed, the core
+    dump of a process that is being packed, a GPU that is cooling down.
+    """
+    found = monitor.look(stop)
+    if found is not None:
+        stop.wait(retry_seconds)
+        found = monitor.look(stop)
+    if stop.is_set():
+        raise Interrupted("stopped by a person")
+    return found
 
 
 def _known(outcome: RunOutcome | None) -> RunOutcome:

@@ -38,21 +38,31 @@ def trail(records: Iterable[Record], number: int) -> list[Record]:
         (r.data.proposal for r in records if isinstance(r.data, ExperimentOpened) and r.experiment == number),
         None,
     )
+    return _story(records, number, proposal)
+
+
+def trail_of_proposal(records: Iterable[Record], proposal: int) -> list[Record]:
+    """Everything about a proposal, until it was opened as an experiment, dropped or refused. Empty if there
+    is none of that number."""
+    return _story(list(records), None, proposal)
+
+
+def _story(records: Sequence[Record], number: int | None, proposal: int | None) -> list[Record]:
     calls = {r.data.call for r in records if isinstance(r.data, ApiRequested) and r.data.proposal == proposal}
     return [record for record in records if _belongs(record, number, proposal, calls)]
 
 
-def _belongs(record: Record, number: int, proposal: int | None, calls: Collection[int]) -> bool:
+def _belongs(record: Record, number: int | None, proposal: int | None, calls: Collection[int]) -> bool:
     match record.data:
         case ApiAnswered(call=call) | ApiFailed(call=call):
             return call in calls
         case Pruned(what="logs", before=before):
-            return number < before  # the removal of texts that its records name
+            return number is not None and number < before  # the removal of texts that its records name
         case Pruned(before=before):
             return any(call < before for call in calls)
         case _:
             of = getattr(record.data, "proposal", None)
-            return record.experiment == number or (of is not None and of == proposal)
+            return (number is not None and record.experiment == number) or (of is not None and of == proposal)
 
 
 def as_json(records: Sequence[Record]) -> Json:

@@ -10,7 +10,7 @@ import textwrap
 import time
 
 from controller.core.hardware.disturbance import NoiseConfig
-from controller.core.values import Disturbance
+from controller.experiments import lasting_disturbance
 from controller.sandbox.monitor import NoiseMonitor
 from tests.attacks.ground import Assault, Ending, Gained, Ground, Run
 
@@ -115,7 +115,8 @@ def _disturbs(name: str, program: str) -> Assault:
         )
         if "armed" not in run.log:
             return Ending("not armed", run.log[-200:])
-        if (seen := _seen_twice(monitor, ground)) is not None:
+        seen = lasting_disturbance(monitor, CONFIG.retry_seconds, bench.stop)
+        if seen is not None:
             bench.stop.wait(_LONG_GONE_SECONDS)
             if monitor.look(bench.stop) is not None:
                 raise RuntimeError(f"somebody else disturbs the machine: {seen.detail}")
@@ -123,15 +124,6 @@ def _disturbs(name: str, program: str) -> Assault:
         return Ending(COUNTS, _beside(run))
 
     return Assault("M18", name, COUNTS, _WHY, attack, alone=True)
-
-
-def _seen_twice(monitor: NoiseMonitor, ground: Ground) -> Disturbance | None:
-    """What makes a run void, as controller/experiments.py looks for it: at once, and again a while later."""
-    found = monitor.look(ground.bench.stop)
-    if found is not None:
-        ground.bench.stop.wait(CONFIG.retry_seconds)
-        found = monitor.look(ground.bench.stop)
-    return found
 
 
 def _await_calm(monitor: NoiseMonitor, ground: Ground) -> None:

@@ -44,7 +44,15 @@ def test_a_wrong_option_of_run(glovebox: Glovebox, arguments: list[str], words: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run", "--budget", "soon"], ["run", "--faster"], ["show", "first"], ["show"], ["try"], ["dance"]],
+    [
+        ["run", "--budget", "soon"],
+        ["run", "--faster"],
+        ["show", "first"],
+        ["show"],
+        ["show", "3", "--proposal", "3"],
+        ["try"],
+        ["dance"],
+    ],
 )
 def test_a_command_line_that_makes_no_sense(glovebox: Glovebox, arguments: list[str]) -> None:
     said = glovebox(*arguments)
@@ -195,6 +203,7 @@ def test_another_tag_in_a_used_home(glovebox: Glovebox) -> None:
 def test_an_experiment_that_is_not_there(glovebox: Glovebox) -> None:
     tell(glovebox.home)
     glovebox("show", "5").refused(2, "no experiment 5", "glovebox log")
+    glovebox("show", "--proposal", "99").refused(2, "no proposal 99")
 
 
 @pytest.mark.parametrize("verb", [["status"], ["log"], ["show", "0"], ["report"], ["verify"]])

@@ -59,6 +59,13 @@ def test_show(told: Glovebox) -> None:
     said = told("show", "4", "--audit", "--json").json()["audit"]
     assert [known["data"]["event"] for known in said["events"][:2]] == ["proposal_asked", "proposal_made"]
     assert said["calls"] == []
+    number = told("show", "4", "--json").json()["proposal"]
+    events = [
+        record["data"]["event"]
+        for record in told("show", "--proposal", str(number), "--json").json()["events"]
+    ]
+    assert events[0] == "proposal_asked" and events[-1] == "experiment_opened"
+    assert "experiment_opened" in told("show", "--proposal", str(number)).out
     text = told("show", "4", "--audit").out
     assert "audit trail" in text and "outcome.seconds 20.25" in text and "blobs/" in text
     text = told("show", "4").out

@@ -137,6 +137,9 @@ def test_what_came_of_other_proposals_belongs_to_no_experiment() -> None:
     story.ask(0.5)
     story.propose()
     assert events(story, 1) == ["proposal_asked", *CALL, *MADE, "training_started"]
+    told = [record.data.event for record in audit.trail_of_proposal(story.records, dropped)]
+    assert told == ["proposal_asked", "api_requested", "api_failed", "proposal_dropped"]
+    assert audit.trail_of_proposal(story.records, 99) == []
 
 
 def test_what_was_removed_of_an_experiment_is_told() -> None:
