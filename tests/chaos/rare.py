@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,8 +111,10 @@ class _Worse:
 
     def propose(self, context: Context) -> Change:
         number = len(context.history)
+        # The second is what the pretended judge reads.
+        other = f"ALPHA = {-0.1 - 0.001 * number}\nWIDTH = {99.0 + number}"
         return Change(
-            train_py=f"{context.train_py}\nWIDTH = {99.0 + number}  # what the pretended judge reads\n",
+            train_py=re.sub("^ALPHA = .*$", other, context.train_py, flags=re.MULTILINE),
             description=f"idea {number}",
             hypothesis="It may help.",
         )
