@@ -111,8 +111,7 @@ class _Worse:
 
     def propose(self, context: Context) -> Change:
         number = len(context.history)
-        # The second is what the pretended judge reads.
-        other = f"ALPHA = {-0.1 - 0.001 * number}\nWIDTH = {99.0 + number}"
+        other = f"ALPHA = {-0.1 - 0.001 * number}\nWIDTH = {99.0 + number}  # what the pretended judge reads"
         return Change(
             train_py=re.sub("^ALPHA = .*$", other, context.train_py, flags=re.MULTILINE),
             description=f"idea {number}",
