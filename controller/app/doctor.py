@@ -47,7 +47,7 @@ def examine(config: Settings) -> list[Check]:
     devices = functools.cache(lambda: resolve_devices(config))
     questions: dict[str, Callable[[Settings], str]] = {
         "engine": _engine,
-        "caches": _caches,
+        "caches": lambda config: _caches(config, devices),
         "device": lambda _: hardware.sentence(devices()),
         "home": _home,
         "data": lambda config: _data(config, devices),
@@ -75,8 +75,8 @@ def _engine(config: Settings) -> str:
     )
 
 
-def _caches(config: Settings) -> str:
-    description = machine.sandbox_of(config).describe()
+def _caches(config: Settings, devices: Callable[[], list[Device]]) -> str:
+    description = machine.sandbox_of(config, devices() if config.slots else ()).describe()
     if description["isolation"] == EMPTIED:
         return "emptied before an experiment's code starts"
     return (

@@ -112,14 +112,20 @@ def test_doctor_says_why_it_is_the_cpu(on_engine: Glovebox) -> None:
     assert check["ok"] and check["detail"].startswith("cpu; no GPU: The engine cannot give a GPU"), check
 
 
-@pytest.mark.parametrize(("empty", "says"), [("true", "emptied before"), ("false", "shared: ")])
+@pytest.mark.parametrize(
+    ("settings", "says", "why"),
+    [
+        ({}, "emptied before", ""),
+        ({"GLOVEBOX_SANDBOX__EMPTY_CACHES": "false"}, "shared: ", "sandbox.empty_caches is off"),
+        ({"GLOVEBOX_SLOTS": '[{"cpus": "0"}, {"cpus": "1"}]'}, "shared: ", "on 2 slots at once"),
+    ],
+)
 def test_doctor_says_whether_the_kernels_caches_are_emptied(
-    on_engine: Glovebox, empty: str, says: str
+    on_engine: Glovebox, settings: dict[str, str], says: str, why: str
 ) -> None:
-    said = on_engine("doctor", "--json", GLOVEBOX_SANDBOX__EMPTY_CACHES=empty).out
+    said = on_engine("doctor", "--json", **settings).out
     [check] = [check for check in json.loads(said) if check["check"] == "caches"]
-    assert check["ok"] and check["detail"].startswith(says), check
-    assert ("sandbox.empty_caches is off" in check["detail"]) is (empty == "false")
+    assert check["ok"] and check["detail"].startswith(says) and why in check["detail"], check
 
 
 def test_a_corpus_with_too_little_text(on_engine: Glovebox) -> None:

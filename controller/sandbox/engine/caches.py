@@ -53,11 +53,11 @@ class Caches:
         `warm`: the container will import Python and torch. Raises InfrastructureError or NotReady if the
         caches could be emptied before but cannot be now. If they never could, the container starts anyway.
         """
-        if domain not in FORGOTTEN_BEFORE:
+        if domain not in FORGOTTEN_BEFORE or not self._enabled:
             yield
             return
         with self._lock:
-            if self._enabled and self._traces & FORGOTTEN_BEFORE[domain]:
+            if self._traces & FORGOTTEN_BEFORE[domain]:
                 self._drop_traces(warm)
             self._traces.add(domain)
             yield
