@@ -248,7 +248,7 @@ def show(
     ] = False,
     proposal: Annotated[
         int | None,
-        typer.Option(min=0, help="Show everything about this proposal instead, also if it was refused."),
+        typer.Option(min=0, help="Show everything about this proposal instead, even if it was refused."),
     ] = None,
 ) -> None:
     """Show one experiment: proposal, diff, log, result and audit trail."""

@@ -96,7 +96,7 @@ class Experiments:
         experiment = self._state.experiments[action.experiment]
         match action:
             case plan.Train():
-                self._train(experiment)
+                self._train(action, experiment)
             case plan.Examine(found=found):
                 self._examine(action, experiment, found)
             case plan.Score():
@@ -112,11 +112,15 @@ class Experiments:
 
     # --- train ----------------------------------------------------------------------------------
 
-    def _train(self, experiment: Experiment) -> None:
-        """Also the entry after a restart: the trainer adopts a container that is there already."""
+    def _train(self, action: plan.Train, experiment: Experiment) -> None:
+        """Also the entry after a restart: the trainer adopts a container that is there already, unless the
+        settings have changed, by which slots have other GPUs or CPUs perhaps."""
         if not experiment.under_way:
             experiment = self._start(experiment)
         slot, attempt = self._slot(experiment), self._attempt(experiment, experiment.attempt)
+        if slot.trainer.spec(attempt).digest() != experiment.spec_sha256:
+            self._void(action, "interrupted", "its container was started with other settings")
+            return
         self._seeds[experiment.slot] = seed = secrets.randbits(63)
 
         def tick(elapsed: float) -> None:
@@ -324,7 +328,8 @@ class Experiments:
 
     def _discard(self, experiment: Experiment) -> None:
         slot = self._slot(experiment)
-        slot.judge.dismiss()
+        if experiment.slot < len(self._components.slots):
+            slot.judge.dismiss()
         slot.trainer.discard(self._attempt(experiment, experiment.attempt))
 
     def _slot(self, experiment: Experiment) -> Slot:

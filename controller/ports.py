@@ -271,10 +271,10 @@ class Sandbox(Leftovers, Protocol):
 
     def usage(self, names: Collection[str] = ()) -> Mapping[str, float] | None:
         """CPU seconds that these containers have used so far, by name; without names, each running container
-        of this home.
+        of this home. Those that have ended are missing.
 
-        None if that cannot be told of one of them just now, or if the engine is on another machine than we
-        are, so that our /proc says nothing about it.
+        None if the runtime does not count them, or if the engine is on another machine than we are, so that
+        our /proc says nothing about it.
         """
 
     def describe(self) -> Mapping[str, str]:

@@ -103,8 +103,8 @@ class Settings(BaseSettings):
     seed: int = 0
     """Seed of the built-in tuner."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
-    """Free disk space under which no experiment is started; with a quarter of it, one that runs is stopped
-    and repeated."""
+    """Free disk space, for each slot, under which no experiment is started; with a quarter of it, those that
+    run are stopped and repeated."""
     budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
     absence: AbsenceConfig = AbsenceConfig()
@@ -153,6 +153,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _from_dotenv(settings_cls), _TomlSource(settings_cls)
 
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _require_tables(cls, slots: Any) -> Any:
+        if slots != "auto" and not isinstance(slots, list | tuple):
+            raise ValueError('it is "auto", or a list with a table for each slot')
+        return slots
+
     @field_validator("slots")
     @classmethod
     def _require_slots(
@@ -164,13 +171,15 @@ class Settings(BaseSettings):
         if sandbox is not None and sandbox.gpu:
             raise ValueError("name the GPUs here or in sandbox.gpu, not in both")
         if slots == "auto":
+            if device == "cpu":
+                raise ValueError("auto is one slot for each GPU, but device is cpu")
             return slots
         if (phrase := objection(slots)) is not None:
             raise ValueError(phrase)
         if device == "cpu" and slots[0].gpu:
-            raise ValueError("they name GPUs, and device is cpu")
+            raise ValueError("the slots name GPUs, but device is cpu")
         if device == "gpu" and not slots[0].gpu:
-            raise ValueError("they name no GPU, and device is gpu")
+            raise ValueError("the slots name no GPU, but device is gpu")
         return slots
 
     @field_validator(*_PATHS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from controller.core.plan import Action
 _GLANCE = 0.2
 """Seconds within which a stop is noticed while actions are under way."""
 _GRACE_SECONDS = 5.0
-"""How long a thread gets to notice that it is to end."""
+"""How long the threads get to notice that they are to end."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,16 @@ class ActionThreads:
 
     def join(self) -> None:
         """Wait for all of them to end, once `halt` is set; for what is about a proposal, not long."""
+        end = time.monotonic() + _GRACE_SECONDS
         with self._changed:
-            threads = [*self._threads.items()]
-        for thread, under_way in threads:
-            # What runs on a slot is seen to its end, which comes soon: it has to leave the slot in order.
-            thread.join(None if isinstance(under_way.action, plan.OnSlot) else _GRACE_SECONDS)
+            on_slots = [
+                thread for thread, one in self._threads.items() if isinstance(one.action, plan.OnSlot)
+            ]
+            others = [thread for thread in self._threads if thread not in on_slots]
+        for thread in on_slots:
+            thread.join()  # which comes soon: it has to leave its slot in order
+        for thread in others:
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 class Halt(threading.Event):

@@ -28,6 +28,10 @@ from controller.store import data
 from controller.store.pause import HomeSurroundings
 from controller.system.clock import SystemClock
 
+_SEVERAL = 2
+"""While it is not known yet how many slots there are."""
+_SLOTS_OF_A_REHEARSAL = 4
+"""How many slots one rehearsal at a time keeps supplied: each takes some ten seconds, a training minutes."""
 RUNNER_FOLDER = "runner"
 """Where a runner keeps its copies of the harness and of each train.py that runs; nobody else writes there."""
 
@@ -78,7 +82,7 @@ class Machine:
         return cls(
             sandbox=sandbox,
             slots=[common.slot(number, device) for number, device in enumerate(devices)],
-            rehearsal=common.rehearsal(device),
+            rehearsal=common.rehearsal(device, -(-len(devices) // _SLOTS_OF_A_REHEARSAL)),
             harness=harness,
             data_files=data_files,
             engine_root=Path(engine["root"]) if engine["root"] else None,
@@ -132,7 +136,7 @@ class _Common:
         )
         return Slot(trainer, judge, monitor)
 
-    def rehearsal(self, device: Device) -> ContainerRehearsal:
+    def rehearsal(self, device: Device, at_once: int) -> ContainerRehearsal:
         return ContainerRehearsal(
             self.sandbox,
             self.clock,
@@ -141,6 +145,7 @@ class _Common:
             home=self.config.home,
             files=self.files,
             alone=self.alone,
+            at_once=at_once,
         )
 
 
@@ -174,7 +179,8 @@ def sandbox_of(config: Settings, devices: Sequence[Device] = ()) -> Sandbox:
         return RunnerSandbox(config.runner, SystemClock())
     try:
         containers = devices[0].sandbox if devices else sealed(config.sandbox)
-        return DockerSandbox(containers, config.home, SystemClock(), slots=len(devices) or 1)
+        slots = len(devices) or (_SEVERAL if config.slots else 1)
+        return DockerSandbox(containers, config.home, SystemClock(), slots)
     except InfrastructureError as error:
         raise NotReady(
             f"The container engine cannot be used; look at it and at DOCKER_HOST: {error}"

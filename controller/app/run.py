@@ -82,7 +82,9 @@ def run(
             publish=publisher(config.home, archive),
             prune=Retention(config.home, config.storage).prune,
             check_inputs=machine.check_inputs,
-            surroundings=HomeSurroundings(config.home, config.min_free_bytes, machine.engine_root),
+            surroundings=HomeSurroundings(
+                config.home, config.min_free_bytes * len(machine.slots), machine.engine_root
+            ),
             rehearsal=machine.rehearsal,
         )
         loop = Loop(components, state, config.budget.wall_seconds)

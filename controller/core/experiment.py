@@ -57,6 +57,8 @@ class Experiment:
     attempt: int = 0
     """The attempt that runs or ran last; 0 before the first."""
     container: str | None = None
+    spec_sha256: str = ""
+    """Digest of that container, as it was asked for."""
     started_at: str | None = None
     finished_at: str | None = None
     budget_seconds: float | None = None
@@ -141,6 +143,7 @@ def advance(experiment: Experiment, record: Record, running: Provenance | None) 
                 phase=Phase.TRAINING,
                 attempt=event.attempt,
                 container=event.container,
+                spec_sha256=event.spec_sha256,
                 started_at=record.time,
                 budget_seconds=event.budget_seconds,
                 outcome=None,

@@ -16,7 +16,7 @@ crash, with several slots and with any agent it is the same code.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from controller.core.backoff import backoff
@@ -501,7 +501,7 @@ def questions(state: ResearchState, situation: Situation) -> Iterator[Ask]:
         if ask.agent == MERGE or left > 0:
             yield ask
             left -= ask.agent != MERGE
-    yield from [*_ideas(state, situation, len(urgent))][: _room(state, situation, len(urgent))]
+    yield from [*_ideas(state, situation, urgent)][: _room(state, situation, len(urgent))]
 
 
 def _urgent_due(state: ResearchState, situation: Situation) -> list[Ask]:
@@ -529,13 +529,13 @@ def _is_urgent(proposal: Proposal) -> bool:
     return proposal.purpose in ("fix", "merge")
 
 
-def _ideas(state: ResearchState, situation: Situation, others: int) -> Iterator[Ask]:
+def _ideas(state: ResearchState, situation: Situation, urgent: Sequence[Ask]) -> Iterator[Ask]:
     """A slow agent is asked ahead, another one when a slot is idle; an understudy stands in meanwhile.
 
-    A fast one is asked for one proposal at a time, since it must know of the one before. `others`: questions
-    that go first.
+    A fast one is asked for one proposal at a time, since it must know of the one before. What is `urgent`
+    goes first.
     """
-    rules = situation.rules
+    rules, others = situation.rules, len(urgent)
     idle = len(_unclaimed_slots(state, situation)) if _has_baseline(state) else 0
     asked_understudy = _asked_understudy(state)
     if _is_absent(state, situation) and _understudy_acts(situation):
@@ -545,7 +545,8 @@ def _ideas(state: ResearchState, situation: Situation, others: int) -> Iterator[
     if _may_ask(state, situation):
         wanted = rules.slots if rules.asks_ahead else idle
         missing = wanted - (len(state.proposals) - asked_understudy) - others
-        most = missing if rules.asks_ahead else min(missing, 1 - _unanswered(state))
+        asked = _unanswered(state) + sum(ask.agent != MERGE for ask in urgent)
+        most = missing if rules.asks_ahead else min(missing, 1 - asked)
         for _ in range(most):
             yield Ask(rules.agent, "propose")
 

@@ -13,7 +13,7 @@ from controller.ports import Clock, Sandbox
 
 _LOOKS = 3
 _PAUSE_SECONDS = 0.2
-"""The engine reports no usage at the moment when a container of the home ends."""
+"""The engine reports no usage at the moment when the container ends."""
 
 
 class Meter:

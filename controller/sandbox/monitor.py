@@ -68,7 +68,7 @@ _PROC_STAT = Path("/proc/stat")
 
 
 class NoiseMonitor:
-    """`ports.Slot` on this machine and a Sandbox."""
+    """`ports.Monitor` on this machine and a Sandbox."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class NoiseMonitor:
     def look(self, stop: threading.Event) -> Disturbance | None:
         if self._containers.gpu and (found := self._look_at_gpu(stop)) is not None:
             return found
-        before = self._cpus.read()
+        before = self._cpus.read(fresh=True)  # one of before the run's end would show the run itself
         stop.wait(_LOOK_SECONDS)
         after = self._cpus.read()
         cpu = cpu_conditions([before, after]) if before and after else None
@@ -214,13 +214,15 @@ class CpuCounters:
         self._sandbox, self._clock = sandbox, clock
         self._lock = threading.Lock()
         self._last: _Counters | None = None
+        self._tried = -math.inf
 
-    def read(self) -> _Counters | None:
-        """At most `_FRESH_SECONDS` old. None if there are none: no /proc, an engine on another machine, an
-        engine that fails."""
+    def read(self, fresh: bool = False) -> _Counters | None:
+        """At most `_FRESH_SECONDS` old, or `fresh`. None if there are none: no /proc, an engine on another
+        machine, an engine that fails."""
         with self._lock:
-            if self._last is None or self._clock.monotonic() - self._last.at >= _FRESH_SECONDS:
-                self._last = self._read()
+            now = self._clock.monotonic()
+            if fresh or now - self._tried >= _FRESH_SECONDS:
+                self._tried, self._last = now, self._read()
             return self._last
 
     def _read(self) -> _Counters | None:
@@ -242,9 +244,9 @@ class SlotCpus:
         self.experiment = ""
         """The one on the slot."""
 
-    def read(self) -> CpuReading | None:
-        """None if it cannot be measured."""
-        counters = self._counters.read()
+    def read(self, fresh: bool = False) -> CpuReading | None:
+        """None if it cannot be measured. `fresh`: not a reading of a moment ago."""
+        counters = self._counters.read(fresh)
         if counters is None:
             return None
         try:

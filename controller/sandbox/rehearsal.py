@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +24,8 @@ from controller.failpoints import reach
 from controller.files import make_folder, write_atomic
 from controller.ports import Clock, Exit, Sandbox
 
+_STOP_SECONDS = 0.2
+"""How soon a request to stop is noticed."""
 _DETAIL_CHARACTERS = 2000
 _OUTPUT_BYTES = 64 * 1024
 
@@ -57,19 +61,23 @@ class ContainerRehearsal:
         home: Path,
         files: Files,
         alone: threading.Lock | None = None,
+        at_once: int = 1,
     ) -> None:
-        """`alone` is held during a rehearsal; ContainerJudge says why. There is one rehearsal at a time."""
+        """`alone` is held during a rehearsal; ContainerJudge says why. `at_once`: how many there may be."""
         self._sandbox, self._clock = sandbox, clock
         self._config, self._containers = config, containers
         self._home, self._files = home.resolve(), files
-        self._train = self._home / "rehearsal" / "train.py"
-        self._alone = alone or threading.Lock()
+        self._alone = alone or nullcontext()
+        self._free: SimpleQueue[int] = SimpleQueue()
+        """Numbers of the rehearsals that may begin."""
+        for number in range(1, at_once + 1):
+            self._free.put(number)
 
     def rehearse(self, train_py: str, stop: threading.Event) -> RehearsalResult:
-        with self._alone:
+        with self._turn(stop) as number, self._alone:
             began = self._clock.monotonic()
             try:
-                report = self._run(train_py, stop)
+                report = self._run(train_py, number, stop)
             except Interrupted:
                 raise
             except (GloveboxError, OSError) as error:
@@ -79,11 +87,27 @@ class ContainerRehearsal:
             result=report.result, detail=clean_text(report.detail, _DETAIL_CHARACTERS), seconds=seconds
         )
 
-    def _run(self, train_py: str, stop: threading.Event) -> _Report:
-        spec = self._spec()
+    @contextmanager
+    def _turn(self, stop: threading.Event) -> Iterator[int]:
+        """Raises Interrupted."""
+        while not stop.is_set():
+            try:
+                number = self._free.get(timeout=_STOP_SECONDS)
+            except Empty:
+                continue
+            try:
+                yield number
+            finally:
+                self._free.put(number)
+            return
+        raise Interrupted("stopped by a person")
+
+    def _run(self, train_py: str, number: int, stop: threading.Event) -> _Report:
+        train = self._home / "rehearsal" / f"{number}.py"
+        spec = self._spec(train, number)
         self._sandbox.remove(containers=[spec.name])  # left behind by a controller that died
-        make_folder(self._train.parent)
-        write_atomic(self._train, train_py.encode("utf-8"))
+        make_folder(train.parent)
+        write_atomic(train, train_py.encode("utf-8"))
         try:
             deadline = self._sandbox.start(spec) + self._config.seconds
             end = self._sandbox.wait(spec.name, deadline=deadline, stop=stop)
@@ -91,16 +115,16 @@ class ContainerRehearsal:
         finally:
             # What cannot be removed now is removed by the next rehearsal or the next start of the controller.
             with suppress(InfrastructureError, OSError):
-                self._train.unlink(missing_ok=True)
+                train.unlink(missing_ok=True)
                 self._sandbox.remove(containers=[spec.name])
                 reach("rehearsal-cleared")
 
-    def _spec(self) -> ContainerSpec:
+    def _spec(self, train: Path, number: int) -> ContainerSpec:
         return builders.rehearsal(
             self._containers,
-            ContainerNames(self._home, REHEARSAL),
+            ContainerNames(self._home, REHEARSAL, attempt=number),
             self._files,
-            train=self._train,
+            train=train,
             limit_seconds=self._config.seconds,
         )
 

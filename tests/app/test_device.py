@@ -84,7 +84,9 @@ def test_a_gpu_on_which_torch_has_calculated(resolve: Resolve, with_cuda: str) -
     found = resolve(image=with_cuda, gpu_access="runtime")
     assert (found.scale, found.name, found.sandbox.gpu) == ("gpu", "NVIDIA Stand-in", ("0",))
     assert found.gpu is not None and (found.gpu.capability, found.gpu.cuda) == ("8.9", "13.0")
-    assert found.notes == ("2 GPUs of a kind, GPU 0 is used; set sandbox.gpu to choose",)
+    assert found.notes == (
+        '2 GPUs of a kind, GPU 0 is used; set sandbox.gpu to choose, or slots = "auto" for all',
+    )
     assert resolve(image=with_cuda, gpu_access="runtime", gpu=["1"]).sandbox.gpu == ("1",)
     with pytest.raises(NotReady, match="There is no GPU '7' here"):
         resolve(image=with_cuda, gpu_access="runtime", gpu=["7"])
@@ -97,11 +99,25 @@ def test_slots_with_a_gpu_each(bench: Bench, with_cuda: str) -> None:
         assert [one.sandbox.gpu for one in found] == [("0",), ("1",)]
         assert {one.name for one in found} == {"NVIDIA Stand-in"}
     assert sentence(found).startswith(
-        "2 slots (slot 0: GPU 0, CPUs all; slot 1: GPU 1, CPUs all), each: NVIDIA"
+        "2 slots (slot 0: GPU 0, all CPUs; slot 1: GPU 1, all CPUs), each: NVIDIA"
     )
     again = [{"gpu": ["0"]}, {"gpu": ["GPU-0"]}]
     with pytest.raises(UserError, match="name one GPU twice, the second time as GPU-0"):
         resolve_all(bench, again, image=with_cuda, gpu_access="runtime")
+
+
+def test_slots_for_gpus_that_are_not_listed_or_too_many(bench: Bench) -> None:
+    listing_fails = NVIDIA_SMI.replace("    *)", "    *) exit 6 ;;\n    never)")
+    with image_with(nvidia_smi=listing_fails, python=PYTHON) as image:
+        [found] = resolve_all(bench, "auto", image=image, gpu_access="runtime")
+    assert found.notes == ("the engine does not list the GPUs, so there is one slot; name them in slots",)
+    line = 'echo "$n, GPU-$n, NVIDIA Stand-in, 24576, 0, Disabled, Default, Disabled"'
+    many = f"#!/bin/sh\nfor n in $(seq 0 32); do {line}; done\n"
+    with (
+        image_with(nvidia_smi=many, python=PYTHON) as image,
+        pytest.raises(UserError, match="33 GPUs and slices, but at most 32 slots"),
+    ):
+        resolve_all(bench, "auto", image=image, gpu_access="runtime")
 
 
 def test_slots_with_different_gpus_are_refused(bench: Bench) -> None:
@@ -120,7 +136,7 @@ def test_slots_without_a_gpu(bench: Bench) -> None:
         ("cpu", "0", ()),
         ("cpu", "1", ()),
     ]
-    with pytest.raises(NotReady, match=r"A slot names the CPUs 4000, but there are only 0 to \d+"):
+    with pytest.raises(NotReady, match=r"Slot 1 names CPUs 4000, but the engine has only CPUs 0 to \d+"):
         resolve_all(bench, [{"cpus": "0"}, {"cpus": "4000"}])
     with pytest.raises(NotReady, match="NVIDIA"):
         resolve_all(bench, [{"gpu": ["0"]}, {"gpu": ["1"]}])

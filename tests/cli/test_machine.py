@@ -121,7 +121,7 @@ def test_doctor_says_why_it_is_the_cpu(on_engine: Glovebox) -> None:
     ],
 )
 def test_doctor_says_whether_the_kernels_caches_are_emptied(
-    on_engine: Glovebox, settings: dict[str, str], says: str, why: str
+    on_engine: Glovebox, settings: dict[str, Any], says: str, why: str
 ) -> None:
     said = on_engine("doctor", "--json", **settings).out
     [check] = [check for check in json.loads(said) if check["check"] == "caches"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from controller.components import Slot
+from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import InfrastructureError
 from controller.core.events import (
     Committed,
@@ -16,6 +18,7 @@ from controller.core.events import (
     ExperimentOpened,
     Paused,
     ProposalAsked,
+    Voided,
 )
 from controller.core.rules import RetryConfig
 from controller.core.state import fold
@@ -58,6 +61,22 @@ class InOrder(FakeTrainer):
             ended = 1 if self._first in attempt.train_path.read_text(encoding="utf-8") else 2
             self._watch.until(lambda state: state.next_number > 2 and len(state.order) >= ended)
         return outcome
+
+
+class Elsewhere(FakeTrainer):
+    """Runs on CPUs that the settings name; may die with its controller in the middle of an experiment."""
+
+    def __init__(self, cpus: str, dies: str = "") -> None:
+        super().__init__()
+        self._cpus, self._dies = cpus, dies
+
+    def spec(self, attempt: Attempt) -> ContainerSpec:
+        return replace(super().spec(attempt), cpus=self._cpus)
+
+    def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+        if attempt.experiment == self._dies:
+            raise KeyboardInterrupt
+        return super().train(attempt, stop, tick)
 
 
 ENOUGH = [exhausted()] * 4
@@ -218,6 +237,23 @@ def test_an_experiment_whose_slot_is_gone_moves(tmp_path: Path, efforts: list[Ef
     loop.run()
     assert [experiment.slot for experiment in loop.state.experiments if experiment.number != 1] == [0, 0]
     assert len(loop.state.order) == 3
+
+
+@pytest.mark.parametrize(("cpus", "attempts"), [("0", 1), ("1", 2)])
+def test_a_training_goes_on_only_where_the_settings_still_put_it(
+    tmp_path: Path, efforts: list[Effort], cpus: str, attempts: int
+) -> None:
+    effort = start(efforts, tmp_path, Counting(1))
+    on_slots(effort, 1, Elsewhere("0", dies="1"))
+    with pytest.raises(KeyboardInterrupt):
+        effort.loop().run()
+    effort.restart()
+    on_slots(effort, 1, Elsewhere(cpus))
+    loop = effort.loop()
+    loop.run()
+    assert loop.state.experiments[1].attempt == attempts
+    voided = [event.reason for event in events(tmp_path, Voided) if isinstance(event, Voided)]
+    assert voided == ["its container was started with other settings"] * (attempts - 1)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def small(make_bench: Callable[..., Bench]) -> Bench:
     return bench
 
 
-def rehearsal(bench: Bench, seconds: float = 250.0) -> ContainerRehearsal:
+def rehearsal(bench: Bench, seconds: float = 250.0, at_once: int = 1) -> ContainerRehearsal:
     return ContainerRehearsal(
         bench.sandbox,
         bench.clock,
@@ -37,6 +37,7 @@ def rehearsal(bench: Bench, seconds: float = 250.0) -> ContainerRehearsal:
         containers=bench.config,
         home=bench.home,
         files=bench.files,
+        at_once=at_once,
     )
 
 
@@ -136,4 +137,27 @@ def test_trouble_with_the_engine_is_not_the_texts_fault(small: Bench) -> None:
     (small.harness.folder / "rehearse.py").unlink()
     result = rehearsal(small).rehearse(IMPORTABLE, threading.Event())
     assert (result.result, bool(result.detail)) == ("inconclusive", True)
+    assert left_behind(small) == []
+
+
+def test_as_many_at_once_as_there_may_be(small: Bench) -> None:
+    both = rehearsal(small, at_once=2)
+    stop, results = threading.Event(), []
+
+    def one() -> None:
+        results.append(both.rehearse(before_the_model("import time; time.sleep(8)"), stop).result)
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while len(small.sandbox.leftovers()[0]) < 2:
+        assert time.monotonic() < deadline, "they run one after the other"
+    impatient = threading.Event()
+    impatient.set()
+    with pytest.raises(Interrupted):
+        both.rehearse(IMPORTABLE, impatient)
+    for thread in threads:
+        thread.join(120)
+    assert results == ["passed", "passed"]
     assert left_behind(small) == []

@@ -70,7 +70,7 @@ class SandboxConfig(BaseModel):
 
 
 class SealedConfig(SandboxConfig):
-    """The settings together with what is not a setting, or one of the slot."""
+    """The settings together with the seccomp profile, which is not a setting, and the CPUs of the slot."""
 
     seccomp: str = Field(min_length=1)
     cpus: str = ""

@@ -108,7 +108,7 @@ def host_cpu(proc_stat: str, ticks_per_second: float, cpus: Collection[int] = ()
             waiting += idle + iowait
             found += 1
     if found < len(wanted):
-        raise ValueError("no line for all CPUs in /proc/stat")
+        raise ValueError("no line for one of the CPUs in /proc/stat")
     return busy / ticks_per_second, waiting / ticks_per_second
 
 

@@ -121,7 +121,8 @@ def every(gpus: Sequence[ListedGpu]) -> tuple[str, ...]:
 
 def named_twice(gpus: Sequence[ListedGpu], ids: Sequence[str]) -> str | None:
     """The first id that means the same device as one before it, by number and by UUID for instance."""
-    known = {name: gpu.uuid for gpu in gpus for name in (str(gpu.index), gpu.uuid)}
+    known = {str(gpu.index): gpu.uuid for gpu in gpus}
+    known |= {f"{gpu.index}:{number}": uuid for gpu in gpus for number, uuid in enumerate(gpu.slices)}
     seen: set[str] = set()
     for name in ids:
         if known.get(name, name) in seen:
@@ -145,7 +146,9 @@ def _find(gpus: Sequence[ListedGpu], name: str) -> ListedGpu:
         if name in (str(gpu.index), gpu.uuid):
             _require_fit(gpu)
             return gpu
-    raise NotReady(f"There is no GPU {clean_line(name)!r} here; sandbox.gpu may name {_offer(gpus)}.")
+    raise NotReady(
+        f"There is no GPU {clean_line(name)!r} here; slots and sandbox.gpu may name {_offer(gpus)}."
+    )
 
 
 def _require_fit(gpu: ListedGpu) -> None:
@@ -179,7 +182,7 @@ def _company(gpu: ListedGpu, gpus: Sequence[ListedGpu]) -> tuple[str, ...]:
         which = f"{len(gpus)} GPUs of a kind"
     else:
         which = f"{len(gpus)} GPUs ({_offer(gpus)})"
-    return (f"{which}, GPU {gpu.index} is used; set sandbox.gpu to choose",)
+    return (f'{which}, GPU {gpu.index} is used; set sandbox.gpu to choose, or slots = "auto" for all',)
 
 
 def _remarks(gpu: ListedGpu) -> tuple[str, ...]:

@@ -9,13 +9,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from controller.core.hardware.gpu_listing import ALL
 from controller.core.hardware.gpu_probe import Gpu
 
 MOST_SLOTS = 32
 _MOST_CPUS = 4096
-_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
-GpuId = Annotated[str, Field(min_length=1, max_length=100)]
+GpuId = Annotated[str, Field(pattern=r"^[^,\s]{1,100}$")]
 
 
 class SlotConfig(BaseModel):
@@ -31,8 +32,8 @@ class SlotConfig(BaseModel):
     @field_validator("cpus")
     @classmethod
     def _require_cpus(cls, value: str) -> str:
-        cpu_set(value)
-        return value
+        """As an engine takes it."""
+        return ",".join(str(number) for number in sorted(cpu_set(value)))
 
 
 def cpu_set(text: str) -> frozenset[int]:
@@ -51,8 +52,10 @@ def objection(slots: Sequence[SlotConfig]) -> str | None:
     """Why these slots cannot be used side by side, as a phrase; None if they can."""
     if len(slots) > MOST_SLOTS:
         return f"there are {len(slots)}, and at most {MOST_SLOTS} are possible"
-    if len(slots) > 1 and any(not slot.gpu and not slot.cpus for slot in slots):
-        return "each of several slots has to name its GPU (gpu) or its CPUs (cpus)"
+    if any(not slot.gpu and not slot.cpus for slot in slots):
+        return "each slot has to name its GPU (gpu) or its CPUs (cpus)"
+    if len(slots) > 1 and any(ALL in slot.gpu for slot in slots):
+        return "one of several slots cannot have all GPUs"
     if twice := _twice(gpu for slot in slots for gpu in slot.gpu):
         return f"the GPU {twice} is named twice"
     sets = [cpu_set(slot.cpus) for slot in slots]

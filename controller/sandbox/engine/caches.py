@@ -31,7 +31,7 @@ class Caches:
     def __init__(
         self, off: str, *, empty: Callable[[bool], None], running: Callable[[], Set[Domain]]
     ) -> None:
-        """`off`: why they are not to be emptied; empty: they are.
+        """`off`: why they are not to be emptied; an empty string if they are.
 
         `empty` empties the caches and, given True, reads back in what all containers need; it raises
         InfrastructureError or NotReady. `running` returns the domains of the containers that run now and are

@@ -39,6 +39,10 @@ _NAMES_AN_ENGINE = (
 """Environment variables that determine the address."""
 
 
+_KEPT = 128
+"""Connections that are kept open for further requests; with several slots, many are under way at a time."""
+
+
 class NoAddress(docker.errors.DockerException):
     """The environment names an engine that we cannot talk to; the message is a sentence for the user."""
 
@@ -96,7 +100,7 @@ def _address(_environment: tuple[str | None, ...]) -> Address:
 
 def connect(answer_seconds: int = ANSWER_SECONDS) -> docker.APIClient:
     """A connection to the engine at `address()`. Raises FAILURES."""
-    return docker.APIClient(**address().arguments, timeout=answer_seconds)
+    return docker.APIClient(**address().arguments, timeout=answer_seconds, max_pool_size=_KEPT)
 
 
 class engine_call:

@@ -199,15 +199,16 @@ class DockerSandbox:
             if self._engine_is_local is None:
                 self._engine_is_local = self._client.info()["KernelVersion"] == os.uname().release
             names = names or [c["Names"][0].lstrip("/") for c in self._client.containers(filters=ours)]
-        used = {name: self._used(name) for name in names}
+        found = [(name, self._used(name)) for name in names]
+        used = {name: seconds for name, seconds in found if seconds is not None}
         return used if self._engine_is_local and all(used.values()) else None
 
-    def _used(self, name: str) -> float:
-        """CPU seconds; 0 once it has ended, or if the runtime counts none (gVisor without cgroups)."""
+    def _used(self, name: str) -> float | None:
+        """CPU seconds; 0 if the runtime counts none (gVisor without cgroups), None once it has ended."""
         with engine_call(f"say what the container {name} uses", forgive=_ENDED):
             stats = self._client.stats(name, stream=False, one_shot=True)
             return float(stats["cpu_stats"]["cpu_usage"].get("total_usage", 0)) / 1e9
-        return 0.0
+        return None
 
     def remove(self, *, containers: Sequence[str] = (), volumes: Sequence[str] = ()) -> None:
         for name in containers:
@@ -259,25 +260,27 @@ class DockerSandbox:
             "obstacle": obstacle,
         }
 
-    def require_cpus(self, cpus: str) -> None:
+    def require_cpus(self, slot: int, cpus: str) -> None:
         """Raises NotReady if the engine cannot keep a container on these CPUs, like `0-3,8`."""
         with engine_call("describe itself", starting_up=True):
             info = self._client.info()
         if not info.get("CPUSet"):
             raise NotReady("The engine cannot keep experiments on their CPUs; its kernel lacks cpuset.")
         if max(cpu_set(cpus)) >= info["NCPU"]:
-            raise NotReady(f"A slot names the CPUs {cpus}, but there are only 0 to {info['NCPU'] - 1}.")
+            last = info["NCPU"] - 1
+            raise NotReady(f"Slot {slot} names CPUs {cpus}, but the engine has only CPUs 0 to {last}.")
 
     def gpus(self) -> str:
         """What nvidia-smi lists of all the machine's GPUs. Raises NotReady, InfrastructureError."""
         return self._run(gpu_listing(self._config, ContainerNames(self._home, "doctor")))[1]
 
-    def gpu(self, program: str) -> tuple[str, int | None]:
+    def gpu(self, program: str, slot: int = 0) -> tuple[str, int | None]:
         """Probe the first configured GPU as T sees it: (output of nvidia-smi and `program`, exit status).
 
         Raises NotReady if the engine cannot hand out a GPU.
         """
-        status, said = self._run(gpu_probe(self._config, ContainerNames(self._home, "doctor"), program))
+        names = ContainerNames(self._home, "doctor", attempt=slot + 1)
+        status, said = self._run(gpu_probe(self._config, names, program))
         return said, status
 
     def _run(self, spec: ContainerSpec) -> tuple[int | None, str]:

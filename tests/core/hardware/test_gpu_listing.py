@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.core.errors import NotReady
-from controller.core.hardware.gpu_listing import COMMAND, Choice, ListedGpu, choose, parse
+from controller.core.hardware.gpu_listing import COMMAND, Choice, ListedGpu, choose, every, named_twice, parse
 
 ONE = """\
 0, GPU-aaaa, NVIDIA H200, 143771, 0, Disabled, Default, Disabled
@@ -36,6 +36,34 @@ def test_what_the_lines_say() -> None:
     assert (second.mig, second.slices) == (False, ())
     [laptop] = parse(LAPTOP)
     assert laptop.display and not laptop.mig and laptop.used_bytes == 612 * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ids"),
+    [
+        ((), ()),
+        (parse(ONE), ("0",)),
+        (parse(SPLIT), ("MIG-1111", "MIG-2222", "1")),
+        ([gpu(0), gpu(1, compute_mode="Prohibited"), gpu(2)], ("0", "2")),
+        ([gpu(0, mig=True)], ()),
+    ],
+)
+def test_every_device_that_takes_work(gpus: list[ListedGpu], ids: tuple[str, ...]) -> None:
+    assert every(gpus) == ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "twice"),
+    [
+        (("0", "1"), None),
+        (("1", "GPU-bbbb"), "GPU-bbbb"),
+        (("MIG-1111", "0:1"), None),
+        (("MIG-2222", "1", "0:1"), "0:1"),
+        (("7", "7"), "7"),
+    ],
+)
+def test_a_device_that_is_named_twice(ids: tuple[str, ...], twice: str | None) -> None:
+    assert named_twice(parse(SPLIT), ids) == twice
 
 
 @pytest.mark.parametrize("text", ["", "No devices were found\n", "sh: 1: nvidia-smi: not found", "0, GPU-a"])

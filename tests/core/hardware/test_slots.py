@@ -27,10 +27,20 @@ def test_a_list_of_cpus(text: str, cpus: set[int]) -> None:
     assert cpu_set(text) == cpus
 
 
-@pytest.mark.parametrize("text", ["3-1", "-1", "a", "1,", "0--1", "5000", "1.5", "0-99999"])
+def test_an_engine_gets_a_list_that_it_takes() -> None:
+    assert SlotConfig(cpus=" 0-2, 8").cpus == "0,1,2,8"
+
+
+@pytest.mark.parametrize("text", ["3-1", "\u0663", "-1", "a", "1,", "0--1", "5000", "1.5", "0-99999"])
 def test_what_is_no_list_of_cpus(text: str) -> None:
     with pytest.raises(ValueError, match="is not a list of CPUs like 0-3,8"):
         cpu_set(text)
+
+
+@pytest.mark.parametrize("gpu", ["", "0,1", "0 1"])
+def test_what_is_no_gpu(gpu: str) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        SlotConfig(gpu=(gpu,))
 
 
 def slots(*described: tuple[str, str]) -> list[SlotConfig]:
@@ -40,8 +50,8 @@ def slots(*described: tuple[str, str]) -> list[SlotConfig]:
 @pytest.mark.parametrize(
     "given",
     [
-        slots(("", "")),
         slots(("0", "")),
+        slots(("all", "")),
         slots(("0", ""), ("1", "")),
         slots(("0", "0-3"), ("1", "4-7")),
         slots(("0 1", ""), ("2 3", "")),
@@ -55,7 +65,9 @@ def test_slots_that_can_be_used_side_by_side(given: list[SlotConfig]) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        (slots(("", "")), "has to name its GPU"),
         (slots(("", ""), ("", "")), "has to name its GPU"),
+        (slots(("all", ""), ("0", "")), "cannot have all GPUs"),
         (slots(("0", ""), ("", "")), "has to name its GPU"),
         (slots(("0", ""), ("0", "")), "the GPU 0 is named twice"),
         (slots(("0 0", "")), "the GPU 0 is named twice"),
