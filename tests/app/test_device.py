@@ -112,7 +112,7 @@ def test_slots_for_gpus_that_are_not_listed_or_too_many(bench: Bench) -> None:
         [found] = resolve_all(bench, "auto", image=image, gpu_access="runtime")
     assert found.notes == ("the engine does not list the GPUs, so there is one slot; name them in slots",)
     line = 'echo "$n, GPU-$n, NVIDIA Stand-in, 24576, 0, Disabled, Default, Disabled"'
-    many = f"#!/bin/sh\nfor n in $(seq 0 32); do {line}; done\n"
+    many = f"#!/bin/sh\ncase $* in *index*) for n in $(seq 0 32); do {line}; done ;; esac\n"
     with (
         image_with(nvidia_smi=many, python=PYTHON) as image,
         pytest.raises(UserError, match="33 GPUs and slices, but at most 32 slots"),
