@@ -91,7 +91,7 @@ def test_two_slots_go_on_after_a_kill_and_each_keeps_its_cpu(
 ) -> None:
     if len(cpus := sorted(os.sched_getaffinity(0))) < 2:
         pytest.skip("two slots of a CPU each need two CPUs")
-    ideas = [train_py(seconds=8, lr=lr) for lr in (0.03, 0.02)]
+    ideas = [train_py(seconds=25, lr=lr) for lr in (0.03, 0.02)]
     made, _ = make_effort(tmp_path, with_data, train_py(), ideas)
     slots = json.dumps([{"cpus": str(cpu)} for cpu in cpus[:2]])
     ours = {**made.environment, **SETTINGS, "GLOVEBOX_SLOTS": slots, "GLOVEBOX_RUNNER": str(socket_path)}
