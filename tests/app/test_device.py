@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from controller.app.device import Device, resolve_devices, sentence
-from controller.core.containers.config import SandboxConfig
 from controller.core.errors import NotReady, UserError
 from controller.settings import Settings
 from tests.sandbox.stand_ins import NVIDIA_SMI, OF_ANOTHER_SIZE, PYTHON
@@ -48,8 +47,9 @@ def resolve(bench: Bench) -> Resolve:
 
 
 def resolve_all(bench: Bench, slots: object = (), device: str = "auto", **sandbox: object) -> list[Device]:
-    containers = SandboxConfig.model_validate({"empty_caches": False, **sandbox})
-    return resolve_devices(Settings(home=bench.home, device=device, sandbox=containers, slots=slots))  # type: ignore[arg-type]
+    containers = {"empty_caches": False, **sandbox}
+    given = {"home": bench.home, "device": device, "sandbox": containers, "slots": slots}
+    return resolve_devices(Settings.model_validate(given))
 
 
 NO_GPU = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")

@@ -76,14 +76,20 @@ def test_an_effort_without_the_engine_survives_its_runner(
         assert command("reap").out == "" and no_leftovers(command.home)
         assert not any((command.home / "runner" / "train").iterdir())
     finally:
-        if controller is not None:
-            controller.kill()
-            controller.communicate()
-        runner.terminate()
-        told = runner.communicate(timeout=20)[0]
-        remove_leftovers(command.home)
+        told = end(runner, controller, command.home)
     assert runner.returncode == 0 and "Traceback" not in told
     assert len(started) == 1
+
+
+def end(runner: subprocess.Popen[str], controller: subprocess.Popen[str] | None, home: Path) -> str:
+    """Both of them, and what they leave in the engine; what the runner printed."""
+    if controller is not None:
+        controller.kill()
+        controller.communicate()
+    runner.terminate()
+    told = runner.communicate(timeout=20)[0]
+    remove_leftovers(home)
+    return told
 
 
 def test_two_slots_go_on_after_a_kill_and_each_keeps_its_cpu(
@@ -114,12 +120,7 @@ def test_two_slots_go_on_after_a_kill_and_each_keeps_its_cpu(
         assert command("verify", "--json").json() == {"problems": []}
         assert command("reap").out == "" and no_leftovers(command.home)
     finally:
-        if controller is not None:
-            controller.kill()
-            controller.communicate()
-        runner.terminate()
-        told = runner.communicate(timeout=20)[0]
-        remove_leftovers(command.home)
+        told = end(runner, controller, command.home)
     assert runner.returncode == 0 and "Traceback" not in told
     rows = command("log", "--json").json()
     assert {(row["slot"], row["attempt"]) for row in rows[1:]} == {(0, 1), (1, 1)}, "both were adopted"

@@ -32,8 +32,9 @@ class SlotConfig(BaseModel):
     @field_validator("cpus")
     @classmethod
     def _require_cpus(cls, value: str) -> str:
-        """As an engine takes it."""
-        return ",".join(str(number) for number in sorted(cpu_set(value)))
+        """As an engine takes it: without spaces."""
+        cpu_set(value)
+        return ",".join(part.strip() for part in value.split(","))
 
 
 def cpu_set(text: str) -> frozenset[int]:
