@@ -1,0 +1,1 @@
+"""What differences between noisy scores are worth: spread, evidence, intervals. Pure."""
