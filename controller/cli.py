@@ -193,13 +193,16 @@ def try_(
     home: Home = None,
     budget: Budget = None,
     device: Device = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="The run's seed. Default: one is drawn.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run one train.py as an experiment outside the frontier: nothing is kept or journalled."""
     config = settings.load(home=home, device=device, **_section("budget", wall_seconds=budget))
     with HomeLock(config.home):
         try:
-            result = trial.run(config, file, signals.stop_on_signals())
+            result = trial.run(config, file, signals.stop_on_signals(), seed=seed)
         except Interrupted:
             raise GloveboxError("The try was stopped before it had a result.") from None
     if as_json:

@@ -136,7 +136,7 @@ class Experiments:
     def _start(self, experiment: Experiment) -> Experiment:
         slot, number = self._slot(experiment), experiment.number
         self._components.runs.write_proposal(
-            number, train_py=self._effort.source(experiment), diff=self._effort.diff(experiment)
+            number, train_py=self._effort.as_run(experiment), diff=self._effort.diff(experiment)
         )
         self._components.check_inputs()
         if experiment.attempt > 0:  # an engine that was away may have kept it alive
@@ -236,8 +236,11 @@ class Experiments:
 
     def _contends(self, experiment: Experiment, score: Score) -> bool:
         """Is a first score good enough to be confirmed? Then what comes next may be made ready for it."""
+        if experiment.repeats is not None:
+            return experiment.proposal.certificate is not None
         with self._effort.lock:
-            if contends(self._frontier, score) and exposed(self._state.lineage, score) is None:
+            margin = self._state.margin(self._components.rules.keep)
+            if contends(self._frontier, score, margin) and exposed(self._state.lineage, score) is None:
                 self.contenders.add(experiment.number)
                 self._changed()
                 return True
@@ -268,10 +271,24 @@ class Experiments:
                 self._effort.record(odd)
                 return
             quarantined = experiment.quarantine.score if experiment.quarantine else None
+            margin = state.margin(self._components.rules.keep)
             outcome = _known(experiment.outcome)
-            decision = decide(frontier, outcome, experiment.judgement, quarantined, state.lineage)
+            decision = decide(
+                frontier,
+                outcome,
+                experiment.judgement,
+                quarantined,
+                state.lineage,
+                is_replicate=experiment.repeats is not None,
+                margin=margin,
+            )
             self._effort.record(
-                Decided(experiment=experiment.number, decision=decision, frontier_bpb=frontier.val_bpb)
+                Decided(
+                    experiment=experiment.number,
+                    decision=decision,
+                    frontier_bpb=frontier.val_bpb,
+                    margin=margin,
+                )
             )
             decided = state.experiments[experiment.number]
             if decided.under_way:
@@ -338,7 +355,7 @@ class Experiments:
         return slots[experiment.slot] if experiment.slot < len(slots) else slots[0]
 
     def _attempt(self, experiment: Experiment, number: int) -> Attempt:
-        return self._components.runs.attempt(experiment.number, number, self._budget_seconds)
+        return self._components.runs.attempt(experiment, number, self._budget_seconds)
 
     @property
     def _state(self) -> ResearchState:

@@ -10,6 +10,7 @@ import datetime as dt
 
 import structlog
 
+from controller import certification
 from controller.components import Components
 from controller.core import plan
 from controller.core.errors import InfrastructureError, Interrupted, UserError, VerificationFailed
@@ -139,6 +140,9 @@ class Loop:
         match action:
             case plan.Pause() | plan.Resume():
                 self._note_pause(action)
+            case plan.OpenCertificate() | plan.DecideCertificate() | plan.SettleCertificate():
+                certification.perform(effort, self._components.repository, action)
+                threads.notify()
             case plan.Move():
                 self._experiments.move(action)
                 threads.notify()

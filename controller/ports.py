@@ -19,6 +19,7 @@ from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.volumes import VolumeSpec
 from controller.core.events import AnyEvent, Record
 from controller.core.experiment import Experiment
+from controller.core.keeps import NO_KEEPS, Keeps
 from controller.core.notebook import Notebook
 from controller.core.proposal import Proposal
 from controller.core.rules import Wish
@@ -80,6 +81,15 @@ class Repository(Protocol):
 
         Doing it twice for one `Experiment` trailer returns the same commit.
         """
+
+    def take_back(self, commit: str, message: str, trailers: Mapping[str, str]) -> str:
+        """Commit the content of an earlier commit on top of the branch and return the full hash.
+
+        Doing it twice for one `Certificate` trailer returns the same commit.
+        """
+
+    def certify(self, commit: str, note: str) -> None:
+        """Name a commit of the branch the effort's certified head, and attach a note to it. Idempotent."""
 
     def merge(self, base: str, ours: str, theirs: str) -> str | None:
         """Three-way merge of texts: `ours` with what `theirs` changed in `base`. None if the two conflict."""
@@ -165,6 +175,8 @@ class Context:
     excerpt: Callable[[int], str]
     """A safe excerpt of an earlier experiment's run.log, by number."""
     services: Services
+    keeps: Keeps = NO_KEEPS
+    """What the keeps so far are worth."""
 
 
 class Agent(Protocol):
@@ -295,10 +307,12 @@ class Attempt:
     """Its number, or `try` for one outside the frontier."""
     number: int
     train_path: Path
-    """The proposal as accepted, read-only for everybody."""
+    """The proposal as it runs, read-only for everybody."""
     log_path: Path
     """run.log, written by us alone."""
     budget_seconds: float
+    seed: int = 42
+    """What the run and its workers find as `prepare.SEED`; by default what it is outside a sandbox."""
 
 
 class Watch(Protocol):

@@ -32,11 +32,12 @@ from pydantic_settings import (
 )
 
 from controller.agents.llm.config import ClaudeConfig
+from controller.core.certificate import CertifyConfig
 from controller.core.containers.config import SandboxConfig
 from controller.core.errors import UserError
 from controller.core.hardware.disturbance import NoiseConfig
 from controller.core.hardware.slots import SlotConfig, objection
-from controller.core.rules import AbsenceConfig, RetryConfig
+from controller.core.rules import AbsenceConfig, KeepConfig, ReplicatesConfig, RetryConfig
 from controller.core.scoring.config import JudgeConfig
 from controller.core.untrusted import clean_line
 from controller.observers.notify import NotifyConfig
@@ -65,7 +66,7 @@ class LimitsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     experiments: Annotated[int, Field(gt=0)] | None = None
-    """Experiments of the effort, the baseline included."""
+    """Experiments of the effort, the baseline included and replicates not."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Hours of the effort: while a controller was at work, all sessions and pauses included."""
     dollars: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -107,6 +108,9 @@ class Settings(BaseSettings):
     run are stopped and repeated."""
     budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
+    replicates: ReplicatesConfig = ReplicatesConfig()
+    keep: KeepConfig = KeepConfig()
+    certify: CertifyConfig = CertifyConfig()
     absence: AbsenceConfig = AbsenceConfig()
     retry: RetryConfig = RetryConfig()
     notify: NotifyConfig = NotifyConfig()

@@ -58,6 +58,9 @@ PACKING_BUFFER = 1000  # documents the packer chooses from
 
 WALL_SECONDS = float(os.environ.get("GLOVEBOX_BUDGET_SECONDS", "300"))  # the run is killed after this long
 
+# The run's seed, drawn by the controller: no program is kept for the luck of its own.
+SEED = int(os.environ.get("GLOVEBOX_SEED", "42"))
+
 # The controller looks for this line.
 NO_GPU = "no GPU: the data is for one, and torch finds none in this container"
 

@@ -40,6 +40,7 @@ from prepare import (
     LEAVE_SECONDS,
     MAX_SEQ_LEN,
     SCALE,
+    SEED,
     VOCAB_SIZE,
     WALL_SECONDS,
     Tokenizer,
@@ -83,7 +84,6 @@ ADAM_BETA2 = 0.95  # range: 0.9..0.995
 # Schedule, in fractions of the training time
 WARMUP_FRACTION = 0.0  # the learning rate rises from zero. range: 0.0..0.1
 WARMDOWN_FRACTION = 0.6  # the learning rate falls to zero at the end. range: 0.2..1.0
-SEED = 42
 # --- end of tunable constants ------------------------------------------------
 
 GPU_SCALE = SCALE == "gpu"

@@ -4,7 +4,8 @@ It searches around the frontier. A proposal is a *move*: one or two constants of
 new values, all others stay. It learns from the effect of a move, which is its score minus the score it had to
 beat: a score by itself mostly tells how far the effort had come. Optuna's TPE models which values of a
 constant had good effects and which had bad ones. A trust region, a share of the range of every constant,
-limits the distance from the frontier; it grows after a keep and shrinks after anything else.
+limits the distance from the frontier; it grows after a keep and shrinks after anything else. A keep counts as
+much as it is likely to be a gain and not chance, as far as the spread of single runs is known.
 
 The history of experiments is its only memory. So a restart loses nothing, and the same seed and history give
 the same proposal.
@@ -15,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -67,6 +69,8 @@ class Move:
     effect: float | None
     """Score minus the score to beat, bits per byte; None if the run failed or was rejected."""
     kept: bool
+    credit: float
+    """How sure it is that the move helped, from 0 to 1."""
 
 
 class Tuner:
@@ -144,20 +148,24 @@ class Tuner:
         self._read = len(history)
 
     def _moves(self, context: Context) -> Iterator[Move]:
+        sigma = context.keeps.sigma
         frontier: Values = {}
         best = context.frontier.experiment
         if best is not None and self._ran and all(known.number != best for known, _ in self._ran):
             frontier = self._values(context, context.finished(best))
         for experiment, values in self._ran:
-            if experiment.cause is Cause.NO_GPU:
+            if experiment.cause is Cause.NO_GPU or experiment.repeats is not None:
                 continue  # says nothing about the values
             kept = experiment.verdict is Verdict.KEEP
             changed = {n: v for n, v in values.items() if n in frontier and not same(v, frontier[n])}
+            if isinstance(named := experiment.proposal.parameters.get("changed"), list):
+                changed = {n: v for n, v in values.items() if n in named}
             if changed and experiment.frontier_bpb is not None:
                 score = experiment.score
                 effect = score.val_bpb - experiment.frontier_bpb if score else None
                 failed = effect is None or not math.isfinite(effect) or experiment.verdict is Verdict.REJECT
-                yield Move(changed, None if failed else effect, kept)
+                effect = None if failed else effect
+                yield Move(changed, effect, kept, _credit(effect, kept, sigma))
             if kept:
                 frontier = values
 
@@ -200,7 +208,10 @@ class _Search:
     def _choose(self) -> list[Constant]:
         """Prefers constants that were rarely tried, that led to keeps, or that have a hint."""
         tried = Counter(name for move in self.moves for name in move.changed)
-        won = Counter(name for move in self.moves if move.kept for name in move.changed)
+        won: dict[str, float] = defaultdict(float)
+        for move in self.moves:
+            for name in move.changed:
+                won[name] += move.credit
         weights = [
             (won[c.name] + 1) / (tried[c.name] + 1) * (1.0 if c.hinted else _UNHINTED)
             for c in self._constants
@@ -296,6 +307,15 @@ def _radius(moves: Sequence[Move]) -> float:
     """Half the width of the trust region, as a share of the range of a constant."""
     radius = _FIRST_RADIUS
     for move in moves:
-        radius *= _GROW if move.kept else _SHRINK
+        radius *= _GROW**move.credit * _SHRINK ** (1.0 - move.credit)
         radius = min(max(radius, _LEAST_RADIUS), _GREATEST_RADIUS)
     return radius
+
+
+def _credit(effect: float | None, kept: bool, sigma: float | None) -> float:
+    """The probability that a keep is better in truth: the difference of two runs has the variance 2σ²."""
+    if effect is None or not kept:
+        return 0.0
+    if not sigma:
+        return 1.0
+    return NormalDist(0.0, math.sqrt(2.0) * sigma).cdf(-effect)

@@ -17,6 +17,7 @@ from controller.app.run import read_train
 from controller.core.decision import Bounds, claim_bound, decide
 from controller.core.errors import InfrastructureError
 from controller.core.hardware.disturbance import spoiling
+from controller.core.program.seeding import SEED_BITS, seeded
 from controller.core.values import Decision, Frontier, Refusal, RunOutcome, Score, Verdict, Work
 from controller.files import write_atomic
 from controller.ports import Attempt
@@ -33,6 +34,7 @@ class Trial:
     """What one try came to."""
 
     folder: Path
+    seed: int
     outcome: RunOutcome
     judgement: Score | Refusal | None
     bounds: Bounds
@@ -53,6 +55,7 @@ class Trial:
             "verdict": self.decision.verdict.value if failed else "scored",
             "cause": self.decision.cause.value if self.decision.cause else None,
             "detail": refusal.detail if refusal else self.outcome.detail,
+            "seed": self.seed,
             "seconds": self.outcome.seconds,
             "scoring_seconds": score.seconds if score else None,
             "work": [work.model_dump() for work in self.judgement.work] if self.judgement else [],
@@ -76,15 +79,21 @@ class Trial:
         odd = "; the run itself claimed something else" if result["claim_mismatch"] else ""
         return (
             f"val_bpb {result['val_bpb']:.6f} after {result['seconds']:.1f} s, "
-            f"scored in {result['scoring_seconds']:.1f} s{odd}\n{log}"
+            f"scored in {result['scoring_seconds']:.1f} s, seed {self.seed}{odd}\n{log}"
         )
 
 
 def run(
-    config: Settings, file: Path, stop: threading.Event, reference: Sequence[Work] | None = None
+    config: Settings,
+    file: Path,
+    stop: threading.Event,
+    reference: Sequence[Work] | None = None,
+    seed: int | None = None,
 ) -> Trial:
-    """Run `file` once. Its workers may use what those of an experiment may: `reference` is what the
-    baseline's used, by default as the home's journal tells it, if it does.
+    """Run `file` once, with a seed that is drawn unless one is given.
+
+    Its workers may use what those of an experiment may: `reference` is what the baseline's used, by default
+    as the home's journal tells it, if it does.
 
     Raises UserError for a file that cannot be run, NotReady, InfrastructureError, Interrupted, and
     VerificationFailed if a file that containers mount was changed.
@@ -95,13 +104,15 @@ def run(
     if reference is None:
         reference = read_standing(config.home)[0].reference
     folder = _new_folder(config.home)
-    write_atomic(folder / "train.py", train_py.encode())  # readable for the users of containers
+    seed = secrets.randbits(SEED_BITS) if seed is None else seed
+    write_atomic(folder / "train.py", seeded(train_py, seed).encode())  # readable for the users of containers
     attempt = Attempt(
         experiment="try",
         number=1,
         train_path=folder / "train.py",
         log_path=folder / "run.log",
         budget_seconds=config.budget.wall_seconds,
+        seed=seed,
     )
     slot.trainer.discard(attempt)  # what a try that was killed left behind
     try:
@@ -113,7 +124,7 @@ def run(
     finally:
         slot.trainer.discard(attempt)
         machine.close_monitors()
-    trial = Trial(folder, outcome, judgement, config.judge.bounds)
+    trial = Trial(folder, seed, outcome, judgement, config.judge.bounds)
     try:
         Runs.append_summary(folder / "run.log", outcome, judgement, trial.decision)
     except OSError as error:

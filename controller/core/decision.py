@@ -38,9 +38,13 @@ AGREEMENT = 1e-3
 nat at worst, in either direction; over the thousands of predictions in a score this averages out."""
 
 
-def contends(frontier: Frontier, score: Score) -> bool:
-    """Whether this score would be kept; if so, it needs to be confirmed first."""
-    return math.isfinite(score.val_bpb) and (frontier.val_bpb is None or score.val_bpb < frontier.val_bpb)
+def contends(frontier: Frontier, score: Score, margin: float = 0.0) -> bool:
+    """Whether this score would be kept; if so, it needs to be confirmed first.
+
+    `margin`: bits per byte by which it has to be better.
+    """
+    beaten = frontier.val_bpb is None or score.val_bpb < frontier.val_bpb - margin
+    return math.isfinite(score.val_bpb) and beaten
 
 
 def suspicion(frontier: Frontier, score: Score, bounds: Bounds) -> str | None:
@@ -75,7 +79,7 @@ def oddity(
 ) -> ClaimMismatch | Quarantined | None:
     """What to journal about a judged experiment before it is decided, each kind at most once."""
     number, attempt, score = experiment.number, experiment.attempt, experiment.score
-    if score is None:
+    if score is None or experiment.repeats is not None:
         return None
     claim = experiment.outcome.claim.val_bpb if experiment.outcome else None
     bound = claim_bound(claim, score, bounds)
@@ -95,13 +99,17 @@ def decide(
     judgement: Score | Refusal | None,
     quarantined: Score | None = None,
     lineage: Sequence[Fresh] = (),
+    *,
+    is_replicate: bool = False,
+    margin: float = 0.0,
 ) -> Decision:
     """Apply R7 and R9 to one finished experiment.
 
     `judgement` is None exactly when the run itself crashed and there was nothing to score. `quarantined` is
     an earlier, implausible score of the same checkpoint. `lineage` is how the kept experiments did on fresh
-    rows, the first one first. The claim inside `outcome` is never read. Raises ValueError if a score would be
-    kept that was never confirmed: then the judge was not asked to, which is a bug of ours.
+    rows, the first one first. `margin`: bits per byte by which a keep has to be better. The claim inside
+    `outcome` is never read. Raises ValueError if a score would be kept that was never confirmed: then the
+    judge was not asked to, which is a bug of ours.
     """
     if outcome.cause is not None:
         return Decision(verdict=Verdict.CRASH, cause=outcome.cause, rule="R9: the run failed by itself")
@@ -117,7 +125,7 @@ def decide(
             cause=Cause.IMPLAUSIBLE,
             rule=f"scored again, {quarantined.val_bpb:.6f} became {judgement.val_bpb:.6f}",
         )
-    return _scored(frontier, judgement)
+    return _replicated(judgement) if is_replicate else _scored(frontier, judgement, margin)
 
 
 def _agree(first: Score, second: Score) -> bool:
@@ -136,17 +144,36 @@ def _refused(refusal: Refusal, outcome: RunOutcome) -> Decision:
     return Decision(verdict=Verdict.CRASH, cause=refusal.cause, rule="R9: the checkpoint could not be scored")
 
 
-def _scored(frontier: Frontier, score: Score) -> Decision:
-    if not math.isfinite(score.val_bpb) or not score.val_bpb > 0.0:
-        return Decision(
-            verdict=Verdict.REJECT, cause=Cause.IMPLAUSIBLE, rule="a score must be finite and above 0"
-        )
-    if contends(frontier, score) and not score.confirmed:
+def _replicated(score: Score) -> Decision:
+    if not _is_possible(score):
+        return _IMPLAUSIBLE
+    return Decision(
+        verdict=Verdict.DISCARD, cause=Cause.REPLICATE, rule="R7: a replicate measures chance and is not kept"
+    )
+
+
+_IMPLAUSIBLE = Decision(
+    verdict=Verdict.REJECT, cause=Cause.IMPLAUSIBLE, rule="a score must be finite and above 0"
+)
+
+
+def _is_possible(score: Score) -> bool:
+    return math.isfinite(score.val_bpb) and score.val_bpb > 0.0
+
+
+def _scored(frontier: Frontier, score: Score, margin: float) -> Decision:
+    if not _is_possible(score):
+        return _IMPLAUSIBLE
+    if contends(frontier, score, margin) and not score.confirmed:
         raise ValueError("a score that would be kept must have been confirmed")
     if frontier.val_bpb is None:
         return Decision(verdict=Verdict.KEEP, rule="R8: the first verified score is the frontier")
+    if contends(frontier, score, margin):
+        by = f" by more than {margin:.6f}" if margin else ""
+        return Decision(verdict=Verdict.KEEP, rule=f"R7: strictly better than the frontier{by}")
     if score.val_bpb < frontier.val_bpb:
-        return Decision(verdict=Verdict.KEEP, rule="R7: strictly better than the frontier")
+        rule = f"R7: better than the frontier, but not by more than {margin:.6f}"
+        return Decision(verdict=Verdict.DISCARD, cause=Cause.MARGIN, rule=rule)
     if score.val_bpb == frontier.val_bpb:
         return Decision(verdict=Verdict.DISCARD, cause=Cause.EQUAL, rule="R7: equal to the frontier")
     return Decision(verdict=Verdict.DISCARD, cause=Cause.WORSE, rule="R7: worse than the frontier")

@@ -20,6 +20,9 @@ through no fault of the experiment, the next TrainingStarted begins another atte
 followed by one ClaimMismatch and by one Quarantined, after which the checkpoint is scored again. Between a
 Voided that says `disturbed` and the next TrainingStarted stand any number of SlotDisturbed and one SlotReady.
 
+A certificate is CertificateOpened → CertificateDecided → CertificateSettled; between the first two stand the
+replicates that are run for it. There is one at a time.
+
 AgentAbsent, AgentReturned, Paused and Resumed may stand anywhere.
 """
 
@@ -34,6 +37,7 @@ from controller.core.values import (
     Disturbance,
     Draw,
     Edit,
+    Evidence,
     Provenance,
     Refusal,
     RunOutcome,
@@ -68,8 +72,9 @@ class SessionStopped(Value):
     reason: str
 
 
-Purpose = Literal["baseline", "propose", "fix", "merge"]
-"""The unchanged train.py of the effort; a new idea; the repair of a crash; two changes put together."""
+Purpose = Literal["baseline", "propose", "fix", "merge", "replicate"]
+"""The unchanged train.py of the effort; a new idea; the repair of a crash; two changes put together; a
+program that ran before, under another seed."""
 
 
 class ProposalAsked(Value):
@@ -86,6 +91,12 @@ class ProposalAsked(Value):
     """With `fix`: the experiment that crashed."""
     merges: int | None = None
     """With `merge`: the experiment whose change is to be added to the frontier's."""
+    repeats: int | None = None
+    """With `replicate`: the experiment whose program runs again."""
+    certificate: int | None = None
+    """With `replicate`: the certificate for which it runs, if it does for one."""
+    pair: int | None = None
+    """The pair of it that it is a half of, from 0."""
     stands_in_for: str | None = None
     """The agent that was absent when another one was asked."""
 
@@ -156,7 +167,11 @@ class ExperimentOpened(Value):
     parent: str
     """The frontier commit it starts from."""
     train_sha256: str
-    """Blob: the full text as it will run."""
+    """Blob: the full text, as it is committed if it is kept."""
+    seed: int
+    """Drawn by the controller, the same for every attempt; what the run finds as `prepare.SEED`."""
+    ran_sha256: str
+    """Blob: the text that runs, with the controller's seed in place of its own: core/program/seeding.py."""
     digest: str
     """Of what the text does, as far as its syntax tells: see core/program/policy.py."""
     diff_sha256: str
@@ -239,6 +254,8 @@ class Decided(Value):
     decision: Decision
     frontier_bpb: float | None
     """The score that had to be beaten."""
+    margin: float = 0.0
+    """Bits per byte by which."""
 
 
 class Committed(Value):
@@ -247,6 +264,45 @@ class Committed(Value):
     event: Literal["committed"] = "committed"
     experiment: int
     commit: str
+
+
+class CertificateOpened(Value):
+    """The head of a chain of keeps and the last certified program are about to run in pairs."""
+
+    event: Literal["certificate_opened"] = "certificate_opened"
+    certificate: int
+    """Numbers the certificates of the effort from 0."""
+    base: int
+    """The experiment whose program is certified, or the first keep."""
+    head: int
+    """The experiment that was kept last."""
+
+
+CertificateOutcome = Literal["certified", "failed", "overfit"]
+"""The chain is a gain; there is not enough evidence for one; the hold-out contradicts it."""
+
+
+class CertificateDecided(Value):
+    """What came of the pairs."""
+
+    event: Literal["certificate_decided"] = "certificate_decided"
+    certificate: int
+    base: int
+    head: int
+    outcome: CertificateOutcome
+    rule: str
+    evidence: Evidence
+    most_pairs: int
+    """The setting at the time."""
+
+
+class CertificateSettled(Value):
+    """The repository says so, too: the certified head has moved, or the frontier is back on it."""
+
+    event: Literal["certificate_settled"] = "certificate_settled"
+    certificate: int
+    commit: str
+    """The certified commit, or the one that takes the chain back."""
 
 
 VoidCause = Literal["infrastructure", "disturbed", "interrupted"]
@@ -425,6 +481,9 @@ AnyEvent = (
     | Quarantined
     | Decided
     | Committed
+    | CertificateOpened
+    | CertificateDecided
+    | CertificateSettled
     | Voided
     | SlotDisturbed
     | SlotReady

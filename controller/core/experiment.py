@@ -49,6 +49,9 @@ class Experiment:
     parent: str
     """The frontier commit it starts from."""
     train_sha256: str
+    seed: int
+    ran_sha256: str
+    """Blob: its text with the controller's seed in place of its own."""
     digest: str
     """Of what its text does: core/program/policy.py."""
     diff_sha256: str
@@ -78,6 +81,11 @@ class Experiment:
         absent = self.proposal.stands_in_for
         mark = f" [{self.proposal.agent} in place of {absent}]" if absent is not None else ""
         return self.proposal.description + mark
+
+    @property
+    def repeats(self) -> int | None:
+        """With a replicate: the experiment whose program runs again. A replicate is never kept."""
+        return self.proposal.repeats
 
     @property
     def under_way(self) -> bool:
@@ -120,6 +128,8 @@ def opened(event: ExperimentOpened, proposal: Proposal, time: str, running: Prov
         slot=event.slot,
         parent=event.parent,
         train_sha256=event.train_sha256,
+        seed=event.seed,
+        ran_sha256=event.ran_sha256,
         digest=event.digest,
         diff_sha256=event.diff_sha256,
         opened_at=time,

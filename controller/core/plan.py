@@ -6,6 +6,7 @@ crash, with several slots and with any agent it is the same code.
 
 `due` goes through the rules in this order:
 
+    certificates  that are to be opened, decided or settled are, before anything else
     pausing       a person's pause and a lack of disk space go on record, and so does their end
     on_slots      each open experiment takes its next step on its slot
     in_pipeline   each proposal takes its next step on the way to becoming an experiment
@@ -20,10 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from controller.core.backoff import backoff
+from controller.core.certificate import SPARE_PAIRS, Certificate, conclude, first_runs
 from controller.core.errors import NotReady, Unfit, UserError
 from controller.core.events import (
     AgentAbsent,
     AgentFailed,
+    CertificateDecided,
+    CertificateOutcome,
     Paused,
     Purpose,
     SlotDisturbed,
@@ -32,11 +36,12 @@ from controller.core.events import (
 from controller.core.experiment import Experiment, Phase
 from controller.core.hardware.disturbance import spoiling
 from controller.core.proposal import Proposal
+from controller.core.replicates import LEAST_DF, spread_of
 from controller.core.rules import Rules, Wish
 from controller.core.spending import Spending
-from controller.core.state import BASELINE, MERGE, ResearchState, SlotState
+from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState, SlotState
 from controller.core.untrusted import clean_line
-from controller.core.values import Disturbance, DisturbanceKind
+from controller.core.values import Disturbance, DisturbanceKind, Evidence
 
 MAX_REFUSALS = 50
 """Refused proposals in a row after which a person is needed."""
@@ -44,6 +49,8 @@ MAX_AGENT_ERRORS = 50
 """Agent errors in a row after which a person is needed."""
 ERRORS_BEFORE_ABSENCE = 3
 """Agent errors in a row after which an agent that costs money is left alone for a while."""
+PAIRS_AT_ONCE = 4
+"""Pairs of a certificate that are under way at most: each is looked at before the next ones begin."""
 FAULTS_AT_ONCE = 3
 """Infrastructure faults in a row before a pause: most pass with the container they hit."""
 
@@ -92,6 +99,9 @@ class Ask:
     purpose: Purpose
     fixes: int | None = None
     merges: int | None = None
+    repeats: int | None = None
+    certificate: int | None = None
+    pair: int | None = None
     stands_in_for: str | None = None
 
 
@@ -209,6 +219,28 @@ class Move:
 
 
 @dataclass(frozen=True)
+class OpenCertificate:
+    """Begin to run the head of the chain and the last certified program in pairs."""
+
+    base: int
+    head: int
+
+
+@dataclass(frozen=True)
+class DecideCertificate:
+    """Record what has come of the pairs."""
+
+    event: CertificateDecided
+
+
+@dataclass(frozen=True)
+class SettleCertificate:
+    """Move the certified head, or take the chain back."""
+
+    certificate: int
+
+
+@dataclass(frozen=True)
 class Pause:
     """Record that nothing new begins."""
 
@@ -225,11 +257,15 @@ class Resume:
 
 OnSlot = Train | Examine | Score | Decide | Commit | Void | Look
 OnProposal = Rebase | Rehearse | Foresee | BreakOff | Drop | Accept
-Action = Pause | Resume | Move | OnSlot | OnProposal | Ask
+OnCertificate = OpenCertificate | DecideCertificate | SettleCertificate
+Action = Pause | Resume | Move | OnCertificate | OnSlot | OnProposal | Ask
 
 
 def due(state: ResearchState, situation: Situation) -> list[Action]:
     """Every action that is due now. Those that are under way are not among them."""
+    certificates: list[Action] = [*on_certificate(state, situation)]
+    if certificates:
+        return certificates  # the frontier may be another one afterwards
     return [
         *pausing(state, situation),
         *on_slots(state, situation),
@@ -287,6 +323,112 @@ def rest_after_fault(state: ResearchState, slot: int, situation: Situation) -> P
 def faults(number: int) -> str:
     """In words."""
     return f"{number} infrastructure faults in a row" if number > 1 else "one infrastructure fault"
+
+
+# --- certificates ----------------------------------------------------------------------------------
+
+
+def on_certificate(state: ResearchState, situation: Situation) -> Iterator[OnCertificate]:
+    """One at a time: opened for a chain of keeps, decided by its pairs, settled in the repository."""
+    if state.unsettled is not None:
+        if all(experiment.phase is not Phase.DECIDED for experiment in state.open):
+            yield SettleCertificate(state.unsettled.certificate)
+    elif state.certificate is not None:
+        if (event := _decided_certificate(state, state.certificate, situation)) is not None:
+            yield DecideCertificate(event)
+    elif is_certificate_due(state, situation) and _wanted_pause(situation) is None:
+        assert state.certified is not None and state.certified.experiment is not None
+        yield OpenCertificate(state.certified.experiment, state.chain[-1])
+
+
+def _decided_certificate(
+    state: ResearchState, certificate: Certificate, situation: Situation
+) -> CertificateDecided | None:
+    most = situation.rules.certify.pairs
+    if (found := conclusion(state, certificate, most)) is None:
+        return None
+    outcome, rule, evidence = found
+    return CertificateDecided(
+        certificate=certificate.number,
+        base=certificate.base,
+        head=certificate.head,
+        outcome=outcome,
+        rule=rule,
+        evidence=evidence,
+        most_pairs=most,
+    )
+
+
+def conclusion(
+    state: ResearchState, certificate: Certificate, most_pairs: int
+) -> tuple[CertificateOutcome, str, Evidence] | None:
+    """What the pairs say by now; None while more are needed. How far chance goes, other runs say."""
+    own = {run.experiment for run in certificate.runs}
+    spread = spread_of(state.runs, without=own)
+    return conclude(certificate, spread, spread_of(state.runs, without=own, fresh=True), most_pairs)
+
+
+def is_certificate_due(state: ResearchState, situation: Situation) -> bool:
+    """Whether there were enough keeps, or gain enough, and runs to spare; at the end one keep is enough."""
+    rules, frontier, base = situation.rules.certify, state.frontier, state.certified
+    if not state.chain or state.certificate is not None or rules.share == 0:
+        return False
+    if situation.rules.keep.rule == "certified":
+        return True
+    if state.certificate_runs + 2 > rules.share * len(state.order):
+        return False
+    if len(state.chain) >= rules.keeps or _are_all_tried(state, situation):
+        return True
+    spread = spread_of(state.runs)
+    if spread is None or spread.df < LEAST_DF or frontier is None or base is None:
+        return False
+    gain = (base.val_bpb or 0.0) - (frontier.val_bpb or 0.0)
+    return gain >= rules.gain * spread.sigma
+
+
+def _pairs_due(state: ResearchState, situation: Situation) -> list[Ask]:
+    """The missing halves of the pairs that may be under way: as many as there are slots, and four at most."""
+    certificate = state.certificate
+    if certificate is None or state.unsettled is not None:
+        return []
+    proposals = [*state.proposals.values(), *(experiment.proposal for experiment in state.open)]
+    there = {(run.pair, run.is_head) for run in certificate.runs} | {
+        (known.pair, known.repeats == certificate.head)
+        for known in proposals
+        if known.certificate == certificate.number
+    }
+    whole = {base.pair for base, _ in certificate.pairs}
+    most = situation.rules.certify.pairs + SPARE_PAIRS
+    wanted = [pair for pair in range(most) if pair not in whole][: min(situation.rules.slots, PAIRS_AT_ONCE)]
+    return [
+        Ask(
+            REPLICATE,
+            "replicate",
+            repeats=certificate.head if is_head else certificate.base,
+            certificate=certificate.number,
+            pair=pair,
+        )
+        for pair in wanted
+        for is_head in first_runs(pair)
+        if (pair, is_head) not in there
+    ]
+
+
+def _slot_of(
+    state: ResearchState, replicate: Proposal, situation: Situation, idle: Sequence[int]
+) -> int | None:
+    """Where it may run now; None: nowhere. Both halves of a pair run on one slot, in their order."""
+    if replicate.pair is None:
+        return idle[0] if idle else None
+    pair = (replicate.certificate, replicate.pair)
+    others = [known for known in state.proposals.values() if (known.certificate, known.pair) == pair]
+    if any(known.number < replicate.number for known in others):
+        return None
+    slots = {known.slot for known in state.open if (known.proposal.certificate, known.proposal.pair) == pair}
+    if state.certificate is not None and state.certificate.number == replicate.certificate:
+        slots |= {run.slot for run in state.certificate.runs if run.pair == replicate.pair}
+    places = [slot for slot in slots if slot < situation.rules.slots] or idle
+    return next((slot for slot in places if slot in idle), None)
 
 
 # --- experiments on their slots ------------------------------------------------------------------
@@ -414,21 +556,30 @@ def _rests(slot: SlotState, situation: Situation) -> bool:
 
 
 def in_pipeline(state: ResearchState, situation: Situation) -> Iterator[Action]:
-    """The next step of each proposal that has a text. Repairs and merges go first."""
+    """The next step of each proposal that has a text. Replicates go first, then repairs and merges."""
     free, begins = _open_slots(state, situation), _may_go_on(state, situation)
+    room = _most_candidates(situation) - state.candidates
     urgent = _urgent_alive(state) + len(_urgent_due(state, situation))
-    for proposal in sorted(state.proposals.values(), key=lambda known: (not _is_urgent(known), known.number)):
+    for proposal in sorted(state.proposals.values(), key=_precedence):
         if not proposal.is_made or proposal.number in situation.busy_proposals:
             continue
         is_urgent = _is_urgent(proposal)
+        if _is_replicate(proposal):
+            if _is_superfluous(state, proposal):
+                yield Drop(proposal.number, "its certificate is decided")
+            elif (slot := _slot_of(state, proposal, situation, free)) is not None:
+                yield Accept(proposal.number, slot)
+                free.remove(slot)
+            continue
         step = _before_acceptance(state, situation, proposal)
         if isinstance(step, Rehearse) and not begins:
             continue
         if step is not None:
             yield step
-        elif len(free) > (0 if is_urgent else urgent):
+        elif min(len(free), room) > (0 if is_urgent else urgent):
             yield Accept(proposal.number, free.pop(0))
             urgent -= is_urgent
+            room -= 1
         elif begins:
             yield from _foresight(situation, proposal)
 
@@ -444,9 +595,17 @@ def _open_slots(state: ResearchState, situation: Situation) -> list[int]:
     is_settled = all(experiment.phase not in _VERDICT_IS_DUE for experiment in state.open)
     if is_baseline_open or not is_settled or not _may_go_on(state, situation):
         return []
-    idle = _unclaimed_slots(state, situation)
+    return _unclaimed_slots(state, situation)
+
+
+def _precedence(proposal: Proposal) -> tuple[bool, bool, int]:
+    return not _is_replicate(proposal), not _is_urgent(proposal), proposal.number
+
+
+def _most_candidates(situation: Situation) -> int:
+    """The limit on experiments; replicates do not count."""
     most = situation.rules.limits.experiments
-    return idle if most is None else idle[: max(0, most - state.next_number)]
+    return 10**9 if most is None else most
 
 
 def _before_acceptance(state: ResearchState, situation: Situation, proposal: Proposal) -> Action | None:
@@ -495,13 +654,42 @@ def questions(state: ResearchState, situation: Situation) -> Iterator[Ask]:
         if not state.proposals:
             yield Ask(BASELINE, "baseline")
         return
+    repeats = _replicates_due(state, situation)
+    yield from repeats
     left = max(0, situation.rules.slots - _unanswered(state))
     urgent = _urgent_due(state, situation)
     for ask in urgent:
         if ask.agent == MERGE or left > 0:
             yield ask
             left -= ask.agent != MERGE
-    yield from [*_ideas(state, situation, urgent)][: _room(state, situation, len(urgent))]
+    ideas = _ideas(state, situation, urgent, len(repeats))
+    yield from [*ideas][: _room(state, situation, len(urgent))]
+
+
+def _replicates_due(state: ResearchState, situation: Situation) -> list[Ask]:
+    """The baseline runs a few times before anything else; later the incumbent runs again now and then."""
+    wanted, frontier = situation.rules.replicates, state.frontier
+    if frontier is None or frontier.experiment is None or not _has_baseline(state):
+        return []
+    waiting = sum(_is_replicate(known) and known.certificate is None for known in state.proposals.values())
+    of_baseline = wanted.baseline - 1 - state.replicated.get(0, 0) - waiting
+    if of_baseline > 0 and 0 in state.runs:
+        return [Ask(REPLICATE, "replicate", repeats=0)] * of_baseline
+    if waiting == 0 and state.certificate is None and 0 < wanted.every <= state.tried_since_replicate:
+        return [Ask(REPLICATE, "replicate", repeats=frontier.experiment)]
+    return _pairs_due(state, situation)
+
+
+def _is_replicate(proposal: Proposal) -> bool:
+    return proposal.repeats is not None
+
+
+def _is_superfluous(state: ResearchState, proposal: Proposal) -> bool:
+    """Whether it was asked for a certificate that is decided by now."""
+    if proposal.certificate is None:
+        return False
+    open_one = state.certificate
+    return open_one is None or open_one.number != proposal.certificate or state.unsettled is not None
 
 
 def _urgent_due(state: ResearchState, situation: Situation) -> list[Ask]:
@@ -516,9 +704,7 @@ def _urgent_due(state: ResearchState, situation: Situation) -> list[Ask]:
         if state.to_repair is not None and not _is_absent(state, situation):
             asks.insert(0, Ask(agent, "fix", fixes=state.to_repair))
         asks += [Ask(agent, "merge", merges=behind) for behind in state.to_combine[:1]]
-    most = situation.rules.limits.experiments
-    room = len(asks) if most is None else max(0, most - state.next_number - _urgent_alive(state))
-    return asks[:room]
+    return asks[: max(0, _most_candidates(situation) - state.candidates - _urgent_alive(state))]
 
 
 def _urgent_alive(state: ResearchState) -> int:
@@ -529,26 +715,38 @@ def _is_urgent(proposal: Proposal) -> bool:
     return proposal.purpose in ("fix", "merge")
 
 
-def _ideas(state: ResearchState, situation: Situation, urgent: Sequence[Ask]) -> Iterator[Ask]:
+def _ideas(state: ResearchState, situation: Situation, urgent: Sequence[Ask], repeats: int) -> Iterator[Ask]:
     """A slow agent is asked ahead, another one when a slot is idle; an understudy stands in meanwhile.
 
     A fast one is asked for one proposal at a time, since it must know of the one before. What is `urgent`
-    goes first.
+    goes first, and so do replicates, of which `repeats` are about to be asked for.
     """
     rules, others = situation.rules, len(urgent)
+    ideas = [proposal for proposal in state.proposals.values() if not _is_replicate(proposal)]
     idle = len(_unclaimed_slots(state, situation)) if _has_baseline(state) else 0
+    idle -= repeats + _claimed(state, situation)
     asked_understudy = _asked_understudy(state)
     if _is_absent(state, situation) and _understudy_acts(situation):
-        ready = sum(proposal.is_made for proposal in state.proposals.values())
+        ready = sum(proposal.is_made for proposal in ideas)
         if idle - ready - others > 0 and not asked_understudy:
             yield Ask(rules.understudy or rules.agent, "propose", stands_in_for=rules.agent)
     if _may_ask(state, situation):
         wanted = rules.slots if rules.asks_ahead else idle
-        missing = wanted - (len(state.proposals) - asked_understudy) - others
+        missing = wanted - (len(ideas) - asked_understudy) - others
         asked = _unanswered(state) + sum(ask.agent != MERGE for ask in urgent)
         most = missing if rules.asks_ahead else min(missing, 1 - asked)
         for _ in range(most):
             yield Ask(rules.agent, "propose")
+
+
+def _claimed(state: ResearchState, situation: Situation) -> int:
+    """How many idle slots replicates are about to take."""
+    idle = _unclaimed_slots(state, situation)
+    before = len(idle)
+    for proposal in filter(_is_replicate, state.proposals.values()):
+        if (slot := _slot_of(state, proposal, situation, idle)) is not None:
+            idle.remove(slot)
+    return before - len(idle)
 
 
 def _asked_understudy(state: ResearchState) -> int:
@@ -559,14 +757,14 @@ def _room(state: ResearchState, situation: Situation, urgent: int) -> int:
     """How many proposals the limit on experiments allows beside `urgent`. None before the baseline runs."""
     if state.next_number == 1 and state.experiments[0].phase is Phase.OPENED:
         return 0
-    most = situation.rules.limits.experiments
-    return 10**9 if most is None else max(0, most - state.next_number - len(state.proposals) - urgent)
+    ideas = sum(not _is_replicate(proposal) for proposal in state.proposals.values())
+    return max(0, _most_candidates(situation) - state.candidates - ideas - urgent)
 
 
 def _unanswered(state: ResearchState) -> int:
     """Questions that the agent is at work on."""
     return sum(
-        not proposal.is_made and proposal.stands_in_for is None and proposal.agent != MERGE
+        not proposal.is_made and proposal.stands_in_for is None and proposal.agent not in (MERGE, REPLICATE)
         for proposal in state.proposals.values()
     )
 
@@ -693,6 +891,8 @@ def _end(state: ResearchState, situation: Situation) -> Stop | None:
         return Stop(plea, UserError)
     if state.open or state.proposals or state.to_merge or situation.busy_proposals:
         return None
+    if state.certificate is not None or is_certificate_due(state, situation):
+        return None
     if situation.exhausted is not None:
         return Stop(situation.exhausted)
     absence = state.absence
@@ -706,11 +906,17 @@ def _end(state: ResearchState, situation: Situation) -> Stop | None:
 def limit(state: ResearchState, situation: Situation) -> str | None:
     """The limit that is reached, if one is."""
     limits = situation.rules.limits
-    if limits.experiments is not None and state.next_number >= limits.experiments and not state.open:
+    wants_more = state.certificate is not None or is_certificate_due(state, situation)
+    if _are_all_tried(state, situation) and not state.open and not wants_more:
         return f"limit of {limits.experiments} experiments reached"
     if limits.hours is not None and situation.worked_seconds >= 3600 * limits.hours:
         return f"limit of {limits.hours:g} hours reached"
     return None
+
+
+def _are_all_tried(state: ResearchState, situation: Situation) -> bool:
+    """Whether the limit on experiments leaves no room for an idea; replicates may still run."""
+    return state.candidates >= _most_candidates(situation)
 
 
 def _needs_person(state: ResearchState) -> str | None:

@@ -31,6 +31,9 @@ class Proposal:
     asked_at: str
     fixes: int | None = None
     merges: int | None = None
+    repeats: int | None = None
+    certificate: int | None = None
+    pair: int | None = None
     stands_in_for: str | None = None
     description: str = ""
     hypothesis: str = ""
@@ -68,6 +71,9 @@ def asked(event: ProposalAsked, time: str) -> Proposal:
         asked_at=time,
         fixes=event.fixes,
         merges=event.merges,
+        repeats=event.repeats,
+        certificate=event.certificate,
+        pair=event.pair,
         stands_in_for=event.stands_in_for,
     )
 

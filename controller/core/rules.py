@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from controller.core.certificate import NO_CERTIFICATES, CertifyConfig
 from controller.core.decision import Bounds
 from controller.core.hardware.disturbance import NoiseConfig
 
@@ -40,12 +41,38 @@ class RetryConfig(BaseModel):
     """Faults in a row after which the run ends; none: it never does."""
 
 
+class ReplicatesConfig(BaseModel):
+    """Settings of the runs that measure how far chance moves a score."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    baseline: Annotated[int, Field(ge=1)] = 4
+    """How often the baseline runs, its first run included, before anything else does."""
+    every: Annotated[int, Field(ge=0)] = 8
+    """The program to beat runs again after so many ideas were tried; 0: never."""
+
+
+NO_REPLICATES = ReplicatesConfig(baseline=1, every=0)
+
+
+class KeepConfig(BaseModel):
+    """Settings of what is kept, for the time being: see docs/decisions/keeps.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["strict", "margin", "certified"] = "strict"
+    """`strict`: what is better at all. `margin`: what is better by `keep.margin`. `certified`: what is better
+    at all, and each keep is certified at once, whatever that costs, or taken back."""
+    margin: Annotated[float, Field(ge=0)] = 1.0
+    """Standard deviations of a run."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """When to stop without being asked (R12)."""
 
     experiments: int | None = None
-    """Number of experiments of the effort, the baseline included."""
+    """Number of experiments of the effort, the baseline included and replicates not."""
     hours: float | None = None
     """Hours of the effort: while a controller was at work, pauses included."""
     dollars: float | None = None
@@ -81,6 +108,9 @@ class Rules:
     bounds: Bounds = field(default_factory=lambda: Bounds(max_gain=1.0, claim_tolerance=1.0))
     """Beyond which a score is noted or measured again."""
     limits: Limits = field(default_factory=Limits)
+    replicates: ReplicatesConfig = NO_REPLICATES
+    keep: KeepConfig = field(default_factory=KeepConfig)
+    certify: CertifyConfig = NO_CERTIFICATES
     absence: AbsenceConfig = field(default_factory=AbsenceConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from controller.core import obstacle
+from controller.core.certificate import Certificate, PairRun
 from controller.core.errors import ImpossibleHistory
 from controller.core.events import (
     AgentAbsent,
@@ -20,6 +21,9 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     ApiRequested,
+    CertificateDecided,
+    CertificateOpened,
+    CertificateSettled,
     Committed,
     EffortStarted,
     ExperimentMoved,
@@ -49,6 +53,8 @@ from controller.core.obstacle import Obstacle
 from controller.core.program.suspicion import Suspicion, suspicion
 from controller.core.proposal import Proposal, asked
 from controller.core.proposal import advance as advance_proposal
+from controller.core.replicates import LEAST_DF, LEAST_RUNS, Run, mean, run_of, spread_of
+from controller.core.rules import KeepConfig
 from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
 from controller.core.sequences import AppendOnly, Selection
 from controller.core.spending import Spending
@@ -64,8 +70,9 @@ from controller.core.values import (
     Work,
 )
 
-BASELINE, MERGE = "baseline", "merge"
-"""What stands for the agent where nobody is asked: the effort's own train.py; a merge of two changes."""
+BASELINE, MERGE, REPLICATE = "baseline", "merge", "replicate"
+"""What stands for the agent where nobody is asked: the effort's own train.py; a merge of two changes; a
+program that runs again."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,28 @@ class ResearchState:
     """Index is the experiment's number. The latest may still be open."""
     order: list[int] = field(default_factory=list)
     """Numbers of the finished experiments in the order in which they finished."""
+    candidates: int = 0
+    """How many of the experiments are not replicates."""
+    runs: dict[int, list[Run]] = field(default_factory=dict)
+    """By program, as the number of its first experiment: the runs that nothing was selected by."""
+    replicated: dict[int, int] = field(default_factory=dict)
+    """By program: how many replicates were opened."""
+    tried_since_replicate: int = 0
+    """Candidates that were finished since the latest replicate was opened."""
+    certified: Frontier | None = None
+    """What every chain of keeps has to be better than: the first keep, and then the last certified one."""
+    chain: list[int] = field(default_factory=list)
+    """The keeps since then, which are provisional."""
+    certificate: Certificate | None = None
+    """That the head of the chain, or of what the chain was, is run for just now."""
+    unsettled: CertificateDecided | None = None
+    """What has come of it, while the repository has not heard yet."""
+    certificates: list[CertificateDecided] = field(default_factory=list)
+    """All that were decided."""
+    certificate_runs: int = 0
+    """How many runs they took."""
+    fallen: dict[int, str] = field(default_factory=dict)
+    """The keeps whose chain was taken back, and their commits."""
     slots: dict[int, SlotState] = field(default_factory=dict)
     """By the slot's number; what is not in here is idle and was never heard of."""
     proposals: dict[int, Proposal] = field(default_factory=dict)
@@ -148,7 +177,7 @@ class ResearchState:
     to_merge: list[tuple[int, int]] = field(default_factory=list)
     """(behind, kept): two keeps in a row, the second of which does not have the change of the first."""
     verdicts: Counter[Verdict] = field(default_factory=Counter)
-    """Of the finished experiments."""
+    """Of the finished experiments, replicates aside."""
     causes: Counter[Cause] = field(default_factory=Counter)
     """What kept finished experiments from being kept."""
     kept: set[int] = field(default_factory=set)
@@ -164,7 +193,7 @@ class ResearchState:
     removing: Pruned | None = None
     """What may be on record as removed and be there still; None once a process has gone on after it."""
     baseline_bpb: float | None = None
-    """The first score there is, from which improvement is counted."""
+    """The first score there is, from which improvement is counted; if that program ran again, their mean."""
     baseline_lacked: Obstacle | None = None
     """What ended the unchanged baseline, if that was no doing of its own."""
     lacked_in_a_row: int = 0
@@ -222,6 +251,11 @@ class ResearchState:
     def slot(self, number: int) -> SlotState:
         return self.slots.get(number, SlotState())
 
+    def margin(self, keep: KeepConfig) -> float:
+        """By how much a keep has to be better than the frontier, bits per byte."""
+        spread = spread_of(self.runs) if keep.rule == "margin" else None
+        return keep.margin * spread.sigma if spread is not None and spread.df >= LEAST_DF else 0.0
+
     @property
     def obstacle(self) -> Obstacle | None:
         """What the machine lacks, so that no experiment will be scored; None if none stopped the loop."""
@@ -248,8 +282,13 @@ class ResearchState:
         return float(value) if isinstance(value, (int, float)) else None
 
     def count(self, verdict: Verdict) -> int:
-        """Of finished experiments."""
+        """Of finished experiments, replicates aside."""
         return self.verdicts[verdict]
+
+    @property
+    def replicates(self) -> int:
+        """How many finished experiments were replicates."""
+        return len(self.order) - self.verdicts.total()
 
 
 def fold(records: Iterable[Record]) -> ResearchState:
@@ -292,6 +331,8 @@ def apply(state: ResearchState, record: Record) -> None:
             _open(state, event, record.time)
         case Pruned():
             _prune(state, event)
+        case CertificateOpened() | CertificateDecided() | CertificateSettled():
+            _certify(state, event)
         case ApiRequested():
             state.spending.request(event, record.time)
             state.call_bytes += event.request_bytes
@@ -309,6 +350,58 @@ def apply(state: ResearchState, record: Record) -> None:
         case _:
             if getattr(event, "experiment", None) is not None:
                 _advance(state, record)
+
+
+def _certify(
+    state: ResearchState, event: CertificateOpened | CertificateDecided | CertificateSettled
+) -> None:
+    if isinstance(event, CertificateOpened):
+        if state.certificate is not None or event.certificate != len(state.certificates):
+            raise ImpossibleHistory(f"certificate {event.certificate} was opened out of turn")
+        state.certificate = Certificate(event.certificate, event.base, event.head)
+        return
+    if state.certificate is None or state.certificate.number != event.certificate:
+        raise ImpossibleHistory(f"{event.event} speaks of certificate {event.certificate}, which is not open")
+    if isinstance(event, CertificateDecided):
+        if state.unsettled is not None:
+            raise ImpossibleHistory(f"certificate {event.certificate} was decided twice")
+        state.unsettled = event
+        state.certificates.append(event)
+        return
+    decided = state.unsettled
+    if decided is None:
+        raise ImpossibleHistory(f"certificate {event.certificate} was settled before it was decided")
+    state.certificate = state.unsettled = None
+    if decided.outcome == "certified":
+        _move_certified(state, decided, event.commit)
+    else:
+        _fall_back(state, event.commit)
+
+
+def _move_certified(state: ResearchState, decided: CertificateDecided, commit: str) -> None:
+    head = decided.head
+    score = state.experiments[head].score
+    state.certified = _incumbent(state, head, commit, score.val_bpb if score else None)
+    state.chain = state.chain[state.chain.index(head) + 1 :]
+
+
+def _fall_back(state: ResearchState, commit: str) -> None:
+    """The chain is taken back. What was asked for on account of it is not wanted any more."""
+    assert state.certified is not None and state.certified.experiment is not None
+    state.frontier = state.certified.model_copy(update={"commit": commit})
+    state.fallen |= {number: state.experiments[number].commit or "" for number in state.chain}
+    del state.lineage[max(0, len(state.lineage) - len(state.chain)) :]
+    state.chain = []
+    state.tried = {}
+    state.to_merge, state.to_combine, state.to_repair = [], [], None
+
+
+def _incumbent(state: ResearchState, experiment: int, commit: str, selected_at: float | None) -> Frontier:
+    """A commit with what has to be beaten: the mean of its fresh runs once there are two."""
+    runs = state.runs.get(experiment, [])
+    if len(runs) < LEAST_RUNS:
+        return Frontier(commit=commit, val_bpb=selected_at, experiment=experiment)
+    return Frontier(commit=commit, val_bpb=mean(runs), experiment=experiment, runs=len(runs))
 
 
 def _prune(state: ResearchState, event: Pruned) -> None:
@@ -442,7 +535,12 @@ def _open(state: ResearchState, event: ExperimentOpened, time: str) -> None:
         )
     state.removing = None
     state.refused_in_a_row = 0
-    state.tried.setdefault(event.parent, set()).add(event.digest)
+    if proposal.repeats is None:
+        state.candidates += 1
+        state.tried.setdefault(event.parent, set()).add(event.digest)
+    else:
+        state.replicated[proposal.repeats] = state.replicated.get(proposal.repeats, 0) + 1
+        state.tried_since_replicate = 0
     provenance = state.session.provenance if state.session else None
     state.experiments.append(opened(event, proposal, time, provenance))
     _change_slot(state, event.slot, experiment=event.experiment)
@@ -495,13 +593,18 @@ def _advance(state: ResearchState, record: Record) -> None:
 
 def _move_frontier(state: ResearchState, event: Committed, kept: Experiment) -> None:
     before = state.frontier
-    if before is not None and before.experiment is not None and kept.parent != before.commit:
+    known = {before.commit, *state.fallen.values()} if before is not None else set()
+    if before is not None and before.experiment is not None and kept.parent not in known:
         state.to_merge.append((before.experiment, kept.number))
     state.tried = {}  # from the frontier of before; nothing will be run from there again
     score = kept.score
     state.frontier = Frontier(
         commit=event.commit, val_bpb=score.val_bpb if score else None, experiment=kept.number
     )
+    if state.certified is None:
+        state.certified = state.frontier
+    else:
+        state.chain.append(kept.number)
 
 
 def _hear(state: ResearchState, event: AnyEvent, time: str, slot: int) -> None:
@@ -526,15 +629,17 @@ def _hear(state: ResearchState, event: AnyEvent, time: str, slot: int) -> None:
 
 def _count(state: ResearchState, finished: Experiment) -> None:
     state.order.append(finished.number)
-    state.notebook.learn(finished)
-    if finished.cause in TRIVIAL_CAUSES and finished.proposal.purpose != "fix":
-        state.to_repair = finished.number
+    if finished.repeats is None:
+        state.tried_since_replicate += finished.number > 0
+        state.notebook.learn(finished)
+        if finished.cause in TRIVIAL_CAUSES and finished.proposal.purpose != "fix":
+            state.to_repair = finished.number
     lacked = obstacle.of(finished)
     if finished.number == 0:
         state.baseline_lacked = lacked
     same = lacked is not None and lacked == state.baseline_lacked
     state.lacked_in_a_row = state.lacked_in_a_row + 1 if same else 0
-    if finished.verdict is not None:
+    if finished.verdict is not None and finished.repeats is None:
         state.verdicts[finished.verdict] += 1
     if finished.verdict is Verdict.KEEP:
         state.kept.add(finished.number)
@@ -546,9 +651,50 @@ def _count(state: ResearchState, finished: Experiment) -> None:
             state.log_bytes += MAX_WORKER_LOG_BYTES
     if finished.score is not None and finished.score.fresh is not None:
         state.fresh_left = finished.score.fresh.left
-    if finished.cause is not None:
+    if finished.cause not in (None, Cause.REPLICATE):
         state.causes[finished.cause] += 1
     if (found := suspicion(finished)) is not None:
         state.suspects.setdefault(finished.digest, found)
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:
         state.baseline_bpb = finished.score.val_bpb
+    _measure(state, finished)
+
+
+def _measure(state: ResearchState, finished: Experiment) -> None:
+    """What has to beat the incumbent has to beat the mean of its fresh runs, once there are two: the run that
+    selected it was lucky more often than not.
+    """
+    if finished.proposal.certificate is not None:
+        state.certificate_runs += 1
+        _pair(state, finished)
+    if (found := run_of(finished)) is None:
+        return
+    program, run = found
+    runs = state.runs.setdefault(program, [])
+    runs.append(run)
+    if len(runs) < LEAST_RUNS:
+        return
+    if program == 0:
+        state.baseline_bpb = mean(runs)
+    measured = {"val_bpb": mean(runs), "runs": len(runs)}
+    if state.frontier is not None and state.frontier.experiment == program:
+        state.frontier = state.frontier.model_copy(update=measured)
+    if state.certified is not None and state.certified.experiment == program:
+        state.certified = state.certified.model_copy(update=measured)
+
+
+def _pair(state: ResearchState, finished: Experiment) -> None:
+    """A run of a certificate that is still open; what is finished later is a replicate like any other."""
+    certificate, proposal = state.certificate, finished.proposal
+    if certificate is None or certificate.number != proposal.certificate or state.unsettled is not None:
+        return
+    scored = run_of(finished)
+    run = PairRun(
+        experiment=finished.number,
+        pair=proposal.pair or 0,
+        is_head=finished.repeats == certificate.head,
+        slot=finished.slot,
+        val_bpb=scored[1].val_bpb if scored else None,
+        fresh_bpb=scored[1].fresh_bpb if scored else None,
+    )
+    state.certificate = certificate.with_run(run)

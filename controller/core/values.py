@@ -23,6 +23,8 @@ class Cause(StrEnum):
     # discard
     WORSE = "worse"
     EQUAL = "equal"
+    MARGIN = "margin"
+    REPLICATE = "replicate"
     # crash
     SYNTAX = "syntax"
     IMPORT = "import"
@@ -132,8 +134,11 @@ class Frontier(Value):
 
     commit: str
     val_bpb: FiniteFloat | None = None
-    """None until the baseline has been scored."""
+    """What has to be beaten: the score it was kept for, or the mean of its fresh runs once there are two.
+    None until the baseline has been scored."""
     experiment: int | None = None
+    runs: int = 0
+    """How many fresh runs val_bpb is the mean of; 0: it is one score."""
 
 
 class Claim(Value):
@@ -336,6 +341,29 @@ class Decision(Value):
     verdict: Verdict
     cause: Cause | None = None
     rule: str
+
+
+class Evidence(Value):
+    """What pairs of runs say about the gain of a program over another. Bits per byte; positive is better."""
+
+    pairs: int
+    """Those of which both runs gave a score."""
+    gain: FiniteFloat
+    low: FiniteFloat | None
+    """Ends of the 95 % interval of the gain; None if it is unbounded."""
+    high: FiniteFloat | None
+    e_value: FiniteFloat
+    """Evidence for a gain: see core/statistics/evidence.py."""
+    sigma: FiniteFloat | None
+    """Standard deviation of single runs, from these and from all others; None if nothing is known of it."""
+    df: int
+    """Degrees of freedom of sigma."""
+    holdout_gain: FiniteFloat | None
+    """The same on fresh rows; None if it was not measured."""
+    holdout_low: FiniteFloat | None
+    holdout_high: FiniteFloat | None
+    holdout_e_against: FiniteFloat
+    """Evidence for a loss on fresh rows."""
 
 
 class Provenance(Value):

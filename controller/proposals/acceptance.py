@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import io
+import secrets
 
 from controller.core.events import ExperimentOpened, ProposalMade, ProposalRefused
 from controller.core.program.policy import Objection, check, digest
+from controller.core.program.seeding import SEED_BITS, seeded
 from controller.core.program.suspicion import suspected
-from controller.core.state import BASELINE
+from controller.core.state import BASELINE, REPLICATE
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Change
 from controller.proposals.context import ContextBuilder
@@ -36,21 +38,27 @@ def made(effort: Effort, proposal: int, change: Change) -> ProposalMade:
 def accept(effort: Effort, contexts: ContextBuilder, proposal: int, slot: int) -> None:
     """Record a proposal as the next experiment, or as refused. The caller holds the effort's lock."""
     known = effort.state.proposals[proposal]
-    train_py = effort.text(known.train_sha256)
-    objection = None if known.agent == BASELINE else _objection(contexts, train_py)
+    train_py, parent_py = effort.text(known.train_sha256), contexts.frontier_py
+    parent = contexts.frontier.commit
+    if known.repeats is not None:
+        parent, parent_py = effort.state.experiments[known.repeats].commit or parent, train_py
+    objection = None if known.agent in (BASELINE, REPLICATE) else _objection(contexts, train_py)
     if objection is not None:
         detail = clean_line(objection.detail)
         effort.record(ProposalRefused(proposal=proposal, cause=objection.cause, detail=detail))
         return
+    seed = secrets.randbits(SEED_BITS)
     effort.record(
         ExperimentOpened(
             experiment=effort.state.next_number,
             proposal=proposal,
             slot=slot,
-            parent=contexts.frontier.commit,
+            parent=parent,
             train_sha256=known.train_sha256,
+            seed=seed,
+            ran_sha256=effort.put_text(seeded(train_py, seed)),
             digest=digest(train_py),
-            diff_sha256=effort.put_text(unified_diff(contexts.frontier_py, train_py)),
+            diff_sha256=effort.put_text(unified_diff(parent_py, train_py)),
         )
     )
 

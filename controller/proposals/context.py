@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import overload
 
 from controller.core.experiment import Experiment
+from controller.core.keeps import keeps_of
 from controller.core.program.suspicion import Suspicion
 from controller.core.values import Frontier, Score
 from controller.ports import Context, Repository, Services
@@ -70,6 +71,7 @@ class ContextBuilder:
             diff=lambda number: self._effort.diff(experiments[number]),
             excerpt=self._runs.excerpt,
             services=services,
+            keeps=keeps_of(state),
         )
 
 

@@ -25,7 +25,7 @@ from controller.core.plan import Ask, Foresee, Rehearse, Situation
 from controller.core.program.rebase import Stale
 from controller.core.proposal import Proposal
 from controller.core.rules import Rules
-from controller.core.state import BASELINE, MERGE, ResearchState
+from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Change
 from controller.ports import Agent, Clock, Rehearsal, Repository
@@ -98,6 +98,9 @@ class Proposer:
                 parent=self._contexts.frontier.commit,
                 fixes=action.fixes,
                 merges=action.merges,
+                repeats=action.repeats,
+                certificate=action.certificate,
+                pair=action.pair,
                 stands_in_for=action.stands_in_for,
             )
         )
@@ -164,6 +167,8 @@ class Proposer:
                 return Change(train_py=self._contexts.frontier_py, description="baseline")
             if proposal.agent == MERGE:
                 return self._merge(proposal)
+            if proposal.agent == REPLICATE:
+                return self._again(proposal)
             context = self._contexts.context(self._services(number), number)
             agent = self._agents[proposal.agent]
         try:
@@ -193,6 +198,14 @@ class Proposer:
             f"{behind.proposal.description}",
             hypothesis="Two changes that each lowered val_bpb from one frontier lower it further together.",
             idea="merge",
+        )
+
+    def _again(self, proposal: Proposal) -> Change:
+        """The program of an earlier experiment, unchanged."""
+        earlier = self._experiment(proposal.repeats)
+        return Change(
+            train_py=self._effort.source(earlier),
+            description=f"experiment {earlier.number} again: {earlier.proposal.description}",
         )
 
     def _base_of(self, behind: int) -> str:

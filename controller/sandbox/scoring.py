@@ -101,7 +101,7 @@ class ContainerJudge:
         names, files, config = self._names(attempt), self._files, self._containers
         train = attempt.train_path.resolve()
         workers = [
-            builders.worker(config, names, files, self._config, exchange, train=train)
+            builders.worker(config, names, files, self._config, exchange, train=train, seed=attempt.seed)
             for exchange in volumes.EXCHANGES
         ]
         rows = data.row_tokens(files.data)

@@ -61,6 +61,7 @@ class ContainerTrainer:
             self._files,
             train=attempt.train_path.resolve(),
             budget_seconds=attempt.budget_seconds,
+            seed=attempt.seed,
         )
 
     def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:

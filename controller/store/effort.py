@@ -80,8 +80,12 @@ class Effort:
         return self._journal.get_blob(sha256).decode("utf-8", "surrogatepass")
 
     def source(self, experiment: Experiment) -> str:
-        """train.py as the experiment ran it."""
+        """train.py as it was proposed."""
         return self.text(experiment.train_sha256)
+
+    def as_run(self, experiment: Experiment) -> str:
+        """train.py as the experiment ran it, with the controller's seed."""
+        return self.text(experiment.ran_sha256)
 
     def diff(self, experiment: Experiment) -> str:
         """The experiment's change against its parent."""

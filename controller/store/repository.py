@@ -26,7 +26,9 @@ _TAG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOTHING = "0" * 40
 #: Left behind by a killed git, or by us. The holder of the home's lock is the repository's only user.
-_STALE = ("index.lock", "HEAD.lock", "refs/heads/**/*.lock", f".*{PARTIAL}")
+_STALE = ("index.lock", "HEAD.lock", "refs/**/*.lock", f".*{PARTIAL}")
+NOTES = "refs/notes/glovebox"
+"""Notes of certified commits, `git notes --ref glovebox show COMMIT`."""
 
 
 class GitRepository:
@@ -89,6 +91,42 @@ class GitRepository:
             return commit
         tree = self._tree({**self.files(head), "train.py": self._store(train_py)})
         subject = clean_line(message) or f"Experiment {trailers['Experiment']}"
+        return self._advance(head, tree, subject, trailers)
+
+    def take_back(self, commit: str, message: str, trailers: Mapping[str, str]) -> str:
+        """Commit the files of an earlier commit on top of the branch and return the full hash.
+
+        Idempotent for each `Certificate` trailer: nothing is committed before the journal has heard of it.
+        """
+        head = self.head()
+        (_, newest), *_ = self._log(head, "--no-walk")
+        if newest.get("Certificate") == trailers["Certificate"]:
+            return head
+        return self._advance(head, self._tree(self.files(commit)), message, trailers)
+
+    def certify(self, commit: str, note: str) -> None:
+        """Move the certified head to a commit and attach a note to it. Idempotent."""
+        before = self._resolve(NOTES)
+        notes = self.files(before) if before is not None else {}
+        blob = self._store(note)
+        if before is None or notes.get(commit) != blob:
+            tree = self._tree({**notes, commit: blob})
+            self._move(self._commit_tree(tree, before, "Certificates\n"), before or _NOTHING, NOTES)
+            reach("note-made")
+        reference = self._certified
+        if (now := self._resolve(reference)) != commit:
+            self._move(commit, now or _NOTHING, reference)
+            reach("certified-moved")
+
+    def certified(self) -> tuple[str, str] | None:
+        """The certified head and its note; None if no chain was certified yet."""
+        commit, notes = self._resolve(self._certified), self._resolve(NOTES)
+        if commit is None:
+            return None
+        blob = self.files(notes).get(commit) if notes is not None else None
+        return commit, self.content(blob).decode("utf-8", "replace") if blob is not None else ""
+
+    def _advance(self, head: str, tree: str, subject: str, trailers: Mapping[str, str]) -> str:
         lines = "".join(f"{key}: {clean_line(value)}\n" for key, value in trailers.items())
         commit = self._commit_tree(tree, head, f"{subject}\n\n{lines}")
         reach("commit-made")
@@ -161,6 +199,10 @@ class GitRepository:
         return self._git.run("cat-file", "blob", blob)
 
     @property
+    def _certified(self) -> str:
+        return f"refs/glovebox/certified/{self._reference.removeprefix('refs/heads/autoresearch/')}"
+
+    @property
     def _reference(self) -> str:
         if self._branch is None:
             raise AssertionError("an effort has a tag before its repository is used")
@@ -198,11 +240,12 @@ class GitRepository:
         with _disk(self._path):
             return self._git.sync_object(name)
 
-    def _move(self, commit: str, before: str) -> None:
-        """Move the branch to another commit, durably."""
-        self._git.run("update-ref", self._reference, commit, before)
+    def _move(self, commit: str, before: str, reference: str | None = None) -> None:
+        """Move the branch, or another reference, to another commit, durably."""
+        reference = reference or self._reference
+        self._git.run("update-ref", reference, commit, before)
         with _disk(self._path):
-            self._git.sync_reference(self._reference)
+            self._git.sync_reference(reference)
 
     def _resolve(self, name: str) -> str | None:
         found = self._git.run("rev-parse", "--verify", "--quiet", "--end-of-options", name, status=(0, 1))

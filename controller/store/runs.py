@@ -32,14 +32,16 @@ class Runs:
     def folder(self, number: int) -> Path:
         return self._folder / f"{number:06d}"
 
-    def attempt(self, experiment: int, number: int, budget_seconds: float) -> Attempt:
-        folder = self.folder(experiment)
+    def attempt(self, experiment: Experiment, number: int, budget_seconds: float) -> Attempt:
+        """Each with the experiment's seed: what is repeated must not become a second chance."""
+        folder = self.folder(experiment.number)
         return Attempt(
-            experiment=str(experiment),
+            experiment=str(experiment.number),
             number=number,
             train_path=folder / "train.py",
             log_path=folder / "run.log",
             budget_seconds=budget_seconds,
+            seed=experiment.seed,
         )
 
     def write_proposal(self, number: int, *, train_py: str, diff: str) -> None:
@@ -118,6 +120,8 @@ def describe(experiment: Experiment) -> bytes:
         "fixes": proposal.fixes,
         "parameters": proposal.parameters,
         "train_sha256": experiment.train_sha256,
+        "seed": experiment.seed,
+        "ran_sha256": experiment.ran_sha256,
         "diff_sha256": experiment.diff_sha256,
         "proposal": proposal.number,
         "slot": experiment.slot,

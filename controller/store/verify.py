@@ -8,6 +8,7 @@ everything is not detected; keep the head hash elsewhere if that matters.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     ApiRequested,
+    CertificateDecided,
+    CertificateSettled,
+    Committed,
     Decided,
     ExperimentMoved,
     ExperimentOpened,
@@ -29,6 +33,7 @@ from controller.core.events import (
     Record,
 )
 from controller.core.experiment import Experiment, Phase
+from controller.core.plan import conclusion
 from controller.core.scoring.runlog import summary
 from controller.core.spending import ImpossibleCall
 from controller.core.state import ResearchState, apply
@@ -57,6 +62,8 @@ class _Pass:
     """How much of the journal was read."""
     heads: dict[int, set[str]] = field(default_factory=dict)
     """By kept experiment: the heads of the journal between its verdict and its commit."""
+    branch: list[int | CertificateDecided] = field(default_factory=list)
+    """What the commits of the branch are, base aside: kept experiments, and chains that were taken back."""
     latest: dict[int, int] = field(default_factory=dict)
     """By slot: its latest experiment, the only one on it that may not be closed yet."""
 
@@ -70,6 +77,8 @@ class _Pass:
         for record in archive.follow():
             if isinstance(record.data, Decided):
                 self.problems.extend(_decide_again(record, record.data, self.state))
+            if isinstance(record.data, CertificateDecided):
+                self.problems.extend(_certify_again(record, record.data, self.state))
             self.problems.extend(_spend_again(record, self.state))
             try:
                 apply(self.state, record)
@@ -79,6 +88,7 @@ class _Pass:
             if isinstance(record.data, ExperimentOpened | ExperimentMoved):
                 self.latest[record.data.slot] = record.data.experiment
             self.problems.extend(_check_blobs(self.home, record, pruned))
+            self._follow_branch(record)
             for experiment in self.state.open:
                 if experiment.phase is Phase.DECIDED:
                     self.heads.setdefault(experiment.number, set()).add(record.hash)
@@ -92,6 +102,15 @@ class _Pass:
                 f"{journal.NAME} never had the head {clean_line(str(self.pinned), 64)}: "
                 "lines were cut off its end, or it was written anew"
             )
+
+    def _follow_branch(self, record: Record) -> None:
+        event = record.data
+        if isinstance(event, Committed):
+            self.branch.append(event.experiment)
+        elif isinstance(event, CertificateSettled):
+            decided = self.state.certificates[-1]
+            if decided.outcome != "certified":
+                self.branch.append(decided)
 
 
 @dataclass(frozen=True)
@@ -156,12 +175,33 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
             yield f"{where} was decided before experiment {other.number} was committed"
     try:
         quarantined = experiment.quarantine.score if experiment.quarantine else None
-        again = decide(frontier, experiment.outcome, experiment.judgement, quarantined, state.lineage)
+        again = decide(
+            frontier,
+            experiment.outcome,
+            experiment.judgement,
+            quarantined,
+            state.lineage,
+            is_replicate=experiment.repeats is not None,
+            margin=event.margin,
+        )
     except ValueError as error:
         yield f"{where} was decided too early: {error}"
         return
     if (again.verdict, again.cause) != (event.decision.verdict, event.decision.cause):
         yield f"{where} was decided {event.decision.verdict}; by the rules it is {again.verdict}"
+
+
+def _certify_again(record: Record, event: CertificateDecided, state: ResearchState) -> Iterator[str]:
+    """Each certificate is recomputed from the scores of its pairs and of all other replicates."""
+    certificate = state.certificate
+    if certificate is None or certificate.number != event.certificate:
+        return  # apply() has the words for it
+    where = f"{journal.NAME} line {record.seq + 1}: certificate {event.certificate}"
+    again = conclusion(state, certificate, event.most_pairs)
+    if again is None:
+        yield f"{where} was decided too early"
+    elif again != (event.outcome, event.rule, event.evidence):
+        yield f"{where} says {event.outcome}, {event.rule}; by its pairs it is {again[0]}, {again[1]}"
 
 
 def _calls_pruned(home: Path) -> int:
@@ -191,7 +231,7 @@ def _check_blobs(home: Path, record: Record, calls_pruned: int) -> Iterator[str]
 def _blobs(event: AnyEvent) -> tuple[str, ...]:
     match event:
         case ExperimentOpened():
-            return event.train_sha256, event.diff_sha256
+            return event.train_sha256, event.ran_sha256, event.diff_sha256
         case ProposalMade() | ProposalRebased() | ProposalRehearsed():
             return (event.train_sha256,)
         case ApiRequested():
@@ -231,7 +271,7 @@ def _check_runs(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
         if experiment.attempt == 0:
             continue  # its folder is written just before the first attempt
         folder = Runs(home).folder(experiment.number)
-        for name, blob in (("train.py", experiment.train_sha256), ("change.diff", experiment.diff_sha256)):
+        for name, blob in (("train.py", experiment.ran_sha256), ("change.diff", experiment.diff_sha256)):
             path = folder / name
             where = path.relative_to(home)
             if path.is_symlink() or not path.is_file():
@@ -287,18 +327,61 @@ def _check_git(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
         if base != state.base_commit:
             yield f"repo: the branch begins with {base[:7]}, not with {str(state.base_commit)[:7]}"
             return
-        expected = [state.experiments[number] for number in told.heads]
-        expected = [experiment for experiment in expected if experiment.commit is not None]
-        pending = next((known for known in state.open if known.phase is Phase.DECIDED), None)
+        expected = [*told.branch]
+        pending = next(
+            (known.number for known in state.open if known.phase is Phase.DECIDED), state.unsettled
+        )
         if pending is not None and len(kept) == len(expected) + 1:
             expected.append(pending)  # committed, and about to be journalled as such
         elif len(kept) != len(expected) and not (at_work and len(kept) > len(expected)):
             yield f"repo: the branch has {len(kept)} commits after its base, the journal {len(expected)}"
-        for experiment, (commit, trailers) in zip(expected, kept, strict=False):
-            heads = told.heads[experiment.number]
-            yield from _check_commit(repository, base, experiment, commit, trailers, heads)
+        for what, (commit, trailers) in zip(expected, kept, strict=False):
+            if isinstance(what, CertificateDecided):
+                yield from _check_taken_back(repository, state, what, commit, trailers)
+            else:
+                experiment, heads = state.experiments[what], told.heads[what]
+                yield from _check_commit(repository, base, experiment, commit, trailers, heads)
+        yield from _check_certified(repository, state)
     except (VerificationFailed, InfrastructureError) as error:
         yield f"repo: {clean_line(str(error), 500)}"
+
+
+def _check_taken_back(
+    repository: GitRepository,
+    state: ResearchState,
+    decided: CertificateDecided,
+    commit: str,
+    trailers: dict[str, str],
+) -> Iterator[str]:
+    where = f"repo: commit {commit[:7]}"
+    if trailers.get("Certificate") != str(decided.certificate):
+        yield f"{where} stands where certificate {decided.certificate} took a chain back"
+    elif repository.files(commit) != repository.files(state.experiments[decided.base].commit or ""):
+        yield f"{where} takes a chain back to something else than experiment {decided.base}"
+
+
+def _check_certified(repository: GitRepository, state: ResearchState) -> Iterator[str]:
+    """The reference and its note say what the journal says, but for a certificate that is being settled."""
+    good = [decided for decided in state.certificates if decided.outcome == "certified"]
+    if state.unsettled is not None and state.unsettled in good:
+        return
+    found = repository.certified()
+    if not good:
+        if found is not None:
+            yield f"repo: {found[0][:7]} is named certified, and no chain was"
+        return
+    commit = state.experiments[good[-1].head].commit
+    if found is None or found[0] != commit:
+        yield f"repo: the certified head is {found[0][:7] if found else 'missing'}, not {str(commit)[:7]}"
+    elif json.dumps(good[-1].model_dump(mode="json"))[:-1] not in json.dumps(_json(found[1])):
+        yield f"repo: the note of {found[0][:7]} does not say what its certificate does"
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _check_commit(

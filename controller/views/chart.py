@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KEEP, _DISCARD, _CRASH, _REJECT, _INK = "#1a7f37", "#a8b0b8", "#d1242f", "#8250df", "#30363d"
+_BAND = "#0969da"
 _INCHES, _SMALL_INCHES, _DOTS_PER_INCH = (12.0, 6.5), (12.0, 3.6), 150
 _LABEL_CHARACTERS = 34
 _LABEL_ANGLE = 28.0
@@ -107,10 +108,13 @@ def _scores(axes: Axes, scored: Sequence[Experiment], last: int) -> None:
     kept = _points(scored, Verdict.KEEP)
     lowest, highest = _limits([bpb for _, bpb in kept] or [bpb for _, bpb in _points(scored)], scored)
     axes.set_ylim(lowest, highest)
-    discarded = _points(scored, Verdict.DISCARD)
+    repeated = [experiment for experiment in scored if experiment.repeats is not None]
+    tried = [experiment for experiment in scored if experiment.repeats is None]
+    discarded = _points(tried, Verdict.DISCARD)
     _dots(axes, [point for point in discarded if point[1] <= highest], "o", _DISCARD, "discard", 34)
     beyond = [(number, highest) for number, bpb in discarded if bpb > highest]
     _dots(axes, beyond, "^", _DISCARD, "discard, off the scale", 40)
+    _dots(axes, [point for point in _points(repeated) if point[1] <= highest], "D", _BAND, "replicate", 24)
     if kept:
         axes.step(
             *staircase(kept, last), where="post", color=_KEEP, linewidth=1.8, label="best so far", zorder=2

@@ -20,7 +20,7 @@ from controller.core.proposal import Proposal
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Cause, Verdict
-from controller.views import audit, conditions, costs
+from controller.views import audit, certificates, conditions, costs, spread
 
 TEXT_LIMIT = 200_000
 """Characters of one text that are shown."""
@@ -49,9 +49,12 @@ def status(state: ResearchState, today: str) -> Json:
             "baseline_failed": baseline_failed(state) or None,
             "obstacle": state.obstacle.kind if state.obstacle else None,
             "improvement_bpb": baseline - best if baseline is not None and best is not None else None,
+            "spread": spread.as_json(state),
+            "certificates": certificates.as_json(state),
             "experiments": len(state.finished),
             "worked_seconds": state.worked_seconds,
             "limits": {name: state.limit(name) for name in ("experiments", "hours")},
+            "replicates": state.replicates,
             "verdicts": {verdict.value: state.count(verdict) for verdict in Verdict},
             "causes": {str(cause): count for cause, count in state.causes.items()},
             "open": _row(state, state.open[0]) if state.open else None,
@@ -120,6 +123,8 @@ def show(shown: Exhibit) -> Json:
             "hypothesis": proposal.hypothesis,
             "parameters": proposal.parameters,
             "train_sha256": experiment.train_sha256,
+            "seed": experiment.seed,
+            "ran_sha256": experiment.ran_sha256,
             "outcome": experiment.outcome.model_dump() if experiment.outcome else None,
             "score": experiment.score.model_dump(exclude=audit.HOLDOUT) if experiment.score else None,
             "refusal": refusal(experiment),
@@ -140,8 +145,8 @@ def show(shown: Exhibit) -> Json:
 
 
 def effect(experiment: Experiment) -> float | None:
-    """Score minus the score it had to beat, bits per byte; negative is better."""
-    if experiment.score is None or experiment.frontier_bpb is None:
+    """Score minus the score it had to beat, bits per byte; negative is better. None for a replicate."""
+    if experiment.score is None or experiment.frontier_bpb is None or experiment.repeats is not None:
         return None
     return experiment.score.val_bpb - experiment.frontier_bpb
 
@@ -178,6 +183,7 @@ def _proposal(proposal: Proposal) -> dict[str, Json]:
         "description": clean_line(proposal.description),
         "fixes": proposal.fixes,
         "merges": proposal.merges,
+        "repeats": proposal.repeats,
     }
 
 
@@ -201,6 +207,7 @@ def _row(state: ResearchState, experiment: Experiment) -> dict[str, Json]:
         "expected_effect": proposal.expected_effect,
         "fixes": proposal.fixes,
         "merges": proposal.merges,
+        "repeats": proposal.repeats,
         "parent": experiment.parent,
         "commit": experiment.commit,
         "attempt": experiment.attempt,

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from controller.core import replicates
 from controller.core.errors import UserError
 from controller.core.events import (
     AgentFailed,
@@ -29,8 +30,9 @@ from controller.core.state import ResearchState, fold
 from controller.core.untrusted import clean_line
 from controller.core.values import Provenance, Verdict
 from controller.files import drop_link
-from controller.views import chart, costs
+from controller.views import chart, costs, spread
 from controller.views.facts import effect, marks
+from controller.views.tables import counts
 
 REPORT, PICTURE, OVERFITTING = "report.md", "progress.png", "holdout.png"
 
@@ -63,6 +65,7 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _summary(records, state),
         _picture(),
         _kept(state),
+        _replicates(state),
         _holdout(state),
         _near_misses(state),
         _odd(state),
@@ -89,8 +92,7 @@ def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     if records:
         by = f" by {', '.join(map(escape, agents))}" if agents else ""
         yield f"From {_moment(records[0].time)} to {_moment(records[-1].time)}{by}."
-    counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
-    yield f"{len(state.finished)} experiments: {counts}."
+    yield f"{len(state.finished) - state.replicates} experiments: {counts(state)}."
     for experiment in state.open:
         yield f"Experiment {experiment.number} is open ({experiment.phase})."
     kept = _verdicts(state, Verdict.KEEP)
@@ -102,7 +104,43 @@ def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
             f"`{_short(kept[-1])}`); baseline {first:.6f}; "
             f"change {best - first:+.6f} ({_percent(best - first, first)})."
         )
-        yield "Each score is one run; how much of a small difference is chance was not measured."
+        yield _chance(state)
+
+
+def _chance(state: ResearchState) -> str:
+    """What a small difference is worth."""
+    measured = replicates.spread_of(state.runs)
+    if measured is None:
+        return "Each score is one run; how much of a small difference is chance was not measured."
+    low, high = measured.interval()
+    words = (
+        f"Chance moves a score by {measured.sigma:.6f} (standard deviation of single runs, 95 % interval "
+        f"{low:.6f} to {high:.6f}, {measured.df} degrees of freedom): a gain of less than "
+        f"{2.0 * measured.sigma:.6f} may be luck."
+    )
+    if (drift := spread.drifted(state)) is not None:
+        words += f" **{drift[0].upper()}{drift[1:]}.**"
+    return words
+
+
+def _replicates(state: ResearchState) -> Iterator[str]:
+    """The runs of one program, side by side."""
+    if replicates.spread_of(state.runs) is None:
+        return
+    yield "## What chance does"
+    yield ""
+    yield (
+        "Runs of one program that differ in their seed alone, and that nothing was selected by. What has to "
+        "be beaten is their mean once there are two."
+    )
+    yield ""
+    yield "| program of | runs | mean | lowest | highest | experiments |"
+    yield "|--:|--:|--:|--:|--:|---|"
+    for program, runs in sorted(state.runs.items()):
+        scores = [run.val_bpb for run in runs]
+        numbers = ", ".join(str(run.experiment) for run in runs)
+        mean = replicates.mean(runs)
+        yield f"| {program} | {len(runs)} | {mean:.6f} | {min(scores):.6f} | {max(scores):.6f} | {numbers} |"
 
 
 def _picture() -> Iterator[str]:

@@ -17,7 +17,7 @@ from controller.core.experiment import Experiment
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Cause, Verdict, Work
-from controller.views import audit, conditions, costs
+from controller.views import audit, certificates, conditions, costs, spread
 from controller.views.facts import TEXT_LIMIT, Exhibit, baseline_failed, description, effect, marks, refusal
 
 STYLES = {
@@ -79,10 +79,18 @@ def _journal(records: Sequence[Record]) -> Table:
     return table
 
 
+def counts(state: ResearchState) -> str:
+    """How the finished experiments ended: `3 keep, 9 discard, 0 crash, 0 reject; 4 replicates`."""
+    verdicts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
+    return f"{verdicts}; {state.replicates} replicates" if state.replicates else verdicts
+
+
 def verdict_text(experiment: Experiment) -> Text:
     """Verdict, cause and marks in words: `keep`, `crash oom`; the phase while there is no verdict."""
     if experiment.verdict is None:
         return Text(str(experiment.phase), style="cyan")
+    if experiment.cause is Cause.REPLICATE:
+        return Text(str(experiment.cause), style="blue")
     words = [str(word) for word in (experiment.verdict, experiment.cause) if word is not None]
     text = Text(" ".join(words), style=STYLES[experiment.verdict])
     for mark in marks(experiment):
@@ -109,10 +117,12 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
         best.append(where, style="default")
         yield "best", best
         yield "baseline", Text(f"val_bpb {baseline:.6f}  improved by {baseline - frontier.val_bpb:.6f}")
+    for name, value in (*certificates.lines(state), *spread.lines(state)):
+        yield name, Text(value)
     if wrong := baseline_failed(state):
         yield "BASELINE", Text(f"failed, so there is no score to beat: {wrong}", style="bold white on red")
-    counts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
-    yield "experiments", Text(f"{len(state.finished)}{_most(state, 'experiments')} finished: {counts}")
+    finished = len(state.finished) - state.replicates
+    yield "experiments", Text(f"{finished}{_most(state, 'experiments')} finished: {counts(state)}")
     if failed := state.causes.most_common():
         yield "causes", Text(", ".join(f"{count} {cause}" for cause, count in failed))
     if exposed := state.causes[Cause.EXPOSED]:
@@ -200,7 +210,10 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
         yield "repairs", f"experiment {proposal.fixes}"
     if proposal.merges is not None:
         yield "merges", f"experiment {proposal.merges}"
+    if proposal.repeats is not None:
+        yield "repeats", f"experiment {proposal.repeats}"
     yield "from", experiment.parent
+    yield "seed", str(experiment.seed)
     if experiment.decision:
         yield "rule", experiment.decision.rule
     if score:

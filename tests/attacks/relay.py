@@ -90,7 +90,7 @@ class Relay:
         place = ContainerNames(self.bench.home, attempt.experiment, attempt.number)
         judging = JudgeConfig(total_seconds=SECONDS)
         spec = builders.worker(
-            self.bench.config, place, self.bench.files, judging, exchange, train=attempt.train_path
+            self.bench.config, place, self.bench.files, judging, exchange, train=attempt.train_path, seed=42
         )
         command = ("exec", "--limit", str(spec.life_seconds), "--", "python", "/glovebox/train.py")
         return self._run(sandbox, place, replace(spec, command=command, streamed=False))

@@ -116,6 +116,8 @@ def _proposal(number: int, parent: str) -> Iterator[AnyEvent]:
         slot=0,
         parent=parent,
         train_sha256=train,
+        seed=7,
+        ran_sha256=train,
         digest=_name("digest", number),
         diff_sha256=_name("diff", number),
     )

@@ -118,7 +118,7 @@ def _command(side: str, folders: dict[str, str], *more: object) -> tuple[str, ..
 
 def _worker(config: SealedConfig, place: ContainerNames, harness: Path, names: Exchange) -> ContainerSpec:
     files = Files(harness, harness)
-    spec = builders.worker(config, place, files, JudgeConfig(), names, train=SIDES)
+    spec = builders.worker(config, place, files, JudgeConfig(), names, train=SIDES, seed=42)
     mounts = (
         *_sides(harness),
         Mount(place.name(names.requests), "/requests", volume=True),

@@ -57,7 +57,15 @@ def test_time_goes_to_training_scoring_waiting_and_the_rest(
     spoke: float, waited: float, spoken: Sequence[Callable[[float], Record]]
 ) -> None:
     opened = ExperimentOpened(
-        experiment=1, proposal=1, slot=0, parent="", train_sha256=NAME, digest=NAME, diff_sha256=NAME
+        experiment=1,
+        proposal=1,
+        slot=0,
+        parent="",
+        train_sha256=NAME,
+        seed=7,
+        ran_sha256=NAME,
+        digest=NAME,
+        diff_sha256=NAME,
     )
     decision = Decision(verdict=Verdict.DISCARD, rule="")
     records = [

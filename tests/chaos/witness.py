@@ -269,7 +269,7 @@ def _runs(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
         yield f"folders {sorted(folders ^ due)} are missing or nobody's"
     for told in story.told:
         folder = home / "runs" / f"{told.number:06d}"
-        if told.attempts and sha256((folder / "train.py").read_bytes()) != told.opened["train_sha256"]:
+        if told.attempts and sha256((folder / "train.py").read_bytes()) != told.opened["ran_sha256"]:
             yield f"{folder.name}/train.py is not what was opened"
         described = (folder / "experiment.json").exists()
         if described != told.closed and told.number not in latest:

@@ -36,7 +36,7 @@ from controller.core.events import (
 )
 from controller.core.plan import Situation
 from controller.core.rules import Rules
-from controller.core.state import ResearchState, apply
+from controller.core.state import REPLICATE, ResearchState, apply
 from controller.core.values import Cause, Conditions, Decision, Disturbance, Draw, RunOutcome, Score, Verdict
 from tests.support.efforts import PROVENANCE
 
@@ -179,6 +179,8 @@ class Told:
                 slot=slot,
                 parent=self.state.frontier.commit,
                 train_sha256=self.state.proposals[number].train_sha256,
+                seed=7,
+                ran_sha256=self.state.proposals[number].train_sha256,
                 digest="",
                 diff_sha256="",
             )
@@ -270,6 +272,25 @@ class Told:
     def baseline(self, val_bpb: float = 2.0) -> Self:
         """From the question to the commit."""
         return self.idea("baseline", "baseline").opened(proposal=self._proposal(None)).kept(val_bpb)
+
+    # --- replicates -----------------------------------------------------------------------------
+
+    def again(self, of: int, slot: int | None = None) -> Self:
+        """A replicate that is asked for and made; opened if `slot` is named."""
+        self.idea(REPLICATE, "replicate", repeats=of)
+        return self if slot is None else self.opened(slot, self._proposal(None))
+
+    def replicated(self, of: int, *scores: float, slot: int = 0) -> Self:
+        """Replicates from the question to the verdict."""
+        for val_bpb in scores:
+            self.again(of, slot).judged(val_bpb).decided(Verdict.DISCARD, Cause.REPLICATE)
+        return self
+
+    def tried(self, times: int) -> Self:
+        """Ideas that did not help."""
+        for _ in range(times):
+            self.opened().judged(9.0).decided(Verdict.DISCARD, Cause.WORSE)
+        return self
 
     # --- slots ----------------------------------------------------------------------------------
 

@@ -36,8 +36,9 @@ from controller.core.plan import (
     stop,
     wake_at,
 )
-from controller.core.rules import AbsenceConfig, Limits, RetryConfig, Rules, Wish
+from controller.core.rules import AbsenceConfig, Limits, ReplicatesConfig, RetryConfig, Rules, Wish
 from controller.core.spending import Spending
+from controller.core.state import REPLICATE
 from controller.core.values import Cause, Disturbance, Verdict
 from tests.core.telling import AGENT, START, Told, after, at
 from tests.support.fakes import LOAD, LOST, SHARED
@@ -704,6 +705,56 @@ def test_foresight(told: Told, situation: Situation, actions: list[Action]) -> N
 )  # fmt: skip
 def test_when_nothing_is_opened(told: Told, situation: Situation, actions: list[Action]) -> None:
     check(told, situation, actions)
+
+
+# --- replicates ----------------------------------------------------------------------------------
+
+FOUR = ReplicatesConfig(baseline=4, every=0)
+EVERY_TWO = ReplicatesConfig(baseline=1, every=2)
+AGAIN = Ask(REPLICATE, "replicate", repeats=0)
+
+
+@pytest.mark.parametrize(
+    ("told", "situation", "actions"),
+    [
+        row("none is asked for before the baseline is scored", begun().asked("baseline", "baseline"),
+            replicates=FOUR, busy_proposals=frozenset({0})),
+        row("then the baseline runs again before anything else",
+            going(), AGAIN, AGAIN, AGAIN, replicates=FOUR),
+        row("what is asked for is not asked for again",
+            going().again(0).again(0), Accept(1, 0), AGAIN, replicates=FOUR),
+        row("nor what was run", going().replicated(0, 2.1, 1.9, 2.0), IDEA, replicates=FOUR),
+        row("nor what crashed",
+            going().replicated(0, 2.1, 1.9).again(0, slot=0).crashed(), IDEA, replicates=FOUR),
+        row("a slow agent is asked meanwhile",
+            Told("claude").baseline().again(0).again(0).again(0), Accept(1, 0), Ask("claude", "propose"),
+            agent="claude", asks_ahead=True, replicates=FOUR),
+        row("a baseline without a score is not run again",
+            begun().idea("baseline", "baseline").opened(proposal=0).crashed(), IDEA, replicates=FOUR),
+        row("replicates fill all slots, and ideas what is left",
+            going().replicated(0, 2.1, 1.9).again(0), Accept(3, 0), IDEA, slots=2, replicates=FOUR),
+        row("a replicate goes before an idea that was there first",
+            going().idea().again(0), Accept(2, 0), replicates=FOUR.model_copy(update={"baseline": 2})),
+        row("the incumbent runs again once enough was tried",
+            going().tried(1).opened().kept(1.5), Ask(REPLICATE, "replicate", repeats=2),
+            replicates=EVERY_TWO),
+        row("not before", going().tried(1), IDEA, replicates=EVERY_TWO),
+        row("nor again at once", going().tried(2).again(0, slot=0), Train(3, 0), replicates=EVERY_TWO),
+        row("then it is counted anew",
+            going().tried(2).replicated(0, 2.0).tried(1), IDEA, replicates=EVERY_TWO),
+        row("replicates do not count against the limit on experiments",
+            going().replicated(0, 2.1, 1.9, 2.0).idea(), Accept(4, 0), limits=Limits(2), replicates=FOUR),
+        row("one is accepted although ideas have reached it",
+            going().idea().again(0).opened(0, 1), Train(1, 0), Accept(2, 1), slots=2, limits=Limits(2)),
+    ],
+)  # fmt: skip
+def test_replicates(told: Told, situation: Situation, actions: list[Action]) -> None:
+    check(told, situation, actions)
+
+
+def test_replicates_alone_do_not_reach_the_limit() -> None:
+    told = going().replicated(0, 2.0, 2.1)
+    assert stop(told.state, at(limits=Limits(2))) is None
 
 
 # --- questions -----------------------------------------------------------------------------------

@@ -256,6 +256,8 @@ class Player:
                 slot=slot,
                 parent=frontier.commit,
                 train_sha256=proposal.train_sha256,
+                seed=7,
+                ran_sha256=proposal.train_sha256,
                 digest=proposal.train_sha256,
                 diff_sha256="",
             )

@@ -76,6 +76,8 @@ def opened(number: int, proposal: int | None = None, slot: int = 0, digest: str 
         slot=slot,
         parent="c",
         train_sha256="a",
+        seed=7,
+        ran_sha256="a",
         digest=digest,
         diff_sha256="",
     )

@@ -12,6 +12,7 @@ import pytest
 from controller.core.errors import InfrastructureError
 from controller.core.values import Cause, Claim
 from controller.store.runs import Runs
+from tests.support.experiments import an_experiment
 from tests.support.story import BASELINE, Story, tell
 
 
@@ -28,10 +29,11 @@ def story(told: Path, tmp_path: Path) -> Story:
 def test_a_proposal_lies_there_as_it_will_run(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     runs.write_proposal(42, train_py="A = 'ü'\r\n", diff="+A\n")
-    attempt = runs.attempt(42, 3, 20.0)
+    attempt = runs.attempt(an_experiment(42), 3, 20.0)
     assert attempt.train_path == tmp_path / "runs" / "000042" / "train.py"
     assert attempt.log_path == tmp_path / "runs" / "000042" / "run.log"
     assert (attempt.experiment, attempt.number, attempt.budget_seconds) == ("42", 3, 20.0)
+    assert attempt.seed == an_experiment(42).seed
     assert attempt.train_path.read_bytes() == "A = 'ü'\r\n".encode()
     assert stat.S_IMODE(attempt.train_path.stat().st_mode) == 0o644
     assert (tmp_path / "runs" / "000042" / "change.diff").read_text() == "+A\n"

@@ -156,6 +156,8 @@ class Story:
                 slot=0,
                 parent=self._frontier.commit,
                 train_sha256="0" * 64,
+                seed=7,
+                ran_sha256="0" * 64,
                 digest="",
                 diff_sha256="0" * 64,
             )

@@ -24,6 +24,8 @@ def an_experiment(number: int = 0, proposal: Proposal | None = None, **known: An
         slot=0,
         parent=proposal.parent,
         train_sha256=proposal.train_sha256,
+        seed=7,
+        ran_sha256=proposal.train_sha256,
         digest="",
         diff_sha256="",
         opened_at="",

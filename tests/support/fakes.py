@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 
 from controller.core.containers.config import Limits
 from controller.core.containers.domains import Domain
@@ -237,11 +238,15 @@ class FakeJudge:
     A note `unsteady` makes the second score of a run another one than the first; `slow` lets the worker of
     the first attempt answer too late; `knows` does far worse on fresh rows. Workers use WORK; with the note
     `heavy` more than they may, if there is a reference. `deserts` ends the second worker before it has
-    confirmed anything.
+    confirmed anything. `lucky` scores better by LUCK the first time that this text is scored.
     """
 
     trainer: FakeTrainer
+    chance: float = 0.0
+    """Standard deviation of a run, in widths; drawn with the attempt's seed."""
     scored: list[tuple[str, int]] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    """Texts that were scored."""
     ready: tuple[Attempt, int, Draw | None] | None = None
     """For whose scoring everything waits."""
     seeds: list[tuple[int, bool]] = field(default_factory=list)
@@ -272,7 +277,10 @@ class FakeJudge:
         text = attempt.train_path.read_text(encoding="utf-8")
         found = re.search(r"^WIDTH = (\S+)", text, re.MULTILINE)
         assert found is not None
-        width = float(found[1])
+        width = float(found[1]) + self.chance * Random(attempt.seed).gauss(0.0, 1.0)
+        if "# lucky" in text and text not in self.known:
+            width -= LUCK
+        self.known.add(text)
         key = attempt.experiment, attempt.number
         self.seeds.append((seed, self.ready == (attempt, seed, draw)))
         self.ready = None
@@ -312,6 +320,7 @@ class FakeJudge:
         return score.model_copy(update={"confirmed": True, "work": tuple(work)})
 
 
+LUCK = 0.5
 WORK = Work(wall_seconds=8.1, cpu_seconds=9.3)
 
 

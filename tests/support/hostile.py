@@ -27,6 +27,9 @@ from controller.core.events import (
     AgentAbsent,
     AgentFailed,
     AgentReturned,
+    CertificateDecided,
+    CertificateOpened,
+    CertificateSettled,
     ClaimMismatch,
     ExperimentMoved,
     JournalRepaired,
@@ -48,7 +51,7 @@ from controller.core.events import (
 from controller.core.experiment import Phase
 from controller.core.scoring.runlog import summary
 from controller.core.state import ResearchState, apply, fold
-from controller.core.values import Cause, Disturbance, DisturbanceKind, Score
+from controller.core.values import Cause, Disturbance, DisturbanceKind, Evidence, Score
 from controller.observers.log import OperationalLog
 from controller.observers.notices import Context, follow
 from controller.observers.terminal import Terminal
@@ -107,6 +110,21 @@ def unseen(text: str, allowed: str = "\n") -> set[str]:
 # --- an effort in which every text is somebody else's -------------------------------------------------------
 
 
+_EVIDENCE = Evidence(
+    pairs=3,
+    gain=-0.1,
+    low=-0.2,
+    high=0.0,
+    e_value=0.2,
+    sigma=0.05,
+    df=4,
+    holdout_gain=None,
+    holdout_low=None,
+    holdout_high=None,
+    holdout_e_against=1.0,
+)
+
+
 def effort(text: str) -> tuple[list[Record], ResearchState]:
     """Everything that can happen in an effort, each string of it `text`."""
     story = _eventful()
@@ -138,6 +156,19 @@ def _eventful() -> Story:
     story.tell(SlotDisturbed(experiment=5, disturbance=noise, looks=9, until=_LATER))
     story.tell(SlotReady(experiment=5, seconds=9))
     story.tell(ExperimentMoved(experiment=5, slot=1))
+    story.tell(CertificateOpened(certificate=0, base=0, head=1))
+    story.tell(
+        CertificateDecided(
+            certificate=0,
+            base=0,
+            head=1,
+            outcome="failed",
+            rule="hopeless",
+            evidence=_EVIDENCE,
+            most_pairs=12,
+        )
+    )
+    story.tell(CertificateSettled(certificate=0, commit="0" * 40))
     story.tell(JournalRepaired(removed="torn"))
     _train_again(story)
     story.answer("next")

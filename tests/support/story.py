@@ -140,6 +140,8 @@ class Story:
                 slot=0,
                 parent=self.state.frontier.commit,
                 train_sha256=sha256_,
+                seed=7,
+                ran_sha256=sha256_,
                 digest=digest(train_py),
                 diff_sha256=self.journal.put_blob(diff.encode()),
             )

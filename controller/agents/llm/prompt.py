@@ -11,8 +11,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from controller.core.experiment import Experiment
+from controller.core.keeps import Keeps
 from controller.core.notebook import Idea, Mode, effect, idea_name
 from controller.core.program.source import parse
 from controller.core.proposal import Proposal
@@ -143,6 +145,11 @@ def _digest(context: Context, room: int) -> Iterator[str]:
         f"The score to beat: {'none yet' if best is None else f'{best:.6f}'}. Numbers with a sign are "
         "changes of val_bpb against the frontier of their time; negative is better."
     )
+    if (sigma := context.keeps.sigma) is not None:
+        yield (
+            f"Chance moves the score of one program by {sigma:.6f} (standard deviation of single runs). An "
+            "effect of less than twice that says little, in either direction."
+        )
     kept, older = notebook.keeps, notebook.older_misses
     near = [number for _, number in notebook.near_misses]
     ideas = (_idea(name, idea) for name, idea in reversed(notebook.ideas.items()))
@@ -151,7 +158,13 @@ def _digest(context: Context, room: int) -> Iterator[str]:
         return (say(context.finished(number)) for number in numbers)
 
     for title, share, chosen, count in (
-        ("Kept, each against the frontier before it:", 0.3, lines(_kept, reversed(kept)), len(kept)),
+        (
+            "Kept, each against the frontier before it; `certified` gains were found again in fresh runs, "
+            "`provisional` ones may be luck, those `taken back` were not found again:",
+            0.3,
+            lines(partial(_kept, context.keeps), reversed(kept)),
+            len(kept),
+        ),
         ("Ideas tried since the baseline:", 0.25, ideas, len(notebook.ideas)),
         ("Near misses on this frontier, the nearest last:", 0.05, lines(_line, near), len(near)),
         ("Near misses on earlier frontiers, the latest last:", 0.05, lines(_line, older), len(older)),
@@ -189,11 +202,12 @@ def _section(title: str, lines: Iterable[str], count: int, room: int) -> str:
     return "\n".join([title, *notes, *reversed(chosen)]) if count else f"{title} none."
 
 
-def _kept(experiment: Experiment) -> str:
+def _kept(keeps: Keeps, experiment: Experiment) -> str:
     gain, score = effect(experiment), experiment.score
     bpb = f"{score.val_bpb:.6f}" if score else "no score"
     change = f" ({gain:+.6f})" if gain is not None else ""
-    return f"#{experiment.number} {bpb}{change} {clean_line(experiment.proposal.description)}"
+    mark = keeps.mark(experiment.number)
+    return f"#{experiment.number} {bpb}{change}{mark} {clean_line(experiment.proposal.description)}"
 
 
 def _line(experiment: Experiment) -> str:

@@ -64,9 +64,15 @@ def holder(config: SealedConfig, names: ContainerNames, budget_seconds: float) -
 
 
 def trainer(
-    config: SealedConfig, names: ContainerNames, files: Files, *, train: Path, budget_seconds: float
+    config: SealedConfig,
+    names: ContainerNames,
+    files: Files,
+    *,
+    train: Path,
+    budget_seconds: float,
+    seed: int,
 ) -> ContainerSpec:
-    """T: runs the proposal. `train` is the attempt's train.py."""
+    """T: runs the proposal. `train` is the attempt's train.py, `seed` what it finds as `prepare.SEED`."""
     life = budget_seconds + config.kill_grace_seconds
     return replace(
         base(config, names, Domain.TRAINER, life, "train"),
@@ -76,6 +82,7 @@ def trainer(
             "GLOVEBOX_DATA": "/data",
             "GLOVEBOX_BUDGET_SECONDS": str(budget_seconds),
             "GLOVEBOX_OUT": "/work",
+            "GLOVEBOX_SEED": str(seed),
         },
         mounts=(
             Mount(names.name(Item.WORKSPACE), "/work", read_only=False, volume=True),
@@ -83,7 +90,7 @@ def trainer(
             Mount(str(files.data / "public"), "/data"),
             *harness_mounts(Domain.TRAINER, files.harness, "/work"),
         ),
-        order=names.order(Item.TRAINER),
+        order=names.order(Item.TRAINER, seed),
         train=train,
     )
 
@@ -96,8 +103,12 @@ def worker(
     exchange: Exchange,
     *,
     train: Path,
+    seed: int,
 ) -> ContainerSpec:
-    """W: the agent's model code in a fresh process. Of the public data it sees the tokenizer."""
+    """W: the agent's model code in a fresh process. Of the public data it sees the tokenizer.
+
+    `seed` is that of the training: a model may have parts that are drawn anew instead of saved.
+    """
     waits = _waits(config, judging)
     # The second worker may have to wait for everything that the first one does.
     limit = judging.judge_seconds if waits else judging.worker_seconds
@@ -116,14 +127,14 @@ def worker(
         _script(config, names, Domain.WORKER, life, "worker.py", argument, waits=waits),
         name=names.name(exchange.worker),
         streamed=True,
-        environment={"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp"},
+        environment={"GLOVEBOX_DATA": "/data", "GLOVEBOX_OUT": "/tmp", "GLOVEBOX_SEED": str(seed)},
         mounts=(
             *_model_mounts(Domain.WORKER, files, files.train(names, train)),
             Mount(names.name(Item.WORKSPACE), "/out", volume=True),
             Mount(names.name(exchange.requests), "/requests", volume=True),
             Mount(names.name(exchange.replies), "/replies", read_only=False, volume=True),
         ),
-        order=names.order(exchange.worker),
+        order=names.order(exchange.worker, seed),
     )
 
 

@@ -37,6 +37,7 @@ class Item(StrEnum):
 
 
 VOLUMES = frozenset({Item.WORKSPACE, Item.REQUESTS, Item.REPLIES, Item.REQUESTS_2, Item.REPLIES_2})
+SEEDED = frozenset({Item.TRAINER, Item.WORKER, Item.WORKER_2, Item.JUDGE})
 TRAINS = frozenset({Item.TRAINER, Item.REHEARSAL})
 """Items whose request carries the text of a train.py. The workers use that of their trainer."""
 
@@ -69,7 +70,7 @@ class Order(_Message):
     slot: Annotated[int, Field(ge=0, lt=MOST_SLOTS)] = 0
     """Whose GPU and CPUs it gets."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    """Seed of the judge's probes. Only the judge has one."""
+    """With the judge: that of its probes. With trainer and workers: that of the run. Nobody else has one."""
     draw: Draw | None = None
     """Which fresh rows the judge draws; None: the scoring does not belong to an effort."""
 

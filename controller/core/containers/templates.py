@@ -10,7 +10,7 @@ from controller.core.containers import builders, volumes
 from controller.core.containers.builders import Files
 from controller.core.containers.config import SealedConfig
 from controller.core.containers.names import REHEARSAL, SLOT, ContainerNames
-from controller.core.containers.orders import VOLUMES, Item, Order
+from controller.core.containers.orders import SEEDED, VOLUMES, Item, Order
 from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.volumes import EXCHANGES, FIRST, SECOND, VolumeSpec
 from controller.core.scoring.config import JudgeConfig
@@ -51,11 +51,16 @@ class Templates:
         match order.item:
             case Item.HOLDER:
                 return builders.holder(config, names, self.budget_seconds)
-            case Item.TRAINER:
-                return builders.trainer(config, names, files, train=train, budget_seconds=self.budget_seconds)
-            case Item.WORKER | Item.WORKER_2:
+            case Item.TRAINER if order.seed is not None:
+                budget = self.budget_seconds
+                return builders.trainer(
+                    config, names, files, train=train, budget_seconds=budget, seed=order.seed
+                )
+            case Item.WORKER | Item.WORKER_2 if order.seed is not None:
                 exchange = FIRST if order.item is Item.WORKER else SECOND
-                return builders.worker(config, names, files, self.judging, exchange, train=train)
+                return builders.worker(
+                    config, names, files, self.judging, exchange, train=train, seed=order.seed
+                )
             case Item.JUDGE if order.seed is not None:
                 return builders.judge(
                     config,
@@ -83,8 +88,10 @@ class Templates:
             raise ValueError("a slot is watched across experiments, and only telemetry is ordered for a slot")
         if order.experiment == SLOT and order.attempt != order.slot + 1:
             raise ValueError("each slot has telemetry of its own")
-        if order.item is not Item.JUDGE and (order.seed, order.draw) != (None, None):
-            raise ValueError("only the judge has a seed, or draws rows")
+        if order.item is not Item.JUDGE and order.draw is not None:
+            raise ValueError("only the judge draws rows")
+        if order.item not in SEEDED and order.seed is not None:
+            raise ValueError("only trainer, workers and judge have a seed")
         if order.item in VOLUMES and order.experiment == REHEARSAL:
             raise ValueError("a rehearsal has no volume")
         return ContainerNames(self.home, order.experiment, order.attempt, order.slot)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Sequence
-from typing import cast
+from typing import TypeGuard, cast
 
 from controller.core.program import constant_folding as folding
 from controller.core.program.names import PURE_MODULES, Names
@@ -171,6 +171,42 @@ class _Seeds(_Transformer):
     def _without(self, value: ast.expr) -> ast.expr:
         """0 in place of a seed's expression, unless evaluating that has side effects."""
         return ast.Constant(value=0) if self._names.is_pure(value) else value
+
+
+class SeedLiterals(_Seeds):
+    """Finds the integers that are seeds, and changes nothing."""
+
+    def __init__(self, names: Names) -> None:
+        super().__init__(names)
+        self._found: list[ast.Constant] = []
+
+    @classmethod
+    def of(cls, tree: ast.Module) -> list[ast.Constant]:
+        """In the order in which they are visited; one may be there twice."""
+        finder = cls(Names.of(tree))
+        finder.visit(tree)
+        return finder._found
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        return super().visit_For(node) if _names_seed(node.target) else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """A function of the program's own may be called like one that sets a seed, and take anything."""
+        return self.generic_visit(node) if self._names.is_own(node.func) else super().visit_Call(node)
+
+    @staticmethod
+    def _dead(parameters: ast.arguments, body: Sequence[ast.AST]) -> set[str]:
+        names = [*_positional(parameters), *(parameter.arg for parameter in parameters.kwonlyargs)]
+        return {name for name in names if is_seed(name)}
+
+    def _without(self, value: ast.expr) -> ast.expr:
+        parts = [value.left, value.right] if _is_sum(value) else [value]
+        self._found += [part for part in parts if isinstance(part, ast.Constant) and type(part.value) is int]
+        return value
+
+
+def _is_sum(value: ast.expr) -> TypeGuard[ast.BinOp]:
+    return isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)
 
 
 def _positional(parameters: ast.arguments) -> list[str]:

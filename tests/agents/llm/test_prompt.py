@@ -67,7 +67,9 @@ def test_the_context_is_bounded_whatever_the_history(count: int) -> None:
         long_history(count),
         program=(ROOT / "program.md").read_text(encoding="utf-8"),
         interface=(ROOT / "harness/prepare.py").read_text(encoding="utf-8"),
-        train_py=(ROOT / "harness/train.py").read_text(encoding="utf-8").replace("SEED = 42", "WIDTH = 64"),
+        train_py=(ROOT / "harness/train.py")
+        .read_text(encoding="utf-8")
+        .replace("# --- end of", "WIDTH = 64\n# --- end of"),
     )
     sent = len(bench.server.received[0].content)
     assert sent / 2 <= 50_000 < bench.config.max_context_tokens

@@ -26,14 +26,14 @@ JUDGING = JudgeConfig()
 
 
 def worker(config: SealedConfig, exchange: Exchange = FIRST) -> ContainerSpec:
-    return builders.worker(config, ATTEMPT, FILES, JUDGING, exchange, train=TRAIN)
+    return builders.worker(config, ATTEMPT, FILES, JUDGING, exchange, train=TRAIN, seed=42)
 
 
 def specs(config: SealedConfig) -> dict[Domain, ContainerSpec]:
     preparing = ContainerNames(Path("/srv/home"), "prepare")
     made = (
         builders.holder(config, ATTEMPT, 300.0),
-        builders.trainer(config, ATTEMPT, FILES, train=TRAIN, budget_seconds=300.0),
+        builders.trainer(config, ATTEMPT, FILES, train=TRAIN, budget_seconds=300.0, seed=42),
         worker(config),
         builders.judge(config, ATTEMPT, FILES, JUDGING, seed=1, draw=None, row_tokens=256),
         builders.rehearsal(config, ATTEMPT, FILES, train=TRAIN, limit_seconds=60.0),

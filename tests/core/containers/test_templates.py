@@ -18,6 +18,7 @@ from controller.core.containers.spec import ContainerSpec
 from controller.core.containers.templates import Templates
 from controller.core.containers.volumes import EXCHANGES, VolumeSpec
 from controller.core.scoring.config import JudgeConfig
+from tests.support.efforts import draw
 
 HOME = Path("/srv/home")
 ATTEMPT = ContainerNames(HOME, "42", 3)
@@ -32,8 +33,8 @@ def expected() -> list[ContainerSpec]:
     """What the adapters describe when they have a runner."""
     return [
         builders.holder(CONFIG, ATTEMPT, 300.0),
-        builders.trainer(CONFIG, ATTEMPT, FILES, train=TRAIN, budget_seconds=300.0),
-        *(builders.worker(CONFIG, ATTEMPT, FILES, JUDGING, each, train=TRAIN) for each in EXCHANGES),
+        builders.trainer(CONFIG, ATTEMPT, FILES, train=TRAIN, budget_seconds=300.0, seed=42),
+        *(builders.worker(CONFIG, ATTEMPT, FILES, JUDGING, each, train=TRAIN, seed=42) for each in EXCHANGES),
         builders.judge(CONFIG, ATTEMPT, FILES, JUDGING, draw=None, seed=7, row_tokens=256),
         builders.rehearsal(
             CONFIG, ContainerNames(HOME, "rehearsal"), FILES, train=TRAIN, limit_seconds=120.0
@@ -97,7 +98,7 @@ def test_each_slot_has_its_gpu_its_cpus_and_its_telemetry() -> None:
     both = replace(TEMPLATES, slots=(CONFIG, second))
     attempt = replace(ATTEMPT, slot=1)
     ours = [
-        builders.trainer(second, attempt, FILES, train=TRAIN, budget_seconds=300.0),
+        builders.trainer(second, attempt, FILES, train=TRAIN, budget_seconds=300.0, seed=42),
         builders.telemetry(second, ContainerNames.of_slot(HOME, 1), 300.0),
     ]
     for spec in ours:
@@ -145,7 +146,10 @@ def test_validation_text_reaches_the_judge_alone() -> None:
         (TEMPLATES.volume, Order(experiment="rehearsal", attempt=1, item=Item.WORKSPACE)),
         (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.WORKSPACE)),
         (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.JUDGE)),
-        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.TRAINER, draw=None, seed=1)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.TRAINER)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.WORKER)),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.TRAINER, seed=1, draw=draw(0))),
+        (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.HOLDER, seed=1)),
         (TEMPLATES.container, Order(experiment="1", attempt=1, item=Item.REHEARSAL)),
         (TEMPLATES.container, Order(experiment="rehearsal", attempt=1, item=Item.TRAINER)),
         (TEMPLATES.container, Order(experiment="slot", attempt=1, item=Item.TRAINER)),

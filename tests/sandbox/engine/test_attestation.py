@@ -21,6 +21,7 @@ ASKED = builders.trainer(
     Files(Path("/srv/home/harness/abc"), Path("/srv/home/data")),
     train=Path("/srv/home/runs/000007/train.py"),
     budget_seconds=300.0,
+    seed=42,
 ).to_engine()
 
 

@@ -43,7 +43,9 @@ class World:
         self.sandbox.create_volume(volumes.workspace(config, place, BUDGET))
         self.sandbox.start(builders.holder(config, place, BUDGET))
         train = home / "train.py"
-        return builders.trainer(config, place, self.templates.files, train=train, budget_seconds=BUDGET)
+        return builders.trainer(
+            config, place, self.templates.files, train=train, budget_seconds=BUDGET, seed=42
+        )
 
     def wait(self, spec: ContainerSpec, deadline: float = FOREVER) -> Exit:
         return self.sandbox.wait(spec.name, deadline=deadline, stop=self.stop)

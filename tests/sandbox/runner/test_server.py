@@ -190,7 +190,7 @@ def test_a_train_py_is_kept_where_only_the_runner_writes(tmp_path: Path, socket_
     train = made.home / "train.py"
     train.write_text("print(1)")
     place = place_of(made, "9")
-    spec = builders.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
+    spec = builders.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET, seed=42)
     with serving(engine, made, socket_path) as client:
         client.start(spec)
         kept = made.files.train(place, train)
@@ -201,7 +201,7 @@ def test_a_train_py_is_kept_where_only_the_runner_writes(tmp_path: Path, socket_
             client.start(spec)
         client.remove(containers=[spec.name])
         assert not kept.exists()
-        worker = builders.worker(CONFIG, place, made.files, made.judging, volumes.FIRST, train=train)
+        worker = builders.worker(CONFIG, place, made.files, made.judging, volumes.FIRST, train=train, seed=42)
         with pytest.raises(InfrastructureError, match=r"train\.py of this attempt"):
             client.start(worker)
         with pytest.raises(UserError, match="comes with a trainer"):
@@ -275,7 +275,7 @@ def test_orders_that_come_to_nothing_leave_no_train_py_behind(
     train.write_text("print(1)")
     for number in range(100, 103):
         place = place_of(made, str(number))
-        spec = builders.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET)
+        spec = builders.trainer(CONFIG, place, made.files, train=train, budget_seconds=BUDGET, seed=42)
         with pytest.raises(InfrastructureError, match="no container can be made"):
             client.start(spec)
         assert not made.files.train(place, train).parent.exists()
