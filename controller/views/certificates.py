@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from controller.core.state import ResearchState
-from controller.core.values import Evidence
 
 
 def as_json(state: ResearchState) -> dict[str, Any]:
     """What is certified, what is provisional, and what is being found out."""
     certified, latest = state.certified, state.certificates[-1] if state.certificates else None
-    gained = certified_gain(state)
+    gained = total(state)
     return {
         "certified": certified.model_dump() if certified else None,
-        "gain": gained,
+        "gain": asdict(gained) if gained else None,
         "provisional": list(state.chain),
         "taken_back": sorted(state.fallen),
         "open": None
@@ -30,21 +31,41 @@ def as_json(state: ResearchState) -> dict[str, Any]:
     }
 
 
-def certified_gain(state: ResearchState) -> float | None:
-    """What all certified chains brought, bits per byte; None if none was certified."""
-    gains = [decided.evidence.gain for decided in state.certificates if decided.outcome == "certified"]
-    return sum(gains) if gains else None
+@dataclass(frozen=True)
+class Total:
+    """What all certified chains brought together, bits per byte."""
+
+    gain: float
+    low: float | None
+    """Ends of its 95 % interval; None if one of them has none."""
+    high: float | None
+
+
+def total(state: ResearchState) -> Total | None:
+    """None if nothing is certified. Each chain was compared in runs of its own: errors add in squares."""
+    found = [decided.evidence for decided in state.certificates if decided.outcome == "certified"]
+    if not found:
+        return None
+    gain = math.fsum(one.gain for one in found)
+    if any(one.low is None or one.high is None for one in found):
+        return Total(gain, None, None)
+    reach = math.sqrt(math.fsum((one.gain - (one.low or 0.0)) ** 2 for one in found))
+    return Total(gain, gain - reach, gain + reach)
 
 
 def lines(state: ResearchState) -> Iterator[tuple[str, str]]:
     """Name and value of what is to be said of it."""
     if state.certified is None:
         return
-    gain = certified_gain(state)
-    if gain is None:
+    gained = total(state)
+    if gained is None:
         yield "certified", "nothing yet; every gain so far may be luck"
     else:
-        yield "certified", f"a gain of {gain:.6f}, up to experiment {state.certified.experiment}"
+        interval = f" (95 % interval {gained.low:.6f} to {gained.high:.6f})" if gained.low is not None else ""
+        yield (
+            "certified",
+            f"a gain of {gained.gain:.6f}{interval}, up to experiment {state.certified.experiment}",
+        )
     if state.chain:
         yield "provisional", f"{_keeps(len(state.chain))} since: experiments {_listed(state.chain)}"
     if state.fallen:
@@ -61,15 +82,5 @@ def _keeps(number: int) -> str:
     return f"{number} keeps" if number > 1 else "1 keep"
 
 
-def _listed(numbers: Any) -> str:
+def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
-
-
-def words(evidence: Evidence) -> str:
-    """The figures of one certificate in a line."""
-    interval = (
-        f" (95 % interval {evidence.low:+.6f} to {evidence.high:+.6f})"
-        if evidence.low is not None and evidence.high is not None
-        else ""
-    )
-    return f"gain {evidence.gain:+.6f}{interval}, evidence {evidence.e_value:.3g}, {evidence.pairs} pairs"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -15,13 +14,14 @@ from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Verdict
 from controller.views.facts import effect
+from controller.views.stairs import Stairs, Step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _KEEP, _DISCARD, _CRASH, _REJECT, _INK = "#1a7f37", "#a8b0b8", "#d1242f", "#8250df", "#30363d"
-_BAND = "#0969da"
+_CERTIFIED = "#0969da"
 _INCHES, _SMALL_INCHES, _DOTS_PER_INCH = (12.0, 6.5), (12.0, 3.6), 150
 _LABEL_CHARACTERS = 34
 _LABEL_ANGLE = 28.0
@@ -34,13 +34,13 @@ _HEADROOM = 0.6
 Point = tuple[int, float]
 
 
-def draw(state: ResearchState, path: Path) -> None:
+def draw(state: ResearchState, stairs: Stairs, path: Path) -> None:
     """Write the picture of all experiments as a PNG file."""
     figure, axes = _page(_INCHES)
     _frame(axes, state)
     scored = [experiment for experiment in state.finished if experiment.score]
     if scored:
-        _scores(axes, scored, state.next_number - 1)
+        _scores(axes, scored, stairs, state.next_number - 1)
     else:
         axes.set_yticks([])
         axes.set_ylim(0, 1)
@@ -104,7 +104,7 @@ def _style(axes: Axes, last: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _scores(axes: Axes, scored: Sequence[Experiment], last: int) -> None:
+def _scores(axes: Axes, scored: Sequence[Experiment], stairs: Stairs, last: int) -> None:
     kept = _points(scored, Verdict.KEEP)
     lowest, highest = _limits([bpb for _, bpb in kept] or [bpb for _, bpb in _points(scored)], scored)
     axes.set_ylim(lowest, highest)
@@ -114,23 +114,30 @@ def _scores(axes: Axes, scored: Sequence[Experiment], last: int) -> None:
     _dots(axes, [point for point in discarded if point[1] <= highest], "o", _DISCARD, "discard", 34)
     beyond = [(number, highest) for number, bpb in discarded if bpb > highest]
     _dots(axes, beyond, "^", _DISCARD, "discard, off the scale", 40)
-    _dots(axes, [point for point in _points(repeated) if point[1] <= highest], "D", _BAND, "replicate", 24)
+    _dots(
+        axes, [point for point in _points(repeated) if point[1] <= highest], "D", _CERTIFIED, "replicate", 24
+    )
     if kept:
-        axes.step(
-            *staircase(kept, last), where="post", color=_KEEP, linewidth=1.8, label="best so far", zorder=2
-        )
+        _line(axes, stairs.frontier, last, _KEEP, "frontier")
+        _line(axes, stairs.certified, last, _CERTIFIED, "certified")
         _dots(axes, kept, "o", _KEEP, "keep", 64)
         _labels(axes, [experiment for experiment in scored if experiment.verdict is Verdict.KEEP])
 
 
-def staircase(kept: Sequence[Point], last: int) -> tuple[list[int], list[float]]:
-    """The best score so far by number, up to the last experiment.
-
-    With several slots an experiment may be kept after one with a higher number.
-    """
-    numbers = sorted(number for number, _ in kept)
-    best = list(accumulate((bpb for _, bpb in sorted(kept)), min))
-    return [*numbers, max(last, numbers[-1])], [*best, best[-1]]
+def _line(axes: Axes, steps: Sequence[Step], last: int, color: str, label: str) -> None:
+    """A staircase up to the last experiment."""
+    if steps:
+        numbers, heights = zip(*steps, strict=True)
+        right, level = max(last, numbers[-1]), heights[-1]
+        axes.step(
+            [*numbers, right],
+            [*heights, level],
+            where="post",
+            color=color,
+            linewidth=1.8,
+            label=label,
+            zorder=2,
+        )
 
 
 def _limits(kept: Sequence[float], scored: Sequence[Experiment]) -> tuple[float, float]:

@@ -26,12 +26,14 @@ from controller.core.events import (
     Voided,
 )
 from controller.core.experiment import Experiment
-from controller.core.state import ResearchState, fold
+from controller.core.keeps import keeps_of
+from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Provenance, Verdict
 from controller.files import drop_link
-from controller.views import chart, costs, spread
+from controller.views import certificates, chart, costs, spread
 from controller.views.facts import effect, marks
+from controller.views.stairs import climb
 from controller.views.tables import counts
 
 REPORT, PICTURE, OVERFITTING = "report.md", "progress.png", "holdout.png"
@@ -43,14 +45,14 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$#]|://|www\.|(?<![^\W_])_|_(?![^\W_])")
 
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write the files and return their paths. Raises UserError if the folder cannot be written."""
-    state = fold(records)
+    state, stairs = climb(records)
     report, picture, overfitting = folder / REPORT, folder / PICTURE, folder / OVERFITTING
     kept = _both_scores(state)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (report, picture, overfitting):
             drop_link(path)
-        chart.draw(state, picture)
+        chart.draw(state, stairs, picture)
         if kept:
             chart.draw_holdout(kept, state.next_number - 1, overfitting)
         report.write_text(render(records, state), encoding="utf-8")
@@ -65,6 +67,7 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _summary(records, state),
         _picture(),
         _kept(state),
+        _certificates(state),
         _replicates(state),
         _holdout(state),
         _near_misses(state),
@@ -99,12 +102,53 @@ def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     if kept and kept[0].score and kept[-1].score:
         first, best = kept[0].score.val_bpb, kept[-1].score.val_bpb
         yield ""
+        yield _certified(state)
+        yield ""
         yield (
-            f"**Best: {best:.6f} bits per byte** (experiment {kept[-1].number}, commit "
+            f"Best single run of a keep: {best:.6f} bits per byte (experiment {kept[-1].number}, commit "
             f"`{_short(kept[-1])}`); baseline {first:.6f}; "
             f"change {best - first:+.6f} ({_percent(best - first, first)})."
         )
         yield _chance(state)
+
+
+def _certified(state: ResearchState) -> str:
+    """What was found again in fresh runs. Anything else may be luck."""
+    provisional = f" {len(state.chain)} keeps since are provisional." if state.chain else ""
+    gain = certificates.total(state)
+    if gain is None:
+        return f"**Nothing is certified.**{provisional or ' No gain was kept.'}"
+    interval = f" (95 % interval {gain.low:.6f} to {gain.high:.6f})" if gain.low is not None else ""
+    head = state.certified.experiment if state.certified else None
+    return (
+        f"**Certified gain: {gain.gain:.6f} bits per byte{interval}**, up to experiment {head}, found again "
+        f"in fresh runs.{provisional}"
+    )
+
+
+def _certificates(state: ResearchState) -> Iterator[str]:
+    """Every certificate with its figures, which `glovebox verify` computes again from the scores."""
+    if not state.certificates:
+        return
+    yield "## Certificates"
+    yield ""
+    yield (
+        "The head of a chain of keeps and the last certified program ran in pairs, under fresh seeds. "
+        "Evidence of 100 certifies a gain; a chain that does not hold is taken back. `glovebox verify` "
+        "computes each of these again from the scores of its runs."
+    )
+    yield ""
+    yield "| # | experiments | outcome | gain | 95 % interval | evidence | pairs | on the hold-out |"
+    yield "|--:|---|---|--:|---|--:|--:|--:|"
+    for decided in state.certificates:
+        found = decided.evidence
+        low, high = found.low, found.high
+        interval = f"{low:+.6f} to {high:+.6f}" if low is not None and high is not None else ""
+        holdout = f"{found.holdout_gain:+.4f}" if found.holdout_gain is not None else ""
+        yield (
+            f"| {decided.certificate} | {decided.base} → {decided.head} | {decided.outcome} "
+            f"| {found.gain:+.6f} | {interval} | {found.e_value:.3g} | {found.pairs} | {holdout} |"
+        )
 
 
 def _chance(state: ResearchState) -> str:
@@ -144,22 +188,22 @@ def _replicates(state: ResearchState) -> Iterator[str]:
 
 
 def _picture() -> Iterator[str]:
-    yield f"![Every experiment, and the best score so far as a staircase]({PICTURE})"
+    yield f"![Every experiment; what had to be beaten, and what is certified of it, as staircases]({PICTURE})"
 
 
 def _kept(state: ResearchState) -> Iterator[str]:
     yield "## What was kept"
     yield ""
-    yield "| # | commit | val_bpb | effect | of the baseline | description |"
-    yield "|--:|---|--:|--:|--:|---|"
-    kept = _verdicts(state, Verdict.KEEP)
+    yield "| # | commit | val_bpb | effect | of the baseline | | description |"
+    yield "|--:|---|--:|--:|--:|---|---|"
+    kept, keeps = _verdicts(state, Verdict.KEEP), keeps_of(state)
     baseline = kept[0].score.val_bpb if kept and kept[0].score else 0.0
     for experiment in kept:
         change = effect(experiment)
         gain, share = (f"{change:+.6f}", _percent(change, baseline)) if change is not None else ("", "")
         yield (
             f"| {experiment.number} | `{_short(experiment)}` | {_bpb(experiment)} | {gain} | {share} "
-            f"| {_description(experiment)} |"
+            f"|{keeps.mark(experiment.number)} | {_description(experiment)} |"
         )
 
 

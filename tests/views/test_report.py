@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from controller.core.errors import UserError
-from controller.core.events import AgentReturned
+from controller.core.events import AgentReturned, CertificateOpened, CertificateSettled
 from controller.core.state import fold
 from controller.core.values import Cause
 from controller.views import chart, report
+from controller.views.stairs import climb
+from tests.core.test_certificate import decided
 from tests.support.efforts import PROVENANCE, Story, small
 from tests.support.two_slots import StoryOfTwo
 from tests.views.test_tables import costly
@@ -43,7 +45,7 @@ def test_the_account_of_a_small_effort() -> None:
     text = rendered(small())
     assert "# autoresearch/mar1" in text
     assert "6 experiments: 3 keep, 1 discard, 1 crash, 1 reject." in text
-    assert "**Best: 1.850000 bits per byte** (experiment 5" in text
+    assert "Best single run of a keep: 1.850000 bits per byte (experiment 5" in text
     assert "baseline 2.000000; change -0.150000 (-7.50%)" in text
     assert row(text, "1")[2:] == ["1.900000", "-0.100000", "-5.00%", "MATRIX_LR 0.04 → 0.05"]
     assert row(text, "4") == ["4", "1.900500", "0.000500", "wider"]
@@ -62,7 +64,7 @@ def test_the_account_of_two_slots(tmp_path: Path) -> None:
     story.end(other, 1.9)
     story.end(one, 1.8)
     text = rendered(story)
-    assert "**Best: 1.800000 bits per byte** (experiment 1" in text
+    assert "Best single run of a keep: 1.800000 bits per byte (experiment 1" in text
     kept = text.split("## What was kept")[1].split("##")[0].strip().splitlines()[2:]
     assert [line.split("|")[1].strip() for line in kept] == ["0", "2", "1"]
     assert row(text, "1")[3] == "-0.100000"
@@ -74,9 +76,27 @@ def test_the_account_of_two_slots(tmp_path: Path) -> None:
     assert report.write(story.records, tmp_path)[1].read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_best_so_far_never_goes_up_or_back() -> None:
-    assert chart.staircase([(0, 2.0), (2, 1.9), (1, 1.8)], 5) == ([0, 1, 2, 5], [2.0, 1.8, 1.8, 1.8])
-    assert chart.staircase([(0, 2.0), (3, 1.9)], 3) == ([0, 3, 3], [2.0, 1.9, 1.9])
+def test_the_stairs_show_what_had_to_be_beaten_and_what_is_certified() -> None:
+    _, stairs = climb(small().records)
+    assert stairs.certified == stairs.frontier[:1] == [(0, 2.0)]
+    assert stairs.frontier == sorted(stairs.frontier, key=lambda step: -step[1]) and len(stairs.frontier) > 1
+
+
+def test_a_certified_gain_comes_first() -> None:
+    story = small()
+    text = rendered(story)
+    assert "**Nothing is certified.**" in text and "are provisional" in text
+    state = fold(story.records)
+    head = state.chain[-1]
+    story.tell(CertificateOpened(certificate=0, base=0, head=head))
+    story.tell(decided("certified", head=head))
+    story.tell(CertificateSettled(certificate=0, commit="c"))
+    text = rendered(story)
+    assert "**Certified gain: 0.100000 bits per byte (95 % interval 0.050000 to 0.150000)**" in text
+    assert f"| 0 | 0 → {head} | certified | +0.100000 | +0.050000 to +0.150000 | 200 | 2 |" in text
+    assert row(text, str(head))[5] == "certified"
+    _, stairs = climb(story.records)
+    assert stairs.certified[-1][1] == stairs.frontier[-1][1]
 
 
 def test_the_account_of_what_it_cost_and_of_an_agent_that_was_away() -> None:
@@ -131,7 +151,7 @@ def test_a_hostile_description_adds_no_cell_and_no_line() -> None:
     text = rendered(small([hostile] * 5))
     lines = [line for line in text.splitlines() if line.startswith("| 1 | `")]
     assert len(lines) == 1
-    assert len(lines[0].replace("\\\\", "").replace("\\|", "").strip("|").split("|")) == 6
+    assert len(lines[0].replace("\\\\", "").replace("\\|", "").strip("|").split("|")) == 7
 
 
 @pytest.mark.parametrize(
@@ -149,7 +169,7 @@ def test_any_effort_can_be_drawn(tmp_path: Path, results: list[float | Cause]) -
     story = Story(tag="$x_1$")
     for result in results:
         story.run("$\\frac{1}{ 深い\x1b[31m _^ %", result)
-    chart.draw(fold(story.records), tmp_path / "progress.png")
+    chart.draw(*climb(story.records), tmp_path / "progress.png")
     assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert report.render(story.records, fold(story.records)).startswith("# autoresearch/\\$x_1\\$")
 
