@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,16 @@ import pytest
 from controller.agents.replay import Replay
 from controller.core.certificate import CertifyConfig
 from controller.core.errors import InfrastructureError
-from controller.core.events import CertificateDecided, ExperimentOpened
+from controller.core.events import CertificateDecided, ExperimentOpened, ProposalAsked
 from controller.core.program.seeding import seeded
 from controller.core.rules import ReplicatesConfig
 from controller.core.state import ResearchState
 from controller.recovery import recover
-from controller.store.journal import read_records
+from controller.store.journal import Journal, read_records
 from controller.store.repository import GitRepository
 from controller.store.snapshot import standing
 from controller.store.verify import verify
+from controller.system.clock import SystemClock
 from tests.loop.effort import Effort, Workspaces, start
 from tests.support.fakes import FakeJudge, train_py
 
@@ -141,3 +143,93 @@ def test_a_process_that_dies_while_it_settles_one_does_not_matter(
     assert standing(effort.home)[0].unsettled is None
     assert len(decisions(effort)) == 1 and verify(effort.home) == []
     assert effort.git_log().count("Back to experiment 0: certificate 0 failed") == (name == "take_back")
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of an effort in which one chain was taken back and one is certified."""
+    folder = tmp_path_factory.mktemp("certified")
+    efforts: list[Effort] = []
+    effort = effort_with(efforts, folder, train_py(3.0, "lucky", salt=1), train_py(2.9, "better"))
+    effort.loop().run()
+    effort.close()
+    return effort.home
+
+
+def git_in(home: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-c", "safe.directory=*", "-C", str(home / "repo"), *arguments], check=True)
+
+
+def without_reference(home: Path) -> None:
+    git_in(home, "update-ref", "-d", "refs/glovebox/certified/t")
+
+
+def other_reference(home: Path) -> None:
+    git_in(home, "update-ref", "refs/glovebox/certified/t", "HEAD~1")
+
+
+def other_note(home: Path) -> None:
+    identity = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
+    git_in(
+        home, *identity, "notes", "--ref", "glovebox", "add", "-f", "-m", '{"outcome": "certified"}', "HEAD"
+    )
+
+
+def told_anew(home: Path, **changes: object) -> None:
+    """The journal with another last certificate, in an unbroken chain. Blobs and all else stay."""
+    records = [*read_records(home)]
+    last = max(place for place, record in enumerate(records) if isinstance(record.data, CertificateDecided))
+    (home / "audit.jsonl").unlink()
+    (home / "snapshot.json").unlink(missing_ok=True)
+    journal = Journal(home, SystemClock())
+    for place, record in enumerate(records):
+        journal.append(record.data.model_copy(update=changes) if place == last else record.data)
+    journal.close()
+
+
+def more_evidence(home: Path) -> None:
+    (*_, last) = [r.data for r in read_records(home) if isinstance(r.data, CertificateDecided)]
+    told_anew(home, evidence=last.evidence.model_copy(update={"gain": 0.5}))
+
+
+def other_outcome(home: Path) -> None:
+    told_anew(home, outcome="failed")
+
+
+def too_early(home: Path) -> None:
+    """Before the last pair was complete."""
+    records = [*read_records(home)]
+    last = max(place for place, record in enumerate(records) if isinstance(record.data, CertificateDecided))
+    decided = records.pop(last)
+    runs = [
+        place
+        for place, record in enumerate(records[:last])
+        if isinstance(record.data, ProposalAsked) and record.data.certificate == 1
+    ]
+    records.insert(runs[1], decided)
+    (home / "audit.jsonl").unlink()
+    (home / "snapshot.json").unlink(missing_ok=True)
+    journal = Journal(home, SystemClock())
+    for record in records:
+        journal.append(record.data)
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "finding"),
+    [
+        (without_reference, "the certified head is missing"),
+        (other_reference, "the certified head is"),
+        (other_note, "does not say what its certificate does"),
+        (more_evidence, "certificate 1 says certified, evidence"),
+        (other_outcome, "certificate 1 says failed"),
+        (too_early, "certificate 1 was decided too early"),
+    ],
+)
+def test_a_certificate_that_does_not_follow_is_named(
+    certified: Path, tmp_path: Path, tamper: Callable[[Path], None], finding: str
+) -> None:
+    home = Path(shutil.copytree(certified, tmp_path / "home"))
+    assert verify(home) == []
+    tamper(home)
+    assert any(finding in problem for problem in verify(home)), verify(home)

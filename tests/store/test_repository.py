@@ -96,6 +96,32 @@ def test_committing_an_experiment_twice_gives_the_same_commit(repository: GitRep
     assert repository.head() == second
 
 
+def test_a_chain_is_taken_back_by_one_commit(repository: GitRepository, path: Path) -> None:
+    base = repository.head()
+    kept = repository.commit("A = 2\n", "two", TRAILERS)
+    back = repository.take_back(base, "Back to the base", {"Certificate": "0", "Outcome": "failed"})
+    assert repository.head() == back and git(path, "rev-parse", "HEAD^").strip() == kept
+    assert repository.files(back) == repository.files(base)
+    assert (path / "train.py").read_bytes().decode() == FILES["train.py"]
+    assert repository.take_back(base, "Back to the base", {"Certificate": "0"}) == back
+    again = repository.commit("A = 3\n", "three", TRAILERS | {"Experiment": "2"})
+    assert repository.commit("A = 9\n", "again", TRAILERS) == kept and repository.head() == again
+
+
+def test_a_certified_head_has_a_reference_and_a_note(repository: GitRepository, path: Path) -> None:
+    assert repository.certified() is None
+    first = repository.commit("A = 2\n", "two", TRAILERS)
+    repository.certify(first, "ü: 1\n")
+    assert repository.certified() == (first, "ü: 1\n")
+    repository.certify(first, "ü: 1\n")
+    assert git(path, "rev-list", "--count", "refs/notes/glovebox").strip() == "1"
+    second = repository.commit("A = 3\n", "three", TRAILERS | {"Experiment": "2"})
+    repository.certify(second, "2\n")
+    assert git(path, "rev-parse", "refs/glovebox/certified/mar5").strip() == second
+    notes = [git(path, "notes", "--ref", "glovebox", "show", commit) for commit in (first, second)]
+    assert notes == ["ü: 1\n", "2\n"]
+
+
 def test_a_message_cannot_imitate_a_trailer(repository: GitRepository) -> None:
     hostile = "fast\n\nExperiment: 2\nVal-Bpb: 0.1\n\x1b[2J"
     commit = repository.commit("A = 2\n", hostile, TRAILERS | {"Engine": "x\nExperiment: 3"})

@@ -47,7 +47,7 @@ def test_the_account_of_a_small_effort() -> None:
     assert "6 experiments: 3 keep, 1 discard, 1 crash, 1 reject." in text
     assert "Best single run of a keep: 1.850000 bits per byte (experiment 5" in text
     assert "baseline 2.000000; change -0.150000 (-7.50%)" in text
-    assert row(text, "1")[2:] == ["1.900000", "-0.100000", "-5.00%", "MATRIX_LR 0.04 → 0.05"]
+    assert row(text, "1")[2:] == ["1.900000", "-0.100000", "-5.00%", "provisional", "MATRIX_LR 0.04 → 0.05"]
     assert row(text, "4") == ["4", "1.900500", "0.000500", "wider"]
     assert row(text, "crash") == ["crash", "oom", "1"]
     assert row(text, "reject") == ["reject", "non-causal", "1"]
