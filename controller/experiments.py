@@ -266,12 +266,12 @@ class Experiments:
     def _decide(self, experiment: Experiment) -> None:
         with self._effort.lock:
             frontier, state = self._frontier, self._state
-            odd = oddity(experiment, frontier, self._components.rules.bounds, state.lineage)
+            margin = state.margin(self._components.rules.keep)
+            odd = oddity(experiment, frontier, self._components.rules.bounds, state.lineage, margin)
             if odd is not None:
                 self._effort.record(odd)
                 return
             quarantined = experiment.quarantine.score if experiment.quarantine else None
-            margin = state.margin(self._components.rules.keep)
             outcome = _known(experiment.outcome)
             decision = decide(
                 frontier,

@@ -70,6 +70,8 @@ NAMES: tuple[str, ...] = (
     "base-made",
     "commit-made",
     "branch-moved",
+    "note-made",
+    "certified-moved",
     "index-read",
     # containers
     "training-ended",

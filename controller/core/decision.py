@@ -75,9 +75,17 @@ def claim_bound(claim: float | None, score: Score, bounds: Bounds) -> float | No
 
 
 def oddity(
-    experiment: Experiment, frontier: Frontier, bounds: Bounds, lineage: Sequence[Fresh] = ()
+    experiment: Experiment,
+    frontier: Frontier,
+    bounds: Bounds,
+    lineage: Sequence[Fresh] = (),
+    margin: float = 0.0,
 ) -> ClaimMismatch | Quarantined | None:
-    """What to journal about a judged experiment before it is decided, each kind at most once."""
+    """What to journal about a judged experiment before it is decided, each kind at most once.
+
+    On another slot the frontier may have been measured again, or taken back, since this one was scored: a
+    score that would be kept by now and was not confirmed is measured again.
+    """
     number, attempt, score = experiment.number, experiment.attempt, experiment.score
     if score is None or experiment.repeats is not None:
         return None
@@ -88,6 +96,8 @@ def oddity(
             experiment=number, attempt=attempt, claim=claim, score=score.val_bpb, bound=bound
         )
     reason = suspicion(frontier, score, bounds)
+    if reason is None and contends(frontier, score, margin) and not score.confirmed:
+        reason = "what has to be beaten has risen since it was scored"
     if reason is not None and experiment.quarantine is None and exposed(lineage, score) is None:
         return Quarantined(experiment=number, attempt=attempt, reason=reason, score=score)
     return None
@@ -108,8 +118,8 @@ def decide(
     `judgement` is None exactly when the run itself crashed and there was nothing to score. `quarantined` is
     an earlier, implausible score of the same checkpoint. `lineage` is how the kept experiments did on fresh
     rows, the first one first. `margin`: bits per byte by which a keep has to be better. The claim inside
-    `outcome` is never read. Raises ValueError if a score would be kept that was never confirmed: then the
-    judge was not asked to, which is a bug of ours.
+    `outcome` is never read. A score that was never confirmed is not kept; if it is the first of all,
+    ValueError is raised, since then the judge was not asked to confirm it, which is a bug of ours.
     """
     if outcome.cause is not None:
         return Decision(verdict=Verdict.CRASH, cause=outcome.cause, rule="R9: the run failed by itself")
@@ -164,8 +174,11 @@ def _is_possible(score: Score) -> bool:
 def _scored(frontier: Frontier, score: Score, margin: float) -> Decision:
     if not _is_possible(score):
         return _IMPLAUSIBLE
-    if contends(frontier, score, margin) and not score.confirmed:
+    if contends(frontier, score, margin) and not score.confirmed and frontier.val_bpb is None:
         raise ValueError("a score that would be kept must have been confirmed")
+    if contends(frontier, score, margin) and not score.confirmed:
+        rule = "R7: what has to be beaten rose twice since it was scored, and it was never confirmed"
+        return Decision(verdict=Verdict.DISCARD, cause=Cause.WORSE, rule=rule)
     if frontier.val_bpb is None:
         return Decision(verdict=Verdict.KEEP, rule="R8: the first verified score is the frontier")
     if contends(frontier, score, margin):

@@ -16,18 +16,18 @@ from pathlib import Path
 
 from controller import failpoints
 from controller.components import Slot
+from controller.core.certificate import CertifyConfig
 from controller.core.errors import AgentAway, AgentError
 from controller.core.events import ExperimentOpened, Record
 from controller.core.experiment import Experiment
 from controller.core.hardware.disturbance import NoiseConfig
-from controller.core.rules import AbsenceConfig, Wish
+from controller.core.rules import AbsenceConfig, ReplicatesConfig, Wish
 from controller.core.state import ResearchState
 from controller.core.values import Change, Disturbance, RehearsalResult, RunOutcome
 from controller.ports import Attempt, Context
 from controller.recovery import recover, sweep
-from controller.store.journal import read_records
 from controller.store.retention import Retention, RetentionConfig
-from controller.store.snapshot import EVERY
+from controller.store.snapshot import EVERY, standing
 from tests.loop.effort import Effort, Workspaces
 from tests.loop.slow import Slow, Step, fails, insert, whole
 from tests.support.fakes import LOAD, FakeJudge, FakeMonitor, FakeTrainer, RoomyHome, Silent, train_py
@@ -88,6 +88,7 @@ class Moody(Slow):
             insert(90.0 + number, "crash NameError"),
             insert(best * 0.97, "broken"),
             insert(best * 0.96, "disturbed 1"),
+            insert(best, "lucky", description=f"lucky {turn}"),
             fails(AgentAway("The API is overloaded.", 0.0)),
             fails(AgentError("It talked and did nothing.")),
         ]
@@ -140,16 +141,23 @@ def live(home: Path, place: str | None, more: int, life: int, slots: int) -> Non
     if place == SECOND_SLOT:
         effort.components.observer = Deadly()
     machine = Machine(home.parent / "machine")
-    effort.components.slots = [Slot(machine, FakeJudge(machine), Restless()) for _ in range(slots)]
+    judges = [FakeJudge(machine, chance=0.001) for _ in range(slots)]
+    effort.components.slots = [Slot(machine, judge, Restless()) for judge in judges]
     effort.archive.stored = -EVERY  # so that every experiment makes a snapshot
     if place is not None and place.endswith(("paused", "resumed")):
         effort.components.surroundings = Hesitant()  # each pause takes a second
     effort.components.rehearsal = Workshop()
     effort.components.prune = Retention(home, RetentionConfig(log_bytes=0, call_bytes=0)).prune
     noise = NoiseConfig(retry_seconds=0.001)
-    effort.rule(slots=slots, absence=QUICK, is_watched=True, noise=noise)
-    opened = sum(isinstance(record.data, ExperimentOpened) for record in read_records(home))
-    loop = effort.loop(opened + more)
+    effort.rule(
+        slots=slots,
+        absence=QUICK,
+        is_watched=True,
+        noise=noise,
+        replicates=ReplicatesConfig(baseline=3, every=4),
+        certify=CertifyConfig(share=1.0, keeps=2, pairs=4),
+    )
+    loop = effort.loop(standing(home)[0].candidates + more)
     sweep(home, effort.components, loop.state)
     recover(effort.components, Workspaces(machine), loop.state)
     loop.run()

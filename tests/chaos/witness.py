@@ -34,6 +34,8 @@ class Asked:
     """What the journal says of one proposal."""
 
     agent: str
+    repeats: int | None = None
+    """The experiment whose program runs again."""
     made: bool = False
     end: str = ""
     """The event after which nothing more is told of it."""
@@ -56,6 +58,7 @@ class Told:
     verdict: str | None = None
     cause: str | None = None
     commit: str | None = None
+    repeats: int | None = None
 
     @property
     def kept(self) -> bool:
@@ -76,6 +79,14 @@ class Story:
     """Those that came to their end, in that order."""
     kept: list[Told] = field(default_factory=list)
     """In the order of their verdicts, which is that of their commits."""
+    branch: list[Told | Line] = field(default_factory=list)
+    """What has a commit, or is about to have one: keeps, and certificates that took a chain back."""
+    certificates: list[Line] = field(default_factory=list)
+    """What was decided of each."""
+    settled: list[str] = field(default_factory=list)
+    """The commit of each that was settled."""
+    runs: dict[int, list[float]] = field(default_factory=dict)
+    """By program: scores that nothing was selected by."""
     latest: dict[int, Told] = field(default_factory=dict)
     """By slot: the experiment that was opened on it last."""
     asked: list[Asked] = field(default_factory=list)
@@ -88,8 +99,15 @@ class Story:
     phase: str = "nothing"
     """The last event."""
     torn: bool = False
-    _best: float = math.inf
     _frontier: str = ""
+    _incumbent: int | None = None
+    _selected_at: float = math.inf
+
+    @property
+    def _best(self) -> float:
+        """What has to be beaten."""
+        runs = self.runs.get(self._incumbent, []) if self._incumbent is not None else []
+        return math.fsum(runs) / len(runs) if len(runs) > 1 else self._selected_at
 
     @property
     def open(self) -> list[Told]:
@@ -120,7 +138,9 @@ class Story:
             self._frontier = data["base_commit"]
         if data.get("proposal") is not None:
             self._propose(event, data)
-        if event == "experiment_opened":
+        if event.startswith("certificate_"):
+            self._certify(event, data)
+        elif event == "experiment_opened":
             self._open(data)
         elif number is not None:
             if not 0 <= number < len(self.told) or self.told[number].closed:
@@ -133,7 +153,7 @@ class Story:
         if event == "proposal_asked":
             if number != len(self.asked):
                 self.wrong.append(f"proposal {number} was asked for where {len(self.asked)} was due")
-            self.asked.append(Asked(data["agent"]))
+            self.asked.append(Asked(data["agent"], data["repeats"]))
             return
         known = self.asked[number] if 0 <= number < len(self.asked) else None
         if known is None or known.end:
@@ -149,10 +169,32 @@ class Story:
         number, slot = data["experiment"], data["slot"]
         if number != len(self.told):
             self.wrong.append(f"experiment {number} was opened where {len(self.told)} was due")
-        if data["parent"] != self._frontier:
+        repeats = self.asked[data["proposal"]].repeats
+        if repeats is None and data["parent"] != self._frontier:
             self.wrong.append(f"experiment {number} does not start from the frontier")
-        self.told.append(Told(number, data, slot))
+        if repeats is not None and data["train_sha256"] != self.told[repeats].opened["train_sha256"]:
+            self.wrong.append(f"experiment {number} is not the program of {repeats} again")
+        self.told.append(Told(number, data, slot, repeats=repeats))
         self._occupy(slot, self.told[-1])
+
+    def _certify(self, event: str, data: Line) -> None:
+        number = data["certificate"]
+        if event == "certificate_opened":
+            due = len(self.settled) == len(self.certificates) == number
+        elif event == "certificate_decided":
+            due = len(self.settled) == len(self.certificates) == number
+            self.certificates.append(data)
+            if data["outcome"] != "certified":
+                self.branch.append(data)
+        else:
+            due = len(self.settled) + 1 == len(self.certificates) == number + 1
+            self.settled.append(data["commit"])
+            if due and self.certificates[number]["outcome"] != "certified":
+                base = self.told[self.certificates[number]["base"]]
+                self._frontier, self._incumbent = data["commit"], base.number
+                self._selected_at = base.score if base.score is not None else math.inf
+        if not due:
+            self.wrong.append(f"{event} of certificate {number} out of turn")
 
     def _occupy(self, slot: int, told: Told) -> None:
         before = self.latest.get(slot)
@@ -198,12 +240,23 @@ class Story:
         if told.score is not None and any(known.kept for known in self.open):
             self.wrong.append(f"{where} was decided while the frontier was about to move")
         told.verdict, told.cause = decision["verdict"], decision["cause"]
+        if (
+            told.score is not None
+            and told.cause in (None, "replicate")
+            and (told.repeats is not None or told.number == 0)
+        ):
+            self.runs.setdefault(told.repeats or 0, []).append(told.score)
+        if told.repeats is not None:
+            if told.kept:
+                self.wrong.append(f"{where} is a replicate and was kept")
+            return
         better = told.score is not None and told.score < self._best
         if (told.kept and not better) or (told.cause in ("worse", "equal") and better):
             self.wrong.append(f"{where}: {told.verdict} with {told.score} against {self._best}")
         if told.kept and told.score is not None:
-            self._best = told.score
+            self._selected_at, self._incumbent = told.score, told.number
             self.kept.append(told)
+            self.branch.append(told)
 
 
 def problems(home: Path, *, at_rest: bool) -> list[str]:
@@ -223,17 +276,21 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
         return
     if damage := git(home, "fsck", "--full", "--strict", "--no-dangling", "--no-progress"):
         yield f"fsck says {damage[:200]!r}"
-    branches = git(home, "for-each-ref", "--format=%(refname)").split()
+    branches = git(home, "for-each-ref", "--format=%(refname)", "refs/heads").split()
     form = "%H|%(trailers:key=Experiment,valueonly,separator=)|%(trailers:key=Val-Bpb,valueonly,separator=)|"
-    form += "%(trailers:key=Journal,valueonly,separator=)"
+    form += "%(trailers:key=Journal,valueonly,separator=)|%(trailers:key=Certificate,valueonly,separator=)"
     log = git(home, "log", "--reverse", f"--format={form}", *branches).split()[1:]
-    kept = story.kept
-    committed = sum(told.commit is not None for told in kept)
+    kept = story.branch
+    committed = sum(_is_done(story, what) for what in kept)
     # The last may be committed and not journalled as such yet, or the other way about never.
     if len(branches) != 1 or not committed <= len(log) <= (committed if at_rest else len(kept)):
         yield f"{len(log)} commits on {branches}, and {committed} in the journal"
     for told, line in zip(kept, log, strict=False):
-        commit, number, score, head = line.split("|")
+        commit, number, score, head, certificate = line.split("|")
+        if not isinstance(told, Told):
+            if certificate != str(told["certificate"]) or head not in story.hashes:
+                yield f"commit {line} is not what the journal says of certificate {told['certificate']}"
+            continue
         same = told.commit in (None, commit) and number == str(told.number) and score == f"{told.score:.6f}"
         if not same or head not in story.hashes:
             yield f"commit {line} is not what the journal says of experiment {told.number}"
@@ -241,8 +298,17 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
             text = git(home, "show", f"{commit}:train.py", strip=False).encode()
             if sha256(text) != told.opened["train_sha256"]:
                 yield f"commit {line} holds another train.py than the one that was opened"
+    certified = [data["head"] for data in story.certificates if data["outcome"] == "certified"]
+    named = git(home, "for-each-ref", "--format=%(objectname)", "refs/glovebox").split()
+    if at_rest and named != [story.told[head].commit for head in certified[-1:]]:
+        yield f"{named} is named certified, and experiments {certified} are"
     if at_rest and (dirt := git(home, "status", "--porcelain", "--ignored")):
         yield f"the work tree is not the frontier: {dirt}"
+
+
+def _is_done(story: Story, what: Told | Line) -> bool:
+    """Whether the journal has heard of its commit."""
+    return what.commit is not None if isinstance(what, Told) else what["certificate"] < len(story.settled)
 
 
 def _ledger(home: Path, story: Story, at_rest: bool) -> Iterator[str]:

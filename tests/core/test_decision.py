@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.decision import Bounds, claim_bound, contends, decide, suspicion
+from controller.core.decision import Bounds, claim_bound, contends, decide, oddity, suspicion
+from controller.core.events import Quarantined
+from controller.core.experiment import Experiment
 from controller.core.values import REJECT_CAUSES, Cause, Claim, Frontier, Refusal, RunOutcome, Score, Verdict
+from tests.support.experiments import a_proposal, an_experiment
 
 FINISHED = RunOutcome(seconds=300, exit_code=0)
 KILLED = RunOutcome(seconds=300, exit_code=137, killed_at_limit=True)
@@ -62,14 +66,53 @@ def test_what_contends(frontier: float | None, val_bpb: float, expected: bool) -
 
 def test_what_nobody_confirmed_is_never_kept() -> None:
     unconfirmed = Score(val_bpb=0.9, bytes=1, tokens=1)
-    for frontier in (BASE, Frontier(commit="a")):
-        with pytest.raises(ValueError, match="confirmed"):
-            decide(frontier, FINISHED, unconfirmed)
+    with pytest.raises(ValueError, match="confirmed"):
+        decide(Frontier(commit="a"), FINISHED, unconfirmed)
+    assert decide(BASE, FINISHED, unconfirmed).verdict is Verdict.DISCARD
     worse = unconfirmed.model_copy(update={"val_bpb": 1.1})
     assert decide(BASE, FINISHED, worse).verdict is Verdict.DISCARD
 
 
 BOUNDS = Bounds(max_gain=0.1, claim_tolerance=0.05)
+
+
+def judged(val_bpb: float, confirmed: bool, **known: Any) -> Experiment:
+    found = Score(val_bpb=val_bpb, bytes=1, tokens=1, confirmed=confirmed)
+    return an_experiment(3, attempt=1, outcome=FINISHED, judgement=found, **known)
+
+
+def test_what_would_be_kept_by_now_is_measured_again() -> None:
+    """With several slots the frontier may rise between a score and its verdict."""
+    raised = oddity(judged(0.99, confirmed=False), BASE, BOUNDS)
+    assert isinstance(raised, Quarantined) and "risen" in raised.reason
+    assert oddity(judged(0.99, confirmed=True), BASE, BOUNDS) is None
+    assert oddity(judged(0.99, confirmed=False), BASE, BOUNDS, margin=0.02) is None
+    assert oddity(judged(0.99, confirmed=False, quarantine=raised), BASE, BOUNDS) is None
+
+
+def test_a_replicate_is_never_kept_and_never_odd() -> None:
+    better = Score(val_bpb=0.1, bytes=1, tokens=1, confirmed=True)
+    verdict = decide(BASE, FINISHED, better, is_replicate=True)
+    assert (verdict.verdict, verdict.cause) == (Verdict.DISCARD, Cause.REPLICATE)
+    assert decide(BASE, FINISHED, score(math.nan), is_replicate=True).cause is Cause.IMPLAUSIBLE
+    again = a_proposal(3, repeats=0)
+    assert oddity(judged(0.1, confirmed=False, proposal=again), BASE, BOUNDS) is None
+
+
+@pytest.mark.parametrize(
+    ("val_bpb", "verdict", "cause"),
+    [
+        (0.94, Verdict.KEEP, None),
+        (0.95, Verdict.DISCARD, Cause.MARGIN),
+        (0.99, Verdict.DISCARD, Cause.MARGIN),
+        (1.0, Verdict.DISCARD, Cause.EQUAL),
+        (1.01, Verdict.DISCARD, Cause.WORSE),
+    ],
+)
+def test_a_margin(val_bpb: float, verdict: Verdict, cause: Cause | None) -> None:
+    found = decide(BASE, FINISHED, score(val_bpb), margin=0.05)
+    assert (found.verdict, found.cause) == (verdict, cause)
+    assert contends(BASE, score(val_bpb), margin=0.05) is (verdict is Verdict.KEEP)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,14 @@ from dataclasses import replace
 import pytest
 
 from controller.core import plan
-from controller.core.decision import contends, decide
+from controller.core.certificate import NO_CERTIFICATES, CertifyConfig
+from controller.core.decision import Bounds, contends, decide, oddity
 from controller.core.events import (
     AgentFailed,
     AgentReturned,
     AnyEvent,
+    CertificateOpened,
+    CertificateSettled,
     Committed,
     Decided,
     ExperimentMoved,
@@ -39,8 +42,8 @@ from controller.core.events import (
 )
 from controller.core.experiment import Experiment, Phase
 from controller.core.plan import Action, Situation
-from controller.core.rules import AbsenceConfig, Limits, Wish
-from controller.core.state import BASELINE, MERGE, ResearchState
+from controller.core.rules import NO_REPLICATES, AbsenceConfig, Limits, ReplicatesConfig, Wish
+from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState
 from controller.core.values import Cause, Disturbance, Draw, RehearsalResult, Verdict
 from tests.core.telling import Told, at, commit, outcome, score
 from tests.support.fakes import LOAD, LOST, SHARED
@@ -61,6 +64,10 @@ class Player:
         self.understudy = "replay" if self.chance.random() < 0.5 else None
         self.is_watched = self.chance.random() < 0.5
         self.rehearses = self.chance.random() < 0.5
+        self.replicates = self.chance.choice([NO_REPLICATES, ReplicatesConfig(baseline=3, every=2)])
+        self.certify = self.chance.choice(
+            [NO_CERTIFICATES, CertifyConfig(share=1.0, keeps=2, pairs=3), CertifyConfig(share=0.3, pairs=3)]
+        )
         self.mercy = False
         self.wish, self.shortage = Wish(paused=False), None if seed % 2 else "full"
         self.under_way: list[Action] = []
@@ -85,9 +92,10 @@ class Player:
         frontier = self.state.frontier
         assert frontier is not None
         if isinstance(event, ExperimentOpened):
-            assert event.parent == frontier.commit  # R5
+            idea = self.state.proposals[event.proposal].repeats is None
+            assert event.parent == frontier.commit or not idea  # R5
             assert event.experiment == 0 or self.state.experiments[0].phase is Phase.DONE  # R8
-            assert event.slot < self.slots and event.experiment < EXPERIMENTS
+            assert event.slot < self.slots and (not idea or self.state.candidates < EXPERIMENTS)
             assert self.wish.paused is False and self.shortage is None
         if isinstance(event, Committed) and frontier.val_bpb is not None:
             known = self.state.experiments[event.experiment].score
@@ -105,6 +113,8 @@ class Player:
             slots=self.slots,
             is_watched=self.is_watched,
             limits=Limits(experiments=EXPERIMENTS),
+            replicates=self.replicates,
+            certify=self.certify,
             absence=AbsenceConfig(understudy_after_seconds=100.0),
             wish=self.wish,
             shortage=self.shortage,
@@ -148,6 +158,15 @@ class Player:
                 self._accept(number, slot)
             case plan.Ask():
                 self._ask(action)
+            case plan.OpenCertificate(base=base, head=head):
+                number = len(state.certificates)
+                self.record(CertificateOpened(certificate=number, base=base, head=head))
+            case plan.DecideCertificate(event=event):
+                self.record(event)
+            case plan.SettleCertificate(certificate=number):
+                decided = state.certificates[number]
+                settled = commit(decided.head) if decided.outcome == "certified" else f"back {number}"
+                self.record(CertificateSettled(certificate=number, commit=settled))
             case plan.Train(experiment=number) if not state.experiments[number].under_way:
                 self._train(number)
                 self.under_way.append(action)
@@ -193,6 +212,9 @@ class Player:
                 parent=frontier.commit,
                 fixes=action.fixes,
                 merges=action.merges,
+                repeats=action.repeats,
+                certificate=action.certificate,
+                pair=action.pair,
                 stands_in_for=action.stands_in_for,
             )
         )
@@ -200,7 +222,7 @@ class Player:
 
     def _answer(self, number: int) -> None:
         proposal = self.state.proposals[number]
-        is_agent = proposal.agent not in (BASELINE, MERGE)
+        is_agent = proposal.agent not in (BASELINE, MERGE, REPLICATE)
         if is_agent and self._fails(0.2):
             if proposal.stands_in_for is None and self.chance.random() < 0.5:
                 failed = AgentFailed(agent=proposal.agent, proposal=number, reason="nonsense")
@@ -246,7 +268,7 @@ class Player:
     def _accept(self, number: int, slot: int) -> None:
         proposal, frontier = self.state.proposals[number], self.state.frontier
         assert frontier is not None
-        if proposal.agent != BASELINE and self._fails(0.1):
+        if proposal.agent not in (BASELINE, REPLICATE) and self._fails(0.1):
             self.record(ProposalRefused(proposal=number, cause="no-op", detail="it is a no-op"))
             return
         self.record(
@@ -329,13 +351,17 @@ class Player:
         frontier = self.state.frontier
         assert frontier is not None
         found = score(self.chance.uniform(1.0, 2.0))
-        found = found.model_copy(update={"confirmed": contends(frontier, found)})
+        is_idea = experiment.repeats is None
+        found = found.model_copy(update={"confirmed": is_idea and contends(frontier, found)})
         self.record(ScoringFinished(experiment=experiment.number, attempt=experiment.attempt, score=found))
 
     def _decide(self, experiment: Experiment) -> None:
         """A score that was not confirmed while another one was the frontier is not kept either."""
         frontier, found, ended = self.state.frontier, experiment.score, experiment.outcome
         assert frontier is not None and ended is not None
+        if (odd := oddity(experiment, frontier, Bounds(1.0, 1.0))) is not None:
+            self.record(odd)
+            return
         if found is not None and experiment.quarantine is None and self._fails(0.1):
             self.record(
                 Quarantined(
@@ -343,7 +369,7 @@ class Player:
                 )
             )
             return
-        decision = decide(frontier, ended, found)
+        decision = decide(frontier, ended, found, is_replicate=experiment.repeats is not None)
         self.record(Decided(experiment=experiment.number, decision=decision, frontier_bpb=frontier.val_bpb))
         assert (decision.verdict is Verdict.KEEP) == self.state.experiments[experiment.number].under_way
 
@@ -411,4 +437,5 @@ def test_whatever_happens_can_be_gone_on_from_and_comes_to_its_end(seed: int) ->
                 player.seconds = (wake - at().now).total_seconds()
     end = plan.stop(player.state, replace(player.situation(), busy_slots=frozenset()))
     assert end is not None and end.reason == f"limit of {EXPERIMENTS} experiments reached"
-    assert (player.state.open, player.state.next_number) == ([], EXPERIMENTS)
+    assert (player.state.open, player.state.candidates) == ([], EXPERIMENTS)
+    assert player.state.certificate is None
