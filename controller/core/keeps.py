@@ -14,6 +14,8 @@ class Keeps:
 
     certified: int | None = None
     """The last keep whose gain was found again; until then the first one."""
+    first: int | None = None
+    """The first keep, from which gains are counted."""
     provisional: tuple[int, ...] = ()
     """The keeps since."""
     taken_back: tuple[int, ...] = ()
@@ -27,7 +29,7 @@ class Keeps:
             return " taken back"
         if number in self.provisional:
             return " provisional"
-        return " certified" if self.certified is not None else ""
+        return " certified" if self.certified is not None and number != self.first else ""
 
 
 NO_KEEPS = Keeps()
@@ -36,8 +38,10 @@ NO_KEEPS = Keeps()
 def keeps_of(state: ResearchState) -> Keeps:
     """As the state tells."""
     spread = spread_of(state.runs)
+    certified = state.certified.experiment if state.certified else None
     return Keeps(
-        certified=state.certified.experiment if state.certified else None,
+        certified=certified,
+        first=state.certificates[0].base if state.certificates else certified,
         provisional=tuple(state.chain),
         taken_back=tuple(sorted(state.fallen)),
         sigma=spread.sigma if spread else None,

@@ -85,7 +85,9 @@ def _page(inches: tuple[float, float]) -> tuple[Figure, Axes]:
 
 def _frame(axes: Axes, state: ResearchState) -> None:
     kept = state.count(Verdict.KEEP)
-    title = f"autoresearch/{clean_line(state.tag or '', 60)}: {len(state.finished)} experiments, {kept} kept"
+    tried = len(state.finished) - state.replicates
+    title = f"autoresearch/{clean_line(state.tag or '', 60)}: {tried} experiments, {kept} kept"
+    title += f", {state.replicates} replicates" if state.replicates else ""
     axes.set_title(title, loc="left", color=_INK, fontsize=13, fontweight="bold", pad=26, parse_math=False)
     axes.set_ylabel("val_bpb  (bits per byte, lower is better)", color=_INK)
     _style(axes, max(state.next_number - 1, 1))
@@ -106,7 +108,8 @@ def _style(axes: Axes, last: int) -> None:
 
 def _scores(axes: Axes, scored: Sequence[Experiment], stairs: Stairs, last: int) -> None:
     kept = _points(scored, Verdict.KEEP)
-    lowest, highest = _limits([bpb for _, bpb in kept] or [bpb for _, bpb in _points(scored)], scored)
+    shown = [bpb for _, bpb in (*kept, *stairs.frontier, *stairs.certified)]
+    lowest, highest = _limits(shown or [bpb for _, bpb in _points(scored)], scored)
     axes.set_ylim(lowest, highest)
     repeated = [experiment for experiment in scored if experiment.repeats is not None]
     tried = [experiment for experiment in scored if experiment.repeats is None]
@@ -118,20 +121,20 @@ def _scores(axes: Axes, scored: Sequence[Experiment], stairs: Stairs, last: int)
         axes, [point for point in _points(repeated) if point[1] <= highest], "D", _CERTIFIED, "replicate", 24
     )
     if kept:
-        _line(axes, stairs.frontier, last, _KEEP, "frontier")
-        _line(axes, stairs.certified, last, _CERTIFIED, "certified")
+        _line(axes, stairs.frontier, last, _KEEP, "frontier", "-")
+        _line(axes, stairs.certified, last, _CERTIFIED, "certified", "--")
         _dots(axes, kept, "o", _KEEP, "keep", 64)
         _labels(axes, [experiment for experiment in scored if experiment.verdict is Verdict.KEEP])
 
 
-def _line(axes: Axes, steps: Sequence[Step], last: int, color: str, label: str) -> None:
+def _line(axes: Axes, steps: Sequence[Step], last: int, color: str, label: str, style: str) -> None:
     """A staircase up to the last experiment."""
     if steps:
         numbers, heights = zip(*steps, strict=True)
-        right, level = max(last, numbers[-1]), heights[-1]
         axes.step(
-            [*numbers, right],
-            [*heights, level],
+            [*numbers, max(last, numbers[-1])],
+            [*heights, heights[-1]],
+            style,
             where="post",
             color=color,
             linewidth=1.8,
@@ -144,6 +147,7 @@ def _limits(kept: Sequence[float], scored: Sequence[Experiment]) -> tuple[float,
     """The part of the scale where research happens; one diverged run must not flatten the staircase."""
     best, baseline = min(kept), max(kept)
     heights = [bpb for _, bpb in _points(scored)]
+    best = min([best, *(bpb for _, bpb in _points([e for e in scored if e.repeats is not None]))])
     span = max(baseline - best, 2.5 * (median(heights) - best), 0.002 * best)
     highest = min(max(heights) + 0.08 * span, baseline + _HEADROOM * span)
     return best - 0.12 * span, max(highest, baseline + 0.08 * span)
