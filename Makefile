@@ -11,7 +11,7 @@ DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap
 BIN := .venv/bin
 
-.PHONY: help up down logs status image prepare demo test check bench attacks chaos clean engine controller-image env env-dev
+.PHONY: help up down logs status image prepare demo test check bench aa attacks chaos clean engine controller-image env env-dev
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -49,6 +49,9 @@ check: env-dev ## lint, format, types, import rules
 
 bench: image env-dev ## measure kill accuracy, overhead, sandbox cost, time waiting for an agent, and a long journal
 	@$(BIN)/python -m tests.bench $(ONLY)
+
+aa: env-dev ## how often chance is kept and certified; ONLY=simulated, the only part there is so far
+	@$(BIN)/python -m tests.bench.aa $(ONLY)
 
 attacks: image env-dev ## try to forge a score in every way we know; honest models are scored for comparison
 	@PYTHONPATH=harness $(BIN)/python -m tests.attacks

@@ -91,7 +91,7 @@ class Tuner:
         """The next move that the policy accepts. Raises AgentExhausted if there is none."""
         constants = self._constants(context)
         self._catch_up(context)
-        moves = list(self._moves(context))
+        moves = list(self.moves(context))
         search = _Search(constants, moves, seed=f"{self._seed}/{len(context.history)}/{len(self._offered)}")
         tried = self._offered | {experiment.proposal.train_sha256 for experiment, _ in self._ran}
         idle: set[str] = set()  # found to change nothing but luck; each check of a text takes some 0.2 s
@@ -147,7 +147,8 @@ class Tuner:
             self._ran.append((experiment, self._values(context, experiment)))
         self._read = len(history)
 
-    def _moves(self, context: Context) -> Iterator[Move]:
+    def moves(self, context: Context) -> Iterator[Move]:
+        """What the experiments that were read so far say, oldest first."""
         sigma = context.keeps.sigma
         frontier: Values = {}
         best = context.frontier.experiment
@@ -165,7 +166,7 @@ class Tuner:
                 effect = score.val_bpb - experiment.frontier_bpb if score else None
                 failed = effect is None or not math.isfinite(effect) or experiment.verdict is Verdict.REJECT
                 effect = None if failed else effect
-                yield Move(changed, effect, kept, _credit(effect, kept, sigma))
+                yield Move(changed, effect, kept, credit(effect, kept, sigma))
             if kept:
                 frontier = values
 
@@ -312,7 +313,7 @@ def _radius(moves: Sequence[Move]) -> float:
     return radius
 
 
-def _credit(effect: float | None, kept: bool, sigma: float | None) -> float:
+def credit(effect: float | None, kept: bool, sigma: float | None) -> float:
     """The probability that a keep is better in truth: the difference of two runs has the variance 2σ²."""
     if effect is None or not kept:
         return 0.0

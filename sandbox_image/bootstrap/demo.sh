@@ -23,6 +23,7 @@ main() {
     .venv/bin/glovebox run --home "$home" --experiments 8 --budget "$budget" --agent tuner --tag demo
     .venv/bin/glovebox verify --home "$home"
     .venv/bin/glovebox log --home "$home"
+    .venv/bin/glovebox status --home "$home"
     .venv/bin/glovebox report --home "$home"
 }
 

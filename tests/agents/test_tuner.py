@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from pydantic import JsonValue
 
 from controller.agents.search_space import Literal, Range, find, replace, tunable
-from controller.agents.tuner import Tuner
+from controller.agents.tuner import Tuner, credit
 from controller.core.errors import AgentExhausted
 from controller.core.events import ProposalMade
 from controller.core.experiment import Experiment, Phase
@@ -337,6 +338,52 @@ def test_a_run_that_found_no_gpu_teaches_nothing() -> None:
         decision = Decision(verdict=Verdict.CRASH, cause=cause, rule="R9")
         effort.record(Change(train_py=text, description=""), None, decision)
         assert f"of {moves} earlier moves" in Tuner(0).propose(effort.context).hypothesis
+
+
+def test_a_replicate_teaches_nothing() -> None:
+    effort = Effort(Landscape(0))
+    again = Change(train_py=replace(TRAIN_PY, {"MATRIX_LR": 0.06}), description="")
+    effort.record(again, 2.0, Decision(verdict=Verdict.DISCARD, cause=Cause.REPLICATE, rule="R7"))
+    latest = effort.history[-1]
+    effort.history[-1] = dataclasses.replace(latest, proposal=dataclasses.replace(latest.proposal, repeats=0))
+    assert "of 0 earlier moves" in Tuner(0).propose(effort.context).hypothesis
+
+
+def test_after_a_chain_was_taken_back_a_move_is_still_what_it_changed() -> None:
+    """What a proposal records as changed counts, not what differs from a keep that is gone."""
+    effort = Effort(Landscape(0))
+    start = effort.train_py, effort.best
+    kept = replace(TRAIN_PY, {"MATRIX_LR": 0.02, "DECAY": 0.1})
+    effort.record(Change(train_py=kept, description=""), 1.0, Decision(verdict=Verdict.KEEP, rule="R7"))
+    effort.train_py, effort.best = start
+    values: dict[str, JsonValue] = {c.name: c.value for c in tunable(find(TRAIN_PY), "cpu")}
+    values["MOMENTUM"] = 0.9
+    change = Change(
+        train_py=replace(TRAIN_PY, {"MOMENTUM": 0.9}),
+        description="",
+        parameters={"values": values, "changed": ["MOMENTUM"]},
+    )
+    effort.record(change, 9.0, Decision(verdict=Verdict.DISCARD, cause=Cause.WORSE, rule="R7"))
+    tuner = Tuner(0)
+    tuner.propose(effort.context)
+    assert [*tuner.moves(effort.context)][-1].changed == {"MOMENTUM": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("effect", "kept", "sigma", "expected"),
+    [
+        (-0.1, True, None, 1.0),
+        (-0.1, True, 0.0, 1.0),
+        (-0.001, True, 0.01, 0.53),
+        (-0.1, True, 0.01, 1.0),
+        (0.1, False, 0.01, 0.0),
+        (None, False, 0.01, 0.0),
+    ],
+)
+def test_a_keep_counts_as_much_as_it_is_likely_to_be_a_gain(
+    effect: float | None, kept: bool, sigma: float | None, expected: float
+) -> None:
+    assert credit(effect, kept, sigma) == pytest.approx(expected, abs=0.005)
 
 
 def broken(number: int) -> str:
