@@ -194,7 +194,7 @@ def try_(
     budget: Budget = None,
     device: Device = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**31 - 1, help="The run's seed. Default: one is drawn.")
+        int | None, typer.Option(min=0, max=2**16 - 1, help="The run's seed. Default: one is drawn.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -17,7 +17,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.core.events import CertificateDecided, CertificateOutcome
+from controller.core.replicates import DRIFT_P_VALUE, LEAST_DF
 from controller.core.statistics import evidence
+from controller.core.statistics.distributions import student_cdf
 from controller.core.statistics.evidence import Block, Sums
 from controller.core.statistics.spread import Spread
 from controller.core.values import Evidence
@@ -30,6 +32,8 @@ FAILED_RUNS = 2
 """Runs of the head without a score that end the matter: a program must not choose the runs that count."""
 SPARE_PAIRS = 3
 """Pairs beyond the setting that may be lost because the old program gave no score."""
+LATEST_RUNS = 4
+"""So many of the old program's earlier runs tell what it was before the certificate."""
 LEAST_PAIRS = 3
 """Before a chain may be given up for what the first pairs say."""
 
@@ -116,9 +120,16 @@ def weigh(certificate: Certificate, spread: Spread | None, fresh: Spread | None)
 
 
 def conclude(
-    certificate: Certificate, spread: Spread | None, fresh: Spread | None, most_pairs: int
+    certificate: Certificate,
+    spread: Spread | None,
+    fresh: Spread | None,
+    most_pairs: int,
+    earlier: Sequence[float] = (),
 ) -> tuple[CertificateOutcome, str, Evidence] | None:
-    """What comes of the certificate, the rule in words and the figures; None while more pairs are needed."""
+    """What comes of the certificate, the rule in words and the figures; None while more pairs are needed.
+
+    `earlier`: scores of the old program before this certificate, the oldest first.
+    """
     scored = _scored(certificate)
     told = evidence.sums(_blocks(scored, "val_bpb"), spread)
     found, pairs = evidence.e_value(told), len(scored)
@@ -129,6 +140,8 @@ def conclude(
         weighed = weigh(certificate, spread, fresh)
         if (why := _overfit(weighed)) is not None:
             return "overfit", why, weighed
+        if (why := _is_worse_than_it_was([base.val_bpb for base, _ in scored], earlier, spread)) is not None:
+            return "failed", why, weighed
         return "certified", f"evidence {found:.3g}, at least {CERTAIN:g}", weighed
     elif pairs >= most_pairs or len(certificate.pairs) >= most_pairs + SPARE_PAIRS:
         rule = f"evidence {found:.3g} after {pairs} pairs, less than {CERTAIN:g}"
@@ -153,6 +166,21 @@ def _overfit(found: Evidence) -> str | None:
     return None
 
 
+def _is_worse_than_it_was(
+    now: Sequence[float | None], earlier: Sequence[float], spread: Spread | None
+) -> str | None:
+    """Why a gain over the old program is not believed: a program could get worse by the clock, so that its
+    successor only has to leave that out."""
+    scores, recent = [score for score in now if score is not None], earlier[-LATEST_RUNS:]
+    if not recent or not scores or spread is None or spread.df < LEAST_DF or spread.sigma == 0.0:
+        return None
+    change = math.fsum(scores) / len(scores) - math.fsum(recent) / len(recent)
+    t = change / (spread.sigma * math.sqrt(1 / len(scores) + 1 / len(recent)))
+    if change <= 0.0 or student_cdf(-t, spread.df) >= DRIFT_P_VALUE:
+        return None
+    return f"the old program is {change:.6f} worse than it was, so that the gain may be its loss"
+
+
 def _is_hopeless(told: Sums, most_pairs: int) -> bool:
     """Whether all pairs would not be evidence enough, even if the gain were a standard error larger."""
     if told.weight == 0.0:
@@ -165,8 +193,12 @@ def _is_hopeless(told: Sums, most_pairs: int) -> bool:
 
 
 def _scored(certificate: Certificate) -> list[tuple[PairRun, PairRun]]:
-    """Pairs of which both gave a score."""
-    return [(b, h) for b, h in certificate.pairs if b.val_bpb is not None and h.val_bpb is not None]
+    """Pairs of which both gave a score, on one slot: only those compare."""
+    return [
+        (base, head)
+        for base, head in certificate.pairs
+        if base.val_bpb is not None and head.val_bpb is not None and base.slot == head.slot
+    ]
 
 
 def _blocks(pairs: Sequence[tuple[PairRun, PairRun]], name: str) -> list[Block]:
@@ -174,7 +206,7 @@ def _blocks(pairs: Sequence[tuple[PairRun, PairRun]], name: str) -> list[Block]:
     blocks: dict[int, tuple[list[float], list[float]]] = {}
     for base, head in pairs:
         scores = getattr(base, name), getattr(head, name)
-        if None not in scores and base.slot == head.slot:
+        if None not in scores:
             old, new = blocks.setdefault(base.slot, ([], []))
             old.append(scores[0])
             new.append(scores[1])

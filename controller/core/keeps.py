@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.core.replicates import spread_of
 from controller.core.state import ResearchState
 
 
@@ -37,7 +36,7 @@ NO_KEEPS = Keeps()
 
 def keeps_of(state: ResearchState) -> Keeps:
     """As the state tells."""
-    spread = spread_of(state.runs)
+    spread = state.pool.spread
     certified = state.certified.experiment if state.certified else None
     return Keeps(
         certified=certified,

@@ -75,7 +75,7 @@ class Notebook:
         if experiment.verdict is not None:
             self.verdicts[experiment.verdict] += 1
         if kept:
-            self._move_on(experiment)
+            self._keep(experiment)
         elif experiment.verdict is Verdict.DISCARD and gain is not None:
             bisect.insort(self.near_misses, (gain, experiment.number))
             del self.near_misses[_NEAR_MISSES:]
@@ -94,8 +94,12 @@ class Notebook:
             ways.insert(0, Mode.COMBINE)
         return ways[(self.without_keep - plateau_after) % len(ways)]
 
-    def _move_on(self, kept: Experiment) -> None:
+    def _keep(self, kept: Experiment) -> None:
         self.keeps.append(kept.number)
+        self.move_on()
+
+    def move_on(self) -> None:
+        """There is another frontier: what nearly beat the one before is no near miss on this one."""
         best = [number for _, number in self.near_misses[:_REMEMBERED_MISSES]]
         self.older_misses = [*best, *self.older_misses][:_OLDER_MISSES]
         self.near_misses = []
@@ -115,8 +119,8 @@ class Notebook:
 
 
 def effect(experiment: Experiment) -> float | None:
-    """Score minus the score to beat, bits per byte; None if either is missing."""
-    score, frontier = experiment.score, experiment.frontier_bpb
+    """Score minus the score to beat, bits per byte; None if either is missing, and for a replicate."""
+    score, frontier = experiment.score, experiment.frontier_bpb if experiment.repeats is None else None
     if score is None or frontier is None or not math.isfinite(score.val_bpb - frontier):
         return None
     return score.val_bpb - frontier

@@ -36,7 +36,7 @@ from controller.core.events import (
 from controller.core.experiment import Experiment, Phase
 from controller.core.hardware.disturbance import spoiling
 from controller.core.proposal import Proposal
-from controller.core.replicates import LEAST_DF, spread_of
+from controller.core.replicates import LEAST_DF
 from controller.core.rules import Rules, Wish
 from controller.core.spending import Spending
 from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState, SlotState
@@ -364,8 +364,11 @@ def conclusion(
 ) -> tuple[CertificateOutcome, str, Evidence] | None:
     """What the pairs say by now; None while more are needed. How far chance goes, other runs say."""
     own = {run.experiment for run in certificate.runs}
-    spread = spread_of(state.runs, without=own)
-    return conclude(certificate, spread, spread_of(state.runs, without=own, fresh=True), most_pairs)
+    both = {program: state.runs.get(program, []) for program in (certificate.base, certificate.head)}
+    spread = state.pool.without(both, own).spread
+    fresh = state.fresh_pool.without(both, own, fresh=True).spread
+    earlier = [run.val_bpb for run in both[certificate.base] if run.experiment not in own]
+    return conclude(certificate, spread, fresh, most_pairs, earlier)
 
 
 def is_certificate_due(state: ResearchState, situation: Situation) -> bool:
@@ -377,9 +380,10 @@ def is_certificate_due(state: ResearchState, situation: Situation) -> bool:
         return True
     if state.certificate_runs + 2 > rules.share * len(state.order):
         return False
-    if len(state.chain) >= rules.keeps or _are_all_tried(state, situation):
+    ideas_run = any(experiment.repeats is None for experiment in state.open)
+    if len(state.chain) >= rules.keeps or (_are_all_tried(state, situation) and not ideas_run):
         return True
-    spread = spread_of(state.runs)
+    spread = state.pool.spread
     if spread is None or spread.df < LEAST_DF or frontier is None or base is None:
         return False
     gain = (base.val_bpb or 0.0) - (frontier.val_bpb or 0.0)
@@ -427,6 +431,10 @@ def _slot_of(
     slots = {known.slot for known in state.open if (known.proposal.certificate, known.proposal.pair) == pair}
     if state.certificate is not None and state.certificate.number == replicate.certificate:
         slots |= {run.slot for run in state.certificate.runs if run.pair == replicate.pair}
+    if any(slot >= situation.rules.slots for slot in slots) and any(
+        (known.proposal.certificate, known.proposal.pair) == pair for known in state.open
+    ):
+        return None  # the other half is about to be moved
     places = [slot for slot in slots if slot < situation.rules.slots] or idle
     return next((slot for slot in places if slot in idle), None)
 

@@ -48,6 +48,38 @@ def run_of(finished: Experiment) -> tuple[int, Run] | None:
     return program, Run(finished.number, finished.slot, score.val_bpb, score.on_fresh_rows)
 
 
+@dataclass(frozen=True)
+class Pool:
+    """The spread of all runs so far, kept up to date run by run: adding them up anew takes time."""
+
+    squares: float = 0.0
+    """Of the differences from the mean, over all programs and slots."""
+    df: int = 0
+
+    def adding(self, group: Sequence[float], score: float) -> Pool:
+        """One more score of a program on a slot; `group`: those it has there already."""
+        if not group:
+            return self
+        change = score - math.fsum(group) / len(group)
+        return Pool(self.squares + change * change * len(group) / (len(group) + 1), self.df + 1)
+
+    def without(self, runs: Runs, experiments: Collection[int], *, fresh: bool = False) -> Pool:
+        """Leave experiments out, all of which are in `runs`, the whole runs of their programs."""
+        all_squares, all_df = _sums(runs, (), fresh)
+        squares, df = _sums(runs, experiments, fresh)
+        return Pool(max(0.0, self.squares - all_squares + squares), self.df - all_df + df)
+
+    @property
+    def spread(self) -> Spread | None:
+        """None unless a program was run twice."""
+        return Spread(math.sqrt(self.squares / self.df), self.df) if self.df else None
+
+
+def _sums(runs: Runs, without: Collection[int], fresh: bool) -> tuple[float, int]:
+    found = spread_of(runs, without=without, fresh=fresh)
+    return (found.df * found.sigma**2, found.df) if found is not None else (0.0, 0)
+
+
 def mean(runs: Sequence[Run]) -> float:
     """Bits per byte. Of at least one run."""
     return math.fsum(run.val_bpb for run in runs) / len(runs)

@@ -53,7 +53,7 @@ from controller.core.obstacle import Obstacle
 from controller.core.program.suspicion import Suspicion, suspicion
 from controller.core.proposal import Proposal, asked
 from controller.core.proposal import advance as advance_proposal
-from controller.core.replicates import LEAST_DF, LEAST_RUNS, Run, mean, run_of, spread_of
+from controller.core.replicates import LEAST_DF, LEAST_RUNS, Pool, Run, mean, run_of
 from controller.core.rules import KeepConfig
 from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
 from controller.core.sequences import AppendOnly, Selection
@@ -147,6 +147,10 @@ class ResearchState:
     """How many of the experiments are not replicates."""
     runs: dict[int, list[Run]] = field(default_factory=dict)
     """By program, as the number of its first experiment: the runs that nothing was selected by."""
+    pool: Pool = field(default_factory=Pool)
+    """How far they differ."""
+    fresh_pool: Pool = field(default_factory=Pool)
+    """The same on fresh rows."""
     replicated: dict[int, int] = field(default_factory=dict)
     """By program: how many replicates were opened."""
     tried_since_replicate: int = 0
@@ -253,7 +257,7 @@ class ResearchState:
 
     def margin(self, keep: KeepConfig) -> float:
         """By how much a keep has to be better than the frontier, bits per byte."""
-        spread = spread_of(self.runs) if keep.rule == "margin" else None
+        spread = self.pool.spread if keep.rule == "margin" else None
         return keep.margin * spread.sigma if spread is not None and spread.df >= LEAST_DF else 0.0
 
     @property
@@ -390,10 +394,16 @@ def _fall_back(state: ResearchState, commit: str) -> None:
     assert state.certified is not None and state.certified.experiment is not None
     state.frontier = state.certified.model_copy(update={"commit": commit})
     state.fallen |= {number: state.experiments[number].commit or "" for number in state.chain}
-    del state.lineage[max(0, len(state.lineage) - len(state.chain)) :]
+    shown = sum(_showed_fresh(state.experiments[number]) for number in state.chain)
+    del state.lineage[len(state.lineage) - shown :]
+    state.notebook.move_on()
     state.chain = []
     state.tried = {}
     state.to_merge, state.to_combine, state.to_repair = [], [], None
+
+
+def _showed_fresh(kept: Experiment) -> bool:
+    return kept.score is not None and kept.score.fresh is not None
 
 
 def _incumbent(state: ResearchState, experiment: int, commit: str, selected_at: float | None) -> Frontier:
@@ -498,7 +508,12 @@ def _propose(
 
 
 def _drop(state: ResearchState, proposal: Proposal, event: ProposalDropped) -> None:
-    """What was asked for is still wanted if nobody answered; a merge that failed is the agent's business."""
+    """What was asked for is still wanted if nobody answered; a merge that failed is the agent's business.
+
+    Not what was asked for on account of a chain that has been taken back.
+    """
+    if proposal.parent in state.fallen.values() or proposal.merges in state.fallen:
+        return
     if event.unanswered and proposal.fixes is not None and state.to_repair is None:
         state.to_repair = proposal.fixes
     if proposal.merges is None:
@@ -593,8 +608,7 @@ def _advance(state: ResearchState, record: Record) -> None:
 
 def _move_frontier(state: ResearchState, event: Committed, kept: Experiment) -> None:
     before = state.frontier
-    known = {before.commit, *state.fallen.values()} if before is not None else set()
-    if before is not None and before.experiment is not None and kept.parent not in known:
+    if before is not None and before.experiment is not None and not _descends(state, before, kept):
         state.to_merge.append((before.experiment, kept.number))
     state.tried = {}  # from the frontier of before; nothing will be run from there again
     score = kept.score
@@ -605,6 +619,12 @@ def _move_frontier(state: ResearchState, event: Committed, kept: Experiment) -> 
         state.certified = state.frontier
     else:
         state.chain.append(kept.number)
+
+
+def _descends(state: ResearchState, before: Frontier, kept: Experiment) -> bool:
+    """Whether a keep has the change of the frontier before it, or of a chain that has been taken back."""
+    own = state.experiments[before.experiment].commit if before.experiment is not None else None
+    return kept.parent in {before.commit, own, *state.fallen.values()}
 
 
 def _hear(state: ResearchState, event: AnyEvent, time: str, slot: int) -> None:
@@ -651,9 +671,9 @@ def _count(state: ResearchState, finished: Experiment) -> None:
             state.log_bytes += MAX_WORKER_LOG_BYTES
     if finished.score is not None and finished.score.fresh is not None:
         state.fresh_left = finished.score.fresh.left
-    if finished.cause not in (None, Cause.REPLICATE):
+    if finished.cause is not None and (finished.repeats is None or finished.cause is Cause.EXPOSED):
         state.causes[finished.cause] += 1
-    if (found := suspicion(finished)) is not None:
+    if finished.repeats is None and (found := suspicion(finished)) is not None:
         state.suspects.setdefault(finished.digest, found)
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:
         state.baseline_bpb = finished.score.val_bpb
@@ -671,6 +691,11 @@ def _measure(state: ResearchState, finished: Experiment) -> None:
         return
     program, run = found
     runs = state.runs.setdefault(program, [])
+    on_slot = [known for known in runs if known.slot == run.slot]
+    state.pool = state.pool.adding([known.val_bpb for known in on_slot], run.val_bpb)
+    if run.fresh_bpb is not None:
+        fresh = [known.fresh_bpb for known in on_slot if known.fresh_bpb is not None]
+        state.fresh_pool = state.fresh_pool.adding(fresh, run.fresh_bpb)
     runs.append(run)
     if len(runs) < LEAST_RUNS:
         return

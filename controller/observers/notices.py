@@ -31,7 +31,7 @@ from controller.core.events import (
 from controller.core.experiment import Phase
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
-from controller.core.values import Decision, Verdict
+from controller.core.values import Cause, Decision, Verdict
 
 Kind = Literal["baseline", "keep", "discard", "crash", "reject", "stall", "stop"]
 """`baseline`: the unchanged train.py has no score, so no experiment can be compared with it."""
@@ -181,7 +181,7 @@ def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
 def _decided(context: Context, record: Record) -> Notice | None:
     decision = context.decision
     kind = _KINDS.get(decision.verdict) if decision else None
-    if decision is None or kind is None:
+    if decision is None or kind is None or decision.cause is Cause.REPLICATE:
         return None
     if context.experiment != 0:
         return _notice(kind, context, record)

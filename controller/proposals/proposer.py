@@ -214,7 +214,7 @@ class Proposer:
         for experiment in reversed(self._state.finished):
             if experiment.number == behind:
                 break
-            if experiment.commit is not None:
+            if experiment.commit is not None and experiment.number not in self._state.fallen:
                 overtaking = experiment.parent
         return overtaking
 

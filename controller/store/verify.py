@@ -8,11 +8,12 @@ everything is not detected; keep the head hash elsewhere if that matters.
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from controller.core.certificate import note
 from controller.core.decision import decide
 from controller.core.errors import ImpossibleHistory, InfrastructureError, VerificationFailed
 from controller.core.events import (
@@ -38,6 +39,7 @@ from controller.core.scoring.runlog import summary
 from controller.core.spending import ImpossibleCall
 from controller.core.state import ResearchState, apply
 from controller.core.untrusted import clean_line
+from controller.core.values import Evidence
 from controller.store import journal, ledger
 from controller.store import lock as home_lock
 from controller.store.repository import GitRepository
@@ -62,6 +64,8 @@ class _Pass:
     """How much of the journal was read."""
     heads: dict[int, set[str]] = field(default_factory=dict)
     """By kept experiment: the heads of the journal between its verdict and its commit."""
+    settling: dict[int, set[str]] = field(default_factory=dict)
+    """By certificate: the same between what came of it and the repository's hearing of it."""
     branch: list[int | CertificateDecided] = field(default_factory=list)
     """What the commits of the branch are, base aside: kept experiments, and chains that were taken back."""
     latest: dict[int, int] = field(default_factory=dict)
@@ -89,6 +93,8 @@ class _Pass:
                 self.latest[record.data.slot] = record.data.experiment
             self.problems.extend(_check_blobs(self.home, record, pruned))
             self._follow_branch(record)
+            if self.state.unsettled is not None:
+                self.settling.setdefault(self.state.unsettled.certificate, set()).add(record.hash)
             for experiment in self.state.open:
                 if experiment.phase is Phase.DECIDED:
                     self.heads.setdefault(experiment.number, set()).add(record.hash)
@@ -200,8 +206,14 @@ def _certify_again(record: Record, event: CertificateDecided, state: ResearchSta
     again = conclusion(state, certificate, event.most_pairs)
     if again is None:
         yield f"{where} was decided too early"
-    elif again != (event.outcome, event.rule, event.evidence):
+    elif again[0] != event.outcome or not _is_same(again[2], event.evidence):
         yield f"{where} says {event.outcome}, {event.rule}; by its pairs it is {again[0]}, {again[1]}"
+
+
+def _is_same(one: Evidence, other: Evidence) -> bool:
+    """Up to rounding: another machine's logarithm may differ in its last bit."""
+    pairs = zip(one.model_dump().values(), other.model_dump().values(), strict=True)
+    return all(a == b or (None not in (a, b) and math.isclose(a, b, rel_tol=1e-6)) for a, b in pairs)
 
 
 def _calls_pruned(home: Path) -> int:
@@ -328,60 +340,59 @@ def _check_git(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
             yield f"repo: the branch begins with {base[:7]}, not with {str(state.base_commit)[:7]}"
             return
         expected = [*told.branch]
-        pending = next(
-            (known.number for known in state.open if known.phase is Phase.DECIDED), state.unsettled
-        )
+        deciding = (known.number for known in state.open if known.phase is Phase.DECIDED)
+        falling = state.unsettled if state.unsettled and state.unsettled.outcome != "certified" else None
+        pending = next(deciding, falling)
         if pending is not None and len(kept) == len(expected) + 1:
             expected.append(pending)  # committed, and about to be journalled as such
         elif len(kept) != len(expected) and not (at_work and len(kept) > len(expected)):
             yield f"repo: the branch has {len(kept)} commits after its base, the journal {len(expected)}"
         for what, (commit, trailers) in zip(expected, kept, strict=False):
             if isinstance(what, CertificateDecided):
-                yield from _check_taken_back(repository, state, what, commit, trailers)
+                yield from _check_taken_back(repository, told, what, commit, trailers)
             else:
                 experiment, heads = state.experiments[what], told.heads[what]
                 yield from _check_commit(repository, base, experiment, commit, trailers, heads)
-        yield from _check_certified(repository, state)
+        yield from _check_certified(repository, told, at_work)
     except (VerificationFailed, InfrastructureError) as error:
         yield f"repo: {clean_line(str(error), 500)}"
 
 
 def _check_taken_back(
     repository: GitRepository,
-    state: ResearchState,
+    told: _Pass,
     decided: CertificateDecided,
     commit: str,
     trailers: dict[str, str],
 ) -> Iterator[str]:
-    where = f"repo: commit {commit[:7]}"
-    if trailers.get("Certificate") != str(decided.certificate):
+    where, base = f"repo: commit {commit[:7]}", told.state.experiments[decided.base].commit or ""
+    due = {"Certificate": str(decided.certificate), "Outcome": decided.outcome, "Back-To": str(decided.base)}
+    if {name: trailers.get(name) for name in due} != due:
         yield f"{where} stands where certificate {decided.certificate} took a chain back"
-    elif repository.files(commit) != repository.files(state.experiments[decided.base].commit or ""):
+        return
+    if trailers.get("Journal") not in told.settling[decided.certificate]:
+        yield f"{where} was made from a journal that is not this one: lines are missing"
+    if repository.files(commit) != repository.files(base):
         yield f"{where} takes a chain back to something else than experiment {decided.base}"
 
 
-def _check_certified(repository: GitRepository, state: ResearchState) -> Iterator[str]:
-    """The reference and its note say what the journal says, but for a certificate that is being settled."""
+def _check_certified(repository: GitRepository, told: _Pass, at_work: bool) -> Iterator[str]:
+    """The reference and its note say what the journal says; a controller at work may be ahead of it."""
+    state = told.state
     good = [decided for decided in state.certificates if decided.outcome == "certified"]
-    if state.unsettled is not None and state.unsettled in good:
+    if at_work or (state.unsettled is not None and state.unsettled in good):
         return
     found = repository.certified()
     if not good:
         if found is not None:
             yield f"repo: {found[0][:7]} is named certified, and no chain was"
         return
-    commit = state.experiments[good[-1].head].commit
+    decided = good[-1]
+    commit, heads = state.experiments[decided.head].commit, told.settling[decided.certificate]
     if found is None or found[0] != commit:
         yield f"repo: the certified head is {found[0][:7] if found else 'missing'}, not {str(commit)[:7]}"
-    elif json.dumps(good[-1].model_dump(mode="json"))[:-1] not in json.dumps(_json(found[1])):
-        yield f"repo: the note of {found[0][:7]} does not say what its certificate does"
-
-
-def _json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+    elif found[1] not in {note(decided, head) for head in heads}:
+        yield f"repo: the note of {found[0][:7]} does not say what the journal does of its certificate"
 
 
 def _check_commit(

@@ -7,6 +7,7 @@ wherever the Markdown is rendered.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -99,17 +100,23 @@ def _summary(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     for experiment in state.open:
         yield f"Experiment {experiment.number} is open ({experiment.phase})."
     kept = _verdicts(state, Verdict.KEEP)
-    if kept and kept[0].score and kept[-1].score:
-        first, best = kept[0].score.val_bpb, kept[-1].score.val_bpb
+    standing = [known for known in kept if known.score and known.number not in state.fallen]
+    if kept and kept[0].score and standing:
+        latest = min(standing, key=_score)
+        first, best = kept[0].score.val_bpb, _score(latest)
         yield ""
         yield _certified(state)
         yield ""
         yield (
-            f"Best single run of a keep: {best:.6f} bits per byte (experiment {kept[-1].number}, commit "
-            f"`{_short(kept[-1])}`); baseline {first:.6f}; "
+            f"Best single run of a keep: {best:.6f} bits per byte (experiment {latest.number}, commit "
+            f"`{_short(latest)}`); baseline {first:.6f}; "
             f"change {best - first:+.6f} ({_percent(best - first, first)})."
         )
         yield _chance(state)
+
+
+def _score(kept: Experiment) -> float:
+    return kept.score.val_bpb if kept.score is not None else math.inf
 
 
 def _certified(state: ResearchState) -> str:
@@ -153,7 +160,7 @@ def _certificates(state: ResearchState) -> Iterator[str]:
 
 def _chance(state: ResearchState) -> str:
     """What a small difference is worth."""
-    measured = replicates.spread_of(state.runs)
+    measured = state.pool.spread
     if measured is None:
         return "Each score is one run; how much of a small difference is chance was not measured."
     low, high = measured.interval()
@@ -169,7 +176,7 @@ def _chance(state: ResearchState) -> str:
 
 def _replicates(state: ResearchState) -> Iterator[str]:
     """The runs of one program, side by side."""
-    if replicates.spread_of(state.runs) is None:
+    if state.pool.spread is None:
         return
     yield "## What chance does"
     yield ""

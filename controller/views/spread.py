@@ -11,7 +11,7 @@ from controller.core.state import ResearchState
 
 def as_json(state: ResearchState) -> dict[str, Any] | None:
     """None until a program has run twice. Bits per byte."""
-    spread = replicates.spread_of(state.runs)
+    spread = state.pool.spread
     if spread is None:
         return None
     low, high = spread.interval()
@@ -35,7 +35,7 @@ def as_json(state: ResearchState) -> dict[str, Any] | None:
 
 def lines(state: ResearchState) -> Iterator[tuple[str, str]]:
     """Name and value of what is to be said of it."""
-    spread = replicates.spread_of(state.runs)
+    spread = state.pool.spread
     if spread is None:
         return
     low, high = spread.interval()

@@ -18,13 +18,19 @@ from controller.core.certificate import (
     note,
     weigh,
 )
-from controller.core.events import CertificateDecided, CertificateOpened, CertificateSettled
+from controller.core.events import (
+    CertificateDecided,
+    CertificateOpened,
+    CertificateSettled,
+    ProposalDropped,
+)
 from controller.core.plan import (
     Accept,
     Action,
     Ask,
     DecideCertificate,
     Drop,
+    Move,
     OpenCertificate,
     SettleCertificate,
     Train,
@@ -32,10 +38,11 @@ from controller.core.plan import (
     stop,
 )
 from controller.core.rules import KeepConfig, Limits
-from controller.core.state import REPLICATE
+from controller.core.state import MERGE, REPLICATE
 from controller.core.statistics.spread import Spread
 from controller.core.values import Cause, Evidence, Verdict
 from tests.core.telling import Told, at
+from tests.support.efforts import fresh_rows
 
 SPREAD = Spread(0.01, 20)
 MOST = 12
@@ -116,6 +123,22 @@ def test_the_sign_of_the_hold_out_counts_if_it_is_precise() -> None:
     assert vague is not None and vague[0] == "certified"
 
 
+def test_an_old_program_that_became_worse_makes_no_gain() -> None:
+    """It could go by the clock, and its successor leave that out."""
+    certificate = pairs((2.0, 1.9), (2.01, 1.91))
+    for earlier, outcome in (([1.9, 1.91], "failed"), ([2.0, 2.01], "certified"), ([2.1], "certified")):
+        found = conclude(certificate, SPREAD, None, MOST, earlier)
+        assert found is not None and found[0] == outcome
+    recent = conclude(certificate, SPREAD, None, MOST, [1.9, 2.0, 2.01, 2.0, 2.01])
+    assert recent is not None and recent[0] == "certified"
+
+
+def test_a_pair_on_two_slots_is_replaced() -> None:
+    certificate = pairs((2.0, 1.9))
+    certificate = certificate.with_run(PairRun(20, 1, False, 0, 2.0)).with_run(PairRun(21, 1, True, 1, 1.9))
+    assert len(certificate.pairs) == 2 and weigh(certificate, SPREAD, None).pairs == 1
+
+
 def test_slots_are_compared_with_themselves() -> None:
     certificate = pairs((2.0, 1.9))
     for run in pairs((3.0, 2.91), slot=1).runs:
@@ -136,6 +159,7 @@ def test_the_note_says_what_was_found() -> None:
 # --- what is due ----------------------------------------------------------------------------------
 
 TWO = CertifyConfig(share=1.0, keeps=2)
+FRESH = fresh_rows(0.0)
 GENEROUS: dict[str, Any] = {"certify": TWO}
 EVIDENCE = Evidence(
     pairs=2,
@@ -263,6 +287,19 @@ def test_a_certificate_is_decided_by_its_pairs() -> None:
     assert isinstance(action, DecideCertificate) and action.event.outcome == "certified"
 
 
+def test_the_last_idea_is_waited_for_before_the_last_certificate() -> None:
+    told = chain(1).opened()
+    rules: dict[str, Any] = {"certify": TWO, "limits": Limits(3)}
+    assert due(told.state, at(slots=2, **rules)) == [Train(2, 0)]
+    told.kept(1.7)
+    assert due(told.state, at(slots=2, **rules)) == [OpenCertificate(base=0, head=2)]
+
+
+def test_the_second_half_waits_until_the_first_has_another_slot() -> None:
+    told = half(half(opened(), 0, True, slot=1), 0, False)
+    assert due(told.state, at(slots=1, **GENEROUS)) == [Move(3, 0)]
+
+
 def test_an_effort_does_not_end_in_the_middle_of_one() -> None:
     assert stop(opened().state, at(limits=Limits(3), **GENEROUS)) is None
     assert stop(opened().state, at(exhausted="nothing left", **GENEROUS)) is None
@@ -302,6 +339,31 @@ def test_what_started_from_a_chain_that_was_taken_back_is_not_merged_with_what_i
     told = opened().opened(slot=0)
     told.tell(decided("failed"), CertificateSettled(certificate=0, commit="back")).kept(1.5)
     assert told.state.to_merge == [] and told.state.chain == [3]
+
+
+def test_what_was_asked_for_on_account_of_the_chain_is_not_wanted_again() -> None:
+    told = opened().idea(MERGE, "merge", merges=1)
+    number = told.state.next_proposal - 1
+    told.tell(decided("failed"), CertificateSettled(certificate=0, commit="back"))
+    told.tell(ProposalDropped(proposal=number, reason="stale"))
+    assert (told.state.to_merge, told.state.to_combine) == ([], [])
+
+
+def test_what_started_before_the_chain_has_nothing_to_be_merged_with_after_it() -> None:
+    """It has the certified program's change, under another commit."""
+    told = Told().baseline(2.0).opened(slot=1).opened(slot=0).kept(1.9, of=2)
+    told.tell(CertificateOpened(certificate=0, base=0, head=2), decided("failed", head=2))
+    told.tell(CertificateSettled(certificate=0, commit="back")).kept(1.8, of=1)
+    assert told.state.to_merge == [] and told.state.chain == [1]
+
+
+def test_the_lineage_ends_where_the_certified_head_does() -> None:
+    told = Told().baseline(2.0)
+    told.state.lineage.append(FRESH)
+    told.opened().kept(1.9)  # whose score says nothing of fresh rows
+    told.tell(CertificateOpened(certificate=0, base=0, head=1), decided("failed", head=1))
+    told.tell(CertificateSettled(certificate=0, commit="back"))
+    assert told.state.lineage == [FRESH]
 
 
 def test_a_margin_comes_from_the_spread() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from controller.core.replicates import Run, drift, mean, spread_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.core.replicates import Pool, Run, drift, mean, spread_of
 from controller.core.values import Cause
 from tests.core.telling import Told
 
@@ -19,6 +23,37 @@ def test_each_slot_has_a_level_of_its_own() -> None:
     assert same is not None and apart is not None
     assert (same.df, apart.df) == (2, 3)
     assert apart.sigma == pytest.approx(((0.02 + 0.02 + 0.005) / 3) ** 0.5)
+
+
+@given(
+    st.lists(
+        st.builds(Run, st.just(0), st.integers(0, 1), st.floats(1, 2), st.none() | st.floats(1, 2)),
+        max_size=30,
+    ),
+    st.data(),
+)
+def test_the_spread_that_is_kept_up_to_date_is_that_of_all_runs(made: list[Run], data: st.DataObject) -> None:
+    all_runs: dict[int, list[Run]] = {}
+    pool = fresh = Pool()
+    for number, drawn in enumerate(made):
+        run, program = replace(drawn, experiment=number), data.draw(st.integers(0, 3))
+        group = [known for known in all_runs.setdefault(program, []) if known.slot == run.slot]
+        pool = pool.adding([known.val_bpb for known in group], run.val_bpb)
+        if run.fresh_bpb is not None:
+            fresh = fresh.adding([r.fresh_bpb for r in group if r.fresh_bpb is not None], run.fresh_bpb)
+        all_runs[program].append(run)
+    left_out = set(data.draw(st.lists(st.sampled_from(range(len(made))) if made else st.nothing())))
+    both = {program: all_runs.get(program, []) for program in (0, 1)}
+    left_out &= {run.experiment for runs in both.values() for run in runs}
+    for told, expected in (
+        (pool.spread, spread_of(all_runs)),
+        (fresh.spread, spread_of(all_runs, fresh=True)),
+        (pool.without(both, left_out).spread, spread_of(all_runs, without=left_out)),
+        (fresh.without(both, left_out, fresh=True).spread, spread_of(all_runs, without=left_out, fresh=True)),
+    ):
+        assert (told is None) == (expected is None)
+        if told is not None and expected is not None:
+            assert told.df == expected.df and told.sigma == pytest.approx(expected.sigma, abs=1e-7)
 
 
 def test_what_is_like_before_is_no_drift() -> None:

@@ -13,7 +13,7 @@ import pytest
 from controller.agents.replay import Replay
 from controller.core.certificate import CertifyConfig
 from controller.core.errors import InfrastructureError
-from controller.core.events import CertificateDecided, ExperimentOpened, ProposalAsked
+from controller.core.events import CertificateDecided, ExperimentOpened, ProposalAsked, ScoringFinished
 from controller.core.program.seeding import seeded
 from controller.core.rules import ReplicatesConfig
 from controller.core.state import ResearchState
@@ -196,6 +196,22 @@ def other_outcome(home: Path) -> None:
     told_anew(home, outcome="failed")
 
 
+def other_score(home: Path) -> None:
+    """Of a run of the certificate that failed, which still fails with it."""
+    records, journal = [*read_records(home)], None
+    first = next(place for place, record in enumerate(records) if isinstance(record.data, CertificateDecided))
+    (home / "audit.jsonl").unlink()
+    (home / "snapshot.json").unlink(missing_ok=True)
+    journal = Journal(home, SystemClock())
+    for place, record in enumerate(records):
+        event = record.data
+        if isinstance(event, ScoringFinished) and event.score is not None and first - 12 < place < first:
+            score = event.score.model_copy(update={"val_bpb": event.score.val_bpb + 1e-7})
+            event = event.model_copy(update={"score": score})
+        journal.append(event)
+    journal.close()
+
+
 def too_early(home: Path) -> None:
     """Before the last pair was complete."""
     records = [*read_records(home)]
@@ -220,7 +236,8 @@ def too_early(home: Path) -> None:
     [
         (without_reference, "the certified head is missing"),
         (other_reference, "the certified head is"),
-        (other_note, "does not say what its certificate does"),
+        (other_note, "does not say what the journal does of its certificate"),
+        (other_score, "was made from a journal that is not this one"),
         (more_evidence, "certificate 1 says certified, evidence"),
         (other_outcome, "certificate 1 says failed"),
         (too_early, "certificate 1 was decided too early"),

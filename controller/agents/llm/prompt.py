@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,8 @@ from controller.ports import Context
 EXCERPT_CHARACTERS = 3000
 DIFF_CHARACTERS = 8000
 _RECENT = 40
+_TAIL = 2 * _RECENT
+"""So far back they are looked for: a certificate may take more than twenty runs that tried nothing."""
 
 _PREFACE = """\
 You work on train.py through tools; there is no other way to act. `edit_train_py` and `replace_train_py`
@@ -135,7 +137,7 @@ def _stable(context: Context, turns: int) -> tuple[str, str]:
 
 def _digest(context: Context, room: int) -> Iterator[str]:
     """Sections, each within its share of the room."""
-    notebook, recent = context.notebook, context.history[-_RECENT:]
+    notebook, recent = context.notebook, _recent(context.history)
     counts = ", ".join(f"{notebook.verdicts[verdict]} {verdict}" for verdict in Verdict)
     best = context.frontier.val_bpb
     budget = recent[-1].budget_seconds if recent else None
@@ -183,6 +185,12 @@ def _digest(context: Context, room: int) -> Iterator[str]:
             "\nTheir outcomes are not known. Propose something else, which makes sense whether or not they "
             "are kept."
         )
+
+
+def _recent(history: Sequence[Experiment]) -> list[Experiment]:
+    """The latest experiments that tried something."""
+    tail = [experiment for experiment in history[-_TAIL:] if experiment.repeats is None]
+    return tail[-_RECENT:]
 
 
 def _title(proposal: Proposal) -> str:

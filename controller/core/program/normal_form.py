@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import TypeGuard, cast
 
 from controller.core.program import constant_folding as folding
-from controller.core.program.names import PURE_MODULES, Names
+from controller.core.program.names import PURE_MODULES, Names, last
 from controller.core.program.seeds import is_seed
 
 MAX_DEPTH = 200
@@ -174,25 +174,49 @@ class _Seeds(_Transformer):
 
 
 class SeedLiterals(_Seeds):
-    """Finds the integers that are seeds, and changes nothing."""
+    """Finds the integers that are seeds, and changes nothing. In doubt an integer is none."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, compared: Collection[str]) -> None:
+        """`compared`: names whose value decides something, so that it has to stay."""
         super().__init__(names)
+        self._compared = compared
         self._found: list[ast.Constant] = []
 
     @classmethod
     def of(cls, tree: ast.Module) -> list[ast.Constant]:
         """In the order in which they are visited; one may be there twice."""
-        finder = cls(Names.of(tree))
+        comparisons = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+        finder = cls(Names.of(tree), {last(part) for node in comparisons for part in ast.walk(node)})
         finder.visit(tree)
         return finder._found
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        kept = any(last(target) in self._compared for target in node.targets)
+        return self.generic_visit(node) if kept else super().visit_Assign(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        kept = last(node.target) in self._compared
+        return self.generic_visit(node) if kept else super().visit_AnnAssign(node)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> ast.AST:
+        kept = last(node.target) in self._compared
+        return self.generic_visit(node) if kept else super().visit_NamedExpr(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        """A step from one seed to the next."""
+        return self.generic_visit(node)
 
     def visit_For(self, node: ast.For) -> ast.AST:
         return super().visit_For(node) if _names_seed(node.target) else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """A function of the program's own may be called like one that sets a seed, and take anything."""
-        return self.generic_visit(node) if self._names.is_own(node.func) else super().visit_Call(node)
+        """Of a call that sets a seed, the seed; a function of the program's own may be called like one."""
+        if self._names.sets_seed(node.func) and not self._names.is_own(node.func):
+            words = [keyword.value for keyword in node.keywords if keyword.arg in _SEED_WORDS]
+            for value in (*node.args[:1], *words):
+                self._without(value)
+        self._forget(node)
+        return self.generic_visit(node)
 
     @staticmethod
     def _dead(parameters: ast.arguments, body: Sequence[ast.AST]) -> set[str]:
@@ -203,6 +227,10 @@ class SeedLiterals(_Seeds):
         parts = [value.left, value.right] if _is_sum(value) else [value]
         self._found += [part for part in parts if isinstance(part, ast.Constant) and type(part.value) is int]
         return value
+
+
+_SEED_WORDS = frozenset({"seed", "a", "x", "entropy"})
+"""What the parameter is called that takes the seed."""
 
 
 def _is_sum(value: ast.expr) -> TypeGuard[ast.BinOp]:

@@ -12,8 +12,8 @@ from controller.core.program.normal_form import SeedLiterals
 from controller.core.program.policy import digest
 from controller.core.program.source import parse, plain_text
 
-SEED_BITS = 31
-"""Every random generator takes that many; NumPy's legacy one takes no more than 32."""
+SEED_BITS = 16
+"""A program may multiply its seed, by a thousand for instance, and NumPy's legacy generator takes 32 bits."""
 
 
 def seeded(train_py: str, seed: int) -> str:
@@ -35,7 +35,7 @@ def seeded(train_py: str, seed: int) -> str:
         line, end = lines[node.lineno - 1], node.end_col_offset or 0
         if not _stands_there(line[node.col_offset : end], node.value):
             continue  # within an f-string Python 3.11 says another place
-        moved = (int(str(node.value)) + seed) % 2**SEED_BITS
+        moved = int(str(node.value)) + seed
         lines[node.lineno - 1] = line[: node.col_offset] + str(moved).encode() + line[end:]
     moved_text = "\n".join(line.decode("utf-8") for line in lines)
     return moved_text if digest(moved_text) == digest(text) else train_py

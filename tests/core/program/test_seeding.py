@@ -56,9 +56,28 @@ def test_nothing_else_is_touched(line: str) -> None:
     assert seeded(f"{line}\n{MODEL}", 100) == f"{line}\n{MODEL}"
 
 
-def test_what_was_apart_stays_apart_and_within_what_generators_take() -> None:
-    text = f"torch.manual_seed(1)\ng = torch.Generator().manual_seed({2**SEED_BITS - 1})\n{MODEL}"
-    assert seeded(text, 5) == f"torch.manual_seed(6)\ng = torch.Generator().manual_seed(4)\n{MODEL}"
+def test_what_was_apart_stays_apart() -> None:
+    text = f"torch.manual_seed(1)\ng = torch.Generator().manual_seed(2)\n{MODEL}"
+    assert seeded(text, 5) == f"torch.manual_seed(6)\ng = torch.Generator().manual_seed(7)\n{MODEL}"
+
+
+def test_a_seed_may_be_multiplied_by_a_thousand() -> None:
+    assert (1337 + 2**SEED_BITS) * 1000 < 2**32
+
+
+@pytest.mark.parametrize(
+    ("text", "moved"),
+    [
+        ("SeedSequence(42, pool_size=8)", "SeedSequence(142, pool_size=8)"),
+        ("random.seed(a=3, version=2)", "random.seed(a=103, version=2)"),
+        ("run(torch.manual_seed, 3)", "run(torch.manual_seed, 3)"),
+        ("seed = 0\nwhile go():\n    seed += 1", "seed = 100\nwhile go():\n    seed += 1"),
+        ("SEED = 42\nif SEED == 42: go()", "SEED = 42\nif SEED == 42: go()"),
+        ("seed = 0\nwhile seed < 5: seed += 1", "seed = 0\nwhile seed < 5: seed += 1"),
+    ],
+)
+def test_only_the_seed_is_moved_and_only_if_nothing_hangs_on_it(text: str, moved: str) -> None:
+    assert seeded(f"{text}\n{MODEL}", 100) == f"{moved}\n{MODEL}"
 
 
 def test_a_place_that_is_reported_wrongly_is_left_alone() -> None:
