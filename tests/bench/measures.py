@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -155,4 +156,5 @@ def overheads(home: Path, experiments: int, budget: float) -> tuple[list[float],
 
 def glovebox(*arguments: object) -> None:
     command = [sys.executable, "-m", "controller", *map(str, arguments)]
-    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    settings = {**os.environ, "GLOVEBOX_REPLICATES": '{"baseline": 1, "every": 0}'}
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL, env=settings)

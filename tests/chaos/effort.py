@@ -54,6 +54,8 @@ SETTINGS = {
     "GLOVEBOX_JUDGE__WORK_SHARE": "1000",  # nor how much it uses
     "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # honest models: few twins will do
     "GLOVEBOX_JUDGE__MAX_GAIN": "0.015",  # so that the first steps are measured twice
+    "GLOVEBOX_REPLICATES": '{"baseline": 2, "every": 4}',
+    "GLOVEBOX_CERTIFY": '{"share": 0.5, "keeps": 2, "pairs": 3}',
     "GLOVEBOX_STORAGE__LOG_BYTES": "2000",
     "GLOVEBOX_STORAGE__CALL_BYTES": "60000",
     "GLOVEBOX_CLAUDE__MAX_TURNS": "4",

@@ -26,7 +26,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from prepare import MAX_SEQ_LEN, VOCAB_SIZE, Tokenizer, make_dataloader, save_checkpoint
+from prepare import MAX_SEQ_LEN, SEED, VOCAB_SIZE, Tokenizer, make_dataloader, save_checkpoint
 
 WIDTH = {width}
 LR = {lr}
@@ -62,6 +62,7 @@ if __name__ == "__main__":
         optimizer.step()
         optimizer.zero_grad()
         if step == 0:
+            print(f"seed {{SEED}}")
             print("training", flush=True)
         step += 1
     save_checkpoint(model)
@@ -89,9 +90,12 @@ Effort = tuple[Glovebox, list[dict[str, Any]]]
 
 
 def make_effort(
-    folder: Path, with_data: Callable[[Path], None], baseline: str, ideas: list[str]
+    folder: Path, with_data: Callable[[Path], None], baseline: str, ideas: list[str], replicates: int = 0
 ) -> tuple[Glovebox, list[str]]:
-    """A home with data, and the command line that runs `ideas` on top of `baseline` in it."""
+    """A home with data, and the command line that runs `ideas` on top of `baseline` in it.
+
+    `replicates`: how often the baseline runs again.
+    """
     (folder / "ideas").mkdir()
     (folder / "baseline.py").write_bytes(as_an_editor_may(baseline))
     for number, idea in enumerate(ideas):
@@ -101,6 +105,7 @@ def make_effort(
         "GLOVEBOX_TRAIN": "baseline.py",
         "GLOVEBOX_JUDGE__SCORE_TOKENS": "2048",
         "GLOVEBOX_JUDGE__HOLDOUT_SCORE_TOKENS": "1024",
+        "GLOVEBOX_REPLICATES": json.dumps({"baseline": 1 + replicates, "every": 0}),
         **NO_UTF8,
     }
     run = ["run", "--budget", "30", "--device", "cpu", "--agent", "replay:ideas"]
@@ -111,10 +116,10 @@ def make_effort(
 
 @pytest.fixture(scope="module")
 def effort(tmp_path_factory: pytest.TempPathFactory, with_data: Callable[[Path], None]) -> Iterator[Effort]:
-    """An effort of three experiments at its limit, and what it logged."""
+    """An effort of three experiments and a replicate at its limit, and what it logged."""
     folder = tmp_path_factory.mktemp("größe→")
     ideas = [train_py(lr=0.03), train_py(lr=0.03).replace("began, step =", "crash, step =")]
-    command, run = make_effort(folder, with_data, train_py(), ideas)
+    command, run = make_effort(folder, with_data, train_py(), ideas, replicates=1)
     said = command(*run, timeout=240)
     assert said.status == 0 and said.err == "glovebox: limit of 3 experiments reached\n", said
     yield command, [json.loads(line) for line in said.out.splitlines()]
@@ -124,12 +129,30 @@ def effort(tmp_path_factory: pytest.TempPathFactory, with_data: Callable[[Path],
 def test_a_better_idea_is_kept_and_a_broken_one_is_not(effort: Effort) -> None:
     command, logged = effort
     rows = command("log", "--json").json()
-    assert [row["verdict"] for row in rows] == ["keep", "keep", "crash"], rows
-    assert rows[1]["val_bpb"] < rows[0]["val_bpb"] and rows[2]["cause"] == "name"
-    assert [row["description"].split(":")[0] for row in rows] == ["baseline", "0.py", "1.py"]
-    verdicts = [line["verdict"] for line in logged if line["event"] == "decided"]
-    assert verdicts == ["keep", "keep", "crash"]
+    verdicts = ["keep", "discard", "keep", "crash"]
+    assert [row["verdict"] for row in rows] == verdicts, rows
+    assert rows[2]["val_bpb"] < rows[0]["val_bpb"] and rows[3]["cause"] == "name"
+    names = ["baseline", "experiment 0 again", "0.py", "1.py"]
+    assert [row["description"].split(":")[0] for row in rows] == names
+    assert [line["verdict"] for line in logged if line["event"] == "decided"] == verdicts
     assert no_leftovers(command.home)
+
+
+def test_each_run_has_a_seed_of_its_own(effort: Effort) -> None:
+    command, _ = effort
+    shown = [command("show", str(number), "--json").json() for number in range(4)]
+    assert len({row["seed"] for row in shown}) == 4
+    for row in shown:
+        folder = command.home / "runs" / f"{row['experiment']:06}"
+        assert f"torch.manual_seed({row['seed'] + 1})" in (folder / "train.py").read_text(encoding="utf-8")
+        assert f"seed {row['seed']}\n" in (folder / "run.log").read_text(encoding="utf-8")
+    baseline, again = shown[:2]
+    assert (again["cause"], again["repeats"]) == ("replicate", 0)
+    assert again["train_sha256"] == baseline["train_sha256"] and again["ran_sha256"] != baseline["ran_sha256"]
+    assert again["val_bpb"] != baseline["val_bpb"]
+    assert shown[2]["frontier_bpb"] == pytest.approx((again["val_bpb"] + baseline["val_bpb"]) / 2)
+    status = command("status", "--json").json()
+    assert status["spread"]["df"] == 1 and status["certificates"]["provisional"] == [2]
 
 
 def test_git_and_the_record_of_every_run(effort: Effort) -> None:
@@ -144,7 +167,7 @@ def test_git_and_the_record_of_every_run(effort: Effort) -> None:
         [*git[:3], "log", "--format=%s"], capture_output=True, check=True
     ).stdout.decode()
     assert subjects.startswith("0.py: A bigram model with a bottleneck → 16 wide (für 0 Sekunden).\n")
-    assert len((command.home / "results.tsv").read_text().splitlines()) == 4
+    assert len((command.home / "results.tsv").read_text().splitlines()) == 5
     for number, row in enumerate(command("log", "--json").json()):
         log = (command.home / "runs" / f"{number:06}" / "run.log").read_text()
         found = [line.split()[1] for line in log.splitlines() if line.startswith("val_bpb:")]
@@ -155,13 +178,17 @@ def test_git_and_the_record_of_every_run(effort: Effort) -> None:
 def test_status_report_and_verify(effort: Effort) -> None:
     command, _ = effort
     status = command("status", "--json").json()
-    assert status["experiments"] == 3 and status["stopped"] == "limit of 3 experiments reached"
+    assert (
+        status["experiments"] == 4
+        and status["replicates"] == 1
+        and status["stopped"] == "limit of 3 experiments reached"
+    )
     assert command("verify", "--json").json() == {"problems": []}
     assert command("report").out.splitlines() == [
         str(command.home / "report" / name).encode("ascii", "backslashreplace").decode()
         for name in ("report.md", "progress.png", "holdout.png")
     ]
-    assert "NameError" in command("show", "2").out
+    assert "NameError" in command("show", "3").out
 
 
 def test_the_same_command_at_the_limit_changes_nothing(effort: Effort) -> None:
