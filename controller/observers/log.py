@@ -15,6 +15,9 @@ from controller.core.events import (
     ApiAnswered,
     ApiFailed,
     ApiRequested,
+    CertificateDecided,
+    CertificateOpened,
+    CertificateSettled,
     ClaimMismatch,
     Committed,
     Decided,
@@ -110,6 +113,13 @@ def _fields(record: Record, state: ResearchState) -> dict[str, Any]:
             return {"commit": event.commit}
         case Voided() as event:
             return {"attempt": event.attempt, "cause": event.cause, "reason": event.reason}
+        case CertificateOpened() as event:
+            return {"certificate": event.certificate, "base": event.base, "head": event.head}
+        case CertificateDecided(evidence=found) as event:
+            figures = {"gain": found.gain, "evidence": found.e_value, "pairs": found.pairs}
+            return {"certificate": event.certificate, "outcome": event.outcome, "rule": event.rule, **figures}
+        case CertificateSettled() as event:
+            return {"certificate": event.certificate, "commit": event.commit}
         case SlotDisturbed() as event:
             return {"reason": event.disturbance.detail, "until": event.until}
         case SlotReady() as event:

@@ -10,6 +10,7 @@ from controller.core import obstacle
 from controller.core.events import (
     AgentAbsent,
     AgentReturned,
+    CertificateDecided,
     Committed,
     Decided,
     EffortStarted,
@@ -33,8 +34,9 @@ from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Cause, Decision, Verdict
 
-Kind = Literal["baseline", "keep", "discard", "crash", "reject", "stall", "stop"]
-"""`baseline`: the unchanged train.py has no score, so no experiment can be compared with it."""
+Kind = Literal["baseline", "keep", "discard", "crash", "reject", "certified", "taken-back", "stall", "stop"]
+"""`baseline`: the unchanged train.py has no score, so no experiment can be compared with it. `certified` and
+`taken-back`: what came of a chain of keeps."""
 
 
 _REASON_CHARACTERS = 500
@@ -119,7 +121,7 @@ class Notice:
     def as_json(self) -> dict[str, Any]:
         """The notice as delivered."""
         context, verdict = self.context, self.context.decision
-        of_experiment = self.kind not in ("stall", "stop")
+        of_experiment = self.kind not in ("certified", "taken-back", "stall", "stop")
         told = {
             "event": self.kind,
             "time": self.time,
@@ -172,6 +174,8 @@ def follow(context: Context, record: Record) -> tuple[Context, Notice | None]:
         case Committed():
             context = replace(context, finished=True, frontier_bpb=context.val_bpb)
             return context, _notice("keep", context, record, commit=event.commit)
+        case CertificateDecided():
+            return context, _certificate(context, record, event)
         case SessionStopped():
             return context, _notice("stop", context, record, event.reason)
         case _:
@@ -187,6 +191,15 @@ def _decided(context: Context, record: Record) -> Notice | None:
         return _notice(kind, context, record)
     found = obstacle.classify(decision.cause, context.detail)
     return _notice("baseline", context, record, found.sentence if found else context.detail)
+
+
+def _certificate(context: Context, record: Record, event: CertificateDecided) -> Notice:
+    found = event.evidence
+    figures = f"gain {found.gain:.6f} in {found.pairs} pairs, evidence {found.e_value:.3g}"
+    chain = f"the keeps from experiment {event.base} to experiment {event.head}"
+    if event.outcome == "certified":
+        return _notice("certified", context, record, f"{chain} are a gain: {figures}")
+    return _notice("taken-back", context, record, f"{chain} did not hold ({event.rule}): {figures}")
 
 
 def _stall(context: Context, record: Record) -> tuple[Context, Notice | None]:

@@ -1,4 +1,4 @@
-"""Notifications of keeps, rejects, stalls and stops, by a command or a webhook.
+"""Notifications of keeps, rejects, certificates, stalls and stops, by a command or a webhook.
 
 Each channel has a thread that follows the journal. So the loop never waits for it, nothing accumulates in
 memory, and the next process delivers what this one could not: a line is skipped only once it was delivered,
@@ -46,8 +46,9 @@ class NotifyConfig(BaseModel):
     """Command to run for each event, which it gets as JSON on standard input. Run without a shell."""
     webhook: SecretStr | None = None
     """URL to POST each event to as JSON. Never logged: such URLs often contain a secret."""
-    on: tuple[Kind, ...] = ("baseline", "keep", "reject", "stall", "stop")
-    """Which events: `baseline` (no score), `keep`, `discard`, `crash`, `reject`, `stall` and `stop`."""
+    on: tuple[Kind, ...] = ("baseline", "keep", "reject", "certified", "taken-back", "stall", "stop")
+    """Which events: `baseline` (no score), `keep`, `discard`, `crash`, `reject`, `certified` and `taken-back`
+    (chains of keeps), `stall` and `stop`."""
     stall_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
     """No experiment finished for this long is a stall; so is waiting for machine, disk or agent."""
 

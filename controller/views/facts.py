@@ -16,6 +16,7 @@ from controller.core import obstacle
 from controller.core.events import Record
 from controller.core.experiment import Experiment
 from controller.core.hardware.disturbance import spoiling
+from controller.core.keeps import keeps_of
 from controller.core.proposal import Proposal
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
@@ -208,6 +209,8 @@ def _row(state: ResearchState, experiment: Experiment) -> dict[str, Json]:
         "fixes": proposal.fixes,
         "merges": proposal.merges,
         "repeats": proposal.repeats,
+        "certificate": proposal.certificate,
+        "standing": keeps_of(state).mark(experiment.number).strip() or None if experiment.commit else None,
         "parent": experiment.parent,
         "commit": experiment.commit,
         "attempt": experiment.attempt,

@@ -80,6 +80,7 @@ class Told:
 
     def __init__(self, agent: str = AGENT) -> None:
         self.state = ResearchState()
+        self.records: list[Record] = []
         self._now = 0.0
         self._texts = 0
         self.tell(EffortStarted(tag="t", base_commit="base"))
@@ -92,6 +93,7 @@ class Told:
             record = Record(
                 seq=seq, time=after(self._now), experiment=number, data=event, prev="", hash=str(seq)
             )
+            self.records.append(record)
             apply(self.state, record)
         return self
 

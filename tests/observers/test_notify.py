@@ -20,7 +20,16 @@ from structlog.testing import capture_logs
 from controller import settings
 from controller.agents.replay import Replay
 from controller.core.errors import UserError
-from controller.core.events import AgentAbsent, AgentReturned, AnyEvent, Paused, Resumed, SessionStopped
+from controller.core.events import (
+    AgentAbsent,
+    AgentReturned,
+    AnyEvent,
+    CertificateOpened,
+    CertificateSettled,
+    Paused,
+    Resumed,
+    SessionStopped,
+)
 from controller.core.state import fold
 from controller.core.values import Cause
 from controller.observers.channels import to_command, to_webhook
@@ -29,6 +38,8 @@ from controller.observers.notify import Notifier, NotifyConfig, Undelivered
 from controller.observers.terminal import ObserverGroup
 from controller.store.journal import read_records
 from controller.system.clock import SystemClock
+from tests.core.telling import Told
+from tests.core.test_certificate import decided
 from tests.loop.effort import Effort, start
 from tests.support.efforts import Story, small
 from tests.support.fakes import train_py
@@ -107,6 +118,31 @@ def test_what_is_told_of_an_effort() -> None:
     assert keep["val_bpb"] == keep["frontier_bpb"] and keep["commit"]
     assert (crash["cause"], crash["val_bpb"], crash["frontier_bpb"]) == ("oom", None, keep["val_bpb"])
     assert not any("holdout" in json.dumps(notice) for notice in told)
+
+
+def test_what_came_of_a_chain_is_told_and_replicates_are_not() -> None:
+    story = small()
+    head = fold(story.records).chain[-1]
+    known = len(told_of(story))
+    for number, outcome in enumerate(("certified", "failed")):
+        story.tell(CertificateOpened(certificate=number, base=0, head=head))
+        story.tell(decided(outcome, certificate=number, head=head))
+        if outcome == "certified":
+            story.tell(CertificateSettled(certificate=number, commit="c"))
+    told = [notice.as_json() for notice in told_of(story)][known:]
+    assert [notice["event"] for notice in told] == ["certified", "taken-back"]
+    assert {"certified", "taken-back"} <= {*NotifyConfig().on}
+    assert "gain 0.100000 in 2 pairs" in told[0]["reason"] and told[0]["experiment"] is None
+    assert "did not hold (as told)" in told[1]["reason"]
+
+
+def test_a_replicate_is_not_told_of() -> None:
+    told = Told().baseline(2.0)
+    context, heard = Context.at(told.state), []
+    for record in told.replicated(0, 2.1).records:
+        context, notice = follow(context, record)
+        heard += [notice.kind] if notice else []
+    assert heard == ["keep"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ PROJECT = Path(__file__).parents[2]
 KEY, NEXT_KEY = "sk-test-never-to-be-seen", "sk-test-of-the-day-after"
 UNDERSTUDY = {"GLOVEBOX_ABSENCE__UNDERSTUDY_AFTER_SECONDS": "12"}
 SETTINGS = {
+    "GLOVEBOX_REPLICATES": '{"baseline": 1, "every": 0}',
     "GLOVEBOX_CLAUDE__MAX_TURNS": "6",
     "GLOVEBOX_CLAUDE__ANSWER_SECONDS": "10",
     "GLOVEBOX_CLAUDE__PATIENCE_SECONDS": "3",
