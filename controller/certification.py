@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from controller.core import plan
-from controller.core.certificate import note, taken_back
 from controller.core.events import CertificateDecided, CertificateOpened, CertificateSettled
 from controller.core.plan import OnCertificate
+from controller.core.statistics.certificate import note, taken_back
 from controller.ports import Repository
 from controller.store.effort import Effort
 

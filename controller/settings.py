@@ -32,13 +32,13 @@ from pydantic_settings import (
 )
 
 from controller.agents.llm.config import ClaudeConfig
-from controller.core.certificate import CertifyConfig
 from controller.core.containers.config import SandboxConfig
 from controller.core.errors import UserError
 from controller.core.hardware.disturbance import NoiseConfig
 from controller.core.hardware.slots import SlotConfig, objection
 from controller.core.rules import AbsenceConfig, KeepConfig, ReplicatesConfig, RetryConfig
 from controller.core.scoring.config import JudgeConfig
+from controller.core.statistics.certificate import CertifyConfig
 from controller.core.untrusted import clean_line
 from controller.observers.notify import NotifyConfig
 from controller.sandbox.rehearsal import RehearsalConfig

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from controller.core.backoff import backoff
-from controller.core.certificate import SPARE_PAIRS, Certificate, conclude, first_runs
 from controller.core.errors import NotReady, Unfit, UserError
 from controller.core.events import (
     AgentAbsent,
@@ -36,10 +35,11 @@ from controller.core.events import (
 from controller.core.experiment import Experiment, Phase
 from controller.core.hardware.disturbance import spoiling
 from controller.core.proposal import Proposal
-from controller.core.replicates import LEAST_DF
 from controller.core.rules import Rules, Wish
 from controller.core.spending import Spending
 from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState, SlotState
+from controller.core.statistics.certificate import SPARE_PAIRS, Certificate, conclude, first_runs
+from controller.core.statistics.replicates import LEAST_DF
 from controller.core.untrusted import clean_line
 from controller.core.values import Disturbance, DisturbanceKind, Evidence
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from controller.core.certificate import NO_CERTIFICATES, CertifyConfig
 from controller.core.decision import Bounds
 from controller.core.hardware.disturbance import NoiseConfig
+from controller.core.statistics.certificate import NO_CERTIFICATES, CertifyConfig
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

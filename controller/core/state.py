@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import ConfigDict
 
 from controller.core import obstacle
-from controller.core.certificate import Certificate, PairRun
 from controller.core.errors import ImpossibleHistory
 from controller.core.events import (
     AgentAbsent,
@@ -53,11 +52,12 @@ from controller.core.obstacle import Obstacle
 from controller.core.program.suspicion import Suspicion, suspicion
 from controller.core.proposal import Proposal, asked
 from controller.core.proposal import advance as advance_proposal
-from controller.core.replicates import LEAST_DF, LEAST_RUNS, Pool, Run, mean, run_of
 from controller.core.rules import KeepConfig
 from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYTES
 from controller.core.sequences import AppendOnly, Selection
 from controller.core.spending import Spending
+from controller.core.statistics.certificate import Certificate, PairRun
+from controller.core.statistics.replicates import LEAST_DF, LEAST_RUNS, Pool, Run, mean, run_of
 from controller.core.values import (
     TRIVIAL_CAUSES,
     Cause,

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.core.certificate import note
 from controller.core.decision import decide
 from controller.core.errors import ImpossibleHistory, InfrastructureError, VerificationFailed
 from controller.core.events import (
@@ -38,6 +37,7 @@ from controller.core.plan import conclusion
 from controller.core.scoring.runlog import summary
 from controller.core.spending import ImpossibleCall
 from controller.core.state import ResearchState, apply
+from controller.core.statistics.certificate import note
 from controller.core.untrusted import clean_line
 from controller.core.values import Evidence
 from controller.store import journal, ledger

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from controller.core import replicates
 from controller.core.errors import UserError
 from controller.core.events import (
     AgentFailed,
@@ -29,6 +28,7 @@ from controller.core.events import (
 from controller.core.experiment import Experiment
 from controller.core.keeps import keeps_of
 from controller.core.state import ResearchState
+from controller.core.statistics import replicates
 from controller.core.untrusted import clean_line
 from controller.core.values import Provenance, Verdict
 from controller.files import drop_link

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from controller.core import replicates
 from controller.core.state import ResearchState
+from controller.core.statistics import replicates
 
 
 def as_json(state: ResearchState) -> dict[str, Any] | None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from controller.core.certificate import Certificate, CertifyConfig, PairRun, conclude
 from controller.core.rules import KeepConfig, Limits, ReplicatesConfig, Rules
+from controller.core.statistics.certificate import Certificate, CertifyConfig, PairRun, conclude
 from controller.core.statistics.spread import Spread
 from controller.core.values import Verdict
 from tests.bench.simulated import (

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from controller import failpoints
 from controller.components import Slot
-from controller.core.certificate import CertifyConfig
 from controller.core.errors import AgentAway, AgentError
 from controller.core.events import ExperimentOpened, Record
 from controller.core.experiment import Experiment
 from controller.core.hardware.disturbance import NoiseConfig
 from controller.core.rules import AbsenceConfig, ReplicatesConfig, Wish
 from controller.core.state import ResearchState
+from controller.core.statistics.certificate import CertifyConfig
 from controller.core.values import Change, Disturbance, RehearsalResult, RunOutcome
 from controller.ports import Attempt, Context
 from controller.recovery import recover, sweep

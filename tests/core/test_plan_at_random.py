@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 
 from controller.core import plan
-from controller.core.certificate import NO_CERTIFICATES, CertifyConfig
 from controller.core.decision import Bounds, contends, decide, oddity
 from controller.core.events import (
     AgentFailed,
@@ -44,6 +43,7 @@ from controller.core.experiment import Experiment, Phase
 from controller.core.plan import Action, Situation
 from controller.core.rules import NO_REPLICATES, AbsenceConfig, Limits, ReplicatesConfig, Wish
 from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState
+from controller.core.statistics.certificate import NO_CERTIFICATES, CertifyConfig
 from controller.core.values import Cause, Disturbance, Draw, RehearsalResult, Verdict
 from tests.core.telling import Told, at, commit, outcome, score
 from tests.support.fakes import LOAD, LOST, SHARED

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from controller.agents.replay import Replay
-from controller.core.certificate import CertifyConfig
 from controller.core.errors import InfrastructureError
 from controller.core.events import CertificateDecided, ExperimentOpened, ProposalAsked, ScoringFinished
 from controller.core.program.seeding import seeded
 from controller.core.rules import ReplicatesConfig
 from controller.core.state import ResearchState
+from controller.core.statistics.certificate import CertifyConfig
 from controller.recovery import recover
 from controller.store.journal import Journal, read_records
 from controller.store.repository import GitRepository

@@ -38,8 +38,8 @@ from controller.observers.notify import Notifier, NotifyConfig, Undelivered
 from controller.observers.terminal import ObserverGroup
 from controller.store.journal import read_records
 from controller.system.clock import SystemClock
+from tests.core.statistics.test_certificate import decided
 from tests.core.telling import Told
-from tests.core.test_certificate import decided
 from tests.loop.effort import Effort, start
 from tests.support.efforts import Story, small
 from tests.support.fakes import train_py

@@ -15,7 +15,7 @@ from controller.core.state import fold
 from controller.core.values import Cause
 from controller.views import chart, report
 from controller.views.stairs import climb
-from tests.core.test_certificate import decided
+from tests.core.statistics.test_certificate import decided
 from tests.support.efforts import PROVENANCE, Story, small
 from tests.support.two_slots import StoryOfTwo
 from tests.views.test_tables import costly

@@ -1,1 +1,1 @@
-"""What differences between noisy scores are worth: spread, evidence, intervals. Pure."""
+"""What differences between noisy scores are worth: replicates, spread, evidence, certificates. Pure."""

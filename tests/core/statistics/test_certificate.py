@@ -7,17 +7,6 @@ from typing import Any
 
 import pytest
 
-from controller.core.certificate import (
-    FAILED_RUNS,
-    SPARE_PAIRS,
-    Certificate,
-    CertifyConfig,
-    PairRun,
-    conclude,
-    first_runs,
-    note,
-    weigh,
-)
 from controller.core.events import (
     CertificateDecided,
     CertificateOpened,
@@ -39,6 +28,17 @@ from controller.core.plan import (
 )
 from controller.core.rules import KeepConfig, Limits
 from controller.core.state import MERGE, REPLICATE
+from controller.core.statistics.certificate import (
+    FAILED_RUNS,
+    SPARE_PAIRS,
+    Certificate,
+    CertifyConfig,
+    PairRun,
+    conclude,
+    first_runs,
+    note,
+    weigh,
+)
 from controller.core.statistics.spread import Spread
 from controller.core.values import Cause, Evidence, Verdict
 from tests.core.telling import Told, at

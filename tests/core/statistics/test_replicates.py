@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.replicates import Pool, Run, drift, mean, spread_of
+from controller.core.statistics.replicates import Pool, Run, drift, mean, spread_of
 from controller.core.values import Cause
 from tests.core.telling import Told
 

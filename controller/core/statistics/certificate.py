@@ -17,10 +17,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.core.events import CertificateDecided, CertificateOutcome
-from controller.core.replicates import DRIFT_P_VALUE, LEAST_DF
 from controller.core.statistics import evidence
 from controller.core.statistics.distributions import student_cdf
 from controller.core.statistics.evidence import Block, Sums
+from controller.core.statistics.replicates import DRIFT_P_VALUE, LEAST_DF
 from controller.core.statistics.spread import Spread
 from controller.core.values import Evidence
 
