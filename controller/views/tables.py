@@ -82,7 +82,8 @@ def _journal(records: Sequence[Record]) -> Table:
 def counts(state: ResearchState) -> str:
     """How the finished experiments ended: `3 keep, 9 discard, 0 crash, 0 reject; 4 replicates`."""
     verdicts = ", ".join(f"{state.count(verdict)} {verdict}" for verdict in Verdict)
-    return f"{verdicts}; {state.replicates} replicates" if state.replicates else verdicts
+    repeated = "1 replicate" if state.replicates == 1 else f"{state.replicates} replicates"
+    return f"{verdicts}; {repeated}" if state.replicates else verdicts
 
 
 def verdict_text(experiment: Experiment) -> Text:
