@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -128,7 +129,8 @@ class Experiments:
             self._require_room()
             slot.judge.make_ready(attempt, seed, self._state.draw, attempt.budget_seconds - elapsed)
 
-        outcome = slot.trainer.train(attempt, self._stop, tick)
+        limits = self._state.slot(experiment.slot).limits if self._components.rules.early_end else None
+        outcome = slot.trainer.train(replace(attempt, limits=limits), self._stop, tick)
         self._effort.record(
             TrainingFinished(experiment=experiment.number, attempt=attempt.number, outcome=outcome)
         )

@@ -58,6 +58,8 @@ class BudgetConfig(BaseModel):
 
     wall_seconds: Annotated[float, Field(gt=0, le=86400)] = 300.0
     """Seconds of wall clock from the start of the container, start-up and compilation included."""
+    early_end: bool = True
+    """Runs that train far worse than every kept program, or report a loss that is not a number, are ended."""
 
 
 class LimitsConfig(BaseModel):

@@ -232,6 +232,46 @@ _time_budget = _TimeBudget(max(1.0, 0.8 * WALL_SECONDS - 3.0))
 TIME_BUDGET: float = _time_budget  # seconds of training for a clock that starts late; prefer time_left()
 
 
+# --- the training loss --------------------------------------------------------------------------------------
+
+
+class _Reports:
+    """What was reported since the last line, and when that was printed."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.next_line = 0.0
+        """Seconds after the start."""
+        self.broken = False
+        """A loss that is not finite was reported, at once."""
+
+
+_reports = _Reports()
+
+REPORT_LINES = 256  # at most so many are printed in the budget
+
+
+def report(step: int, loss: "float | torch.Tensor") -> None:
+    """Tell the controller the training loss of a step, in nats per token: the plain mean cross-entropy.
+
+    Call it in every step, or as often as the loss is known; a tensor is waited for. The losses become a curve
+    beside the score, for people and for the agent. No run is ranked by it. But a run
+    is ended early if its loss is not a finite number, or if for some time it is far above what every kept
+    program had reached in half the time; so report no loss that cannot be compared, with a penalty in it for
+    instance, or of targets that were smoothed.
+    """
+    seconds, value = WALL_SECONDS - time_left(), float(loss)
+    _reports.losses.append(value)
+    broken = not math.isfinite(value)
+    breaks, _reports.broken = broken and not _reports.broken, _reports.broken or broken
+    if seconds < _reports.next_line and not breaks:
+        return
+    mean = sum(_reports.losses) / len(_reports.losses)
+    print(f"report: step={step} seconds={seconds:.2f} loss={mean:.6f}", flush=True)
+    _reports.losses.clear()
+    _reports.next_line = seconds + WALL_SECONDS / REPORT_LINES
+
+
 # --- tokenizer ----------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ from prepare import (
     Tokenizer,
     evaluate_bpb,
     make_dataloader,
+    report,
     save_checkpoint,
     time_left,
 )
@@ -899,6 +900,7 @@ def train(model: GPT, optimizers: Optimizers, batches: Iterator[Batch], tally: T
         set_rates(optimizers, progress)
         loss, batch = train_step(model, optimizers, scaler, batch, batches, tally.passes)
         loss_now = finite(loss, tally.steps)
+        report(tally.steps, loss_now)
         if tally.steps > 0:  # the first step is slow: it touches everything for the first time
             clock.observe_step(time.monotonic() - began)
         tally.steps += 1

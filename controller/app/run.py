@@ -117,6 +117,7 @@ def rules(config: Settings, agent: Agent, understudy: Agent | None, machine: Mac
         limits=Limits(**config.limits.model_dump()),
         replicates=config.replicates,
         keep=config.keep,
+        early_end=config.budget.early_end,
         certify=config.certify,
         absence=config.absence,
         retry=config.retry,

@@ -115,12 +115,16 @@ def decide(
 ) -> Decision:
     """Apply R7 and R9 to one finished experiment.
 
-    `judgement` is None exactly when the run itself crashed and there was nothing to score. `quarantined` is
-    an earlier, implausible score of the same checkpoint. `lineage` is how the kept experiments did on fresh
-    rows, the first one first. `margin`: bits per byte by which a keep has to be better. The claim inside
-    `outcome` is never read. A score that was never confirmed is not kept; if it is the first of all,
-    ValueError is raised, since then the judge was not asked to confirm it, which is a bug of ours.
+    `judgement` is None exactly when there was nothing to score: the run crashed, or was ended early.
+    `quarantined` is an earlier, implausible score of the same checkpoint. `lineage` is how the kept
+    experiments did on fresh rows, the first one first. `margin`: bits per byte by which a keep has to be
+    better. The claim inside `outcome` is never read. A score that was never confirmed is not kept; if it is
+    the first of all, ValueError is raised, since then the judge was not asked to confirm it, which is a bug
+    of ours.
     """
+    if outcome.cause is Cause.HOPELESS:
+        rule = "R7: it was ended early, because no run that trains like this is better"
+        return Decision(verdict=Verdict.DISCARD, cause=Cause.HOPELESS, rule=rule)
     if outcome.cause is not None:
         return Decision(verdict=Verdict.CRASH, cause=outcome.cause, rule="R9: the run failed by itself")
     if judgement is None:

@@ -110,6 +110,8 @@ class Rules:
     limits: Limits = field(default_factory=Limits)
     replicates: ReplicatesConfig = NO_REPLICATES
     keep: KeepConfig = field(default_factory=KeepConfig)
+    early_end: bool = True
+    """True if runs that train much worse than any kept program are ended."""
     certify: CertifyConfig = NO_CERTIFICATES
     absence: AbsenceConfig = field(default_factory=AbsenceConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)

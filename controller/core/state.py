@@ -57,6 +57,7 @@ from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYT
 from controller.core.sequences import AppendOnly, Selection
 from controller.core.spending import Spending
 from controller.core.statistics.certificate import Certificate, PairRun
+from controller.core.statistics.hopeless import Limits, Yardstick
 from controller.core.statistics.replicates import LEAST_DF, LEAST_RUNS, Pool, Run, mean, run_of
 from controller.core.values import (
     TRIVIAL_CAUSES,
@@ -127,6 +128,8 @@ class SlotState:
     """What the latest of them was."""
     pause: Pause | None = None
     """Set while the slot rests after such faults."""
+    limits: Limits = ()
+    """Of the training loss of the run that was started last: what it must not exceed."""
 
 
 @dataclass
@@ -151,6 +154,8 @@ class ResearchState:
     """How far they differ."""
     fresh_pool: Pool = field(default_factory=Pool)
     """The same on fresh rows."""
+    yardstick: Yardstick = field(default_factory=Yardstick)
+    """The training loss of all runs of kept programs."""
     replicated: dict[int, int] = field(default_factory=dict)
     """By program: how many replicates were opened."""
     tried_since_replicate: int = 0
@@ -596,6 +601,10 @@ def _advance(state: ResearchState, record: Record) -> None:
         _change_slot(state, before.slot, experiment=None, noise=None)
         _change_slot(state, event.slot, experiment=before.number)
     _hear(state, event, record.time, advanced.slot)
+    if isinstance(event, TrainingStarted):
+        # A replicate measures chance: left out where it is bad, the noise would seem smaller than it is.
+        limits = () if advanced.repeats is not None else state.yardstick.limits
+        _change_slot(state, advanced.slot, limits=limits)
     state.experiments.replace(before.number, advanced)
     if advanced.number == 0 and advanced.score is not None:
         state.reference = advanced.score.work
@@ -677,7 +686,16 @@ def _count(state: ResearchState, finished: Experiment) -> None:
         state.suspects.setdefault(finished.digest, found)
     if state.baseline_bpb is None and finished.verdict is Verdict.KEEP and finished.score:
         state.baseline_bpb = finished.score.val_bpb
+    _learn_curve(state, finished)
     _measure(state, finished)
+
+
+def _learn_curve(state: ResearchState, finished: Experiment) -> None:
+    if finished.verdict is Verdict.KEEP or finished.cause is Cause.REPLICATE:
+        program = finished.number if finished.repeats is None else finished.repeats
+        curve = finished.outcome.curve if finished.outcome is not None else None
+        if curve is not None and curve.losses:
+            state.yardstick = state.yardstick.adding(program, curve)
 
 
 def _measure(state: ResearchState, finished: Experiment) -> None:

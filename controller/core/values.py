@@ -25,6 +25,7 @@ class Cause(StrEnum):
     EQUAL = "equal"
     MARGIN = "margin"
     REPLICATE = "replicate"
+    HOPELESS = "hopeless"
     # crash
     SYNTAX = "syntax"
     IMPORT = "import"
@@ -156,6 +157,17 @@ class Claim(Value):
     depth: float | None = None
 
 
+class Curve(Value):
+    """The training loss that a run reported while it trained, nats per token. It is a claim, too."""
+
+    losses: tuple[FiniteFloat | None, ...] = ()
+    """The mean of what it reported in each 64th of its budget, as far as it got; None: nothing."""
+    step: int | None = None
+    """Of the latest report."""
+    broken_at: float | None = None
+    """Seconds after its start when it reported a loss that is not a finite number."""
+
+
 class DisturbanceKind(StrEnum):
     """What the machine, not the experiment, did to a run."""
 
@@ -246,6 +258,7 @@ class RunOutcome(Value):
     detail: str = ""
     """One safe line for people: the last line of the traceback, say."""
     claim: Claim = Claim()
+    curve: Curve = Curve()
     log_sha256: str = ""
     log_bytes: int = 0
     """Bytes the run printed, before any capping."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from controller.core.containers import builders, volumes
 from controller.core.containers.builders import Files
@@ -15,8 +16,10 @@ from controller.core.containers.names import ContainerNames
 from controller.core.containers.orders import Item
 from controller.core.containers.spec import ContainerSpec
 from controller.core.errors import InfrastructureError
+from controller.core.scoring.curve import CurveReader
 from controller.core.scoring.runlog import LIMIT_EXIT_CODE, claim, crash_cause
-from controller.core.values import Conditions, RunOutcome
+from controller.core.statistics.hopeless import hopeless
+from controller.core.values import Cause, Conditions, RunOutcome
 from controller.failpoints import reach
 from controller.ports import Attempt, Clock, Exit, Monitor, Sandbox
 from controller.store.run_log import RunLog, sha256, tail_text
@@ -74,11 +77,11 @@ class ContainerTrainer:
             if watch is not None:
                 watching.callback(watch.close)
             began = self._begin(attempt) if started is None else started
-            end, printed_bytes = self._see_through(attempt, began, stop, tick)
+            end, output = self._see_through(attempt, began, stop, tick)
             conditions = watch.conclude(began) if watch is not None else None
         require_workspace(self._sandbox, self._names(attempt))
         start_seconds = round(began - taken_on, 3) if started is None else None
-        return _outcome(attempt, end, printed_bytes, conditions, start_seconds)
+        return _outcome(attempt, end, output, conditions, start_seconds)
 
     def discard(self, attempt: Attempt) -> None:
         names = self._names(attempt)
@@ -113,43 +116,60 @@ class ContainerTrainer:
 
     def _see_through(
         self, attempt: Attempt, began: float, stop: threading.Event, tick: Callable[[float], None]
-    ) -> tuple[Exit, int]:
-        """Wait for T's end; how it ended and how many bytes it printed. run.log is complete by then."""
-        name, log = self.spec(attempt).name, self._open_log(attempt)
-        try:
-            reader = self._sandbox.follow(name, log.write)
-            end = self._sandbox.wait(
-                name,
-                deadline=began + attempt.budget_seconds,
-                stop=stop,
-                tick=lambda: tick(self._clock.monotonic() - began),
-            )
-            reach("training-ended")
-            log = self._drain(attempt, reader, log)
-        finally:
-            log.close()
-        reach("output-drained")
-        if log.failure:
-            raise InfrastructureError(f"run.log could not be written: {log.failure}.")
-        return end, log.total
+    ) -> tuple[Exit, _Output]:
+        """Wait for T's end; how it ended and what it printed. run.log is complete by then."""
+        name, output = self.spec(attempt).name, self._receive(attempt)
 
-    def _open_log(self, attempt: Attempt) -> RunLog:
+        def every_second() -> None:
+            tick(self._clock.monotonic() - began)
+            if output.why_hopeless(attempt) is not None:
+                self._sandbox.kill(name)
+
         try:
-            return RunLog(attempt.log_path, head_bytes=self._log_bytes, tail_bytes=self._log_bytes)
+            reader = self._sandbox.follow(name, output.write)
+            deadline = began + attempt.budget_seconds
+            end = self._sandbox.wait(name, deadline=deadline, stop=stop, tick=every_second)
+            reach("training-ended")
+            output = self._drain(attempt, reader, output)
+        finally:
+            output.log.close()
+        reach("output-drained")
+        if output.log.failure:
+            raise InfrastructureError(f"run.log could not be written: {output.log.failure}.")
+        return end, output
+
+    def _receive(self, attempt: Attempt) -> _Output:
+        try:
+            log = RunLog(attempt.log_path, head_bytes=self._log_bytes, tail_bytes=self._log_bytes)
         except OSError as error:
             raise InfrastructureError(f"run.log could not be written: {error}.") from error
+        return _Output(log, CurveReader(attempt.budget_seconds))
 
-    def _drain(self, attempt: Attempt, reader: threading.Thread, log: RunLog) -> RunLog:
+    def _drain(self, attempt: Attempt, reader: threading.Thread, output: _Output) -> _Output:
         """Wait for the rest of the output. A stuck reader is replaced once, by a reader of the finished
         log."""
-        if _finish(reader, log):
-            return log
-        log.close()
-        again = self._open_log(attempt)
-        if not _finish(self._sandbox.follow(self.spec(attempt).name, again.write), again):
-            again.close()
+        if _finish(reader, output.log):
+            return output
+        output.log.close()
+        again = self._receive(attempt)
+        if not _finish(self._sandbox.follow(self.spec(attempt).name, again.write), again.log):
+            again.log.close()
             raise InfrastructureError("The engine does not hand out the run's output.")
         return again
+
+
+class _Output(NamedTuple):
+    """Where a run's output goes."""
+
+    log: RunLog
+    reports: CurveReader
+
+    def write(self, block: bytes) -> None:
+        self.log.write(block)
+        self.reports.feed(block)
+
+    def why_hopeless(self, attempt: Attempt) -> str | None:
+        return None if attempt.limits is None else hopeless(self.reports.curve, attempt.limits)
 
 
 def require_workspace(sandbox: Sandbox, names: ContainerNames) -> None:
@@ -175,7 +195,7 @@ def _finish(reader: threading.Thread, log: RunLog) -> bool:
 def _outcome(
     attempt: Attempt,
     end: Exit,
-    printed_bytes: int,
+    output: _Output,
     conditions: Conditions | None,
     start_seconds: float | None,
 ) -> RunOutcome:
@@ -189,6 +209,10 @@ def _outcome(
     cause, detail = crash_cause(
         text, exit_code=end.exit_code, oom_killed=end.oom_killed, killed_at_limit=killed_at_limit
     )
+    # By what is seen, not by what was done: the controller that ended it may have been killed right after.
+    was_killed = end.exit_code == 128 + signal.SIGKILL and not (killed_at_limit or end.oom_killed)
+    if was_killed and (reason := output.why_hopeless(attempt)) is not None:
+        cause, detail = Cause.HOPELESS, reason
     return RunOutcome(
         seconds=end.seconds,
         exit_code=end.exit_code,
@@ -199,7 +223,8 @@ def _outcome(
         cause=cause,
         detail=detail,
         claim=claim(text),
+        curve=output.reports.curve,
         log_sha256=log_sha256,
-        log_bytes=printed_bytes,
+        log_bytes=output.log.total,
         conditions=conditions,
     )

@@ -31,6 +31,7 @@ from controller.core.events import (
     ProposalRehearsed,
     Pruned,
     Record,
+    TrainingFinished,
 )
 from controller.core.experiment import Experiment, Phase
 from controller.core.plan import conclusion
@@ -38,8 +39,9 @@ from controller.core.scoring.runlog import summary
 from controller.core.spending import ImpossibleCall
 from controller.core.state import ResearchState, apply
 from controller.core.statistics.certificate import note
+from controller.core.statistics.hopeless import hopeless
 from controller.core.untrusted import clean_line
-from controller.core.values import Evidence
+from controller.core.values import Cause, Evidence
 from controller.store import journal, ledger
 from controller.store import lock as home_lock
 from controller.store.repository import GitRepository
@@ -81,6 +83,8 @@ class _Pass:
         for record in archive.follow():
             if isinstance(record.data, Decided):
                 self.problems.extend(_decide_again(record, record.data, self.state))
+            if isinstance(record.data, TrainingFinished):
+                self.problems.extend(_end_again(record, record.data, self.state))
             if isinstance(record.data, CertificateDecided):
                 self.problems.extend(_certify_again(record, record.data, self.state))
             self.problems.extend(_spend_again(record, self.state))
@@ -195,6 +199,18 @@ def _decide_again(record: Record, event: Decided, state: ResearchState) -> Itera
         return
     if (again.verdict, again.cause) != (event.decision.verdict, event.decision.cause):
         yield f"{where} was decided {event.decision.verdict}; by the rules it is {again.verdict}"
+
+
+def _end_again(record: Record, event: TrainingFinished, state: ResearchState) -> Iterator[str]:
+    """A run that was ended early had reported a loss beyond its limits."""
+    slot = next((known.slot for known in state.open if known.number == event.experiment), None)
+    if event.outcome.cause is not Cause.HOPELESS or slot is None:
+        return
+    if hopeless(event.outcome.curve, state.slot(slot).limits) is None:
+        yield (
+            f"{journal.NAME} line {record.seq + 1}: experiment {event.experiment} was ended early; by the "
+            "losses that it reported it was not hopeless"
+        )
 
 
 def _certify_again(record: Record, event: CertificateDecided, state: ResearchState) -> Iterator[str]:

@@ -10,9 +10,10 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from controller.core.experiment import Experiment
+from controller.core.scoring.curve import POINTS, thinned
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
-from controller.core.values import Verdict
+from controller.core.values import Cause, Verdict
 from controller.views.facts import effect
 from controller.views.stairs import Stairs, Step
 
@@ -73,6 +74,51 @@ def draw_holdout(kept: Sequence[tuple[int, float, float, float]], last: int, pat
     axes.set_ylabel("change since the first keep\n(bits per byte)", color=_INK)
     axes.legend(loc="upper right", frameon=False, labelcolor=_INK)
     figure.savefig(path, metadata={"Software": None})
+
+
+def draw_curves(runs: Sequence[Experiment], path: Path) -> None:
+    """Write the picture of training losses as a PNG file. Of at least one run with a curve."""
+    figure, axes = _page(_SMALL_INCHES)
+    kinds = {
+        "others": (_DISCARD, [run for run in runs if _is_other(run)]),
+        "replicates": (_CERTIFIED, [run for run in runs if run.repeats is not None]),
+        "ended early": (_CRASH, [run for run in runs if run.cause is Cause.HOPELESS]),
+        "keeps": (_KEEP, [run for run in runs if run.verdict is Verdict.KEEP]),
+    }
+    for name, (color, chosen) in kinds.items():
+        for place, run in enumerate(chosen):
+            points = thinned(run.outcome.curve, POINTS) if run.outcome else []
+            if points:
+                shares, losses = zip(*points, strict=True)
+                label = name if place == 0 else None
+                axes.plot(
+                    [100 * s for s in shares], losses, color=color, linewidth=1.2, alpha=0.8, label=label
+                )
+    _style(axes, 100)
+    axes.set_ylim(*_loss_limits(runs))
+    axes.set_xlabel("time (% of the budget)", color=_INK)
+    axes.set_ylabel("training loss\n(nats per token)", color=_INK)
+    axes.legend(loc="upper right", frameon=False, labelcolor=_INK)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _is_other(run: Experiment) -> bool:
+    return run.verdict is not Verdict.KEEP and run.repeats is None and run.cause is not Cause.HOPELESS
+
+
+def _loss_limits(runs: Sequence[Experiment]) -> tuple[float, float]:
+    """Most of the picture is for the second half of the run; a loss that diverges must not flatten it."""
+    losses = sorted(
+        loss
+        for run in runs
+        for loss in (run.outcome.curve.losses[POINTS // 16 :] if run.outcome else ())
+        if loss is not None
+    )
+    if not losses:
+        return 0.0, 1.0
+    lowest, highest = losses[0], losses[int(0.95 * (len(losses) - 1))]
+    room = 0.05 * (highest - lowest) or 0.01
+    return lowest - room, highest + room
 
 
 def _page(inches: tuple[float, float]) -> tuple[Figure, Axes]:

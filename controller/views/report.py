@@ -30,14 +30,14 @@ from controller.core.keeps import keeps_of
 from controller.core.state import ResearchState
 from controller.core.statistics import replicates
 from controller.core.untrusted import clean_line
-from controller.core.values import Provenance, Verdict
+from controller.core.values import Cause, Provenance, Verdict
 from controller.files import drop_link
-from controller.views import certificates, chart, costs, spread
+from controller.views import certificates, chart, costs, curves, spread
 from controller.views.facts import effect, marks
 from controller.views.stairs import climb
 from controller.views.tables import counts
 
-REPORT, PICTURE, OVERFITTING = "report.md", "progress.png", "holdout.png"
+REPORT, PICTURE, OVERFITTING, CURVES = "report.md", "progress.png", "holdout.png", "curves.png"
 
 _NEAR_MISSES = 5
 _COMMIT = 7
@@ -47,19 +47,21 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$#]|://|www\.|(?<![^\W_])_|_(?![^\W_])")
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write the files and return their paths. Raises UserError if the folder cannot be written."""
     state, stairs = climb(records)
-    report, picture, overfitting = folder / REPORT, folder / PICTURE, folder / OVERFITTING
-    kept = _both_scores(state)
+    report, picture, overfitting, losses = (folder / name for name in (REPORT, PICTURE, OVERFITTING, CURVES))
+    kept, drawn = _both_scores(state), curves.drawn(state)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (report, picture, overfitting):
+        for path in (report, picture, overfitting, losses):
             drop_link(path)
         chart.draw(state, stairs, picture)
         if kept:
             chart.draw_holdout(kept, state.next_number - 1, overfitting)
+        if drawn:
+            chart.draw_curves(drawn, losses)
         report.write_text(render(records, state), encoding="utf-8")
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from error
-    return [report, picture, *([overfitting] if kept else [])]
+    return [report, picture, *([overfitting] if kept else []), *([losses] if drawn else [])]
 
 
 def render(records: Sequence[Record], state: ResearchState) -> str:
@@ -71,6 +73,7 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _certificates(state),
         _replicates(state),
         _holdout(state),
+        _training_loss(state),
         _near_misses(state),
         _odd(state),
         _failures(records, state),
@@ -242,6 +245,26 @@ def _holdout(state: ResearchState) -> Iterator[str]:
     yield "|--:|--:|--:|--:|--:|"
     for number, validation, holdout, error in rows:
         yield f"| {number} | {validation:.6f} | {holdout:.4f} | {holdout - validation:+.4f} | {error:.4f} |"
+
+
+def _training_loss(state: ResearchState) -> Iterator[str]:
+    drawn = curves.drawn(state)
+    if not drawn:
+        return
+    yield "## How they trained"
+    yield ""
+    yield (
+        "The training loss that runs reported themselves, in nats per token: every keep, and the latest of "
+        f"the replicates and of the others, {len(drawn)} runs. No run is ranked by it."
+    )
+    if ended := state.causes[Cause.HOPELESS]:
+        yield ""
+        yield (
+            f"Ended early, because they trained far worse than every kept program: {ended}. These have no "
+            "score."
+        )
+    yield ""
+    yield f"![Training loss by time]({CURVES})"
 
 
 def _near_misses(state: ResearchState) -> Iterator[str]:

@@ -17,7 +17,7 @@ from controller.core.experiment import Experiment
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Cause, Verdict, Work
-from controller.views import audit, certificates, conditions, costs, spread
+from controller.views import audit, certificates, conditions, costs, curves, spread
 from controller.views.facts import TEXT_LIMIT, Exhibit, baseline_failed, description, effect, marks, refusal
 
 STYLES = {
@@ -240,6 +240,8 @@ def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tupl
         if outcome.detail:
             yield "detail", outcome.detail
         claims = {key: value for key, value in outcome.claim.model_dump().items() if value is not None}
+        if drawn := curves.sketch(outcome.curve):
+            yield "training loss", drawn
         yield "claimed", ", ".join(f"{key} {value:g}" for key, value in claims.items()) or "nothing"
         yield from conditions.lines(outcome.conditions)
     if mismatch := experiment.claim_mismatch:

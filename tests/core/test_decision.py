@@ -208,6 +208,13 @@ def test_a_crash_is_a_crash_whatever_was_measured() -> None:
     assert (decision.verdict, decision.cause) == (Verdict.CRASH, Cause.OOM)
 
 
+def test_a_run_that_was_ended_early_is_discarded_whatever_was_measured() -> None:
+    ended = RunOutcome(seconds=90, exit_code=137, cause=Cause.HOPELESS)
+    for judgement in (None, score(0.1)):
+        decision = decide(BASE, ended, judgement)
+        assert (decision.verdict, decision.cause) == (Verdict.DISCARD, Cause.HOPELESS)
+
+
 def test_a_good_run_must_have_been_judged() -> None:
     with pytest.raises(ValueError, match="judged"):
         decide(BASE, FINISHED, None)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 import prepare
+from controller.core.scoring.curve import POINTS, CurveReader
 from controller.core.scoring.runlog import crash_cause
 from controller.core.values import TRIVIAL_CAUSES, Cause
 
@@ -34,6 +35,60 @@ def python(code: str, environment: dict[str, str]) -> list[float]:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     return [float(word) for word in done.stdout.split()]
+
+
+def reported(code: str, environment: dict[str, str]) -> list[str]:
+    """What prepare.report prints in a fresh interpreter whose budget is 64 s."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import prepare\nclock = [0.0]\nprepare.time_left = lambda: 64 - clock[0]\n{code}",
+        ],
+        env=environment | {"GLOVEBOX_BUDGET_SECONDS": "64"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+# --- the training loss ---
+
+
+def test_losses_are_averaged_between_lines_that_the_controller_reads(
+    harness_environment: dict[str, str],
+) -> None:
+    code = """
+for step in range(64_000):
+    clock[0] = step / 1000
+    prepare.report(step, 4.0 if step % 2 else 2.0)
+"""
+    lines = reported(code, harness_environment)
+    assert prepare.REPORT_LINES - 2 <= len(lines) <= prepare.REPORT_LINES
+    reader = CurveReader(64.0)
+    reader.feed(("\n".join(lines) + "\n").encode())
+    assert len(reader.curve.losses) == POINTS
+    assert reader.curve.losses[5:] == pytest.approx((3.0,) * (POINTS - 5), abs=0.01)
+
+
+def test_a_loss_that_is_no_number_is_reported_at_once_and_does_not_flood(
+    harness_environment: dict[str, str],
+) -> None:
+    code = """
+prepare.report(0, 3.0)
+for step in range(1, 1000):
+    clock[0] = step * 1e-6
+    prepare.report(step, 3.0 if step < 500 else float("nan"))
+"""
+    lines = reported(code, harness_environment)
+    assert lines == ["report: step=0 seconds=0.00 loss=3.000000", "report: step=500 seconds=0.00 loss=nan"]
+
+
+def test_a_tensor_can_be_reported(harness_environment: dict[str, str]) -> None:
+    code = "import torch\nprepare.report(7, torch.tensor(2.5, requires_grad=True))"
+    assert reported(code, harness_environment) == ["report: step=7 seconds=0.00 loss=2.500000"]
 
 
 # --- constants and the clock ---

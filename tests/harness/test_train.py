@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch.nn.attention.flex_attention import flex_attention
 
 from controller.agents import search_space as constants
+from controller.core.scoring.curve import CurveReader
 
 TRAIN = Path(__file__).parents[2] / "harness" / "train.py"
 SUMMARY = (
@@ -338,6 +339,10 @@ def test_a_run_ends_in_time_with_a_checkpoint_and_a_claim(
     assert output.splitlines()[-1] == "depth:            " + str(train.DEPTH)
     assert 0.5 < float(claim.get("val_bpb", "1")) < 8
     assert int(claim["num_steps"]) > train.SETTLING_STEPS
+    reader = CurveReader(18.0)
+    reader.feed(output.encode())
+    known = [loss for loss in reader.curve.losses if loss is not None]
+    assert len(known) > 5 and known[-1] < known[0]
     train.build_model().load_state_dict(load_file(tmp_path / "checkpoint.safetensors"), strict=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,8 @@ class World:
     judge: Judge
     good: str
     crashes: str
+    breaks: str
+    """Reports a loss that is no number, and trains on."""
     make: Callable[[str], Attempt]
     """An attempt at a text of train.py."""
 
@@ -51,7 +53,14 @@ def _fake(folder: Path) -> World:
         (folder / "train.py").write_text(text)
         return Attempt("0", 1, folder / "train.py", folder / "run.log", 60.0)
 
-    return World(trainer, FakeJudge(trainer), train_py(2.5), train_py(2.5, "crash NameError"), make)
+    return World(
+        trainer,
+        FakeJudge(trainer),
+        train_py(2.5),
+        train_py(2.5, "crash NameError"),
+        train_py(2.5, "trains nan"),
+        make,
+    )
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=[pytest.mark.engine, pytest.mark.slow])])
@@ -80,7 +89,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             files=bench.files,
         )
         good, crashes = REAL.format(last="pass"), REAL.format(last="undefined_name")
-        yield World(bench.trainer(), judge, good, crashes, lambda text: bench.attempt(text, 60.0))
+        breaks = REAL.format(last="prepare.report(3, float('nan'))\n    while True: pass")
+        yield World(bench.trainer(), judge, good, crashes, breaks, lambda text: bench.attempt(text, 60.0))
 
 
 def train(world: World, attempt: Attempt, ticks: list[float] | None = None) -> object:
@@ -132,6 +142,17 @@ def test_a_crash_is_a_value(world: World) -> None:
     outcome = world.trainer.train(attempt, threading.Event(), lambda elapsed: None)
     assert (outcome.cause, outcome.exit_code) == (Cause.NAME, 1)
     assert "NameError" in outcome.detail
+    world.trainer.discard(attempt)
+
+
+def test_a_hopeless_run_is_ended_early_if_there_are_limits(world: World) -> None:
+    attempt = replace(world.make(world.breaks), limits=())
+    outcome = world.trainer.train(attempt, threading.Event(), lambda elapsed: None)
+    assert (outcome.cause, outcome.exit_code) == (Cause.HOPELESS, 137)
+    assert not outcome.killed_at_limit and outcome.curve.broken_at is not None
+    assert "not a finite number" in outcome.detail
+    again = world.trainer.train(attempt, threading.Event(), lambda elapsed: None)
+    assert again == outcome.model_copy(update={"start_seconds": None})  # the next controller sees the same
     world.trainer.discard(attempt)
 
 

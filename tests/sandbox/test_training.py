@@ -256,6 +256,32 @@ def test_an_adopted_run_is_killed_at_its_own_deadline(bench: Bench) -> None:
     assert 3.0 <= outcome.seconds < 3.0 + KILL_SLACK
 
 
+def test_a_run_far_beyond_its_limits_is_ended_early(bench: Bench) -> None:
+    program = """
+        import time
+        for second in range(60):
+            print(f"report: step={second} seconds={second}.0 loss=9.5")
+        time.sleep(3600)
+    """
+    attempt, trainer = bench.attempt(program, budget=64.0), bench.trainer()
+    outcome = trainer.train(replace(attempt, limits=(None, *[5.0] * 63)), bench.stop, lambda elapsed: None)
+    trainer.discard(attempt)
+    assert (outcome.cause, outcome.exit_code, outcome.killed_at_limit) == (Cause.HOPELESS, 137, False)
+    assert outcome.seconds < 20
+    assert outcome.curve.losses == (9.5,) * 60 and outcome.curve.step == 59
+    assert attempt.log_path.read_text().count("report:") == 60
+
+
+def test_without_limits_no_run_is_ended_early(bench: Bench) -> None:
+    attempt, trainer = (
+        bench.attempt("print('report: step=1 seconds=1.0 loss=nan')", budget=20.0),
+        bench.trainer(),
+    )
+    outcome = trainer.train(attempt, bench.stop, lambda elapsed: None)
+    trainer.discard(attempt)
+    assert (outcome.cause, outcome.exit_code, outcome.curve.broken_at) == (None, 0, 1.0)
+
+
 def test_a_lost_workspace_is_not_blamed_on_the_run(bench: Bench) -> None:
     attempt, trainer = bench.attempt("import time\ntime.sleep(2)", budget=20.0), bench.trainer()
     holder = ContainerNames(bench.home, "0").name(Domain.HOLDER)

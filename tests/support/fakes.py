@@ -24,12 +24,15 @@ from controller.core.program.policy import check
 from controller.core.rules import Wish
 from controller.core.scoring import allowance, worker_report
 from controller.core.scoring.allowance import Allowance, allowances
+from controller.core.scoring.curve import POINTS, CurveReader
 from controller.core.scoring.runlog import claim, crash_cause
 from controller.core.state import ResearchState
+from controller.core.statistics.hopeless import hopeless
 from controller.core.values import (
     Cause,
     Conditions,
     CpuConditions,
+    Curve,
     Disturbance,
     DisturbanceKind,
     Draw,
@@ -121,7 +124,8 @@ class FakeTrainer:
     `crash NAME` ends it with that exception, `stopped` behaves as if a person had pressed Ctrl-C while it
     ran, `broken` as if the engine had failed under the first attempt. `claims NUMBER` prints that as its own
     val_bpb. `disturbed NUMBER` has somebody else load the machine during so many first attempts, `occupied`
-    has the GPU in use before them, `lost` loses it.
+    has the GPU in use before them, `lost` loses it. `trains NUMBER` reports that loss in every part of its
+    time.
     """
 
     finished: dict[tuple[str, int], RunOutcome] = field(default_factory=dict)
@@ -174,12 +178,16 @@ class FakeTrainer:
             raise InfrastructureError(f"run.log could not be written: {error.strerror}.") from error
         exit_code = 1 if crashes else 0
         cause, detail = crash_cause(log, exit_code=exit_code, oom_killed=False, killed_at_limit=False)
+        curve = _curve(attempt.budget_seconds, note)
+        if attempt.limits is not None and (reason := hopeless(curve, attempt.limits)) is not None:
+            exit_code, cause, detail = 137, Cause.HOPELESS, reason
         return RunOutcome(
             seconds=attempt.budget_seconds,
             exit_code=exit_code,
             cause=cause,
             detail=detail,
             claim=claim(log),
+            curve=curve,
             log_sha256=hashlib.sha256(log.encode()).hexdigest(),
             log_bytes=len(log),
             conditions=_conditions(attempt.number, note),
@@ -193,6 +201,15 @@ LOAD = Disturbance(kind=DisturbanceKind.CPU_LOAD, measured=0.5, limit=0.25, deta
 SHARED = Disturbance(kind=DisturbanceKind.GPU_SHARED, before=True, detail="Others used the GPU.")
 LOST = Disturbance(kind=DisturbanceKind.GPU_LOST, detail="The GPU was lost.")
 _NOISES = {"disturbed": LOAD, "occupied": SHARED, "lost": LOST}
+
+
+def _curve(budget_seconds: float, note: str) -> Curve:
+    word, _, loss = note.partition(" ")
+    reader = CurveReader(budget_seconds)
+    for place in range(POINTS if word == "trains" else 0):
+        seconds = (place + 0.5) * budget_seconds / POINTS
+        reader.feed(f"report: step={place} seconds={seconds:.4f} loss={loss}\n".encode())
+    return reader.curve
 
 
 def _conditions(attempt: int, note: str) -> Conditions | None:

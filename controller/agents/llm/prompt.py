@@ -18,12 +18,14 @@ from controller.core.keeps import Keeps
 from controller.core.notebook import Idea, Mode, effect, idea_name
 from controller.core.program.source import parse
 from controller.core.proposal import Proposal
+from controller.core.scoring.curve import thinned
 from controller.core.untrusted import clean_line, clean_text, clip, fence, fence_code
-from controller.core.values import Claim, Verdict
+from controller.core.values import Cause, Claim, RunOutcome, Verdict
 from controller.ports import Context
 
 EXCERPT_CHARACTERS = 3000
 DIFF_CHARACTERS = 8000
+_CURVE_POINTS = 12
 _RECENT = 40
 _TAIL = 2 * _RECENT
 """So far back they are looked for: a certificate may take more than twenty runs that tried nothing."""
@@ -173,6 +175,10 @@ def _digest(context: Context, room: int) -> Iterator[str]:
         ("The latest experiments:", 0.35, map(_line, reversed(recent)), len(recent)),
     ):
         yield _section(title, chosen, count, int(share * room))
+    incumbent = context.frontier.experiment
+    run = context.finished(incumbent).outcome if incumbent is not None and context.history else None
+    if run is not None and (curve := "\n".join(_curve(run))):
+        yield f"The frontier, experiment {incumbent}: {curve}"
     if recent:
         last = recent[-1]
         yield f"The last one that ended:\n{outcome(last)}\n{_excerpt(context, last.number)}"
@@ -247,7 +253,17 @@ def outcome(experiment: Experiment) -> str:
         claims = _claims(experiment.outcome.claim)
         if claims:
             lines.append(f"it says about itself: {claims}")
+        lines.extend(_curve(experiment.outcome))
     return "\n".join(lines)
+
+
+def _curve(run: RunOutcome) -> Iterator[str]:
+    points = thinned(run.curve, _CURVE_POINTS)
+    if points:
+        told = ", ".join(f"{loss:.3f} at {share:.0%}" for share, loss in points)
+        yield f"training loss that it reported, by the share of its time: {told}"
+    if run.cause is Cause.HOPELESS:
+        yield f"ended early: {clean_line(run.detail)}"
 
 
 def _claims(claim: Claim) -> str:

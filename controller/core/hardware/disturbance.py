@@ -262,9 +262,9 @@ def restless(cpu: CpuConditions | None, gpu: GpuRecord | None, config: NoiseConf
 
 #: Causes that depend on the text alone, on any machine.
 _OWN_CAUSES = frozenset({Cause.SYNTAX, Cause.IMPORT, Cause.SHAPE, Cause.NAME}) | REJECT_CAUSES
-#: Crashes that a disturbance can explain: a lost or shared GPU explains any; slowness, only a time limit
-#: missed.
-_SLOW_CAUSES = frozenset({Cause.TIMEOUT, Cause.NO_CHECKPOINT, Cause.WORKER_TIMEOUT})
+#: Crashes that a disturbance can explain: a lost or shared GPU explains any; slowness, only what came
+#: too late.
+_SLOW_CAUSES = frozenset({Cause.TIMEOUT, Cause.NO_CHECKPOINT, Cause.WORKER_TIMEOUT, Cause.HOPELESS})
 _SLOW_KINDS = frozenset({DisturbanceKind.CPU_LOAD, DisturbanceKind.GPU_THROTTLED})
 
 

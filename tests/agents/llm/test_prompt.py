@@ -18,7 +18,7 @@ from controller.core.errors import AgentError, AgentExhausted
 from controller.core.experiment import Experiment
 from controller.core.notebook import Mode
 from controller.core.proposal import Proposal
-from controller.core.values import Cause, Claim, Frontier, Usage
+from controller.core.values import Cause, Claim, Curve, Frontier, Usage
 from tests.agents.llm.effort import HOLDOUT, TRAIN_PY, Bench, Told, experiment, learnt, scripted
 from tests.support.experiments import a_proposal
 from tests.support.messages_server import BYTES_PER_TOKEN, Body, edit, look, submit, together
@@ -102,6 +102,21 @@ def test_a_digest_names_what_matters() -> None:
         assert line in told.opening
     near_misses = told.opening.split("Near misses on this")[1].split("Near misses on earlier")[0]
     assert near_misses.index("#3") < near_misses.index("#5") < near_misses.index("#2")
+
+
+def test_the_shape_of_the_loss_is_told_of_the_frontier_and_of_the_last_run() -> None:
+    losses = (None, *(6.0 - 0.05 * place for place in range(63)))
+    kept = experiment(0, bpb=1.9, frontier_bpb=None)
+    ended = experiment(1, frontier_bpb=1.9, cause=Cause.HOPELESS)
+    assert kept.outcome and ended.outcome
+    kept = replace(kept, outcome=kept.outcome.model_copy(update={"curve": Curve(losses=losses)}))
+    hopeless = {"curve": Curve(losses=(7.0, 7.5)), "cause": Cause.HOPELESS, "detail": "too high for long"}
+    ended = replace(ended, outcome=ended.outcome.model_copy(update=hopeless))
+    told, _ = asked([kept, ended], frontier=Frontier(commit="c" * 40, val_bpb=1.9, experiment=0))
+    _, frontier, last = told.opening.split("training loss that it reported, by the share of its time: ")
+    assert frontier.startswith("6.000 at 3%, 5.700 at 12%") and "2.900 at 100%" in frontier
+    assert frontier.index("2.900 at 100%") < frontier.index("The last one that ended")
+    assert last.startswith("7.000 at 2%, 7.500 at 3%\nended early: too high for long")
 
 
 def test_a_conversation_that_outgrows_the_limit_ends() -> None:

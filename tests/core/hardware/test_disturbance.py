@@ -97,6 +97,8 @@ def test_the_evidence_is_in_numbers() -> None:
         (LOST, Cause.NON_CAUSAL, False),
         (CPU, Cause.WORKER_TIMEOUT, True),
         (CPU, Cause.FORWARD, False),
+        (CPU, Cause.HOPELESS, True),
+        (LOST, Cause.HOPELESS, True),
     ],
 )
 def test_a_crash_is_excused_only_by_what_can_have_caused_it(
