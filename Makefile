@@ -50,7 +50,7 @@ check: env-dev ## lint, format, types, import rules
 bench: image env-dev ## measure kill accuracy, overhead, sandbox cost, time waiting for an agent, and a long journal
 	@$(BIN)/python -m tests.bench $(ONLY)
 
-aa: env-dev ## how often chance is kept and certified; ONLY=simulated, the only part there is so far
+aa: image env-dev ## how often chance is kept and certified: simulated, and in containers (ONLY=simulated, ONLY=real)
 	@$(BIN)/python -m tests.bench.aa $(ONLY)
 
 attacks: image env-dev ## try to forge a score in every way we know; honest models are scored for comparison

@@ -603,7 +603,7 @@ def _advance(state: ResearchState, record: Record) -> None:
     _hear(state, event, record.time, advanced.slot)
     if isinstance(event, TrainingStarted):
         # A replicate measures chance: left out where it is bad, the noise would seem smaller than it is.
-        limits = () if advanced.repeats is not None else state.yardstick.limits
+        limits = () if advanced.repeats is not None else state.yardstick.limits()
         _change_slot(state, advanced.slot, limits=limits)
     state.experiments.replace(before.number, advanced)
     if advanced.number == 0 and advanced.score is not None:

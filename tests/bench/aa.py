@@ -1,27 +1,32 @@
-"""`make aa ONLY=simulated`: how often chance is kept, and certified.
+"""`make aa`: how often chance is kept, and certified.
 
 (a) efforts of identical programs: keeps, and false certificates for each 100 candidates;
-(b) what certificates find: power and runs by the true gain, and progress under each rule of keeping.
-Ends with one line of figures, and with status 1 if an aim is missed. Nothing here runs a container.
+(b) what certificates find: power and runs by the true gain, and progress under each rule of keeping;
+(c) in containers: the baseline under many seeds, and one effort with certificates.
+Ends with one line of figures, and with status 1 if an aim is missed. `simulated` is (a) and (b), `real` (c).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from random import Random
 
 from controller.core.rules import KeepConfig, Limits, ReplicatesConfig, Rules
 from controller.core.statistics.certificate import Certificate, CertifyConfig, PairRun, conclude
 from controller.core.statistics.spread import Spread
 from controller.core.values import Verdict
+from tests.bench import real
 from tests.bench.simulated import (
     Effects,
     Effort,
@@ -184,13 +189,20 @@ def rules(pool: ProcessPoolExecutor, efforts: int, candidates: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.aa")
-    parser.add_argument("only", nargs="?", choices=["simulated"], help="the only part there is so far")
+    parser.add_argument("only", nargs="?", choices=["simulated", "real"], help="one part of it")
     parser.add_argument("--efforts", type=int, default=2000, help="simulated efforts of identical programs")
     parser.add_argument("--candidates", type=int, default=100, help="candidates in each")
     parser.add_argument("--tries", type=int, default=4000, help="simulated certificates for each gain")
     parser.add_argument("--compared", type=int, default=200, help="simulated efforts for each rule")
+    of_real = parser.add_argument_group("real")
+    of_real.add_argument("--seeds", type=int, default=30, help="runs of the baseline")
+    of_real.add_argument("--runs", type=int, default=40, help="runs of the effort, more or less")
+    of_real.add_argument("--budget", type=float, default=20.0, help="seconds of each run")
+    of_real.add_argument("--keep", type=Path, help="where the two homes are made, to stay")
     options = parser.parse_args()
-    figures, aims = zip(*_simulated(options), strict=True)
+    parts = {"simulated": _simulated, "real": _real}
+    chosen = [part for name, part in parts.items() if options.only in (None, name)]
+    figures, aims = zip(*(found for part in chosen for found in part(options)), strict=True)
     missed = sum(not met for met in aims)
     print(f"{', '.join(figures)}: {f'{missed} aims missed' if missed else 'all aims met'}")
     return int(missed > 0)
@@ -203,6 +215,13 @@ def _simulated(options: argparse.Namespace) -> Iterator[tuple[str, bool]]:
         rules(pool, options.compared, options.candidates)
         rate, met = identical(pool, options.efforts, options.candidates)
         yield f"false certificates {rate:.4f} for each 100 candidates (aim ≤ {AIM_FALSE})", met
+
+
+def _real(options: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+    with contextlib.ExitStack() as until_the_end:
+        folder = options.keep or Path(until_the_end.enter_context(tempfile.TemporaryDirectory()))
+        yield real.seeds(folder / "seeds", options.seeds, options.budget)
+        yield real.effort(folder / "effort", options.runs, options.budget)
 
 
 if __name__ == "__main__":

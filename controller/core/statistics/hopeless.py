@@ -71,11 +71,10 @@ class Yardstick:
             )
         return Yardstick(tuple(parts), {**self.means, program: tuple(means)})
 
-    @property
-    def limits(self) -> Limits:
+    def limits(self, behind: float = BEHIND) -> Limits:
         """What a run must not exceed at each point."""
         limits = [part.limit for part in self.parts]
-        return tuple(limits[int(BEHIND * place)] if place >= FIRST else None for place in range(len(limits)))
+        return tuple(limits[int(behind * place)] if place >= FIRST else None for place in range(len(limits)))
 
 
 def hopeless(curve: Curve, limits: Limits) -> str | None:

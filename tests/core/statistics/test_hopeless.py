@@ -30,7 +30,7 @@ SPREAD = variance([0.0, 0.01, 0.02, 0.03]) ** 0.5
 
 
 def test_the_limit_is_six_deviations_above_the_worst_at_half_the_time() -> None:
-    limits = known(FOUR).limits
+    limits = known(FOUR).limits()
     for place in (FIRST, 40, POINTS - 1):
         worst = FOUR[3].losses[int(BEHIND * place)]
         assert worst is not None
@@ -39,20 +39,20 @@ def test_the_limit_is_six_deviations_above_the_worst_at_half_the_time() -> None:
 
 
 def test_nothing_is_hopeless_before_chance_is_known() -> None:
-    assert set(known(FOUR[:3]).limits) == {None}
-    assert set(known([FOUR[0]], [FOUR[1]], [FOUR[2]], [FOUR[3]]).limits) == {None}
+    assert set(known(FOUR[:3]).limits()) == {None}
+    assert set(known([FOUR[0]], [FOUR[1]], [FOUR[2]], [FOUR[3]]).limits()) == {None}
 
 
 def test_every_kept_program_counts_and_the_worst_of_them_is_the_limit() -> None:
     """So a program that was kept and reports wonders cannot have others ended."""
-    alone, wonders = known(FOUR).limits, known(FOUR, [falling(start=0.1)]).limits
+    alone, wonders = known(FOUR).limits(), known(FOUR, [falling(start=0.1)]).limits()
     assert wonders == alone
-    poor = known(FOUR, [falling(shift=1.0)]).limits
+    poor = known(FOUR, [falling(shift=1.0)]).limits()
     assert all(a is None or b is None or a < b for a, b in zip(alone, poor, strict=True))
 
 
 def test_a_run_like_the_others_goes_on_and_one_that_does_not_learn_is_ended() -> None:
-    limits = known(FOUR).limits
+    limits = known(FOUR).limits()
     assert hopeless(falling(shift=0.05), limits) is None
     reason = hopeless(Curve(losses=(6.9,) * 40), limits)
     assert reason is not None
@@ -62,22 +62,22 @@ def test_a_run_like_the_others_goes_on_and_one_that_does_not_learn_is_ended() ->
 def test_a_run_at_half_the_pace_goes_on() -> None:
     """A model that is twice as slow may still be worth its score."""
     slow = Curve(losses=tuple(4.0 - 0.01 * place for place in range(POINTS)))
-    assert hopeless(slow, known(FOUR).limits) is None
+    assert hopeless(slow, known(FOUR).limits()) is None
 
 
 def test_a_jump_is_forgiven() -> None:
     losses: list[float | None] = [*falling().losses]
     for place in range(30, 30 + PERSISTS - 1):
         losses[place] = 20.0
-    assert hopeless(Curve(losses=tuple(losses)), known(FOUR).limits) is None
+    assert hopeless(Curve(losses=tuple(losses)), known(FOUR).limits()) is None
     losses[30 + PERSISTS - 1] = 20.0
-    assert hopeless(Curve(losses=tuple(losses)), known(FOUR).limits) is not None
+    assert hopeless(Curve(losses=tuple(losses)), known(FOUR).limits()) is not None
 
 
 def test_the_last_point_is_not_complete() -> None:
     losses = (*falling().losses[:30], *[20.0] * PERSISTS)
-    assert hopeless(Curve(losses=losses), known(FOUR).limits) is None
-    assert hopeless(Curve(losses=(*losses, 1.0)), known(FOUR).limits) is not None
+    assert hopeless(Curve(losses=losses), known(FOUR).limits()) is None
+    assert hopeless(Curve(losses=(*losses, 1.0)), known(FOUR).limits()) is not None
 
 
 def test_a_loss_that_is_no_number_is_hopeless_without_limits() -> None:
@@ -92,7 +92,7 @@ CURVES = st.builds(
 @given(CURVES, st.lists(CURVES, min_size=4, max_size=8), st.integers(0, POINTS))
 def test_once_hopeless_always_hopeless(curve: Curve, kept: list[Curve], points: int) -> None:
     """The controller that ended a run may die before it says so; the next one sees the same."""
-    limits = known(kept).limits
+    limits = known(kept).limits()
     if hopeless(Curve(losses=curve.losses[:points]), limits) is not None:
         assert hopeless(curve, limits) is not None
 
