@@ -380,8 +380,7 @@ def is_certificate_due(state: ResearchState, situation: Situation) -> bool:
         return True
     if state.certificate_runs + 2 > rules.share * len(state.order):
         return False
-    ideas_run = any(experiment.repeats is None for experiment in state.open)
-    if len(state.chain) >= rules.keeps or (_are_all_tried(state, situation) and not ideas_run):
+    if len(state.chain) >= rules.keeps or _are_all_finished(state, situation):
         return True
     spread = state.pool.spread
     if spread is None or spread.df < LEAST_DF or frontier is None or base is None:
@@ -925,6 +924,16 @@ def limit(state: ResearchState, situation: Situation) -> str | None:
 def _are_all_tried(state: ResearchState, situation: Situation) -> bool:
     """Whether the limit on experiments leaves no room for an idea; replicates may still run."""
     return state.candidates >= _most_candidates(situation)
+
+
+def _are_all_finished(state: ResearchState, situation: Situation) -> bool:
+    """Whether no idea runs, and none will."""
+    if any(experiment.repeats is None for experiment in state.open):
+        return False
+    if _are_all_tried(state, situation):
+        return True
+    waiting = any(proposal.repeats is None for proposal in state.proposals.values())
+    return situation.exhausted is not None and not (waiting or state.to_merge)
 
 
 def _needs_person(state: ResearchState) -> str | None:

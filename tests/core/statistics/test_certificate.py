@@ -226,6 +226,7 @@ def asks(pair: int, *heads: bool) -> list[Ask]:
         (chain(), GENEROUS, [OpenCertificate(base=0, head=2)]),
         (chain(1), GENEROUS, [Ask("tuner", "propose")]),
         (chain(1), {"certify": TWO, "limits": Limits(2)}, [OpenCertificate(base=0, head=1)]),
+        (chain(1), {"certify": TWO, "exhausted": "nothing left"}, [OpenCertificate(base=0, head=1)]),
         (chain(1), {"certify": TWO, "keep": KeepConfig(rule="certified")}, [OpenCertificate(base=0, head=1)]),
         (chain(), {"certify": CertifyConfig(share=0.0, keeps=1)}, [Ask("tuner", "propose")]),
         (chain(), {"certify": CertifyConfig(share=0.5, keeps=1)}, [Ask("tuner", "propose")]),
@@ -252,6 +253,7 @@ def asks(pair: int, *heads: bool) -> list[Ask]:
         "enough keeps",
         "not enough of them",
         "at the end one is enough",
+        "or if the agent has nothing left",
         "or if each keep is to be certified",
         "no share",
         "runs have to be earned first",
@@ -293,6 +295,14 @@ def test_the_last_idea_is_waited_for_before_the_last_certificate() -> None:
     assert due(told.state, at(slots=2, **rules)) == [Train(2, 0)]
     told.kept(1.7)
     assert due(told.state, at(slots=2, **rules)) == [OpenCertificate(base=0, head=2)]
+
+
+def test_an_agent_with_nothing_left_leaves_no_chain_uncertified() -> None:
+    left: dict[str, Any] = {"certify": TWO, "exhausted": "nothing left"}
+    assert due(chain(1).state, at(**left)) == [OpenCertificate(base=0, head=1)]
+    assert due(chain(1).idea().state, at(**left)) == [Accept(2, 0)]
+    assert due(chain(1).opened().state, at(**left)) == [Train(2, 0)]
+    assert stop(chain(1).state, at(**left)) is None
 
 
 def test_the_second_half_waits_until_the_first_has_another_slot() -> None:
