@@ -24,7 +24,7 @@ from controller.core.notebook import Notebook
 from controller.core.proposal import Proposal
 from controller.core.rules import Wish
 from controller.core.state import ResearchState
-from controller.core.statistics.hopeless import Limits
+from controller.core.statistics.hopeless import LossLimits
 from controller.core.values import (
     Change,
     Conditions,
@@ -314,7 +314,7 @@ class Attempt:
     budget_seconds: float
     seed: int = 42
     """What the run and its workers find as `prepare.SEED`; by default what it is outside a sandbox."""
-    limits: Limits | None = None
+    limits: LossLimits | None = None
     """Of its training loss: a run that is `hopeless` by them is ended. None: none is."""
 
 

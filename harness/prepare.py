@@ -255,10 +255,10 @@ def report(step: int, loss: "float | torch.Tensor") -> None:
     """Tell the controller the training loss of a step, in nats per token: the plain mean cross-entropy.
 
     Call it in every step, or as often as the loss is known; a tensor is waited for. The losses become a curve
-    beside the score, for people and for the agent. No run is ranked by it. But a run
-    is ended early if its loss is not a finite number, or if for some time it is far above what every kept
-    program had reached in half the time; so report no loss that cannot be compared, with a penalty in it for
-    instance, or of targets that were smoothed.
+    beside the score, for people and for the agent. No run is ranked by it. But a run is ended early if its
+    loss is not a finite number, or if for some time it is far above what every kept program had reached in
+    half the time; so report no loss that cannot be compared, with a penalty in it for instance, or of targets
+    that were smoothed.
     """
     seconds, value = WALL_SECONDS - time_left(), float(loss)
     _reports.losses.append(value)
@@ -267,7 +267,7 @@ def report(step: int, loss: "float | torch.Tensor") -> None:
     if seconds < _reports.next_line and not breaks:
         return
     mean = sum(_reports.losses) / len(_reports.losses)
-    print(f"report: step={step} seconds={seconds:.2f} loss={mean:.6f}", flush=True)
+    print(f"report: step={step} seconds={seconds:.2f} loss={mean:.7g}", flush=True)
     _reports.losses.clear()
     _reports.next_line = seconds + WALL_SECONDS / REPORT_LINES
 

@@ -123,7 +123,7 @@ def decide(
     of ours.
     """
     if outcome.cause is Cause.HOPELESS:
-        rule = "R7: it was ended early, because no run that trains like this is better"
+        rule = "R7: it was ended early as hopeless, and has no score"
         return Decision(verdict=Verdict.DISCARD, cause=Cause.HOPELESS, rule=rule)
     if outcome.cause is not None:
         return Decision(verdict=Verdict.CRASH, cause=outcome.cause, rule="R9: the run failed by itself")

@@ -41,7 +41,7 @@ from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState, Slo
 from controller.core.statistics.certificate import SPARE_PAIRS, Certificate, conclude, first_runs
 from controller.core.statistics.replicates import LEAST_DF
 from controller.core.untrusted import clean_line
-from controller.core.values import Disturbance, DisturbanceKind, Evidence
+from controller.core.values import Cause, Disturbance, DisturbanceKind, Evidence
 
 MAX_REFUSALS = 50
 """Refused proposals in a row after which a person is needed."""
@@ -495,8 +495,12 @@ def _after_training(situation: Situation, experiment: Experiment) -> Action:
     outcome = experiment.outcome
     assert outcome is not None
     found = spoiling(outcome)
-    if found is not None and found.kind is DisturbanceKind.GPU_LOST and experiment.attempt > noise.repeats:
-        found = None  # the one disturbance that a run may leave behind
+    # A run may have lost the GPU itself, and may call itself hopeless when it likes.
+    of_its_own = outcome.cause is Cause.HOPELESS or (
+        found is not None and found.kind is DisturbanceKind.GPU_LOST
+    )
+    if of_its_own and experiment.attempt > noise.repeats:
+        found = None
     if found is not None and found.before:
         return Void(number, slot, "disturbed", found.detail, found)
     examined = (number, experiment.attempt) in situation.examined

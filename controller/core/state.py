@@ -57,7 +57,7 @@ from controller.core.scoring.runlog import MAX_SUMMARY_BYTES, MAX_WORKER_LOG_BYT
 from controller.core.sequences import AppendOnly, Selection
 from controller.core.spending import Spending
 from controller.core.statistics.certificate import Certificate, PairRun
-from controller.core.statistics.hopeless import Limits, Yardstick
+from controller.core.statistics.hopeless import LossLimits, Yardstick
 from controller.core.statistics.replicates import LEAST_DF, LEAST_RUNS, Pool, Run, mean, run_of
 from controller.core.values import (
     TRIVIAL_CAUSES,
@@ -128,7 +128,7 @@ class SlotState:
     """What the latest of them was."""
     pause: Pause | None = None
     """Set while the slot rests after such faults."""
-    limits: Limits = ()
+    limits: LossLimits = ()
     """Of the training loss of the run that was started last: what it must not exceed."""
 
 
@@ -693,9 +693,10 @@ def _count(state: ResearchState, finished: Experiment) -> None:
 def _learn_curve(state: ResearchState, finished: Experiment) -> None:
     if finished.verdict is Verdict.KEEP or finished.cause is Cause.REPLICATE:
         program = finished.number if finished.repeats is None else finished.repeats
-        curve = finished.outcome.curve if finished.outcome is not None else None
-        if curve is not None and curve.losses:
-            state.yardstick = state.yardstick.adding(program, curve)
+        assert finished.outcome is not None
+        yardstick = state.yardstick.adding(program, finished.outcome.curve)
+        heads = [known.experiment for known in (state.frontier, state.certified) if known is not None]
+        state.yardstick = yardstick.only({0, program, *state.chain, *filter(None, heads)})
 
 
 def _measure(state: ResearchState, finished: Experiment) -> None:

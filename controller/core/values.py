@@ -158,7 +158,10 @@ class Claim(Value):
 
 
 class Curve(Value):
-    """The training loss that a run reported while it trained, nats per token. It is a claim, too."""
+    """The training loss that a run reported while it trained, nats per token.
+
+    A claim: no score is made of it, but it may end the run early (core/statistics/hopeless.py).
+    """
 
     losses: tuple[FiniteFloat | None, ...] = ()
     """The mean of what it reported in each 64th of its budget, as far as it got; None: nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -123,7 +124,9 @@ class ContainerTrainer:
         def every_second() -> None:
             tick(self._clock.monotonic() - began)
             if output.why_hopeless(attempt) is not None:
-                self._sandbox.kill(name)
+                output.ended.set()
+                with contextlib.suppress(InfrastructureError):  # there is another try in a second
+                    self._sandbox.kill(name)
 
         try:
             reader = self._sandbox.follow(name, output.write)
@@ -143,7 +146,7 @@ class ContainerTrainer:
             log = RunLog(attempt.log_path, head_bytes=self._log_bytes, tail_bytes=self._log_bytes)
         except OSError as error:
             raise InfrastructureError(f"run.log could not be written: {error}.") from error
-        return _Output(log, CurveReader(attempt.budget_seconds))
+        return _Output(log, CurveReader(attempt.budget_seconds), threading.Event())
 
     def _drain(self, attempt: Attempt, reader: threading.Thread, output: _Output) -> _Output:
         """Wait for the rest of the output. A stuck reader is replaced once, by a reader of the finished
@@ -163,6 +166,8 @@ class _Output(NamedTuple):
 
     log: RunLog
     reports: CurveReader
+    ended: threading.Event
+    """Set once this controller has had the run ended early."""
 
     def write(self, block: bytes) -> None:
         self.log.write(block)
@@ -209,8 +214,10 @@ def _outcome(
     cause, detail = crash_cause(
         text, exit_code=end.exit_code, oom_killed=end.oom_killed, killed_at_limit=killed_at_limit
     )
-    # By what is seen, not by what was done: the controller that ended it may have been killed right after.
-    was_killed = end.exit_code == 128 + signal.SIGKILL and not (killed_at_limit or end.oom_killed)
+    # Also if a controller that was killed right afterwards has ended it. A child of the run may have run out
+    # of memory long before.
+    was_killed = end.exit_code == 128 + signal.SIGKILL and not killed_at_limit
+    was_killed = was_killed and (output.ended.is_set() or not end.oom_killed)
     if was_killed and (reason := output.why_hopeless(attempt)) is not None:
         cause, detail = Cause.HOPELESS, reason
     return RunOutcome(

@@ -107,16 +107,18 @@ def _is_other(run: Experiment) -> bool:
 
 
 def _loss_limits(runs: Sequence[Experiment]) -> tuple[float, float]:
-    """Most of the picture is for the second half of the run; a loss that diverges must not flatten it."""
-    losses = sorted(
+    """Where most of the losses of the second half lie; those that diverge or are absurd go off the scale."""
+    losses = [
         loss
         for run in runs
-        for loss in (run.outcome.curve.losses[POINTS // 16 :] if run.outcome else ())
+        for loss in (run.outcome.curve.losses[POINTS // 2 :] if run.outcome else ())
         if loss is not None
-    )
+    ]
     if not losses:
         return 0.0, 1.0
-    lowest, highest = losses[0], losses[int(0.95 * (len(losses) - 1))]
+    middle = median(losses)
+    spread = median(abs(loss - middle) for loss in losses) or 0.01
+    lowest, highest = max(min(losses), middle - 8 * spread), min(max(losses), middle + 16 * spread)
     room = 0.05 * (highest - lowest) or 0.01
     return lowest - room, highest + room
 

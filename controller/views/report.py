@@ -260,8 +260,8 @@ def _training_loss(state: ResearchState) -> Iterator[str]:
     if ended := state.causes[Cause.HOPELESS]:
         yield ""
         yield (
-            f"Ended early, because they trained far worse than every kept program: {ended}. These have no "
-            "score."
+            "Ended early, because the loss was not a number or far above that of every kept program: "
+            f"{ended}. These have no score."
         )
     yield ""
     yield f"![Training loss by time]({CURVES})"

@@ -83,12 +83,19 @@ for step in range(1, 1000):
     prepare.report(step, 3.0 if step < 500 else float("nan"))
 """
     lines = reported(code, harness_environment)
-    assert lines == ["report: step=0 seconds=0.00 loss=3.000000", "report: step=500 seconds=0.00 loss=nan"]
+    assert lines == ["report: step=0 seconds=0.00 loss=3", "report: step=500 seconds=0.00 loss=nan"]
+
+
+def test_a_loss_of_any_size_is_read(harness_environment: dict[str, str]) -> None:
+    (line,) = reported("prepare.report(1, 1e30)", harness_environment)
+    reader = CurveReader(64.0)
+    reader.feed(f"{line}\n".encode())
+    assert reader.curve.losses == (1e6,)
 
 
 def test_a_tensor_can_be_reported(harness_environment: dict[str, str]) -> None:
     code = "import torch\nprepare.report(7, torch.tensor(2.5, requires_grad=True))"
-    assert reported(code, harness_environment) == ["report: step=7 seconds=0.00 loss=2.500000"]
+    assert reported(code, harness_environment) == ["report: step=7 seconds=0.00 loss=2.5"]
 
 
 # --- constants and the clock ---

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from controller.agents.replay import Replay
 from controller.core.events import TrainingFinished
 from controller.core.experiment import Experiment
 from controller.core.rules import ReplicatesConfig
-from controller.core.values import Cause, Curve, Verdict
+from controller.core.state import fold
+from controller.core.values import Cause, Curve, RunOutcome, Verdict
+from controller.ports import Attempt
 from controller.store.journal import Journal, read_records
-from controller.store.snapshot import standing
+from controller.store.snapshot import EVERY, SNAPSHOT, standing
 from controller.store.verify import verify
 from controller.system.clock import SystemClock
 from controller.views import facts, report
 from tests.loop.effort import Effort, start
-from tests.support.fakes import FakeJudge, train_py
+from tests.support.fakes import FakeJudge, FakeTrainer, train_py
 
 BASELINE = train_py(3.0, "trains 2.0")
 
@@ -51,7 +55,7 @@ def test_a_hopeless_run_is_discarded_without_a_score(tmp_path: Path, efforts: li
     assert "above 2.0000" in shown["outcome"]["detail"]
     records = [*read_records(effort.home)]
     told = report.render(records, state)
-    assert "Ended early, because they trained far worse than every kept program: 1." in told
+    assert "not a number or far above that of every kept program: 1. These have no score." in told
     assert tmp_path / "report" / "curves.png" in report.write(records, tmp_path / "report")
 
 
@@ -63,12 +67,25 @@ def test_a_setting_turns_it_off(tmp_path: Path, efforts: list[Effort]) -> None:
 
 def test_a_replicate_is_only_ended_for_what_is_no_number(tmp_path: Path, efforts: list[Effort]) -> None:
     """Without its bad runs a program would seem steadier than it is."""
+
+    class Worse(FakeTrainer):
+        """Later runs of the baseline go badly."""
+
+        def train(self, attempt: Attempt, stop: threading.Event, tick: Callable[[float], None]) -> RunOutcome:
+            if attempt.experiment in losses:
+                text = train_py(3.0, f"trains {losses[attempt.experiment]}")
+                attempt.train_path.write_text(text, encoding="utf-8")
+            return super().train(attempt, stop, tick)
+
+    losses = {"4": "9.0", "5": "nan"}
     effort = effort_with(efforts, tmp_path, train_py(2.5, "trains 2.0"))
-    effort.rule(replicates=ReplicatesConfig(baseline=5, every=0))
+    effort.train_with(Worse())
+    effort.rule(replicates=ReplicatesConfig(baseline=6, every=0))
     finished(effort)
     state = standing(effort.home)[0]
-    assert state.yardstick.parts[0].df == 4
-    assert [state.experiments[number].cause for number in (1, 2, 3, 4)] == [Cause.REPLICATE] * 4
+    causes = [state.experiments[number].cause for number in range(1, 6)]
+    assert causes == [*[Cause.REPLICATE] * 4, Cause.HOPELESS]
+    assert (state.yardstick.parts[0].df, state.yardstick.parts[0].worst) == (4, 9.0)
 
 
 def test_a_journal_that_ends_a_run_early_without_a_reason_is_found_out(
@@ -88,14 +105,15 @@ def test_a_journal_that_ends_a_run_early_without_a_reason_is_found_out(
     assert [problem for problem in verify(copy) if "ended early" in problem and "not hopeless" in problem]
 
 
-def test_the_curve_survives_a_snapshot(tmp_path: Path, efforts: list[Effort]) -> None:
-    effort = effort_with(efforts, tmp_path, train_py(2.5, "trains 2.0"))
+def test_curves_and_limits_survive_a_snapshot(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort = effort_with(efforts, tmp_path, train_py(2.5, "trains 2.0"), train_py(1.0, "trains 9.0"))
+    effort.archive.stored = -EVERY  # so that one is taken as soon as it can be
     finished(effort)
-    before = standing(effort.home)[0]
-    effort.restart()
-    after = standing(effort.home)[0]
-    assert after.yardstick == before.yardstick
-    assert after.experiments[0].outcome == before.experiments[0].outcome
+    assert (effort.home / SNAPSHOT).exists()
+    from_snapshot, replayed = standing(effort.home)[0], fold(read_records(effort.home))
+    assert from_snapshot.yardstick == replayed.yardstick and set(replayed.yardstick.means) == {0, 4}
+    assert from_snapshot.slots == replayed.slots and 2.0 in replayed.slots[0].limits
+    assert [run.outcome for run in from_snapshot.finished] == [run.outcome for run in replayed.finished]
 
 
 def test_a_baseline_that_diverges_ends_early_too(tmp_path: Path, efforts: list[Effort]) -> None:

@@ -270,8 +270,10 @@ _SLOW_KINDS = frozenset({DisturbanceKind.CPU_LOAD, DisturbanceKind.GPU_THROTTLED
 
 def spoiling(outcome: RunOutcome) -> Disturbance | None:
     """The disturbance that may have affected this outcome; None if none can have."""
+    # A loss that is no number has nothing to do with how fast the machine was.
+    cause = Cause.NAN if outcome.curve.broken_at is not None and outcome.cause else outcome.cause
     for found in outcome.conditions.disturbances if outcome.conditions else ():
-        if outcome.cause is None or excuses(found, outcome.cause):
+        if cause is None or excuses(found, cause):
             return found
     return None
 

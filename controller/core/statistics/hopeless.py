@@ -8,7 +8,7 @@ was measured. No run is ranked by its loss; one that is ended early has no score
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from controller.core.scoring.curve import POINTS
@@ -18,22 +18,24 @@ from controller.core.values import Curve
 SIGMAS = 6.0
 """Standard deviations of an incumbent's loss, from one of its runs to the next, by which it is exceeded."""
 BEHIND = 0.5
-"""A run is compared with what the incumbents had reached in this share of its time: it needs more than twice
-the time for the same loss."""
+"""A run is compared with what the incumbents had reached in this share of its time."""
 FIRST = POINTS // 4
-"""Before a quarter of the budget nothing is hopeless: start-up and warm-up differ."""
+"""For a quarter of the budget from its first report on nothing is hopeless: compiling and warm-up differ."""
 PERSISTS = 4
 """So many points in a row, a sixteenth of the budget; a loss that jumps may come back."""
 
-Limits = tuple[float | None, ...]
+LossLimits = tuple[float | None, ...]
 """For each point of a curve the loss that it must not exceed, nats per token; None: any will do."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What all incumbents reported in one part of the budget."""
+    """What all incumbents had reported by the end of one part of the budget."""
 
     worst: float | None = None
+    """Their highest latest loss; None: there is no incumbent."""
+    silent: bool = False
+    """One of them had not reported anything."""
     squares: float = 0.0
     """Of the differences from the mean of the same program's runs, over all programs."""
     df: int = 0
@@ -41,7 +43,7 @@ class _Part:
 
     @property
     def limit(self) -> float | None:
-        if self.worst is None or self.df < LEAST_DF:
+        if self.worst is None or self.silent or self.df < LEAST_DF:
             return None
         return self.worst + SIGMAS * math.sqrt(self.squares / self.df)
 
@@ -58,40 +60,59 @@ class Yardstick:
         """With one more run of a kept program, which got to its end."""
         means = [*self.means.get(program, ((0.0, 0),) * POINTS)]
         parts = [*self.parts]
-        for place, loss in enumerate(curve.losses):
+        for place, loss in enumerate(_latest(curve)):
+            part = parts[place]
             if loss is None:
+                parts[place] = _Part(part.worst, True, part.squares, part.df)
                 continue
-            (mean, runs), part = means[place], parts[place]
+            mean, runs = means[place]
             change = loss - mean
             means[place] = (mean + change / (runs + 1), runs + 1)
             parts[place] = _Part(
                 worst=loss if part.worst is None else max(part.worst, loss),
+                silent=part.silent,
                 squares=part.squares + change * change * runs / (runs + 1),
                 df=part.df + (runs > 0),
             )
         return Yardstick(tuple(parts), {**self.means, program: tuple(means)})
 
-    def limits(self, behind: float = BEHIND) -> Limits:
+    def only(self, programs: Collection[int]) -> Yardstick:
+        """Without the means of all programs that will not run again."""
+        means = {program: mean for program, mean in self.means.items() if program in programs}
+        return Yardstick(self.parts, means)
+
+    def limits(self, behind: float = BEHIND) -> LossLimits:
         """What a run must not exceed at each point."""
         limits = [part.limit for part in self.parts]
-        return tuple(limits[int(behind * place)] if place >= FIRST else None for place in range(len(limits)))
+        return tuple(limits[int(behind * place)] for place in range(len(limits)))
 
 
-def hopeless(curve: Curve, limits: Limits) -> str | None:
+def _latest(curve: Curve) -> list[float | None]:
+    """At each point the latest loss by then; None before the first."""
+    latest: list[float | None] = []
+    for place in range(POINTS):
+        loss = curve.losses[place] if place < len(curve.losses) else None
+        latest.append(latest[-1] if loss is None and latest else loss)
+    return latest
+
+
+def hopeless(curve: Curve, limits: LossLimits) -> str | None:
     """Why a run with this curve is ended, in words; None if it goes on. Once true, it stays true.
 
     The last point does not count, since it is not complete.
     """
     if curve.broken_at is not None:
         return f"after {curve.broken_at:g} s it reported a training loss that is not a finite number"
-    beyond = 0
+    began, beyond = None, 0
     for place, (loss, limit) in enumerate(zip(curve.losses[:-1], limits, strict=False)):
         if loss is None:
             continue
-        beyond = beyond + 1 if limit is not None and loss > limit else 0
+        began = place if began is None else began
+        late = place - began >= FIRST
+        beyond = beyond + 1 if late and limit is not None and loss > limit else 0
         if beyond == PERSISTS:
             return (
                 f"after {(place + 1) / POINTS:.0%} of its time its training loss of {loss:.4f} was above "
-                f"{limit:.4f}, which every kept program had passed in {BEHIND:.0%} of that time"
+                f"{limit:.4f}; every kept program was below that in {BEHIND:.0%} of this time"
             )
     return None

@@ -35,7 +35,6 @@ def test_the_limit_is_six_deviations_above_the_worst_at_half_the_time() -> None:
         worst = FOUR[3].losses[int(BEHIND * place)]
         assert worst is not None
         assert limits[place] == pytest.approx(worst + SIGMAS * SPREAD)
-    assert limits[:FIRST] == (None,) * FIRST
 
 
 def test_nothing_is_hopeless_before_chance_is_known() -> None:
@@ -49,6 +48,43 @@ def test_every_kept_program_counts_and_the_worst_of_them_is_the_limit() -> None:
     assert wonders == alone
     poor = known(FOUR, [falling(shift=1.0)]).limits()
     assert all(a is None or b is None or a < b for a, b in zip(alone, poor, strict=True))
+
+
+def late(start: int, start_loss: float = 6.9) -> Curve:
+    """Nothing until a point, and then as the others do."""
+    return Curve(losses=(*[None] * start, *falling(start=start_loss, by=0.05, points=POINTS - start).losses))
+
+
+def test_what_an_incumbent_had_not_reported_yet_is_no_limit() -> None:
+    """A program that compiles for long and was kept all the same is not ended when it runs again."""
+    slow, quick = [late(13)] * 4, [late(2)] * 5
+    limits = known(slow, quick).limits()
+    assert set(limits[:26]) == {None} and limits[30] is not None
+    assert hopeless(late(13), limits) is None
+
+
+def test_an_incumbent_that_reports_nothing_ends_the_rule() -> None:
+    assert set(known([Curve()] * 4, FOUR).limits()) == {None}
+    assert set(known(FOUR, [Curve()]).limits()) == {None}
+
+
+def test_a_run_that_starts_late_has_its_time_all_the_same() -> None:
+    limits = known([late(4)] * 4).limits()
+    assert limits[40] is not None
+    steep = Curve(losses=(*[None] * 20, *falling(start=6.9, by=0.15, points=44).losses))
+    assert hopeless(steep, limits) is None
+    flat = Curve(losses=(*[None] * 20, *[6.9] * 44))
+    assert f"after {(20 + FIRST + PERSISTS) / POINTS:.0%} of its time" in (hopeless(flat, limits) or "")
+
+
+def test_a_kept_run_that_ends_before_its_time_counts_with_its_last_loss() -> None:
+    assert known([falling(points=20)] * 4).limits()[60] == pytest.approx(falling().losses[19])
+
+
+def test_programs_that_do_not_run_again_still_count() -> None:
+    yardstick = known(FOUR, [falling(shift=1.0)])
+    assert yardstick.only({0}).limits() == yardstick.limits()
+    assert set(yardstick.only({0}).means) == {0}
 
 
 def test_a_run_like_the_others_goes_on_and_one_that_does_not_learn_is_ended() -> None:
@@ -103,13 +139,11 @@ def test_the_spread_kept_up_to_date_is_the_pooled_one(runs: list[tuple[int, Curv
     for program, curve in runs:
         yardstick = yardstick.adding(program, curve)
     for place in (0, 7):
-        groups = [
-            [c.losses[place] for p, c in runs if p == program and len(c.losses) > place]
-            for program in range(3)
-        ]
-        found = [[loss for loss in group if loss is not None] for group in groups]
+        told = [(p, [loss for loss in c.losses[: place + 1] if loss is not None]) for p, c in runs]
+        found = [[losses[-1] for p, losses in told if p == program and losses] for program in range(3)]
         squares = sum(variance(group) * (len(group) - 1) for group in found if len(group) > 1)
         part = yardstick.parts[place]
         assert part.df == sum(len(group) - 1 for group in found if group)
         assert part.squares == pytest.approx(squares, abs=1e-9)
         assert part.worst == max((loss for group in found for loss in group), default=None)
+        assert part.silent == any(not losses for _, losses in told)
