@@ -240,13 +240,11 @@ def leak_at(share: float, how: str, shape: tuple[int, int], random: np.random.Ge
     return np.pad(leaks, ((0, 0), (0, 1)))
 
 
-def is_found(leaks: NDArray[np.bool_], asked: Confirmation) -> bool:
-    """Does any twin end where the next token is given away?"""
-    return any(
-        leaks[question.origins[real], question.agree[real] - 1].any()
-        for question in asked.twins
-        if (real := question.agree > 0).any()
-    )
+def ends(asked: Confirmation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and position of the last prediction that each twin has in common with its original."""
+    origins = np.concatenate([question.origins for question in asked.twins])
+    agree = np.concatenate([question.agree for question in asked.twins])
+    return origins[agree > 0], agree[agree > 0] - 1
 
 
 @pytest.mark.slow
@@ -254,14 +252,15 @@ def test_detection_power_is_what_the_formula_says(capsys: pytest.CaptureFixture[
     """At the size of the cpu scale: 384 rows of 256 tokens, batches of 64, 6905 twins."""
     text, trials = text_rows(384, 257, 1024, seed=2), 100
     twins = probes.twins_needed(0.001, 0.001, 1, 256)
-    plans = [make_confirmation(text, text[:1], 64, seed, twins, 64) for seed in range(trials)]
+    plans = [ends(make_confirmation(text, text[:1], 64, seed, twins, 64)) for seed in range(trials)]
     lines = ["leak of   where     found   formula"]
     for share in (0.01, 0.001, 0.0001):
         expected = 1 - (1 - share) ** twins
         for how in ("spread", "rows", "regular"):
             random = np.random.default_rng(7)
             least = expected * (1 if how == "spread" else 1 - DECOYS / 384)  # a decoy's leaks are its own
-            found = sum(is_found(leak_at(share, how, (384, 256), random), asked) for asked in plans) / trials
+            # Does any twin end where the next token is given away?
+            found = sum(leak_at(share, how, (384, 256), random)[place].any() for place in plans) / trials
             lines.append(f"{share:7.2%}   {how:8} {found:6.1%}   {expected:6.1%}")
             assert found >= least - 0.15  # three standard errors of 100 trials
     with capsys.disabled():

@@ -1,6 +1,8 @@
 """The probes: honest models pass, planted leaks are refused, and twins find what their number promises."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nats import Refused
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -297,30 +298,31 @@ def planted(plan: Plan, fraction: float, reach: int, seed: int) -> Nats:
     return np.where(leaking, helped, nats)
 
 
-def detection(text: NDArray[np.int64], fraction: float, reach: int, twins: int, trials: int) -> float:
-    """Share of trials, each with a plan and a leak of its own, in which the leak is found."""
-    found = 0
-    for trial in range(trials):
-        plan = make_plan(text[:256], text[256:], 8, trial, twins)
-        try:
-            compare_probes(plan, planted(plan, fraction, reach, trial))
-        except Refused:
-            found += 1
-    return found / trials
+def is_detected(plan: Plan, fraction: float, reach: int, trial: int) -> bool:
+    """Whether a leak is found; each trial has a plan and a leak of its own."""
+    try:
+        compare_probes(plan, planted(plan, fraction, reach, trial))
+    except Refused:
+        return True
+    return False
 
 
 @pytest.mark.slow
 def test_detection_power_is_what_the_formula_says(capsys: pytest.CaptureFixture[str]) -> None:
     """At the size of the cpu scale: 384 rows of 256 tokens, 76 twins."""
     text, trials = text_rows(384, 257, 1024, seed=2), 200
+    detected = Counter[tuple[float, int]]()
+    for trial in range(trials):
+        plan = make_plan(text[:256], text[256:], 8, trial, 76)
+        for fraction, reach in itertools.product((0.01, 0.001, 0.0001), (1, 8, 32, 128)):
+            detected[fraction, reach] += is_detected(plan, fraction, reach, trial)
     lines = ["leak of      reach   found   formula"]
-    for fraction in (0.01, 0.001, 0.0001):
-        for reach in (1, 8, 32, 128):
-            found = detection(text, fraction, reach, 76, trials)
-            expected = 1 - probes.chance_to_miss(fraction, reach, 256) ** 76
-            lines.append(f"{fraction:8.2%} {reach:8} {found:8.1%} {expected:8.1%}")
-            # 200 trials: a standard error of up to 3.5 %; a twentieth of the changes is within the tolerance
-            assert found == pytest.approx(expected, abs=0.12)
+    for (fraction, reach), count in detected.items():
+        found, expected = count / trials, 1 - probes.chance_to_miss(fraction, reach, 256) ** 76
+        lines.append(f"{fraction:8.2%} {reach:8} {found:8.1%} {expected:8.1%}")
+        # 200 trials: a standard error of up to 3.5 %; a twentieth of the changes is within the tolerance
+        assert found == pytest.approx(expected, abs=0.12)
+    assert len(detected) == 12
     with capsys.disabled():
         print("", *lines, sep="\n")
 
