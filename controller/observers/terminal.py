@@ -35,6 +35,7 @@ from controller.core.untrusted import clean_line
 from controller.core.values import Verdict
 from controller.observers.log import OperationalLog
 from controller.ports import Clock, Observer
+from controller.views import certificates, costs, curves
 from controller.views.conditions import paused
 from controller.views.facts import description, effect
 from controller.views.tables import verdict_text
@@ -43,6 +44,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _LAST = 5
 _BAR_WIDTH = 30
+_CURVE_WIDTH = 12
 
 
 @contextlib.contextmanager
@@ -164,7 +166,10 @@ class Terminal:
                 return
 
     def _view(self) -> RenderableType:
-        return Group(Text(), _standing(self._state), self._current())
+        lines = [Text(), _standing(self._state)]
+        if facts := [*_worth(self._state)]:
+            lines.append(Text(", ".join(facts), style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*lines, self._current())
 
     def _current(self) -> RenderableType:
         """A line for each experiment that is open, or what is waited for."""
@@ -215,6 +220,16 @@ def _standing(state: ResearchState) -> Text:
     return line
 
 
+def _worth(state: ResearchState) -> Iterator[str]:
+    """What the gains are worth, and what they cost."""
+    if (spread := state.pool.spread) is not None:
+        yield f"σ {spread.sigma:.6f}"
+    if (gained := certificates.total(state)) is not None:
+        yield f"certified gain {gained.gain:.6f}"
+    if (spent := state.spending.total).calls:
+        yield costs.money(spent)
+
+
 def _verdict_line(experiment: Experiment) -> Text:
     score, change, outcome = experiment.score, effect(experiment), experiment.outcome
     line = Text(f"{experiment.number:>5}  ")
@@ -223,4 +238,7 @@ def _verdict_line(experiment: Experiment) -> Text:
     line.append(f" {outcome.seconds:6.1f} s  " if outcome else " " * 11, style="dim")
     words = verdict_text(experiment)
     words.pad_right(max(0, 17 - len(words)))
-    return line.append_text(words).append(f" {description(experiment)}")
+    line.append_text(words)
+    if outcome and (bars := curves.shape(outcome.curve, _CURVE_WIDTH)):
+        line.append(f" {bars}", style="dim")
+    return line.append(f" {description(experiment)}")

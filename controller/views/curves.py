@@ -18,13 +18,19 @@ def sketch(curve: Curve) -> str:
     points = thinned(curve, _WIDTH)
     if not points:
         return "not a finite number" if curve.broken_at is not None else ""
-    losses = [loss for _, loss in points]
-    lowest, span = min(losses), max(losses) - min(losses)
-    steps = len(_BARS) - 1
-    bars = "".join(_BARS[round(steps * (loss - lowest) / span) if span else 0] for loss in losses)
     (began, first), (ended, last) = points[0], points[-1]
     broken = f", not a finite number at {curve.broken_at:g} s" if curve.broken_at is not None else ""
-    return f"{bars} {first:.4f} at {began:.0%}, {last:.4f} at {ended:.0%} of the budget{broken}"
+    ends = f"{first:.4f} at {began:.0%}, {last:.4f} at {ended:.0%} of the budget"
+    return f"{shape(curve, _WIDTH)} {ends}{broken}"
+
+
+def shape(curve: Curve, width: int) -> str:
+    """Bars from its lowest to its highest loss, at most so many. Empty if nothing was reported."""
+    losses = [loss for _, loss in thinned(curve, width)]
+    if not losses:
+        return ""
+    lowest, span, steps = min(losses), max(losses) - min(losses), len(_BARS) - 1
+    return "".join(_BARS[round(steps * (loss - lowest) / span) if span else 0] for loss in losses)
 
 
 def drawn(state: ResearchState) -> list[Experiment]:

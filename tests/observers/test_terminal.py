@@ -15,12 +15,25 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from controller.core.events import AgentAbsent, ApiFailed, ApiRequested, Paused, Record, Resumed
+from controller.core.events import (
+    AgentAbsent,
+    ApiFailed,
+    ApiRequested,
+    CertificateOpened,
+    Paused,
+    Record,
+    Resumed,
+    ScoringFinished,
+    TrainingFinished,
+)
 from controller.core.state import ResearchState, apply
+from controller.core.values import Curve, RunOutcome, Verdict
 from controller.observers.log import OperationalLog
 from controller.observers.terminal import ObserverGroup, observer
 from controller.ports import Observer
 from controller.system.clock import SystemClock
+from tests.core.statistics.test_certificate import EVIDENCE, decided
+from tests.core.telling import Told, score
 from tests.support.efforts import Story, small
 
 
@@ -31,7 +44,7 @@ def structlog_as_it_was() -> Iterator[None]:
         yield
 
 
-def watch(story: Story, watching: Observer) -> ResearchState:
+def watch(story: Story | Told, watching: Observer) -> ResearchState:
     state = ResearchState()
     for record in story.records:
         apply(state, record)
@@ -92,6 +105,20 @@ def test_a_terminal_shows_verdicts_best_and_the_running_experiment() -> None:
     assert "experiment 6 training" in text and "134/300 s" in text and "still running" in text
     assert b"]0;title" not in shown.seen
     assert shown.seen.rindex(b"?25h") > shown.seen.rfind(b"?25l")
+
+
+def test_a_terminal_shows_what_gains_are_worth_and_how_a_run_trained() -> None:
+    told = Told().baseline(2.0).replicated(0, 2.001, 1.999).opened().training()
+    run = RunOutcome(seconds=300.0, exit_code=0, curve=Curve(losses=(4.0, 3.0, 2.0, 1.0)))
+    told.tell(TrainingFinished(experiment=3, attempt=1, outcome=run)).scoring()
+    told.tell(ScoringFinished(experiment=3, attempt=1, score=score(1.9))).decided(Verdict.KEEP).committed()
+    evidence = EVIDENCE.model_copy(update={"gain": 0.1})
+    told.tell(CertificateOpened(certificate=0, base=0, head=3))
+    told.tell(decided("certified", head=3).model_copy(update={"evidence": evidence}))
+    with screen() as shown, observer(shown.terminal, SystemClock()) as watching:
+        watch(told, watching)
+    assert "keep              █▆▃▁ d" in shown.text
+    assert "σ 0.001000, certified gain 0.100000" in shown.text
 
 
 def test_a_terminal_says_what_is_waited_for() -> None:

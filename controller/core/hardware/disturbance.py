@@ -62,8 +62,8 @@ class NoiseConfig(BaseModel):
     gpu_foreign_bytes: Annotated[int, Field(ge=0)] = 2 * GIB
     """GPU memory that others may hold before and after a training run."""
     repeats: Annotated[int, Field(ge=0)] = 3
-    """How often an experiment is repeated because its GPU was lost, or because its scoring failed on a noisy
-    slot; after that its result counts. 0: never."""
+    """How often an experiment is repeated because its GPU was lost, because its scoring failed on a noisy
+    slot, or because it was ended early there; after that its result counts. 0: never."""
     retry_seconds: _Seconds = 10.0
     """First delay before a noisy slot is checked again. Doubles each time."""
     max_retry_seconds: _Seconds = 600.0
