@@ -8,7 +8,6 @@ everything is not detected; keep the head hash elsewhere if that matters.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +37,10 @@ from controller.core.plan import conclusion
 from controller.core.scoring.runlog import summary
 from controller.core.spending import ImpossibleCall
 from controller.core.state import ResearchState, apply
-from controller.core.statistics.certificate import note
+from controller.core.statistics.certificate import is_same, note
 from controller.core.statistics.hopeless import hopeless
 from controller.core.untrusted import clean_line
-from controller.core.values import Cause, Evidence
+from controller.core.values import Cause
 from controller.store import journal, ledger
 from controller.store import lock as home_lock
 from controller.store.repository import GitRepository
@@ -222,14 +221,8 @@ def _certify_again(record: Record, event: CertificateDecided, state: ResearchSta
     again = conclusion(state, certificate, event.most_pairs)
     if again is None:
         yield f"{where} was decided too early"
-    elif again[0] != event.outcome or not _is_same(again[2], event.evidence):
+    elif again[0] != event.outcome or not is_same(again[2], event.evidence):
         yield f"{where} says {event.outcome}, {event.rule}; by its pairs it is {again[0]}, {again[1]}"
-
-
-def _is_same(one: Evidence, other: Evidence) -> bool:
-    """Up to rounding: another machine's logarithm may differ in its last bit."""
-    pairs = zip(one.model_dump().values(), other.model_dump().values(), strict=True)
-    return all(a == b or (None not in (a, b) and math.isclose(a, b, rel_tol=1e-6)) for a, b in pairs)
 
 
 def _calls_pruned(home: Path) -> int:

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from controller.core.state import ResearchState
+from controller.core.events import CertificateDecided, Record
+from controller.core.plan import conclusion
+from controller.core.state import ResearchState, apply
+from controller.core.statistics.certificate import is_same
 
 
 def as_json(state: ResearchState) -> dict[str, Any]:
@@ -51,6 +54,20 @@ def total(state: ResearchState) -> Total | None:
         return Total(gain, None, None)
     reach = math.sqrt(math.fsum((one.gain - (one.low or 0.0)) ** 2 for one in found))
     return Total(gain, gain - reach, gain + reach)
+
+
+def recomputed(records: Iterable[Record]) -> dict[int, bool]:
+    """By certificate: whether the scores of its runs say by now what is on record."""
+    state, agrees = ResearchState(), dict[int, bool]()
+    for record in records:
+        event, certificate = record.data, state.certificate
+        if isinstance(event, CertificateDecided) and certificate is not None:
+            again = conclusion(state, certificate, event.most_pairs)
+            agrees[event.certificate] = (
+                again is not None and again[0] == event.outcome and is_same(again[2], event.evidence)
+            )
+        apply(state, record)
+    return agrees
 
 
 def lines(state: ResearchState) -> Iterator[tuple[str, str]]:

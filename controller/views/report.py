@@ -70,7 +70,7 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _summary(records, state),
         _picture(),
         _kept(state),
-        _certificates(state),
+        _certificates(records, state),
         _replicates(state),
         _holdout(state),
         _training_loss(state),
@@ -136,20 +136,21 @@ def _certified(state: ResearchState) -> str:
     )
 
 
-def _certificates(state: ResearchState) -> Iterator[str]:
-    """Every certificate with its figures, which `glovebox verify` computes again from the scores."""
+def _certificates(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
+    """Every certificate with its figures, computed again from the scores."""
     if not state.certificates:
         return
+    agrees = certificates.recomputed(records)
     yield "## Certificates"
     yield ""
     yield (
         "The head of a chain of keeps and the last certified program ran in pairs, under fresh seeds. "
-        "Evidence of 100 certifies a gain; a chain that does not hold is taken back. `glovebox verify` "
-        "computes each of these again from the scores of its runs."
+        "Evidence of 100 certifies a gain; a chain that does not hold is taken back. For this report each "
+        "was computed again from the scores of its runs, as `glovebox verify` does."
     )
     yield ""
-    yield "| # | experiments | outcome | gain | 95 % interval | evidence | pairs | on the hold-out |"
-    yield "|--:|---|---|--:|---|--:|--:|--:|"
+    yield "| # | experiments | outcome | gain | 95 % interval | evidence | pairs | on hold-out | again |"
+    yield "|--:|---|---|--:|---|--:|--:|--:|---|"
     for decided in state.certificates:
         found = decided.evidence
         low, high = found.low, found.high
@@ -157,7 +158,8 @@ def _certificates(state: ResearchState) -> Iterator[str]:
         holdout = f"{found.holdout_gain:+.4f}" if found.holdout_gain is not None else ""
         yield (
             f"| {decided.certificate} | {decided.base} → {decided.head} | {decided.outcome} "
-            f"| {found.gain:+.6f} | {interval} | {found.e_value:.3g} | {found.pairs} | {holdout} |"
+            f"| {found.gain:+.6f} | {interval} | {found.e_value:.3g} | {found.pairs} | {holdout} "
+            f"| {'the same' if agrees[decided.certificate] else '**DIFFERS**'} |"
         )
 
 

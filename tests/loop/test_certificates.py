@@ -15,7 +15,7 @@ from controller.core.errors import InfrastructureError
 from controller.core.events import CertificateDecided, ExperimentOpened, ProposalAsked, ScoringFinished
 from controller.core.program.seeding import seeded
 from controller.core.rules import ReplicatesConfig
-from controller.core.state import ResearchState
+from controller.core.state import ResearchState, fold
 from controller.core.statistics.certificate import CertifyConfig
 from controller.recovery import recover
 from controller.store.journal import Journal, read_records
@@ -23,6 +23,7 @@ from controller.store.repository import GitRepository
 from controller.store.snapshot import standing
 from controller.store.verify import verify
 from controller.system.clock import SystemClock
+from controller.views import report
 from tests.loop.effort import Effort, Workspaces, start
 from tests.support.fakes import FakeJudge, train_py
 
@@ -250,3 +251,7 @@ def test_a_certificate_that_does_not_follow_is_named(
     assert verify(home) == []
     tamper(home)
     assert any(finding in problem for problem in verify(home)), verify(home)
+    records = [*read_records(home)]
+    told = report.render(records, fold(records))
+    assert ("**DIFFERS**" in told) == ("certificate 1" in finding or tamper is other_score)
+    assert told.count("| the same |") + told.count("| **DIFFERS** |") == 2

@@ -225,3 +225,9 @@ def note(decided: CertificateDecided, head: str) -> str:
 def taken_back(decided: CertificateDecided) -> str:
     """Subject of the commit that takes a chain back."""
     return f"Back to experiment {decided.base}: certificate {decided.certificate} {decided.outcome}"
+
+
+def is_same(one: Evidence, other: Evidence) -> bool:
+    """Up to rounding: another machine's logarithm may differ in its last bit."""
+    pairs = zip(one.model_dump().values(), other.model_dump().values(), strict=True)
+    return all(a == b or (None not in (a, b) and math.isclose(a, b, rel_tol=1e-6)) for a, b in pairs)
