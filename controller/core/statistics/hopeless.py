@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from controller.core.scoring.curve import POINTS
 from controller.core.statistics.replicates import LEAST_DF
@@ -19,10 +20,12 @@ SIGMAS = 6.0
 """Standard deviations of an incumbent's loss, from one of its runs to the next, by which it is exceeded."""
 BEHIND = 0.5
 """A run is compared with what the incumbents had reached in this share of its time."""
-FIRST = POINTS // 4
-"""For a quarter of the budget from its first report on nothing is hopeless: compiling and warm-up differ."""
+QUARTER = POINTS // 4
+"""What is compared is the median of the latest quarter of the budget: steps differ by their text, and a loss
+that jumps may come back. A run has so much time from its first report on, since compiling and warm-up
+differ, too."""
 PERSISTS = 4
-"""So many points in a row, a sixteenth of the budget; a loss that jumps may come back."""
+"""So many points in a row, a sixteenth of the budget."""
 
 LossLimits = tuple[float | None, ...]
 """For each point of a curve the loss that it must not exceed, nats per token; None: any will do."""
@@ -30,10 +33,10 @@ LossLimits = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class _Part:
-    """What all incumbents had reported by the end of one part of the budget."""
+    """What all incumbents had reported by the end of one part of the budget: medians, as above."""
 
     worst: float | None = None
-    """Their highest latest loss; None: there is no incumbent."""
+    """The highest; None: there is no incumbent."""
     silent: bool = False
     """One of them had not reported anything."""
     squares: float = 0.0
@@ -60,7 +63,7 @@ class Yardstick:
         """With one more run of a kept program, which got to its end."""
         means = [*self.means.get(program, ((0.0, 0),) * POINTS)]
         parts = [*self.parts]
-        for place, loss in enumerate(_latest(curve)):
+        for place, loss in enumerate(_medians(curve, POINTS)):
             part = parts[place]
             if loss is None:
                 parts[place] = _Part(part.worst, True, part.squares, part.df)
@@ -87,13 +90,17 @@ class Yardstick:
         return tuple(limits[int(behind * place)] for place in range(len(limits)))
 
 
-def _latest(curve: Curve) -> list[float | None]:
-    """At each point the latest loss by then; None before the first."""
-    latest: list[float | None] = []
-    for place in range(POINTS):
-        loss = curve.losses[place] if place < len(curve.losses) else None
-        latest.append(latest[-1] if loss is None and latest else loss)
-    return latest
+def _medians(curve: Curve, points: int) -> list[float | None]:
+    """At each of so many points the median of what was reported in the quarter before; None: nothing yet.
+
+    Where there is a gap, or where the curve has ended, the latest one.
+    """
+    medians: list[float | None] = []
+    for place in range(points):
+        known = [loss for loss in curve.losses[max(0, place + 1 - QUARTER) : place + 1] if loss is not None]
+        latest = medians[-1] if medians else None
+        medians.append(median(known) if known else latest)
+    return medians
 
 
 def hopeless(curve: Curve, limits: LossLimits) -> str | None:
@@ -104,15 +111,16 @@ def hopeless(curve: Curve, limits: LossLimits) -> str | None:
     if curve.broken_at is not None:
         return f"after {curve.broken_at:g} s it reported a training loss that is not a finite number"
     began, beyond = None, 0
-    for place, (loss, limit) in enumerate(zip(curve.losses[:-1], limits, strict=False)):
+    complete = _medians(curve, len(curve.losses) - 1)
+    for place, (loss, limit) in enumerate(zip(complete, limits, strict=False)):
         if loss is None:
             continue
         began = place if began is None else began
-        late = place - began >= FIRST
+        late = place - began >= QUARTER
         beyond = beyond + 1 if late and limit is not None and loss > limit else 0
         if beyond == PERSISTS:
             return (
-                f"after {(place + 1) / POINTS:.0%} of its time its training loss of {loss:.4f} was above "
+                f"after {(place + 1) / POINTS:.0%} of its time its training loss, {loss:.4f}, was above "
                 f"{limit:.4f}; every kept program was below that in {BEHIND:.0%} of this time"
             )
     return None
