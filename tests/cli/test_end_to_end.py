@@ -105,6 +105,7 @@ def make_effort(
         "GLOVEBOX_TRAIN": "baseline.py",
         "GLOVEBOX_JUDGE__SCORE_TOKENS": "2048",
         "GLOVEBOX_JUDGE__HOLDOUT_SCORE_TOKENS": "1024",
+        "GLOVEBOX_JUDGE__LEAK_FRACTION": "0.05",  # honest models: few twins will do
         "GLOVEBOX_REPLICATES": json.dumps({"baseline": 1 + replicates, "every": 0}),
         **NO_UTF8,
     }

@@ -366,13 +366,7 @@ def test_going_on_after_any_journal_line_gives_the_same_story(
     tmp_path: Path, proposals: Path, efforts: list[Effort]
 ) -> None:
     """Let the process die behind every single event of an effort; what follows must not differ."""
-    propose(
-        proposals,
-        train_py(2.5),
-        train_py(2.75, "crash NameError"),
-        train_py(2.6),
-        train_py(1.0, "claims 2.0"),
-    )
+    propose(proposals, train_py(2.5), train_py(2.75, "crash NameError"), train_py(1.0, "claims 2.0"))
     whole = start(efforts, tmp_path / "whole", Replay(proposals))
     (reference := whole.loop()).run()
     events = len((tmp_path / "whole" / "audit.jsonl").read_bytes().splitlines())
