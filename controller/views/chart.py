@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from controller.core.experiment import Experiment
@@ -80,26 +80,32 @@ def draw_curves(runs: Sequence[Experiment], path: Path) -> None:
     """Write the picture of training losses as a PNG file. Of at least one run with a curve."""
     figure, axes = _page(_SMALL_INCHES)
     kinds = {
-        "others": (_DISCARD, [run for run in runs if _is_other(run)]),
-        "replicates": (_CERTIFIED, [run for run in runs if run.repeats is not None]),
-        "ended early": (_CRASH, [run for run in runs if run.cause is Cause.HOPELESS]),
-        "keeps": (_KEEP, [run for run in runs if run.verdict is Verdict.KEEP]),
+        "others": (_DISCARD, 0.8, [run for run in runs if _is_other(run)]),
+        "replicates": (_CERTIFIED, 0.5, [run for run in runs if run.repeats is not None]),
+        "ended early": (_CRASH, 1.2, [run for run in runs if run.cause is Cause.HOPELESS]),
+        "keeps": (_KEEP, 1.6, [run for run in runs if run.verdict is Verdict.KEEP]),
     }
-    for name, (color, chosen) in kinds.items():
+    for name, (color, width, chosen) in kinds.items():
         for place, run in enumerate(chosen):
-            points = thinned(run.outcome.curve, POINTS) if run.outcome else []
+            points = _smooth(thinned(run.outcome.curve, POINTS) if run.outcome else [])
             if points:
                 shares, losses = zip(*points, strict=True)
                 label = name if place == 0 else None
-                axes.plot(
-                    [100 * s for s in shares], losses, color=color, linewidth=1.2, alpha=0.8, label=label
-                )
+                axes.plot([100 * s for s in shares], losses, color=color, linewidth=width, label=label)
     _style(axes, 100)
     axes.set_ylim(*_loss_limits(runs))
     axes.set_xlabel("time (% of the budget)", color=_INK)
     axes.set_ylabel("training loss\n(nats per token)", color=_INK)
     axes.legend(loc="upper right", frameon=False, labelcolor=_INK)
     figure.savefig(path, metadata={"Software": None})
+
+
+def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Each loss as the mean of up to four, which is still less than the differences between texts."""
+    return [
+        (share, fmean(loss for _, loss in points[max(0, place - 3) : place + 1]))
+        for place, (share, _) in enumerate(points)
+    ]
 
 
 def _is_other(run: Experiment) -> bool:
