@@ -34,9 +34,12 @@ from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Cause, Decision, Verdict
 
-Kind = Literal["baseline", "keep", "discard", "crash", "reject", "certified", "taken-back", "stall", "stop"]
+Kind = Literal[
+    "baseline", "keep", "discard", "crash", "reject", "certified", "taken-back", "drift", "stall", "stop"
+]
 """`baseline`: the unchanged train.py has no score, so no experiment can be compared with it. `certified` and
-`taken-back`: what came of a chain of keeps."""
+`taken-back`: what came of a chain of keeps. `drift`: a program that ran again differs from its earlier
+runs."""
 
 
 _REASON_CHARACTERS = 500
@@ -121,7 +124,7 @@ class Notice:
     def as_json(self) -> dict[str, Any]:
         """The notice as delivered."""
         context, verdict = self.context, self.context.decision
-        of_experiment = self.kind not in ("certified", "taken-back", "stall", "stop")
+        of_experiment = self.kind not in ("certified", "taken-back", "drift", "stall", "stop")
         told = {
             "event": self.kind,
             "time": self.time,

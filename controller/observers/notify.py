@@ -3,7 +3,7 @@
 Each channel has a thread that follows the journal. So the loop never waits for it, nothing accumulates in
 memory, and the next process delivers what this one could not: a line is skipped only once it was delivered,
 was refused permanently, or could not be delivered for a day. A notice that comes from no line (no experiment
-finished for long) is delivered at most once.
+finished for long, a drift) is delivered at most once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from controller.core.backoff import backoff
 from controller.core.errors import VerificationFailed
 from controller.core.events import Decided, Record
 from controller.core.state import ResearchState
+from controller.core.values import Cause
 from controller.files import write_atomic
 from controller.observers.notices import Context, Kind, Notice, follow
 from controller.ports import Clock
 from controller.store.journal import NAME as JOURNAL
 from controller.store.journal import Position, read_from
+from controller.views import spread
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -46,9 +48,9 @@ class NotifyConfig(BaseModel):
     """Command to run for each event, which it gets as JSON on standard input. Run without a shell."""
     webhook: SecretStr | None = None
     """URL to POST each event to as JSON. Never logged: such URLs often contain a secret."""
-    on: tuple[Kind, ...] = ("baseline", "keep", "reject", "certified", "taken-back", "stall", "stop")
+    on: tuple[Kind, ...] = ("baseline", "keep", "reject", "certified", "taken-back", "drift", "stall", "stop")
     """Which events: `baseline` (no score), `keep`, `discard`, `crash`, `reject`, `certified` and `taken-back`
-    (chains of keeps), `stall` and `stop`."""
+    (chains of keeps), `drift` (the machine is not what it was), `stall` and `stop`."""
     stall_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
     """No experiment finished for this long is a stall; so is waiting for machine, disk or agent."""
 
@@ -105,6 +107,8 @@ class Notifier:
         self._known = -1
         self._finished = clock.monotonic()
         self._paused = self._overdue_told = self._failing = False
+        self._drift = ""
+        """What is to be said of a drift."""
         self._news, self._closing = threading.Event(), threading.Event()
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name=f"notify by {name}", daemon=True)
@@ -128,6 +132,8 @@ class Notifier:
                 self._mark = _Mark(end, Context.at(state))
         if isinstance(record.data, Decided):
             self._finished, self._overdue_told = self._clock.monotonic(), False
+            if record.data.decision.cause is Cause.REPLICATE:
+                self._drift = spread.drifted(state) or ""
         self._paused = state.pause is not None and state.pause.event.why == "person"
         self._known = record.seq
         self._news.set()
@@ -146,8 +152,10 @@ class Notifier:
                 self._news.wait(min(self._overdue_in(), _POLL_SECONDS))
                 self._news.clear()
                 self._tell_news()
+                self._tell_drift()
                 self._tell_overdue()
             self._tell_news()
+            self._tell_drift()
         except Exception:
             log.error("notify_ended", channel=self._name, exc_info=True)
 
@@ -183,10 +191,19 @@ class Notifier:
         if mark is None or self._overdue_in() > 0:
             return
         self._overdue_told = True
-        if not mark.context.stalled and "stall" in self._config.on:
-            reason = f"No experiment was finished for {self._config.stall_seconds:g} s."
+        if not mark.context.stalled:
+            self._tell("stall", f"No experiment was finished for {self._config.stall_seconds:g} s.")
+
+    def _tell_drift(self) -> None:
+        reason, self._drift = self._drift, ""
+        if reason:
+            self._tell("drift", f"{reason[0].upper()}{reason[1:]}.")
+
+    def _tell(self, kind: Kind, reason: str) -> None:
+        """What comes from no line."""
+        if self._mark is not None and kind in self._config.on:
             now = self._clock.now().isoformat(timespec="microseconds")
-            self._told(Notice(kind="stall", time=now, context=mark.context, reason=reason))
+            self._told(Notice(kind=kind, time=now, context=self._mark.context, reason=reason))
 
     def _told(self, notice: Notice) -> bool:
         """Deliver, with retries. False if the process ends before the notice is delivered or given up."""

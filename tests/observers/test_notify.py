@@ -379,6 +379,20 @@ def test_silence_for_too_long_is_a_stall(tmp_path: Path) -> None:
     assert got.empty()
 
 
+@pytest.mark.parametrize(("latest", "drifts"), [(2.004, False), (2.5, True)])
+def test_a_machine_that_is_not_what_it_was_is_told_of(tmp_path: Path, latest: float, drifts: bool) -> None:
+    got: queue.Queue[Mapping[str, Any]] = queue.Queue()
+    (tmp_path / "audit.jsonl").write_bytes(b"")
+    told = Told().baseline(2.0).replicated(0, 2.001, 1.999, 2.002, 1.998, latest)
+    with Notifier("x", tmp_path, NotifyConfig(), SystemClock(), got.put) as notifier:
+        notifier.recorded(told.records[-1], told.state)
+        notice = got.get(timeout=60) if drifts else None
+    if notice is not None:
+        assert (notice["event"], notice["seq"], notice["experiment"]) == ("drift", None, None)
+        assert notice["reason"].startswith("Experiment 5 repeats experiment 0 and differs")
+    assert got.empty()
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
