@@ -8,7 +8,7 @@ its time is adopted there.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import structlog
 
 from controller.components import Components
 from controller.core.errors import InfrastructureError, UserError
-from controller.core.experiment import Phase
+from controller.core.experiment import Experiment, Phase
 from controller.core.state import ResearchState
 from controller.core.values import Provenance
 from controller.failpoints import reach
@@ -35,16 +35,23 @@ def recover(components: Components, sandbox: Leftovers, state: ResearchState) ->
     reap(sandbox, keep=live(state))
     reach("reaped")
     components.repository.reset()
-    seen: set[int] = set()
-    for experiment in islice(reversed(state.finished), _LATEST):
-        # Each was closed before the next began on its slot, so that only the latest of a slot may be open.
-        if experiment.slot not in seen and not components.runs.is_finished(experiment):
+    for experiment in _last_on_slots(state):
+        if not components.runs.is_finished(experiment):
             components.runs.finish(experiment)
-        seen.add(experiment.slot)
-        if seen >= state.slots.keys():
-            break
     components.publish(state)
     reach("recovered")
+
+
+def _last_on_slots(state: ResearchState) -> Iterator[Experiment]:
+    """The latest finished experiment of each slot, the only ones that may not be closed: each was before the
+    next began on its slot."""
+    seen: set[int] = set()
+    for experiment in islice(reversed(state.finished), _LATEST):
+        if experiment.slot not in seen:
+            yield experiment
+        seen.add(experiment.slot)
+        if seen >= state.slots.keys():
+            return
 
 
 def sweep(home: Path, components: Components, state: ResearchState) -> None:
@@ -52,7 +59,8 @@ def sweep(home: Path, components: Components, state: ResearchState) -> None:
     if state.stopped is not None:
         return  # looking at the blobs of a hundred thousand experiments takes a moment
     oldest = min(state.next_number - 1, *(experiment.number for experiment in state.open), state.next_number)
-    last = [components.runs.folder(number) for number in range(max(oldest - 1, 0), state.next_number)]
+    numbers = {*range(max(oldest - 1, 0), state.next_number), *(run.number for run in _last_on_slots(state))}
+    last = [components.runs.folder(number) for number in sorted(numbers)]
     try:
         remove_partial([home, home / "harness", home / "rehearsal", *last, *(home / "blobs").glob("*")])
     except OSError as error:
