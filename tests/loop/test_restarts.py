@@ -22,9 +22,10 @@ from controller.core.state import ResearchState
 from controller.core.values import Cause, Change, Verdict
 from controller.loop import Loop
 from controller.ports import Context
-from controller.recovery import recover
+from controller.recovery import recover, sweep
 from controller.store.journal import Journal
 from controller.store.verify import verify
+from tests.core.telling import Told
 from tests.loop.effort import Effort, Workspaces, start, verdicts
 from tests.loop.slow import (
     QUICK,
@@ -178,6 +179,23 @@ def live(effort: Effort, lines: int | None = None) -> ResearchState:
     recover(effort.components, Workspaces(effort.trainer), loop.state)
     loop.run()
     return loop.state
+
+
+def test_what_was_half_written_for_another_slot_long_ago_is_removed(
+    tmp_path: Path, efforts: list[Effort]
+) -> None:
+    """While one slot was closing experiment 1, the other one opened 2 and 3."""
+    effort = start(efforts, tmp_path, Thinker())
+    told = Told().baseline().opened(0).opened(1)
+    for number in (1, 2):
+        told.judged(2.5, of=number).decided(Verdict.DISCARD, Cause.WORSE, of=number)
+    told.opened(1).judged(2.5).decided(Verdict.DISCARD, Cause.WORSE).opened(1)
+    folder = effort.components.runs.folder(1)
+    folder.mkdir(parents=True)
+    for name in (".experiment.json.x.partial", "run.log"):
+        (folder / name).write_bytes(b"")
+    sweep(tmp_path, effort.components, told.state)
+    assert [path.name for path in folder.iterdir()] == ["run.log"]
 
 
 @pytest.mark.slow
