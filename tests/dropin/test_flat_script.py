@@ -128,7 +128,7 @@ def ended_in_time(try_it: Try, text: str, budget: float) -> Trial:
     """
     for _ in range(2):
         trial = try_it(text, budget)
-        if trial.outcome.claim.val_bpb is not None or spoiling(trial.outcome) is None:
+        if not trial.outcome.killed_at_limit or spoiling(trial.outcome) is None:
             return trial
     return try_it(text, budget)
 
