@@ -1,7 +1,7 @@
 """The training loss that a run reports while it trains, as a small curve. Pure.
 
-The run writes the lines and may lie, but only about itself: the worst that comes of it is that it is ended
-early, see core/statistics/hopeless.py. No score is made of it.
+The run writes the lines and may lie. No score is made of them: the worst that comes of it is that it is ended
+early itself or, if it is kept, that nothing else is any more (core/statistics/hopeless.py).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from controller.core.values import Curve
 SIGMAS = 6.0
 """Standard deviations of an incumbent's loss, from one of its runs to the next, by which it is exceeded."""
 BEHIND = 0.5
-"""A run is compared with what the incumbents had reached in this share of its time."""
+"""A run is compared with what the incumbents had reached in this share of its time, too."""
 QUARTER = POINTS // 4
 """What is compared is the median of the latest quarter of the budget: steps differ by their text, and a loss
 that jumps may come back. A run has so much time from its first report on, since compiling and warm-up
@@ -85,9 +85,13 @@ class Yardstick:
         return Yardstick(self.parts, means)
 
     def limits(self, behind: float = BEHIND) -> LossLimits:
-        """What a run must not exceed at each point."""
+        """What a run must not exceed at each point: what incumbents had reached then, and earlier.
+
+        The later losses may be the higher ones, where the text becomes more difficult.
+        """
         limits = [part.limit for part in self.parts]
-        return tuple(limits[int(behind * place)] for place in range(len(limits)))
+        both = [(limits[int(behind * place)], now) for place, now in enumerate(limits)]
+        return tuple(max(then, now) if then is not None and now is not None else None for then, now in both)
 
 
 def _medians(curve: Curve, points: int) -> list[float | None]:

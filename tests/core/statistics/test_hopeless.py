@@ -37,6 +37,16 @@ def test_the_limit_is_six_deviations_above_the_worst_at_half_the_time() -> None:
         assert limits[place] == pytest.approx(worst + SIGMAS * SPREAD)
 
 
+def test_what_goes_on_at_equal_time_goes_on() -> None:
+    """Where later text is more difficult, incumbents were better at half the time than they are now."""
+    harder = [Curve(losses=(*[2.0 + shift] * 40, *[5.0 + shift] * 24)) for shift in (0.0, 0.01, 0.02, 0.03)]
+    yardstick = known(harder)
+    for half, equal in zip(yardstick.limits(), yardstick.limits(behind=1.0), strict=True):
+        assert half is not None and equal is not None and half >= equal
+    assert yardstick.limits()[POINTS - 1] == pytest.approx(5.03 + SIGMAS * SPREAD)
+    assert [hopeless(curve, yardstick.limits()) for curve in harder] == [None] * 4
+
+
 def test_nothing_is_hopeless_before_chance_is_known() -> None:
     assert set(known(FOUR[:3]).limits()) == {None}
     assert set(known([FOUR[0]], [FOUR[1]], [FOUR[2]], [FOUR[3]]).limits()) == {None}
