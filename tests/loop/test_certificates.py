@@ -198,15 +198,16 @@ def other_outcome(home: Path) -> None:
 
 
 def other_score(home: Path) -> None:
-    """Of a run of the certificate that failed, which still fails with it."""
-    records, journal = [*read_records(home)], None
+    """Of the last run of the certificate that failed, which still fails with it."""
+    records = [*read_records(home)]
     first = next(place for place, record in enumerate(records) if isinstance(record.data, CertificateDecided))
+    scorings = [p for p, record in enumerate(records[:first]) if isinstance(record.data, ScoringFinished)]
     (home / "audit.jsonl").unlink()
     (home / "snapshot.json").unlink(missing_ok=True)
     journal = Journal(home, SystemClock())
     for place, record in enumerate(records):
         event = record.data
-        if isinstance(event, ScoringFinished) and event.score is not None and first - 12 < place < first:
+        if isinstance(event, ScoringFinished) and event.score is not None and place == scorings[-1]:
             score = event.score.model_copy(update={"val_bpb": event.score.val_bpb + 1e-7})
             event = event.model_copy(update={"score": score})
         journal.append(event)

@@ -255,12 +255,12 @@ class FakeJudge:
     A note `unsteady` makes the second score of a run another one than the first; `slow` lets the worker of
     the first attempt answer too late; `knows` does far worse on fresh rows. Workers use WORK; with the note
     `heavy` more than they may, if there is a reference. `deserts` ends the second worker before it has
-    confirmed anything. `lucky` scores better by LUCK the first time that this text is scored.
+    confirmed anything. `lucky` scores better by the share LUCK the first time that this text is scored.
     """
 
     trainer: FakeTrainer
     chance: float = 0.0
-    """Standard deviation of a run, in widths; drawn with the attempt's seed."""
+    """Standard deviation of a run, as a share of its width; drawn with the attempt's seed."""
     scored: list[tuple[str, int]] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     """Texts that were scored."""
@@ -294,9 +294,9 @@ class FakeJudge:
         text = attempt.train_path.read_text(encoding="utf-8")
         found = re.search(r"^WIDTH = (\S+)", text, re.MULTILINE)
         assert found is not None
-        width = float(found[1]) + self.chance * Random(attempt.seed).gauss(0.0, 1.0)
+        width = float(found[1]) * (1.0 + self.chance * Random(attempt.seed).gauss(0.0, 1.0))
         if "# lucky" in text and text not in self.known:
-            width -= LUCK
+            width *= 1.0 - LUCK
         self.known.add(text)
         key = attempt.experiment, attempt.number
         self.seeds.append((seed, self.ready == (attempt, seed, draw)))
@@ -337,7 +337,7 @@ class FakeJudge:
         return score.model_copy(update={"confirmed": True, "work": tuple(work)})
 
 
-LUCK = 0.5
+LUCK = 0.02
 WORK = Work(wall_seconds=8.1, cpu_seconds=9.3)
 
 
