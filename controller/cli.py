@@ -6,7 +6,6 @@ loop), `service` (the loop for weeks), `home` (reading a home).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from controller.app import (
     liveness,
     preparation,
     service,
+    steer,
     trial,
 )
 from controller.app import (
@@ -92,6 +92,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 Device = Annotated[str | None, typer.Option(help="auto, cpu or gpu.")]
 Budget = Annotated[float | None, typer.Option(help="Wall-clock seconds per experiment.")]
 Number = Annotated[int | None, typer.Argument(help="The experiment's number.", min=0)]
+Running = Annotated[int, typer.Argument(metavar="NUMBER", help="The experiment's number.", min=0)]
+SlotNumber = Annotated[int | None, typer.Option(help="Only this slot.", min=0)]
+Reason = Annotated[str, typer.Option(help="Why, for the record.")]
 
 
 def main() -> None:
@@ -171,9 +174,10 @@ def run(
         **_section("limits", experiments=experiments, hours=hours),
     )
     stop = signals.stop_on_signals()
-    with service.staying(stop) if stay else contextlib.nullcontext():
-        reason = _run(config, stop)
-        print(f"glovebox: {clean_line(reason, _SENTENCE)}", file=sys.stderr)
+    if stay:
+        service.stay(lambda: _run(config, stop), config.home, stop)
+    else:
+        _run(config, stop)
 
 
 def _run(config: settings.Settings, stop: threading.Event) -> str:
@@ -184,7 +188,9 @@ def _run(config: settings.Settings, stop: threading.Event) -> str:
         logs.configure(logs.stream_of_run(config.home))
         if config.agent == "auto":
             log.info("agent_chosen", agent=name, reason=choose.why(config))
-        return service.run(config, stop)
+        reason = service.run(config, stop)
+    print(f"glovebox: {clean_line(reason, _SENTENCE)}", file=sys.stderr)
+    return reason
 
 
 @app.command("try")
@@ -346,13 +352,13 @@ def reap_(home: Home = None) -> None:
 
 
 @app.command()
-def pause(
-    home: Home = None,
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-) -> None:
+def pause(home: Home = None, slot: SlotNumber = None, reason: Reason = "") -> None:
     """Finish the running experiment and start nothing new until `glovebox continue`."""
     config = settings.load(home=home)
     require_effort(config.home)
+    if slot is not None:
+        steer.ask(config.home, "hold", reason, slot=slot)
+        return
     pause_.write(config.home, paused=True, reason=reason)
     print(
         "Pausing after the running experiment; `glovebox continue` resumes."
@@ -362,11 +368,85 @@ def pause(
 
 
 @app.command("continue")
-def continue_(home: Home = None) -> None:
+def continue_(home: Home = None, slot: SlotNumber = None, reason: Reason = "") -> None:
     """End a pause, or let the next start retry an effort that stopped for a fault of the machine."""
     config = settings.load(home=home)
     require_effort(config.home)
+    if slot is not None:
+        steer.ask(config.home, "release", reason, slot=slot)
+        return
     pause_.write(config.home, paused=False)
+
+
+@app.command()
+def instruct(
+    text: Annotated[str, typer.Argument(help="What to consider; - reads it from standard input.")],
+    home: Home = None,
+    reason: Reason = "",
+) -> None:
+    """Give the agent an instruction with its next question. The audit trail has it as a person's words."""
+    config = settings.load(home=home)
+    steer.instruct(config.home, sys.stdin.read() if text == "-" else text, reason)
+
+
+@app.command()
+def queue(
+    file: Annotated[Path, typer.Argument(help="A train.py.")],
+    home: Home = None,
+    description: Annotated[str, typer.Option(help="One line for the ledger. Default: its name.")] = "",
+    reason: Reason = "",
+) -> None:
+    """Run a train.py of your own on the next free slot, inside the effort: it may be kept."""
+    steer.queue(settings.load(home=home).home, file, description, reason)
+
+
+@app.command()
+def kill(number: Running, home: Home = None, reason: Reason = "") -> None:
+    """End an experiment that is running. It is void, without a score, and not repeated."""
+    steer.ask(settings.load(home=home).home, "kill", reason, target=number)
+
+
+@app.command()
+def requeue(number: Running, home: Home = None, reason: Reason = "") -> None:
+    """Run an earlier experiment's train.py again on the next free slot, as a new experiment."""
+    steer.ask(settings.load(home=home).home, "requeue", reason, target=number)
+
+
+@app.command()
+def rollback(number: Running, home: Home = None, reason: Reason = "") -> None:
+    """Make an earlier kept program the frontier again. What was kept since counts as taken back."""
+    steer.ask(settings.load(home=home).home, "rollback", reason, target=number)
+
+
+@app.command()
+def limit(
+    home: Home = None,
+    experiments: Annotated[str | None, typer.Option(help="Experiments of the effort, or none.")] = None,
+    hours: Annotated[str | None, typer.Option(help="Hours of the effort, or none.")] = None,
+    dollars: Annotated[str | None, typer.Option(help="Dollars for the agent, or none.")] = None,
+    dollars_per_day: Annotated[str | None, typer.Option(help="The same for a UTC day, or none.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Change a limit while the effort runs. It holds until the setting itself is changed."""
+    given = {
+        "experiments": experiments,
+        "hours": hours,
+        "dollars": dollars,
+        "dollars_per_day": dollars_per_day,
+    }
+    steer.limit(settings.load(home=home).home, given, reason)
+
+
+@app.command("agent")
+def agent_(
+    name: Annotated[str, typer.Argument(help="claude, tuner, replay:DIR or auto.")],
+    home: Home = None,
+    reason: Reason = "",
+) -> None:
+    """Ask another agent from now on. It holds until the setting itself is changed."""
+    config = settings.load(home=home, agent=name)
+    choose.require_known(name)
+    steer.ask(config.home, "agent", reason, agent=name)
 
 
 @app.command()

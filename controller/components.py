@@ -56,5 +56,7 @@ class Components:
     surroundings: Surroundings
     prune: Callable[[ResearchState, Callable[[AnyEvent], Record]], None] = lambda state, record: None
     """Remove what exceeds the limits on storage, once it is on record."""
+    hire: Callable[[str], Sequence[Agent]] | None = None
+    """The agent of a name, and its understudy if it has one. Raises UserError. None: there is no other."""
     rehearsal: Rehearsal | None = None
     """None: nothing is rehearsed."""

@@ -15,12 +15,14 @@ import structlog
 
 from controller.components import Components, Slot
 from controller.core import obstacle, plan
-from controller.core.decision import contends, decide, oddity
+from controller.core.decision import contends, decide, killed, oddity
 from controller.core.errors import InfrastructureError, Interrupted
 from controller.core.events import (
+    ClaimMismatch,
     Committed,
     Decided,
     ExperimentMoved,
+    Quarantined,
     ScoringFinished,
     ScoringStarted,
     SlotReady,
@@ -29,15 +31,17 @@ from controller.core.events import (
     VoidCause,
     Voided,
 )
-from controller.core.experiment import Experiment, trailers
+from controller.core.experiment import Experiment, Phase, trailers
 from controller.core.hardware.disturbance import confirms, excusable, excuses
 from controller.core.plan import OnSlot, Situation
 from controller.core.scoring.exposure import exposed
 from controller.core.state import ResearchState
+from controller.core.steering import killed_by
 from controller.core.untrusted import clean_line
-from controller.core.values import Disturbance, Frontier, Refusal, RunOutcome, Score
+from controller.core.values import Decision, Disturbance, Frontier, Refusal, RunOutcome, Score
 from controller.ports import Attempt, Monitor
 from controller.store.effort import Effort
+from controller.under_way import Halt
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -66,6 +70,8 @@ class Experiments:
         self._budget_seconds = budget_seconds
         self._stop = stop
         self._changed = changed
+        self._stops: dict[int, Halt] = {}
+        """By slot: stops what is under way there."""
         self._seeds: dict[int, int] = {}
         """By slot: the seed of the next scoring."""
 
@@ -73,9 +79,13 @@ class Experiments:
         """`situation`: the one of the moment, when it is asked for; an action may take long.
 
         Raises Interrupted; InfrastructureError only if nothing can be recorded or projected."""
+        self._stops[action.slot] = Halt(self._stop)
         try:
             self._perform(action, situation)
         except Interrupted:
+            if not self._stop.is_set() and (asked := self._state.steering.killed.get(action.experiment)):
+                self._void(action, "killed", killed_by(asked))
+                return
             self._void(action, "interrupted", "stopped by a person")
             raise
         except InfrastructureError as error:
@@ -88,6 +98,11 @@ class Experiments:
                 rest = plan.rest_after_fault(self._state, action.slot, situation())
                 if rest is not None:
                     self._effort.record(rest)
+
+    def end(self, action: plan.EndRun) -> None:
+        """Stop what is under way on a slot; its thread voids the attempt."""
+        if (stop := self._stops.get(action.slot)) is not None:
+            stop.set()
 
     def move(self, action: plan.Move) -> None:
         """Give an experiment another slot."""
@@ -130,7 +145,8 @@ class Experiments:
             slot.judge.make_ready(attempt, seed, self._state.draw, attempt.budget_seconds - elapsed)
 
         limits = self._state.slot(experiment.slot).limits if self._components.rules.early_end else None
-        outcome = slot.trainer.train(replace(attempt, limits=limits), self._stop, tick)
+        stop = self._stops[experiment.slot]
+        outcome = slot.trainer.train(replace(attempt, limits=limits), stop, tick)
         self._effort.record(
             TrainingFinished(experiment=experiment.number, attempt=attempt.number, outcome=outcome)
         )
@@ -144,7 +160,7 @@ class Experiments:
         if experiment.attempt > 0:  # an engine that was away may have kept it alive
             slot.trainer.discard(self._attempt(experiment, experiment.attempt))
         if slot.monitor is not None:
-            slot.monitor.ready(self._stop)
+            slot.monitor.ready(self._stops[experiment.slot])
         attempt = self._attempt(experiment, experiment.attempt + 1)
         spec = slot.trainer.spec(attempt)
         self._effort.record(
@@ -177,8 +193,9 @@ class Experiments:
 
     def _look(self, experiment: Experiment, situation: Callable[[], Situation]) -> None:
         monitor, told = self._slot(experiment).monitor, self._state.slot(experiment.slot).noise
-        found = monitor.look(self._stop) if monitor is not None else None
-        if self._stop.is_set():
+        stop = self._stops[experiment.slot]
+        found = monitor.look(stop) if monitor is not None else None
+        if stop.is_set():
             return
         with self._effort.lock:
             if found is None:
@@ -193,7 +210,8 @@ class Experiments:
 
     def _lasting(self, experiment: Experiment) -> Disturbance | None:
         monitor, seconds = self._slot(experiment).monitor, self._components.rules.noise.retry_seconds
-        return lasting_disturbance(monitor, seconds, self._stop) if monitor is not None else None
+        stop = self._stops[experiment.slot]
+        return lasting_disturbance(monitor, seconds, stop) if monitor is not None else None
 
     # --- score ----------------------------------------------------------------------------------
 
@@ -217,7 +235,7 @@ class Experiments:
                 attempt,
                 seed,
                 lambda score: self._contends(experiment, score),
-                self._stop,
+                self._stops[experiment.slot],
                 draw,
                 self._state.reference,
             )
@@ -269,25 +287,14 @@ class Experiments:
         with self._effort.lock:
             frontier, state = self._frontier, self._state
             margin = state.margin(self._components.rules.keep)
-            odd = oddity(experiment, frontier, self._components.rules.bounds, state.lineage, margin)
-            if odd is not None:
-                self._effort.record(odd)
+            found = self._verdict(experiment, margin)
+            if not isinstance(found, Decision):
+                self._effort.record(found)
                 return
-            quarantined = experiment.quarantine.score if experiment.quarantine else None
-            outcome = _known(experiment.outcome)
-            decision = decide(
-                frontier,
-                outcome,
-                experiment.judgement,
-                quarantined,
-                state.lineage,
-                is_replicate=experiment.repeats is not None,
-                margin=margin,
-            )
             self._effort.record(
                 Decided(
                     experiment=experiment.number,
-                    decision=decision,
+                    decision=found,
                     frontier_bpb=frontier.val_bpb,
                     margin=margin,
                 )
@@ -297,6 +304,23 @@ class Experiments:
                 return
             self._components.repository.reset()
         self._close(decided)
+
+    def _verdict(self, experiment: Experiment, margin: float) -> Decision | ClaimMismatch | Quarantined:
+        """The verdict by the rules of the game, or what has to go on record first."""
+        rules, state, frontier = self._components.rules, self._state, self._frontier
+        asked = state.steering.killed.get(experiment.number)
+        if experiment.phase is Phase.OPENED and asked is not None:
+            return killed(killed_by(asked))
+        odd = oddity(experiment, frontier, rules.bounds, state.lineage, margin)
+        return odd or decide(
+            frontier,
+            _known(experiment.outcome),
+            experiment.judgement,
+            experiment.quarantine.score if experiment.quarantine else None,
+            state.lineage,
+            is_replicate=experiment.repeats is not None,
+            margin=margin,
+        )
 
     def _commit(self, experiment: Experiment) -> None:
         with self._effort.lock:

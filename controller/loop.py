@@ -10,13 +10,15 @@ import datetime as dt
 
 import structlog
 
-from controller import certification
+from controller import certification, steering
 from controller.components import Components
 from controller.core import plan
 from controller.core.errors import InfrastructureError, Interrupted, UserError, VerificationFailed
 from controller.core.events import ProposalDropped, Resumed, SessionStopped
 from controller.core.plan import Action, Situation
+from controller.core.rules import Rules
 from controller.core.state import ResearchState
+from controller.core.steering import in_force
 from controller.core.untrusted import clean_line
 from controller.experiments import Experiments
 from controller.proposals.acceptance import accept
@@ -49,9 +51,9 @@ class Loop:
             self.effort,
             self._contexts,
             components.repository,
-            {agent.name: agent for agent in components.agents},
+            lambda: {agent.name: agent for agent in components.agents},
             components.clock,
-            components.rules,
+            lambda: self._rules,
             rehearsal=components.rehearsal,
         )
         under_way = self._under_way
@@ -79,8 +81,13 @@ class Loop:
         return reason
 
     def limit(self) -> str | None:
-        """The limit that is reached before anything is begun."""
-        return plan.limit(self.state, self._situation())
+        """The limit that is reached before anything is begun; None if a person may be about to change it."""
+        situation = self._situation()
+        return None if situation.requests else plan.limit(self.state, situation)
+
+    @property
+    def _rules(self) -> Rules:
+        return in_force(self._components.rules, self.state.steering)
 
     def _work(self) -> str:
         while True:
@@ -115,10 +122,11 @@ class Loop:
         slots = [(number, slot.pause) for number, slot in state.slots.items()]
         pauses = [(None, state.pause), *slots]
         return Situation(
-            rules=components.rules,
+            rules=self._rules,
             now=wall + dt.timedelta(seconds=elapsed),
             worked_seconds=components.clock.monotonic() - self._began,
             wish=components.surroundings.wish(),
+            requests=components.surroundings.requests(),
             shortage=components.surroundings.shortage(),
             busy_slots=frozenset(one.action.slot for one in under_way if isinstance(one.action, plan.OnSlot)),
             busy_proposals=frozenset(one.proposal for one in under_way if one.proposal is not None),
@@ -143,6 +151,11 @@ class Loop:
             case plan.OpenCertificate() | plan.DecideCertificate() | plan.SettleCertificate():
                 certification.perform(effort, self._components.repository, action)
                 threads.notify()
+            case plan.Steer() | plan.RollBack():
+                self._steer(action)
+                threads.notify()
+            case plan.EndRun():
+                self._experiments.end(action)
             case plan.Move():
                 self._experiments.move(action)
                 threads.notify()
@@ -167,6 +180,12 @@ class Loop:
                 threads.start(action, lambda: self._proposer.await_answer(number, self._situation), number)
             case _:
                 threads.start(action, lambda: self._experiments.perform(action, self._situation))
+
+    def _steer(self, action: plan.Steer | plan.RollBack) -> None:
+        before = self._components.agents
+        steering.perform(self.effort, self._components, action)
+        if self._components.agents is not before:
+            self._proposer.exhausted, self._proposer.understudy_failed = None, False
 
     def _note_pause(self, action: plan.Pause | plan.Resume) -> None:
         """A full disk may have no room for the line that says so."""

@@ -25,6 +25,7 @@ from controller.core.proposal import Proposal
 from controller.core.rules import Wish
 from controller.core.state import ResearchState
 from controller.core.statistics.hopeless import LossLimits
+from controller.core.steering_request import SteeringRequest
 from controller.core.values import (
     Change,
     Conditions,
@@ -86,7 +87,7 @@ class Repository(Protocol):
     def take_back(self, commit: str, message: str, trailers: Mapping[str, str]) -> str:
         """Commit the content of an earlier commit on top of the branch and return the full hash.
 
-        Doing it twice for one `Certificate` trailer returns the same commit.
+        Idempotent for each first trailer: the same commit is returned again.
         """
 
     def certify(self, commit: str, note: str) -> None:
@@ -178,13 +179,15 @@ class Context:
     services: Services
     keeps: Keeps = NO_KEEPS
     """What the keeps so far are worth."""
+    instructions: Sequence[str] = ()
+    """What a person wants to be considered this time, in that person's words."""
 
 
 class Agent(Protocol):
     name: str
     asks_ahead: bool
-    """True if it is slow and costs money: then it is asked while experiments train. With several slots,
-    several threads ask it at once.
+    """True if it is a language model: slow, not free, and it reads a person's instructions. Then it is asked
+    while experiments train; with several slots, several threads ask it at once.
     """
 
     def propose(self, context: Context) -> Change:
@@ -420,6 +423,12 @@ class Surroundings(Protocol):
     """What must be right before an experiment begins, besides the engine. It is asked about once a second."""
 
     def wish(self) -> Wish: ...
+
+    def requests(self) -> tuple[SteeringRequest, ...]:
+        """What persons have asked for, oldest first, until it is `answered`."""
+
+    def answered(self, request: str) -> None:
+        """Forget a request whose answer is on record. Idempotent. Raises InfrastructureError."""
 
     def shortage(self, share: float = 1.0) -> str | None:
         """A sentence if there is less disk space than `share` of what a run should find; None if there is."""

@@ -71,7 +71,7 @@ def _check_head(components: Components, state: ResearchState) -> None:
     """The branch ends at the frontier, or at a kept commit that the journal has not heard of yet."""
     head, frontier = components.repository.head(), state.frontier
     committing = any(experiment.phase is Phase.DECIDED for experiment in state.open)
-    committing = committing or state.unsettled is not None
+    committing = committing or state.unsettled is not None or state.steering.rollback is not None
     if frontier is not None and head != frontier.commit and not committing:
         raise UserError(
             f"The branch in the home's repo/ ends at {head[:7]}, no experiment of ours; the frontier is "

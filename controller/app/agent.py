@@ -23,9 +23,14 @@ def agent_name(config: Settings) -> str:
             "--agent claude needs an API key in ANTHROPIC_API_KEY or in the file that anthropic_api_key_file "
             "names; without one, use the built-in tuner: --agent tuner."
         )
-    if name in ("claude", "tuner") or (name.startswith(REPLAY) and len(name) > len(REPLAY)):
-        return name
-    raise UserError(f"There is no agent {name!r}; choose claude, tuner or replay:DIR.")
+    require_known(name)
+    return name
+
+
+def require_known(name: str) -> None:
+    """Raises UserError if no agent has that name, here or elsewhere."""
+    if name not in ("auto", "claude", "tuner") and not (name.startswith(REPLAY) and len(name) > len(REPLAY)):
+        raise UserError(f"There is no agent {name!r}; choose claude, tuner or replay:DIR.")
 
 
 def why(config: Settings) -> str:
@@ -43,6 +48,13 @@ def make_agent(config: Settings) -> Agent:
 
         return Claude(config.claude, key, SystemClock())
     return _tuner(config)
+
+
+def hire(config: Settings, name: str) -> list[Agent]:
+    """The agent that a person names during an effort, and its understudy if it has one. Raises UserError."""
+    config = config.model_copy(update={"agent": name})
+    understudy = make_understudy(config)
+    return [make_agent(config), *([understudy] if understudy else [])]
 
 
 def make_understudy(config: Settings) -> Agent | None:

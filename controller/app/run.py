@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller import recovery
+from controller.app import agent as choose
 from controller.app.home import read_standing
 from controller.app.machine import Machine
 from controller.components import Components
@@ -26,6 +27,7 @@ from controller.loop import Loop
 from controller.observers.terminal import observer
 from controller.ports import Agent, Observer
 from controller.settings import PROJECT, Settings
+from controller.steering import employed
 from controller.store.journal import Journal
 from controller.store.ledger import Ledger
 from controller.store.pause import HomeSurroundings
@@ -57,6 +59,9 @@ def run(
     """Begin or continue the effort of a home; return why it stopped. The caller holds the home's lock."""
     clock = SystemClock()
     state, archive = read_standing(config.home)
+    agents = [agent, *([understudy] if understudy else [])]
+    if (name := _instead(config, state)) is not None:
+        agents = choose.hire(config, name)
     plan = _plan(config, state)
     machine = Machine.assemble(config)
     with contextlib.ExitStack() as resources:
@@ -72,9 +77,9 @@ def run(
         components = Components(
             journal=journal,
             repository=repository,
-            agents=[agent, *([understudy] if understudy else [])],
+            agents=agents,
             slots=machine.slots,
-            rules=rules(config, agent, understudy, machine),
+            rules=rules(config, agents, machine),
             runs=Runs(config.home),
             clock=clock,
             observer=resources.enter_context(observer(sys.stdout, clock, watchers)),
@@ -85,6 +90,7 @@ def run(
             surroundings=HomeSurroundings(
                 config.home, config.min_free_bytes * len(machine.slots), machine.engine_root
             ),
+            hire=lambda name: choose.hire(config, name),
             rehearsal=machine.rehearsal,
         )
         loop = Loop(components, state, config.budget.wall_seconds)
@@ -96,7 +102,7 @@ def run(
             return _ended(reason, loop.state)
         loop.effort.record(
             SessionStarted(
-                agent=agent.name,
+                agent=agents[0].name,
                 budget_seconds=config.budget.wall_seconds,
                 provenance=provenance,
                 settings=config.model_dump(mode="json", exclude={"anthropic_api_key", "notify"}),
@@ -105,12 +111,16 @@ def run(
         return _ended(loop.run(), loop.state)
 
 
-def rules(config: Settings, agent: Agent, understudy: Agent | None, machine: Machine) -> Rules:
+def _instead(config: Settings, state: ResearchState) -> str | None:
+    """The agent that a person has chosen instead of the one in the settings; None if those changed since."""
+    last = state.session.settings.get("agent") if state.session else None
+    return state.steering.agent if last == config.agent else None
+
+
+def rules(config: Settings, agents: Sequence[Agent], machine: Machine) -> Rules:
     """What the plan goes by, out of the settings."""
-    return Rules(
-        agent=agent.name,
-        asks_ahead=agent.asks_ahead,
-        understudy=understudy.name if understudy else None,
+    told = Rules(
+        agent=agents[0].name,
         slots=len(machine.slots),
         is_watched=config.noise.enabled,
         bounds=config.judge.bounds,
@@ -123,6 +133,7 @@ def rules(config: Settings, agent: Agent, understudy: Agent | None, machine: Mac
         retry=config.retry,
         noise=config.noise,
     )
+    return employed(told, agents)
 
 
 def _ended(reason: str, state: ResearchState) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import structlog
 
@@ -29,6 +30,7 @@ from controller.observers.heartbeat import Heartbeat
 from controller.observers.notify import Notifier
 from controller.ports import Clock
 from controller.settings import Settings
+from controller.store import requests
 from controller.system.clock import SystemClock
 
 log = structlog.stdlib.get_logger(__name__)
@@ -73,18 +75,23 @@ def run(config: Settings, stop: threading.Event) -> str:
         return reason
 
 
-@contextlib.contextmanager
-def staying(stop: threading.Event) -> Iterator[None]:
-    """When the block has ended for good, wait for `stop`. What passes by itself is worth another start."""
-    try:
-        yield
-    except (UserError, VerificationFailed) as error:
-        if not isinstance(error, NotReady) or isinstance(error, Unfit):
-            log.error("needs_a_person", reason=clean_line(str(error), _SENTENCE))
-            stop.wait()
-        raise
-    log.info("nothing_left_to_do")
-    stop.wait()
+def stay(work: Callable[[], str], home: Path, stop: threading.Event) -> str:
+    """Work; when that has ended for good, wait for `stop` or for a person's request, and work again.
+
+    What passes by itself is worth another start of the service. Raises what `work` does.
+    """
+    while True:
+        try:
+            reason = work()
+        except (UserError, VerificationFailed) as error:
+            if not isinstance(error, NotReady) or isinstance(error, Unfit):
+                log.error("needs_a_person", reason=clean_line(str(error), _SENTENCE))
+                stop.wait()
+            raise
+        log.info("nothing_left_to_do")
+        while not requests.read(home):
+            if stop.wait(_WAIT_SECONDS):
+                return reason
 
 
 def _channels(config: Settings) -> Iterator[Notifier]:

@@ -142,6 +142,11 @@ def decide(
     return _replicated(judgement) if is_replicate else _scored(frontier, judgement, margin)
 
 
+def killed(rule: str) -> Decision:
+    """What becomes of an experiment that a person has killed: no score, and nothing is learnt of it."""
+    return Decision(verdict=Verdict.DISCARD, cause=Cause.KILLED, rule=rule)
+
+
 def _agree(first: Score, second: Score) -> bool:
     return math.isclose(first.val_bpb, second.val_bpb, rel_tol=AGREEMENT)
 

@@ -23,7 +23,9 @@ Voided that says `disturbed` and the next TrainingStarted stand any number of Sl
 A certificate is CertificateOpened → CertificateDecided → CertificateSettled; between the first two stand the
 replicates that are run for it. There is one at a time.
 
-AgentAbsent, AgentReturned, Paused and Resumed may stand anywhere.
+AgentAbsent, AgentReturned, Paused and Resumed may stand anywhere, and so may Steered and SteeringRefused,
+which answer a person's request. A rollback is Steered → RolledBack. After a kill the experiment is Voided, if
+it was under way, and Decided without having run.
 """
 
 from __future__ import annotations
@@ -72,9 +74,9 @@ class SessionStopped(Value):
     reason: str
 
 
-Purpose = Literal["baseline", "propose", "fix", "merge", "replicate"]
+Purpose = Literal["baseline", "propose", "fix", "merge", "replicate", "queued"]
 """The unchanged train.py of the effort; a new idea; the repair of a crash; two changes put together; a
-program that ran before, under another seed."""
+program that ran before, under another seed; a program that a person put in the queue."""
 
 
 class ProposalAsked(Value):
@@ -99,6 +101,10 @@ class ProposalAsked(Value):
     """The pair of it that it is a half of, from 0."""
     stands_in_for: str | None = None
     """The agent that was absent when another one was asked."""
+    request: str = ""
+    """With `queued`: the request of the person who put it there."""
+    instructions: tuple[str, ...] = ()
+    """The requests whose instructions go to the agent with this question."""
 
 
 class ProposalMade(Value):
@@ -305,12 +311,13 @@ class CertificateSettled(Value):
     """The certified commit, or the one that takes the chain back."""
 
 
-VoidCause = Literal["infrastructure", "disturbed", "interrupted"]
-"""An engine or disk failed; the machine disturbed the run; a person, or the controller's end, stopped it."""
+VoidCause = Literal["infrastructure", "disturbed", "interrupted", "killed"]
+"""An engine or disk failed; the machine disturbed the run; a person, or the controller's end, stopped it; a
+person killed the experiment."""
 
 
 class Voided(Value):
-    """An attempt came to nothing through no fault of the experiment; it is repeated."""
+    """An attempt came to nothing through no fault of the experiment; it is repeated unless it was killed."""
 
     event: Literal["voided"] = "voided"
     experiment: int
@@ -442,6 +449,60 @@ class Resumed(Value):
     """How long this process paused."""
 
 
+Verb = Literal["instruct", "queue", "kill", "requeue", "rollback", "limit", "agent", "hold", "release"]
+"""What a person may ask of an effort. `hold` and `release` are `pause` and `continue` for one slot."""
+
+
+class Steered(Value):
+    """A person's request is granted: core/steering_request.py. What comes of it stands in later events."""
+
+    event: Literal["steered"] = "steered"
+    request: str
+    """Its id."""
+    verb: Verb
+    by: str
+    """Who asked for it."""
+    at: str
+    """When, UTC."""
+    reason: str = ""
+    target: int | None = None
+    """With `kill`, `requeue` and `rollback`: the experiment."""
+    slot: int | None = None
+    """With `hold` and `release`."""
+    text: str = ""
+    """With `instruct`: what the agent is told. With `queue` and `requeue`: the description of the program."""
+    train_sha256: str = ""
+    """With `queue` and `requeue`, blob: the program."""
+    limits: dict[str, float | None] = Field(default_factory=dict)
+    """With `limit`: by name, those that change; None: no limit."""
+    agent: str = ""
+    """With `agent`: its name."""
+
+
+class SteeringRefused(Value):
+    """A person's request cannot be granted. Nothing changes."""
+
+    event: Literal["steering_refused"] = "steering_refused"
+    request: str
+    verb: Verb
+    by: str
+    at: str
+    reason: str = ""
+    because: str
+    """Why not, in a sentence."""
+
+
+class RolledBack(Value):
+    """The branch has gone back to an earlier program, as a person asked; it is the frontier."""
+
+    event: Literal["rolled_back"] = "rolled_back"
+    request: str
+    target: int
+    """The experiment whose program it is."""
+    commit: str
+    """The commit that takes everything since back."""
+
+
 class JournalRepaired(Value):
     """A torn last line, left by a process that died while writing, was cut off."""
 
@@ -495,6 +556,9 @@ AnyEvent = (
     | AgentReturned
     | Paused
     | Resumed
+    | Steered
+    | SteeringRefused
+    | RolledBack
     | JournalRepaired
     | Pruned
 )

@@ -105,7 +105,8 @@ class Experiment:
         return self.decision.cause if self.decision else None
 
 
-#: From which phases an event may follow. A crashed run is decided without having been scored.
+#: From which phases an event may follow. A crashed run is decided without having been scored, and a killed
+#: experiment without having run.
 _PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
     ExperimentMoved: frozenset({Phase.OPENED}),
     TrainingStarted: frozenset({Phase.OPENED}),
@@ -114,7 +115,7 @@ _PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
     ScoringFinished: frozenset({Phase.SCORING}),
     ClaimMismatch: frozenset({Phase.JUDGED}),
     Quarantined: frozenset({Phase.JUDGED}),
-    Decided: frozenset({Phase.TRAINED, Phase.JUDGED}),
+    Decided: frozenset({Phase.OPENED, Phase.TRAINED, Phase.JUDGED}),
     Committed: frozenset({Phase.DECIDED}),
     Voided: frozenset({Phase.OPENED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.QUARANTINED}),
 }
@@ -203,6 +204,12 @@ def _require_possible(experiment: Experiment, record: Record) -> None:
         raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
     if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
         raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
+    if (
+        isinstance(event, Decided)
+        and experiment.phase is Phase.OPENED
+        and event.decision.cause is not Cause.KILLED
+    ):
+        raise ImpossibleHistory(f"experiment {experiment.number} was decided before it ran")
     noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
     if noted.get(type(event)) is not None:
         raise ImpossibleHistory(f"{event.event} stands twice for one attempt")

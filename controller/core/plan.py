@@ -6,7 +6,8 @@ crash, with several slots and with any agent it is the same code.
 
 `due` goes through the rules in this order:
 
-    certificates  that are to be opened, decided or settled are, before anything else
+    steering      a person's requests are answered, and a rollback is carried out, before anything else
+    certificates  that are to be opened, decided or settled are, before what follows
     pausing       a person's pause and a lack of disk space go on record, and so does their end
     on_slots      each open experiment takes its next step on its slot
     in_pipeline   each proposal takes its next step on the way to becoming an experiment
@@ -37,9 +38,11 @@ from controller.core.hardware.disturbance import spoiling
 from controller.core.proposal import Proposal
 from controller.core.rules import Rules, Wish
 from controller.core.spending import Spending
-from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState, SlotState
+from controller.core.state import BASELINE, MERGE, PERSON, REPLICATE, ResearchState, SlotState
 from controller.core.statistics.certificate import SPARE_PAIRS, Certificate, conclude, first_runs
 from controller.core.statistics.replicates import LEAST_DF
+from controller.core.steering import killed_by
+from controller.core.steering_request import SteeringRequest, waits
 from controller.core.untrusted import clean_line
 from controller.core.values import Cause, Disturbance, DisturbanceKind, Evidence
 
@@ -65,6 +68,8 @@ class Situation:
     worked_seconds: float = 0.0
     """How long controllers have been at work on the effort."""
     wish: Wish = field(default_factory=lambda: Wish(paused=False))
+    requests: tuple[SteeringRequest, ...] = ()
+    """What persons have asked for and was not removed yet, oldest first."""
     shortage: str | None = None
     """A sentence if a run would not find the disk space it needs."""
     busy_slots: frozenset[int] = frozenset()
@@ -103,6 +108,7 @@ class Ask:
     certificate: int | None = None
     pair: int | None = None
     stands_in_for: str | None = None
+    request: str = ""
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,29 @@ class Move:
 
 
 @dataclass(frozen=True)
+class EndRun:
+    """Stop what is under way on a slot, because its experiment is killed."""
+
+    experiment: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Grant a request or refuse it, and remove it."""
+
+    request: SteeringRequest
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """Put the branch back on an earlier program."""
+
+    request: str
+    target: int
+
+
+@dataclass(frozen=True)
 class OpenCertificate:
     """Begin to run the head of the chain and the last certified program in pairs."""
 
@@ -258,14 +287,15 @@ class Resume:
 OnSlot = Train | Examine | Score | Decide | Commit | Void | Look
 OnProposal = Rebase | Rehearse | Foresee | BreakOff | Drop | Accept
 OnCertificate = OpenCertificate | DecideCertificate | SettleCertificate
-Action = Pause | Resume | Move | OnCertificate | OnSlot | OnProposal | Ask
+OnRequest = Steer | RollBack
+Action = Pause | Resume | Move | EndRun | OnRequest | OnCertificate | OnSlot | OnProposal | Ask
 
 
 def due(state: ResearchState, situation: Situation) -> list[Action]:
     """Every action that is due now. Those that are under way are not among them."""
-    certificates: list[Action] = [*on_certificate(state, situation)]
-    if certificates:
-        return certificates  # the frontier may be another one afterwards
+    first: list[Action] = [*steering(state, situation)] or [*on_certificate(state, situation)]
+    if first:
+        return first  # the frontier may be another one afterwards, and so may the rules
     return [
         *pausing(state, situation),
         *on_slots(state, situation),
@@ -273,6 +303,20 @@ def due(state: ResearchState, situation: Situation) -> list[Action]:
         *obsolete(state, situation),
         *questions(state, situation),
     ]
+
+
+# --- a person's requests ---------------------------------------------------------------------------
+
+
+def steering(state: ResearchState, situation: Situation) -> Iterator[OnRequest]:
+    """A rollback that is on record is carried out; then requests are answered, the oldest first."""
+    if (granted := state.steering.rollback) is not None:
+        yield RollBack(granted.request, granted.target or 0)
+        return
+    for request in situation.requests:
+        if request.id in state.steering.heard or not waits(state, request):
+            yield Steer(request)
+            return  # what may be granted next depends on this one
 
 
 # --- pauses --------------------------------------------------------------------------------------
@@ -445,6 +489,9 @@ def on_slots(state: ResearchState, situation: Situation) -> Iterator[Action]:
     """The next step of each open experiment."""
     yield from _moves(state, situation)
     for experiment in state.open:
+        if experiment.number in state.steering.killed and experiment.phase not in _VERDICT_IS_DUE:
+            yield _kill(state, situation, experiment)
+            continue
         if experiment.slot in situation.busy_slots:
             continue
         if experiment.slot < situation.rules.slots or experiment.phase in _VERDICT_IS_DUE:
@@ -476,9 +523,20 @@ def _next_step(state: ResearchState, situation: Situation, experiment: Experimen
             return
 
 
+def _kill(state: ResearchState, situation: Situation, experiment: Experiment) -> Action:
+    """What runs is stopped and void; then its verdict goes on record."""
+    number, slot, asked = experiment.number, experiment.slot, state.steering.killed[experiment.number]
+    if slot in situation.busy_slots:
+        return EndRun(number, slot)
+    if experiment.phase is Phase.OPENED:
+        return Decide(number, slot)
+    return Void(number, slot, "killed", killed_by(asked))
+
+
 def _start(state: ResearchState, situation: Situation, experiment: Experiment) -> Iterator[Action]:
     slot = state.slot(experiment.slot)
-    if not _may_go_on(state, situation) or _rests(slot, situation):
+    held = experiment.slot in state.steering.held
+    if held or not _may_go_on(state, situation) or _rests(slot, situation):
         return
     if slot.noise is None or not situation.rules.is_watched:
         yield Train(experiment.number, experiment.slot)
@@ -554,6 +612,7 @@ def _idle_slots(state: ResearchState, situation: Situation) -> list[int]:
         number
         for number in range(situation.rules.slots)
         if number not in situation.busy_slots
+        and number not in state.steering.held
         and state.slot(number).experiment is None
         and not _rests(state.slot(number), situation)
     ]
@@ -622,7 +681,7 @@ def _most_candidates(situation: Situation) -> int:
 def _before_acceptance(state: ResearchState, situation: Situation, proposal: Proposal) -> Action | None:
     """What has to be done with a proposal before it can become an experiment; None if it is ready."""
     number, rules = proposal.number, situation.rules
-    if proposal.agent not in (rules.agent, rules.understudy, BASELINE, MERGE):
+    if proposal.agent not in (rules.agent, rules.understudy, BASELINE, MERGE, PERSON):
         return Drop(number, f"{proposal.agent} made it, and now {rules.agent} is at work")
     if state.frontier is not None and proposal.parent != state.frontier.commit:
         return Rebase(number)
@@ -670,9 +729,9 @@ def questions(state: ResearchState, situation: Situation) -> Iterator[Ask]:
     left = max(0, situation.rules.slots - _unanswered(state))
     urgent = _urgent_due(state, situation)
     for ask in urgent:
-        if ask.agent == MERGE or left > 0:
+        if ask.agent in _NOBODY_IS_ASKED or left > 0:
             yield ask
-            left -= ask.agent != MERGE
+            left -= ask.agent not in _NOBODY_IS_ASKED
     ideas = _ideas(state, situation, urgent, len(repeats))
     yield from [*ideas][: _room(state, situation, len(urgent))]
 
@@ -706,16 +765,23 @@ def _is_superfluous(state: ResearchState, proposal: Proposal) -> bool:
 def _urgent_due(state: ResearchState, situation: Situation) -> list[Ask]:
     """What goes before new ideas, as far as the limit on experiments has room for it.
 
-    A crash over a trifle gets one repair (R9). Two keeps that started from one frontier are merged: the
-    frontier lacks the change of the first. If the two texts conflict, the agent is asked to combine them.
+    A person's own programs go first. A crash over a trifle gets one repair (R9). Two keeps that started from
+    one frontier are merged: the frontier lacks the change of the first. If the two texts conflict, the agent
+    is asked to combine them.
     """
     agent = situation.rules.agent
-    asks = [Ask(MERGE, "merge", merges=behind) for behind, _ in state.to_merge]
+    queued = state.steering.due(state.proposals) if _has_baseline(state) else ()
+    asks = [Ask(PERSON, "queued", request=one.request) for one in queued]
+    merges = [Ask(MERGE, "merge", merges=behind) for behind, _ in state.to_merge]
     if _may_ask(state, situation):
         if state.to_repair is not None and not _is_absent(state, situation):
-            asks.insert(0, Ask(agent, "fix", fixes=state.to_repair))
-        asks += [Ask(agent, "merge", merges=behind) for behind in state.to_combine[:1]]
-    return asks[: max(0, _most_candidates(situation) - state.candidates - _urgent_alive(state))]
+            asks.append(Ask(agent, "fix", fixes=state.to_repair))
+        merges += [Ask(agent, "merge", merges=behind) for behind in state.to_combine[:1]]
+    return [*asks, *merges][: max(0, _most_candidates(situation) - state.candidates - _urgent_alive(state))]
+
+
+_NOBODY_IS_ASKED = (MERGE, PERSON)
+"""Makers of proposals whose text is there already, or is put together from two that are."""
 
 
 def _urgent_alive(state: ResearchState) -> int:
@@ -723,7 +789,7 @@ def _urgent_alive(state: ResearchState) -> int:
 
 
 def _is_urgent(proposal: Proposal) -> bool:
-    return proposal.purpose in ("fix", "merge")
+    return proposal.purpose in ("fix", "merge", "queued")
 
 
 def _ideas(state: ResearchState, situation: Situation, urgent: Sequence[Ask], repeats: int) -> Iterator[Ask]:
@@ -744,7 +810,7 @@ def _ideas(state: ResearchState, situation: Situation, urgent: Sequence[Ask], re
     if _may_ask(state, situation):
         wanted = rules.slots if rules.asks_ahead else idle
         missing = wanted - (len(ideas) - asked_understudy) - others
-        asked = _unanswered(state) + sum(ask.agent != MERGE for ask in urgent)
+        asked = _unanswered(state) + sum(ask.agent not in _NOBODY_IS_ASKED for ask in urgent)
         most = missing if rules.asks_ahead else min(missing, 1 - asked)
         for _ in range(most):
             yield Ask(rules.agent, "propose")
@@ -775,7 +841,9 @@ def _room(state: ResearchState, situation: Situation, urgent: int) -> int:
 def _unanswered(state: ResearchState) -> int:
     """Questions that the agent is at work on."""
     return sum(
-        not proposal.is_made and proposal.stands_in_for is None and proposal.agent not in (MERGE, REPLICATE)
+        not proposal.is_made
+        and proposal.stands_in_for is None
+        and proposal.agent not in (*_NOBODY_IS_ASKED, REPLICATE)
         for proposal in state.proposals.values()
     )
 
@@ -885,6 +953,8 @@ def stop(state: ResearchState, situation: Situation) -> Stop | None:
     """Why to end now; None to go on. Experiments that are under way are seen through first."""
     if situation.busy_slots or any(experiment.under_way for experiment in state.open):
         return None
+    if [*steering(state, situation)]:
+        return None  # it may change a limit
     if any(slot.pause is not None and slot.faults == 0 for slot in state.slots.values()):
         return None  # that it is over is to go on record first
     return _end(state, situation)
@@ -901,6 +971,8 @@ def _end(state: ResearchState, situation: Situation) -> Stop | None:
     if (plea := _needs_person(state)) is not None:
         return Stop(plea, UserError)
     if state.open or state.proposals or state.to_merge or situation.busy_proposals:
+        return None
+    if state.steering.queue:
         return None
     if state.certificate is not None or is_certificate_due(state, situation):
         return None
@@ -937,7 +1009,7 @@ def _are_all_finished(state: ResearchState, situation: Situation) -> bool:
     if _are_all_tried(state, situation):
         return True
     waiting = any(proposal.repeats is None for proposal in state.proposals.values())
-    return situation.exhausted is not None and not (waiting or state.to_merge)
+    return situation.exhausted is not None and not (waiting or state.to_merge or state.steering.queue)
 
 
 def _needs_person(state: ResearchState) -> str | None:

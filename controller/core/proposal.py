@@ -35,6 +35,8 @@ class Proposal:
     certificate: int | None = None
     pair: int | None = None
     stands_in_for: str | None = None
+    request: str = ""
+    instructions: tuple[str, ...] = ()
     description: str = ""
     hypothesis: str = ""
     expected_effect: float | None = None
@@ -75,6 +77,8 @@ def asked(event: ProposalAsked, time: str) -> Proposal:
         certificate=event.certificate,
         pair=event.pair,
         stands_in_for=event.stands_in_for,
+        request=event.request,
+        instructions=event.instructions,
     )
 
 

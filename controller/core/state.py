@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from controller.core import obstacle
+from controller.core import steering as steering_
 from controller.core.errors import ImpossibleHistory
 from controller.core.events import (
     AgentAbsent,
@@ -37,12 +38,15 @@ from controller.core.events import (
     Pruned,
     Record,
     Resumed,
+    RolledBack,
     ScoringFinished,
     ScoringStarted,
     SessionStarted,
     SessionStopped,
     SlotDisturbed,
     SlotReady,
+    Steered,
+    SteeringRefused,
     TrainingStarted,
     Voided,
 )
@@ -59,6 +63,7 @@ from controller.core.spending import Spending
 from controller.core.statistics.certificate import Certificate, PairRun
 from controller.core.statistics.hopeless import LossLimits, Yardstick
 from controller.core.statistics.replicates import LEAST_DF, LEAST_RUNS, Pool, Run, mean, run_of
+from controller.core.steering import Steering
 from controller.core.values import (
     TRIVIAL_CAUSES,
     Cause,
@@ -71,9 +76,9 @@ from controller.core.values import (
     Work,
 )
 
-BASELINE, MERGE, REPLICATE = "baseline", "merge", "replicate"
-"""What stands for the agent where nobody is asked: the effort's own train.py; a merge of two changes; a
-program that runs again."""
+BASELINE, MERGE, REPLICATE, PERSON = "baseline", "merge", "replicate", "person"
+"""What stands for the agent where none is asked: the effort's own train.py; a merge of two changes; a program
+that runs again; one that a person put in the queue."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,8 @@ class ResearchState:
     lineage: list[Fresh] = field(default_factory=list)
     """What the kept experiments showed on fresh rows, the first one first."""
     spending: Spending = field(default_factory=Spending)
+    steering: Steering = field(default_factory=Steering)
+    """What a person has asked for."""
     notebook: Notebook = field(default_factory=Notebook)
     """What an agent is reminded of."""
     head: str = "0" * 64
@@ -285,7 +292,9 @@ class ResearchState:
         return self.earlier_seconds + max(0.0, (last - began).total_seconds())
 
     def limit(self, name: str) -> float | None:
-        """A limit that the last session ran under, `hours` for instance; None if it had none."""
+        """A limit that is in force, `hours` for instance; None if there is none."""
+        if name in self.steering.limits:
+            return self.steering.limits[name]
         limits = self.session.settings.get("limits") if self.session else None
         value = limits.get(name) if isinstance(limits, Mapping) else None
         return float(value) if isinstance(value, (int, float)) else None
@@ -356,6 +365,10 @@ def apply(state: ResearchState, record: Record) -> None:
             _pause(state, event, record.time)
         case SlotDisturbed() | SlotReady():
             _wait(state, event)
+        case Steered() | SteeringRefused():
+            state.steering = steering_.steered(state.steering, event)
+        case RolledBack():
+            _roll_back(state, event)
         case _:
             if getattr(event, "experiment", None) is not None:
                 _advance(state, record)
@@ -395,14 +408,37 @@ def _move_certified(state: ResearchState, decided: CertificateDecided, commit: s
 
 
 def _fall_back(state: ResearchState, commit: str) -> None:
-    """The chain is taken back. What was asked for on account of it is not wanted any more."""
+    """The chain is taken back."""
     assert state.certified is not None and state.certified.experiment is not None
     state.frontier = state.certified.model_copy(update={"commit": commit})
-    state.fallen |= {number: state.experiments[number].commit or "" for number in state.chain}
-    shown = sum(_showed_fresh(state.experiments[number]) for number in state.chain)
+    fallen, state.chain = state.chain, []
+    _take_back(state, fallen)
+
+
+def _roll_back(state: ResearchState, event: RolledBack) -> None:
+    """A person wants an earlier program to be the frontier. If it is older than the last one that was
+    certified, chains are certified against it from now on."""
+    state.steering = steering_.rolled_back(state.steering, event)
+    standing = [number for number in state.order if number in state.kept and number not in state.fallen]
+    if event.target not in standing:
+        raise ImpossibleHistory(f"experiment {event.target} is no program to go back to")
+    target = state.experiments[event.target]
+    selected_at = target.score.val_bpb if target.score else None
+    state.frontier = _incumbent(state, target.number, event.commit, selected_at)
+    if target.number in state.chain:
+        state.chain = state.chain[: state.chain.index(target.number) + 1]
+    else:
+        state.chain = []
+        state.certified = _incumbent(state, target.number, target.commit or event.commit, selected_at)
+    _take_back(state, standing[standing.index(target.number) + 1 :])
+
+
+def _take_back(state: ResearchState, fallen: Sequence[int]) -> None:
+    """What was asked for on account of these keeps, the latest ones, is not wanted any more."""
+    state.fallen |= {number: state.experiments[number].commit or "" for number in fallen}
+    shown = sum(_showed_fresh(state.experiments[number]) for number in fallen)
     del state.lineage[len(state.lineage) - shown :]
     state.notebook.move_on()
-    state.chain = []
     state.tried = {}
     state.to_merge, state.to_combine, state.to_repair = [], [], None
 
@@ -462,6 +498,7 @@ def _begin_session(state: ResearchState, event: SessionStarted, time: str) -> No
 
     So does a pause that a person asked for. Disk and machine are looked at anew.
     """
+    state.steering = steering_.new_session(state.steering, state.session, event)
     if state.obstacle is not None:  # begun all the same, for a reason: app/run.py
         state.lacked_in_a_row = 0
     state.session, state.stopped = event, None
@@ -495,6 +532,7 @@ def _propose(
     proposal = state.proposals.get(event.proposal)
     if proposal is None:
         raise ImpossibleHistory(f"{event.event} speaks of proposal {event.proposal}, which is not open")
+    state.steering = steering_.answered(state.steering, event, proposal)
     match event:
         case ProposalDropped():
             del state.proposals[event.proposal]
@@ -554,6 +592,7 @@ def _open(state: ResearchState, event: ExperimentOpened, time: str) -> None:
             f"experiment {event.experiment} is of proposal {event.proposal}, which has no text"
         )
     state.removing = None
+    state.steering = steering_.answered(state.steering, event, proposal)
     state.refused_in_a_row = 0
     if proposal.repeats is None:
         state.candidates += 1
@@ -610,6 +649,7 @@ def _advance(state: ResearchState, record: Record) -> None:
         state.reference = advanced.score.work
     if advanced.phase is Phase.DONE:
         _change_slot(state, advanced.slot, experiment=None, noise=None, faults=0, fault="")
+        state.steering = steering_.ended(state.steering, advanced.number)
         _count(state, advanced)
     if isinstance(event, Committed):
         _move_frontier(state, event, advanced)
@@ -660,7 +700,8 @@ def _count(state: ResearchState, finished: Experiment) -> None:
     state.order.append(finished.number)
     if finished.repeats is None:
         state.tried_since_replicate += finished.number > 0
-        state.notebook.learn(finished)
+        if finished.cause is not Cause.KILLED:
+            state.notebook.learn(finished)
         if finished.cause in TRIVIAL_CAUSES and finished.proposal.purpose != "fix":
             state.to_repair = finished.number
     lacked = obstacle.of(finished)

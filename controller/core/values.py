@@ -26,6 +26,7 @@ class Cause(StrEnum):
     MARGIN = "margin"
     REPLICATE = "replicate"
     HOPELESS = "hopeless"
+    KILLED = "killed"
     # crash
     SYNTAX = "syntax"
     IMPORT = "import"

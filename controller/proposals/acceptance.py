@@ -10,7 +10,8 @@ from controller.core.events import ExperimentOpened, ProposalMade, ProposalRefus
 from controller.core.program.policy import Objection, check, digest
 from controller.core.program.seeding import SEED_BITS, seeded
 from controller.core.program.suspicion import suspected
-from controller.core.state import BASELINE, REPLICATE
+from controller.core.proposal import Proposal
+from controller.core.state import BASELINE, PERSON, REPLICATE
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Change
 from controller.proposals.context import ContextBuilder
@@ -42,7 +43,7 @@ def accept(effort: Effort, contexts: ContextBuilder, proposal: int, slot: int) -
     parent = contexts.frontier.commit
     if known.repeats is not None:
         parent, parent_py = effort.state.experiments[known.repeats].commit or parent, train_py
-    objection = None if known.agent in (BASELINE, REPLICATE) else _objection(contexts, train_py)
+    objection = _objection(contexts, known, train_py)
     if objection is not None:
         detail = clean_line(objection.detail)
         effort.record(ProposalRefused(proposal=proposal, cause=objection.cause, detail=detail))
@@ -63,7 +64,12 @@ def accept(effort: Effort, contexts: ContextBuilder, proposal: int, slot: int) -
     )
 
 
-def _objection(contexts: ContextBuilder, train_py: str) -> Objection | None:
+def _objection(contexts: ContextBuilder, proposal: Proposal, train_py: str) -> Objection | None:
+    """A person may run again what was run before."""
+    if proposal.agent in (BASELINE, REPLICATE):
+        return None
+    if proposal.agent == PERSON:
+        return check(train_py, contexts.frontier_py)
     return check(train_py, contexts.frontier_py, contexts.tried()) or suspected(train_py, contexts.suspects())
 
 

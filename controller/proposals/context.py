@@ -72,6 +72,7 @@ class ContextBuilder:
             excerpt=self._runs.excerpt,
             services=services,
             keeps=keeps_of(state),
+            instructions=[one.text for one in state.steering.told(proposal, state.proposals)],
         )
 
 

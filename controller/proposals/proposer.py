@@ -25,7 +25,7 @@ from controller.core.plan import Ask, Foresee, Rehearse, Situation
 from controller.core.program.rebase import Stale
 from controller.core.proposal import Proposal
 from controller.core.rules import Rules
-from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState
+from controller.core.state import BASELINE, MERGE, PERSON, REPLICATE, ResearchState
 from controller.core.untrusted import clean_line
 from controller.core.values import Change
 from controller.ports import Agent, Clock, Rehearsal, Repository
@@ -46,13 +46,13 @@ class Proposer:
         effort: Effort,
         contexts: ContextBuilder,
         repository: Repository,
-        agents: Mapping[str, Agent],
+        agents: Callable[[], Mapping[str, Agent]],
         clock: Clock,
-        rules: Rules,
+        rules: Callable[[], Rules],
         *,
         rehearsal: Rehearsal | None,
     ) -> None:
-        """`agents` by name. `rehearsal` None: nothing is rehearsed."""
+        """`agents` by name and `rules`: those of the moment. `rehearsal` None: nothing is rehearsed."""
         self.exhausted: str | None = None
         """Why the agent has nothing further to propose."""
         self.understudy_failed = False
@@ -89,7 +89,8 @@ class Proposer:
 
     def ask(self, action: Ask) -> int:
         """Put a question on record; return the proposal's number. The caller holds the effort's lock."""
-        number = self._state.next_proposal
+        number, agent = self._state.next_proposal, self._agents().get(action.agent)
+        told = agent is not None and agent.asks_ahead
         self._effort.record(
             ProposalAsked(
                 proposal=number,
@@ -102,6 +103,8 @@ class Proposer:
                 certificate=action.certificate,
                 pair=action.pair,
                 stands_in_for=action.stands_in_for,
+                request=action.request,
+                instructions=self._state.steering.untold(self._state.proposals) if told else (),
             )
         )
         return number
@@ -169,8 +172,12 @@ class Proposer:
                 return self._merge(proposal)
             if proposal.agent == REPLICATE:
                 return self._again(proposal)
+            if proposal.agent == PERSON:
+                return self._queued(proposal)
             context = self._contexts.context(self._services(number), number)
-            agent = self._agents[proposal.agent]
+            agent = self._agents().get(proposal.agent)
+            if agent is None:
+                raise Interrupted(f"{proposal.agent} is no longer asked")
         try:
             match proposal.purpose:
                 case "fix":
@@ -261,6 +268,16 @@ class Proposer:
             suspects=self._contexts.suspects(),
             rehearsal=self._rehearsal,
             stop=stop,
+        )
+
+    def _queued(self, proposal: Proposal) -> Change:
+        """A program that a person put in the queue."""
+        (asked,) = (one for one in self._state.steering.queue if one.request == proposal.request)
+        return Change(
+            train_py=self._effort.text(asked.train_sha256),
+            description=asked.text,
+            hypothesis=asked.reason,
+            idea="queued",
         )
 
     def _experiment(self, number: int | None) -> Experiment:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from controller.core.events import ProposalDropped, ProposalRebased
 from controller.core.program.rebase import Stale, rebase
 from controller.core.proposal import Proposal
+from controller.core.state import PERSON
 from controller.core.untrusted import clean_line
 from controller.proposals.context import ContextBuilder
 from controller.store.effort import Effort
@@ -15,6 +16,10 @@ from controller.store.effort import Effort
 def rebase_on_frontier(effort: Effort, contexts: ContextBuilder, number: int) -> None:
     """Record a proposal as rebased on the frontier, or as dropped. The caller holds the effort's lock."""
     proposal = effort.state.proposals[number]
+    if proposal.agent == PERSON:  # who wants this text and no other
+        commit, sha256 = contexts.frontier.commit, proposal.train_sha256
+        effort.record(ProposalRebased(proposal=number, parent=commit, train_sha256=sha256))
+        return
     try:
         train_py = rebased(effort, contexts, proposal, contexts.frontier_py, contexts.tried())
     except Stale as stale:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from controller.core.errors import AgentAway, AgentExhausted, Interrupted
 from controller.core.events import ApiAnswered, ApiFailed, ApiRequested, ProposalRehearsed
@@ -24,7 +24,7 @@ class ProposalServices:
         self,
         effort: Effort,
         clock: Clock,
-        rules: Rules,
+        rules: Callable[[], Rules],
         *,
         proposal: int,
         frontier_py: str,
@@ -133,7 +133,7 @@ class ProposalServices:
             raise Interrupted(f"proposal {self._proposal} was given up")
 
     def _require_money(self, reserve_usd: float) -> None:
-        over = over_budget(self._effort.state.spending, self._rules, self._clock.now(), reserve_usd)
+        over = over_budget(self._effort.state.spending, self._rules(), self._clock.now(), reserve_usd)
         if over is None:
             return
         if over.retry_seconds is None:

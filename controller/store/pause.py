@@ -17,8 +17,10 @@ from pathlib import Path
 
 from controller.core.errors import UserError
 from controller.core.rules import Wish
+from controller.core.steering_request import SteeringRequest
 from controller.core.untrusted import clean_line
 from controller.files import write_atomic
+from controller.store import requests
 
 NAME = "pause.json"
 NO_PAUSE = Wish(paused=False)
@@ -40,7 +42,7 @@ def read(home: Path) -> Wish:
 def write(home: Path, *, paused: bool, reason: str = "") -> None:
     """Replace the last request. Raises UserError if it cannot be written."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
-    told = {"paused": paused, "by": _who(), "reason": clean_line(reason), "at": now}
+    told = {"paused": paused, "by": who(), "reason": clean_line(reason), "at": now}
     try:
         write_atomic(home / NAME, json.dumps(told).encode("ascii") + b"\n")
     except OSError as error:
@@ -51,7 +53,7 @@ def write(home: Path, *, paused: bool, reason: str = "") -> None:
         raise UserError(f"{home / NAME} cannot be written: {error.strerror}.") from error
 
 
-def _who() -> str:
+def who() -> str:
     """The account and its machine or container, as user@host."""
     try:
         account = pwd.getpwuid(os.getuid()).pw_name
@@ -70,6 +72,14 @@ class HomeSurroundings:
 
     def wish(self) -> Wish:
         return read(self._home)
+
+    def requests(self) -> tuple[SteeringRequest, ...]:
+        """See ports.Surroundings."""
+        return requests.read(self._home)
+
+    def answered(self, request: str) -> None:
+        """See ports.Surroundings."""
+        requests.remove(self._home, request)
 
     def shortage(self, share: float = 1.0) -> str | None:
         """See ports.Surroundings."""

@@ -96,11 +96,12 @@ class GitRepository:
     def take_back(self, commit: str, message: str, trailers: Mapping[str, str]) -> str:
         """Commit the files of an earlier commit on top of the branch and return the full hash.
 
-        Idempotent for each `Certificate` trailer: nothing is committed before the journal has heard of it.
+        Idempotent for each first trailer: nothing is committed before the journal has heard of it.
         """
         head = self.head()
         (_, newest), *_ = self._log(head, "--no-walk")
-        if newest.get("Certificate") == trailers["Certificate"]:
+        name, value = next(iter(trailers.items()))
+        if newest.get(name) == value:
             return head
         return self._advance(head, self._tree(self.files(commit)), message, trailers)
 

@@ -61,18 +61,19 @@ class Runs:
 
         Raises InfrastructureError if it cannot be written.
         """
-        if experiment.outcome is None or experiment.decision is None:
+        if experiment.decision is None:
             raise ValueError(f"experiment {experiment.number} is not decided")
         folder = self.folder(experiment.number)
         try:
             make_folder(folder)
-            self.append_summary(
-                folder / "run.log",
-                experiment.outcome,
-                experiment.judgement,
-                experiment.decision,
-                frontier_bpb=experiment.frontier_bpb,
-            )
+            if experiment.outcome is not None:  # a killed one has none
+                self.append_summary(
+                    folder / "run.log",
+                    experiment.outcome,
+                    experiment.judgement,
+                    experiment.decision,
+                    frontier_bpb=experiment.frontier_bpb,
+                )
             reach("summary-appended")
             write_atomic(folder / "experiment.json", describe(experiment))
         except OSError as error:

@@ -30,6 +30,8 @@ from controller.core.events import (
     ProposalRehearsed,
     Pruned,
     Record,
+    RolledBack,
+    Steered,
     TrainingFinished,
 )
 from controller.core.experiment import Experiment, Phase
@@ -67,8 +69,11 @@ class _Pass:
     """By kept experiment: the heads of the journal between its verdict and its commit."""
     settling: dict[int, set[str]] = field(default_factory=dict)
     """By certificate: the same between what came of it and the repository's hearing of it."""
-    branch: list[int | CertificateDecided] = field(default_factory=list)
-    """What the commits of the branch are, base aside: kept experiments, and chains that were taken back."""
+    rolling_back: dict[str, set[str]] = field(default_factory=dict)
+    """By request: the same between a person's wish to roll back and the repository's hearing of it."""
+    branch: list[int | CertificateDecided | Steered] = field(default_factory=list)
+    """What the commits of the branch are, base aside: kept experiments, chains that were taken back by a
+    certificate, and rollbacks."""
     latest: dict[int, int] = field(default_factory=dict)
     """By slot: its latest experiment, the only one on it that may not be closed yet."""
 
@@ -87,6 +92,7 @@ class _Pass:
             if isinstance(record.data, CertificateDecided):
                 self.problems.extend(_certify_again(record, record.data, self.state))
             self.problems.extend(_spend_again(record, self.state))
+            pending = self.state.steering.rollback
             try:
                 apply(self.state, record)
             except (ImpossibleHistory, ImpossibleCall) as error:
@@ -95,9 +101,11 @@ class _Pass:
             if isinstance(record.data, ExperimentOpened | ExperimentMoved):
                 self.latest[record.data.slot] = record.data.experiment
             self.problems.extend(_check_blobs(self.home, record, pruned))
-            self._follow_branch(record)
+            self._follow_branch(record, pending)
             if self.state.unsettled is not None:
                 self.settling.setdefault(self.state.unsettled.certificate, set()).add(record.hash)
+            if (asked := self.state.steering.rollback) is not None:
+                self.rolling_back.setdefault(asked.request, set()).add(record.hash)
             for experiment in self.state.open:
                 if experiment.phase is Phase.DECIDED:
                     self.heads.setdefault(experiment.number, set()).add(record.hash)
@@ -112,10 +120,13 @@ class _Pass:
                 "lines were cut off its end, or it was written anew"
             )
 
-    def _follow_branch(self, record: Record) -> None:
+    def _follow_branch(self, record: Record, rollback: Steered | None) -> None:
+        """`rollback`: the one that was asked for before this record."""
         event = record.data
         if isinstance(event, Committed):
             self.branch.append(event.experiment)
+        elif isinstance(event, RolledBack) and rollback is not None:
+            self.branch.append(rollback)
         elif isinstance(event, CertificateSettled):
             decided = self.state.certificates[-1]
             if decided.outcome != "certified":
@@ -174,6 +185,11 @@ def _check_snapshot(told: _Pass) -> Iterator[str]:
 def _decide_again(record: Record, event: Decided, state: ResearchState) -> Iterator[str]:
     experiment = next((known for known in state.open if known.number == event.experiment), None)
     frontier = state.frontier
+    if experiment is not None and event.decision.cause is Cause.KILLED:
+        if experiment.number not in state.steering.killed:
+            where = f"{journal.NAME} line {record.seq + 1}"
+            yield f"{where}: experiment {event.experiment} was killed, and nobody asked for that"
+        return
     if experiment is None or frontier is None or experiment.outcome is None:
         return  # apply() has the words for it
     where = f"{journal.NAME} line {record.seq + 1}: experiment {event.experiment}"
@@ -255,6 +271,8 @@ def _blobs(event: AnyEvent) -> tuple[str, ...]:
             return event.train_sha256, event.ran_sha256, event.diff_sha256
         case ProposalMade() | ProposalRebased() | ProposalRehearsed():
             return (event.train_sha256,)
+        case Steered(train_sha256=name) if name:
+            return (name,)
         case ApiRequested():
             return (event.request_sha256,)
         case ApiAnswered():
@@ -351,13 +369,15 @@ def _check_git(home: Path, told: _Pass, at_work: bool) -> Iterator[str]:
         expected = [*told.branch]
         deciding = (known.number for known in state.open if known.phase is Phase.DECIDED)
         falling = state.unsettled if state.unsettled and state.unsettled.outcome != "certified" else None
-        pending = next(deciding, falling)
+        pending = next(deciding, falling or state.steering.rollback)
         if pending is not None and len(kept) == len(expected) + 1:
             expected.append(pending)  # committed, and about to be journalled as such
         elif len(kept) != len(expected) and not (at_work and len(kept) > len(expected)):
             yield f"repo: the branch has {len(kept)} commits after its base, the journal {len(expected)}"
         for what, (commit, trailers) in zip(expected, kept, strict=False):
-            if isinstance(what, CertificateDecided):
+            if isinstance(what, Steered):
+                yield from _check_rolled_back(repository, told, what, commit, trailers)
+            elif isinstance(what, CertificateDecided):
                 yield from _check_taken_back(repository, told, what, commit, trailers)
             else:
                 experiment, heads = state.experiments[what], told.heads[what]
@@ -383,6 +403,20 @@ def _check_taken_back(
         yield f"{where} was made from a journal that is not this one: lines are missing"
     if repository.files(commit) != repository.files(base):
         yield f"{where} takes a chain back to something else than experiment {decided.base}"
+
+
+def _check_rolled_back(
+    repository: GitRepository, told: _Pass, asked: Steered, commit: str, trailers: dict[str, str]
+) -> Iterator[str]:
+    where, target = f"repo: commit {commit[:7]}", told.state.experiments[asked.target or 0].commit or ""
+    due = {"Rollback": asked.request, "Back-To": str(asked.target)}
+    if {name: trailers.get(name) for name in due} != due:
+        yield f"{where} stands where a person went back to experiment {asked.target}"
+        return
+    if trailers.get("Journal") not in told.rolling_back[asked.request]:
+        yield f"{where} was made from a journal that is not this one: lines are missing"
+    if repository.files(commit) != repository.files(target):
+        yield f"{where} goes back to something else than experiment {asked.target}"
 
 
 def _check_certified(repository: GitRepository, told: _Pass, at_work: bool) -> Iterator[str]:

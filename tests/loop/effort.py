@@ -116,6 +116,12 @@ class Effort:
         self.trainer = self.slot.trainer = trainer
         self.slot.judge = FakeJudge(trainer)
 
+    def begin_with(self, agent: Agent) -> None:
+        """Ask another agent from now on."""
+        self.agent = agent
+        self.components.agents = [agent]
+        self.rule(agent=agent.name, asks_ahead=agent.asks_ahead)
+
     def restart(self) -> None:
         assert self._journal is not None
         self._journal.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.app.service import retried, staying
+from controller.app.service import retried, stay
 from controller.core.errors import (
     AgentExhausted,
     InfrastructureError,
@@ -26,7 +26,7 @@ from controller.core.state import fold
 from controller.core.values import Change, Draw, Refusal, RunOutcome, Score, Verdict, Work
 from controller.loop import Loop
 from controller.ports import Attempt, Context
-from controller.store import pause
+from controller.store import pause, requests
 from controller.store.journal import Journal, read_records
 from controller.store.pause import HomeSurroundings
 from controller.store.snapshot import standing
@@ -398,11 +398,31 @@ def test_a_machine_that_will_not_be_fit_by_itself_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("error", "waits"), [(Unfit("no user"), True), (NotReady("no engine"), False)])
-def test_a_service_stays_when_only_a_person_can_help(error: NotReady, waits: bool) -> None:
+def test_a_service_stays_when_only_a_person_can_help(error: NotReady, waits: bool, tmp_path: Path) -> None:
     waited = threading.Event()
-    with pytest.raises(type(error)), staying(Staying(waited)):
+
+    def work() -> str:
         raise error
+
+    with pytest.raises(type(error)):
+        stay(work, tmp_path, Staying(waited))
     assert waited.is_set() is waits
+
+
+def test_a_service_that_has_ended_goes_on_when_a_person_asks_for_something(tmp_path: Path) -> None:
+    reasons = ["limit of 4 experiments reached", "limit of 5 experiments reached"]
+    asked, stop = [*reasons], threading.Event()
+
+    def work() -> str:
+        for request in requests.read(tmp_path):
+            requests.remove(tmp_path, request.id)
+        if len(asked) == len(reasons):
+            requests.submit(tmp_path, "limit", "somebody", limits={"experiments": 5})
+        else:
+            stop.set()
+        return asked.pop(0)
+
+    assert stay(work, tmp_path, stop) == reasons[1] and asked == []
 
 
 class Staying(threading.Event):

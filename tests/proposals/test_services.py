@@ -49,7 +49,7 @@ def real_services(story: Story, limits: Limits, tried: frozenset[str] = frozense
     return ProposalServices(
         Effort(story.journal, story.state, Silent(), Evening()),
         Evening(),
-        Rules(agent="m", limits=limits),
+        lambda: Rules(agent="m", limits=limits),
         proposal=0,
         frontier_py=BASELINE,
         tried=tried,

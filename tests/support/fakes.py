@@ -28,6 +28,7 @@ from controller.core.scoring.curve import POINTS, CurveReader
 from controller.core.scoring.runlog import claim, crash_cause
 from controller.core.state import ResearchState
 from controller.core.statistics.hopeless import hopeless
+from controller.core.steering_request import SteeringRequest
 from controller.core.values import (
     Cause,
     Conditions,
@@ -109,9 +110,16 @@ class RoomyHome:
 
     wished: Wish = field(default_factory=lambda: Wish(paused=False))
     short: bool = False
+    asked: list[SteeringRequest] = field(default_factory=list)
 
     def wish(self) -> Wish:
         return self.wished
+
+    def requests(self) -> tuple[SteeringRequest, ...]:
+        return tuple(self.asked)
+
+    def answered(self, request: str) -> None:
+        self.asked = [one for one in self.asked if one.id != request]
 
     def shortage(self, share: float = 1.0) -> str | None:
         return "The disk is full." if self.short else None

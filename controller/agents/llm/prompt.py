@@ -89,6 +89,10 @@ Add it to the frontier, adapted to what stands there now, and submit. Change not
 go together, say so and submit nothing."""
 
 
+_INSTRUCTED = """\
+The person who runs this effort has an instruction for you. Follow it, within the rules of program.md:"""
+
+
 @dataclass(frozen=True)
 class Parts:
     """The opening of a conversation, in parts that stay the same for ever shorter."""
@@ -103,7 +107,7 @@ def proposal_parts(context: Context, mode: Mode, turns: int, room: int) -> Parts
     digest = "\n\n".join(_digest(context, room))
     candidates = ", ".join(f"#{number}" for number in context.notebook.older_misses)
     task = _TASKS[mode].format(count=context.notebook.without_keep, candidates=candidates)
-    return Parts(*_stable(context, turns), f"{digest}\n\n{task}")
+    return Parts(*_stable(context, turns), f"{digest}\n\n{task}{_instructed(context)}")
 
 
 def fix_parts(context: Context, crashed: Experiment, train_py: str, turns: int) -> Parts:
@@ -115,7 +119,7 @@ def fix_parts(context: Context, crashed: Experiment, train_py: str, turns: int) 
         train_py=fence_code(train_py),
         excerpt=_excerpt(context, crashed.number),
     )
-    return Parts(*_stable(context, turns), moment)
+    return Parts(*_stable(context, turns), moment + _instructed(context))
 
 
 def combine_parts(context: Context, behind: Experiment, turns: int) -> Parts:
@@ -125,7 +129,15 @@ def combine_parts(context: Context, behind: Experiment, turns: int) -> Parts:
         description=clean_line(behind.proposal.description),
         diff=fence_code(clip(context.diff(behind.number), DIFF_CHARACTERS)),
     )
-    return Parts(*_stable(context, turns), moment)
+    return Parts(*_stable(context, turns), moment + _instructed(context))
+
+
+def _instructed(context: Context) -> str:
+    """What a person says this time; unlike what is quoted elsewhere, it is meant to be followed."""
+    if not context.instructions:
+        return ""
+    words = "\n\n".join(fence(text) for text in context.instructions)
+    return f"\n\n{_INSTRUCTED}\n\n{words}"
 
 
 def _stable(context: Context, turns: int) -> tuple[str, str]:

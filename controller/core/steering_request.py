@@ -1,0 +1,160 @@
+"""What a person may ask of an effort while it runs, and whether it can be granted. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from controller.core.events import CertificateDecided, Steered, SteeringRefused, Verb
+from controller.core.experiment import Phase
+from controller.core.program import policy
+from controller.core.state import ResearchState
+from controller.core.steering import LIMITS
+from controller.core.untrusted import clean_line, clean_text
+from controller.core.values import Value
+
+INSTRUCTION_CHARACTERS = 4000
+"""Of one instruction, at most."""
+REASON_CHARACTERS = 500
+
+
+class SteeringRequest(Value):
+    """One request, as it waits in the home until a controller reads it."""
+
+    id: str = Field(pattern=r"^[0-9a-zA-Z][0-9a-zA-Z-]{0,63}$")
+    """Orders the requests by time."""
+    verb: Verb
+    by: str
+    at: str
+    """When, UTC."""
+    reason: str = ""
+    target: int | None = None
+    slot: int | None = None
+    text: str = ""
+    """With `instruct`: what the agent is told. With `queue`: the program's description."""
+    train_py: str = ""
+    """With `queue`: the program."""
+    limits: dict[str, float | None] = Field(default_factory=dict)
+    agent: str = ""
+
+    def granted(self, text: str = "", train_sha256: str = "") -> Steered:
+        """What goes on record; `text` and the blob's name as the verb needs them."""
+        return Steered(
+            request=self.id,
+            verb=self.verb,
+            by=clean_line(self.by),
+            at=clean_line(self.at),
+            reason=clean_line(self.reason, REASON_CHARACTERS),
+            target=self.target,
+            slot=self.slot,
+            text=clean_text(text, INSTRUCTION_CHARACTERS),
+            train_sha256=train_sha256,
+            limits=self.limits,
+            agent=self.agent,
+        )
+
+    def refused(self, because: str) -> SteeringRefused:
+        """What goes on record if it cannot be granted."""
+        return SteeringRefused(
+            request=self.id,
+            verb=self.verb,
+            by=clean_line(self.by),
+            at=clean_line(self.at),
+            reason=clean_line(self.reason, REASON_CHARACTERS),
+            because=clean_line(because, REASON_CHARACTERS),
+        )
+
+
+def waits(state: ResearchState, request: SteeringRequest) -> bool:
+    """A rollback waits for an open certificate, which is about the frontier, and for a commit."""
+    committing = any(known.phase is Phase.DECIDED for known in state.open)
+    return request.verb == "rollback" and (state.certificate is not None or committing)
+
+
+def objection(state: ResearchState, request: SteeringRequest, slots: int) -> str | None:
+    """Why a request cannot be granted, in a sentence; None if it can, as far as the state tells."""
+    match request.verb:
+        case "instruct":
+            return _of_instruction(request.text)
+        case "queue":
+            found = policy.check(request.train_py, None)
+            return f"It cannot be run: {found.detail}." if found else None
+        case "kill":
+            return _of_kill(state, request.target)
+        case "requeue":
+            return _of_requeue(state, request.target)
+        case "rollback":
+            return _of_rollback(state, request.target)
+        case "limit":
+            return _of_limits(request.limits)
+        case "hold" | "release":
+            there = request.slot is not None and 0 <= request.slot < slots
+            return None if there else f"There is no slot {request.slot}; there are {slots}, from 0."
+        case "agent":
+            return None
+
+
+def _of_instruction(text: str) -> str | None:
+    if not text.strip():
+        return "The instruction is empty."
+    if len(text) > INSTRUCTION_CHARACTERS:
+        return f"The instruction has {len(text)} characters; {INSTRUCTION_CHARACTERS} is the most."
+    return None
+
+
+def _of_kill(state: ResearchState, number: int | None) -> str | None:
+    found = next((known for known in state.open if known.number == number), None)
+    if found is None:
+        return f"Experiment {number} is not running."
+    if number == 0:
+        return "Everything is compared with the baseline, so it cannot be killed; stop the effort instead."
+    if found.phase in (Phase.JUDGED, Phase.DECIDED):
+        return f"Experiment {number} has its score already."
+    return None
+
+
+def _of_requeue(state: ResearchState, number: int | None) -> str | None:
+    if number is None or not 0 <= number < len(state.experiments):
+        return f"There is no experiment {number}; `glovebox log` lists all of them."
+    if state.experiments[number].repeats is not None:
+        return f"Experiment {number} only repeats {state.experiments[number].repeats}; queue that one."
+    return None
+
+
+def _of_rollback(state: ResearchState, number: int | None) -> str | None:
+    places = sorted(set(rollback_targets(state)))
+    if number in places:
+        return None
+    named = ", ".join(map(str, places)) or "there is none"
+    return f"The frontier cannot go back to experiment {number}; it can to: {named}."
+
+
+def rollback_targets(state: ResearchState) -> Iterator[int]:
+    """Programs that the frontier can go back to: the provisional keeps, and everything that was certified,
+    the first keep included. What was taken back is not among them, and neither is the frontier."""
+    now = state.frontier.experiment if state.frontier else None
+    good = [decided for decided in state.certificates if decided.outcome == "certified"]
+    for number in [*_first(state, good), *(decided.head for decided in good), *state.chain]:
+        if number != now and number not in state.fallen:
+            yield number
+
+
+def _first(state: ResearchState, good: list[CertificateDecided]) -> list[int]:
+    if good:
+        return [good[0].base]
+    certified = state.certified.experiment if state.certified else None
+    return [certified] if certified is not None else []
+
+
+def _of_limits(limits: dict[str, float | None]) -> str | None:
+    if not limits:
+        return "No limit is named."
+    if unknown := sorted(set(limits) - set(LIMITS)):
+        return f"There is no limit {clean_line(unknown[0], 60)}; the limits are {', '.join(LIMITS)}."
+    for name, value in limits.items():
+        whole = name != "experiments" or value is None or value == int(value)
+        if value is not None and not (math.isfinite(value) and value > 0 and whole):
+            return f"The limit on {name} must be a{' whole' if name == 'experiments' else ''} number above 0."
+    return None
