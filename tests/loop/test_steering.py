@@ -280,7 +280,7 @@ def test_the_frontier_goes_back_and_what_came_since_is_taken_back(
     (back,) = told(effort, RolledBack)
     assert (back.target, back.request) == (1, request) and sorted(state.fallen) == [2, 3]
     assert state.experiments[4].parent == back.commit and state.experiments[4].verdict is Verdict.KEEP
-    assert effort.git_log()[4:] == ["Back to experiment 1: a person asked for it", "another text"]
+    assert effort.git_log()[5:] == ["Back to experiment 1: a person asked for it", "another text"]
     assert state.chain == [1, 4] and state.frontier is not None and state.frontier.experiment == 4
     at_rest(effort)
 
