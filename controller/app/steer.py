@@ -11,7 +11,7 @@ from controller.app.run import read_train
 from controller.core.errors import UserError
 from controller.core.events import Verb
 from controller.core.state import ResearchState
-from controller.core.steering_request import SteeringRequest, objection
+from controller.core.steering_request import objection
 from controller.store import requests
 from controller.store.lock import home_in_use
 from controller.store.pause import who
@@ -57,13 +57,12 @@ def ask(home: Path, verb: Verb, reason: str, **fields: Any) -> None:
     Raises UserError.
     """
     require_effort(home)
-    by = who()
-    checked = SteeringRequest(id="0", verb=verb, by=by, at="", reason=reason, **fields)
+    request = requests.made(verb, who(), reason=reason, **fields)
     state, _ = read_standing(home)
-    because = objection(state, checked, _slots(state))
+    because = objection(state, request, _slots(state))
     if because is not None:
         raise UserError(because)
-    requests.submit(home, verb, by, reason=reason, **fields)
+    requests.submit(home, request)
     print("Asked." if home_in_use(home) else "No controller is at work; the next one will hear of it.")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Iterator
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from controller.core.events import CertificateDecided, Steered, SteeringRefused, Verb
 from controller.core.experiment import Phase
@@ -39,13 +40,19 @@ class SteeringRequest(Value):
     limits: dict[str, float | None] = Field(default_factory=dict)
     agent: str = ""
 
+    @field_validator("at")
+    @classmethod
+    def _require_time(cls, at: str) -> str:
+        """The views show it as one."""
+        return dt.datetime.fromisoformat(at).astimezone(dt.UTC).isoformat(timespec="seconds")
+
     def granted(self, text: str = "", train_sha256: str = "") -> Steered:
         """What goes on record; `text` and the blob's name as the verb needs them."""
         return Steered(
             request=self.id,
             verb=self.verb,
             by=clean_line(self.by),
-            at=clean_line(self.at),
+            at=self.at,
             reason=clean_line(self.reason, REASON_CHARACTERS),
             target=self.target,
             slot=self.slot,
@@ -61,7 +68,7 @@ class SteeringRequest(Value):
             request=self.id,
             verb=self.verb,
             by=clean_line(self.by),
-            at=clean_line(self.at),
+            at=self.at,
             reason=clean_line(self.reason, REASON_CHARACTERS),
             because=clean_line(because, REASON_CHARACTERS),
         )

@@ -33,11 +33,14 @@ from controller.core.events import (
     Quarantined,
     Record,
     Resumed,
+    RolledBack,
     ScoringFinished,
     SessionStarted,
     SessionStopped,
     SlotDisturbed,
     SlotReady,
+    Steered,
+    SteeringRefused,
     TrainingFinished,
     TrainingStarted,
     Voided,
@@ -158,6 +161,11 @@ def _fields_of_agent(event: AnyEvent) -> dict[str, Any]:
         case Resumed():
             over = {"why": event.why, "by": event.by, "seconds": event.seconds}
             return over if event.slot is None else {**over, "slot": event.slot}
+        case Steered() | SteeringRefused():
+            refused = event.because if isinstance(event, SteeringRefused) else None
+            return {"verb": event.verb, "by": event.by, "why": event.reason, "refused": refused}
+        case RolledBack():
+            return {"target": event.target, "commit": event.commit}
         case _:
             return {}
 

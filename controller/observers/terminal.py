@@ -25,8 +25,11 @@ from controller.core.events import (
     Quarantined,
     Record,
     Resumed,
+    RolledBack,
     SessionStarted,
     SlotDisturbed,
+    Steered,
+    SteeringRefused,
     Voided,
 )
 from controller.core.experiment import Experiment, Phase
@@ -35,7 +38,7 @@ from controller.core.untrusted import clean_line
 from controller.core.values import Verdict
 from controller.observers.log import OperationalLog
 from controller.ports import Clock, Observer
-from controller.views import certificates, costs, curves
+from controller.views import certificates, costs, curves, steering
 from controller.views.conditions import paused
 from controller.views.facts import description, effect
 from controller.views.tables import verdict_text
@@ -152,6 +155,8 @@ class Terminal:
                 yield Text(
                     f"experiment {event.experiment} is scored again: {clean_line(event.reason)}", "yellow"
                 )
+            case Voided(cause="killed"):
+                return  # its verdict follows
             case Voided() as event:
                 yield Text(f"experiment {event.experiment} is repeated: {clean_line(event.reason)}", "yellow")
             case Paused(why=why, reason=reason, by=by):
@@ -162,6 +167,8 @@ class Terminal:
                 yield Text(
                     f"experiment {event.experiment} waits: {clean_line(event.disturbance.detail)}", "yellow"
                 )
+            case Steered() | SteeringRefused() | RolledBack() as event:
+                yield Text(steering.sentence(event) or "", "yellow")
             case _:
                 return
 

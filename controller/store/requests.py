@@ -33,18 +33,21 @@ _AT_ONCE = 100
 log = structlog.stdlib.get_logger(__name__)
 
 
-def submit(home: Path, verb: Verb, by: str, **fields: Any) -> str:
-    """Put a request down for the controller; return its id. Raises UserError if it cannot be written."""
+def made(verb: Verb, by: str, **fields: Any) -> SteeringRequest:
+    """A request of this moment."""
     now = dt.datetime.now(dt.UTC)
     name = f"{now:%Y%m%dT%H%M%S}-{now.microsecond:06d}-{secrets.token_hex(4)}"
-    request = SteeringRequest(id=name, verb=verb, by=by, at=now.isoformat(timespec="seconds"), **fields)
-    path = home / FOLDER / f"{name}{_SUFFIX}"
+    return SteeringRequest(id=name, verb=verb, by=by, at=now.isoformat(timespec="seconds"), **fields)
+
+
+def submit(home: Path, request: SteeringRequest) -> None:
+    """Put a request down for the controller. Raises UserError if it cannot be written."""
+    path = home / FOLDER / f"{request.id}{_SUFFIX}"
     try:
         make_folder(path.parent)
         write_atomic(path, request.model_dump_json(ensure_ascii=True).encode("ascii") + b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    return name
 
 
 def read(home: Path) -> tuple[SteeringRequest, ...]:

@@ -14,9 +14,11 @@ from controller.core.events import (
     ApiFailed,
     ApiRequested,
     ExperimentOpened,
+    ProposalAsked,
     ProposalRehearsed,
     Pruned,
     Record,
+    Steered,
 )
 from controller.core.untrusted import clean_line, clean_text
 from controller.views.costs import moment, tokens
@@ -49,11 +51,24 @@ def trail_of_proposal(records: Iterable[Record], proposal: int) -> list[Record]:
 
 def _story(records: Sequence[Record], number: int | None, proposal: int | None) -> list[Record]:
     calls = {r.data.call for r in records if isinstance(r.data, ApiRequested) and r.data.proposal == proposal}
-    return [record for record in records if _belongs(record, number, proposal, calls)]
+    asked = next((r.data for r in records if _asks(r.data, proposal)), None)
+    wishes = {asked.request, *asked.instructions} if isinstance(asked, ProposalAsked) else set()
+    return [record for record in records if _belongs(record, number, proposal, calls, wishes)]
 
 
-def _belongs(record: Record, number: int | None, proposal: int | None, calls: Collection[int]) -> bool:
+def _asks(event: AnyEvent, proposal: int | None) -> bool:
+    return isinstance(event, ProposalAsked) and event.proposal == proposal
+
+
+def _belongs(
+    record: Record, number: int | None, proposal: int | None, calls: Collection[int], wishes: Collection[str]
+) -> bool:
+    """`wishes`: the requests of persons that went into the proposal."""
     match record.data:
+        case Steered(verb="kill", target=target):
+            return number is not None and target == number
+        case Steered(request=request):
+            return request in wishes
         case ApiAnswered(call=call) | ApiFailed(call=call):
             return call in calls
         case Pruned(what="logs", before=before):
@@ -149,7 +164,7 @@ def _lines(fields: Mapping[str, Json], prefix: str = "") -> Iterator[str]:
     for name, value in fields.items():
         if isinstance(value, Mapping):
             yield from _lines(value, f"{prefix}{name}.")
-        elif name in _BLOBS:
+        elif name in _BLOBS and value:
             yield f"{prefix}{name.removesuffix('_sha256')} {blob_name(str(value))}"
         elif value not in (None, "", [], ()):
             yield f"{prefix}{name} {clean_line(str(value), _FACT_LIMIT)}"

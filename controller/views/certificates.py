@@ -45,8 +45,10 @@ class Total:
 
 
 def total(state: ResearchState) -> Total | None:
-    """None if nothing is certified. Each chain was compared in runs of its own: errors add in squares."""
-    found = [decided.evidence for decided in state.certificates if decided.outcome == "certified"]
+    """None if nothing is certified that a person has not taken back. Each chain was compared in runs of its
+    own: errors add in squares."""
+    good = [decided for decided in state.certificates if decided.outcome == "certified"]
+    found = [decided.evidence for decided in good if decided.head not in state.fallen]
     if not found:
         return None
     gain = math.fsum(one.gain for one in found)

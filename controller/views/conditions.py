@@ -42,10 +42,16 @@ def slots_json(state: ResearchState) -> Json:
             "phase": state.experiments[slot.experiment].phase if slot.experiment is not None else None,
             "faults": slot.faults,
             "pause": pause_json(slot.pause),
+            "held": number in state.steering.held,
             "noise": _noise_json(slot) if slot.noise else None,
         }
-        for number, slot in sorted(state.slots.items())
+        for number, slot in sorted((state.slots | _held(state)).items())
     ]
+
+
+def _held(state: ResearchState) -> dict[int, SlotState]:
+    """Slots that were never used because a person has paused them from the beginning."""
+    return {number: SlotState() for number in state.steering.held if number not in state.slots}
 
 
 def waiting(noise: Noise) -> str:

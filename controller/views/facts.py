@@ -21,7 +21,7 @@ from controller.core.proposal import Proposal
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Cause, Verdict
-from controller.views import audit, certificates, conditions, costs, spread
+from controller.views import audit, certificates, conditions, costs, spread, steering
 
 TEXT_LIMIT = 200_000
 """Characters of one text that are shown."""
@@ -67,6 +67,7 @@ def status(state: ResearchState, today: str) -> Json:
             "absence": costs.absence_json(state),
             "noise": conditions.noise_json(state),
             "pause": conditions.pause_json(state.pause),
+            "steering": steering.as_json(state),
             "prepared": next((clean_line(known.description) for known in made), None),
             "proposals": [_proposal(known) for _, known in sorted(state.proposals.items())],
             "spending": costs.spending_json(state, today),

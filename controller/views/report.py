@@ -32,7 +32,7 @@ from controller.core.statistics import replicates
 from controller.core.untrusted import clean_line
 from controller.core.values import Cause, Provenance, Verdict
 from controller.files import drop_link
-from controller.views import certificates, chart, costs, curves, spread
+from controller.views import certificates, chart, costs, curves, spread, steering
 from controller.views.facts import effect, marks
 from controller.views.stairs import climb
 from controller.views.tables import counts
@@ -79,6 +79,7 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _failures(records, state),
         _cost(records, state),
         _agent(records, state),
+        _steered(records),
         _time(records, state),
         _provenance(records),
     ]
@@ -374,6 +375,17 @@ def _agent(records: Sequence[Record], state: ResearchState) -> Iterator[str]:
     for name, value in rows.items():
         if value:
             yield f"| {name} | {value} |"
+
+
+def _steered(records: Sequence[Record]) -> Iterator[str]:
+    """What persons asked for, and what was not granted."""
+    told = [(record.time, words) for record in records if (words := steering.sentence(record.data))]
+    if not told:
+        return
+    yield "## What persons asked for"
+    yield ""
+    for time, words in told:
+        yield f"- {_moment(time)}: {escape(words, 500)}"
 
 
 def _stood_in(experiment: Experiment) -> bool:

@@ -17,7 +17,7 @@ from controller.core.experiment import Experiment
 from controller.core.state import ResearchState
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Cause, Verdict, Work
-from controller.views import audit, certificates, conditions, costs, curves, spread
+from controller.views import audit, certificates, conditions, costs, curves, spread, steering
 from controller.views.facts import TEXT_LIMIT, Exhibit, baseline_failed, description, effect, marks, refusal
 
 STYLES = {
@@ -151,6 +151,8 @@ def _facts(state: ResearchState, today: str) -> Iterable[tuple[str, Text]]:
     for pause in (state.pause, *(slot.pause for slot in state.slots.values())):
         if pause:
             yield "pause", Text(conditions.paused(pause), style="yellow")
+    for name, value in steering.lines(state):
+        yield name, Text(value, style="yellow")
     if state.stopped:
         yield "stopped", Text(clean_line(state.stopped))
     yield "head", Text(state.head)

@@ -65,7 +65,9 @@ def effort_with(efforts: list[Effort], tmp_path: Path, *steps: Step) -> tuple[Ef
 
 
 def ask(effort: Effort, verb: Verb, reason: str = "because", **fields: Any) -> str:
-    return requests.submit(effort.home, verb, "ada@lab", reason=reason, **fields)
+    request = requests.made(verb, "ada@lab", reason=reason, **fields)
+    requests.submit(effort.home, request)
+    return request.id
 
 
 def told(effort: Effort, kind: type[AnyEvent]) -> list[Any]:

@@ -417,7 +417,7 @@ def test_a_service_that_has_ended_goes_on_when_a_person_asks_for_something(tmp_p
         for request in requests.read(tmp_path):
             requests.remove(tmp_path, request.id)
         if len(asked) == len(reasons):
-            requests.submit(tmp_path, "limit", "somebody", limits={"experiments": 5})
+            requests.submit(tmp_path, requests.made("limit", "somebody", limits={"experiments": 5}))
         else:
             stop.set()
         return asked.pop(0)

@@ -41,11 +41,14 @@ from controller.core.events import (
     Quarantined,
     Record,
     Resumed,
+    RolledBack,
     ScoringFinished,
     ScoringStarted,
     SessionStopped,
     SlotDisturbed,
     SlotReady,
+    Steered,
+    SteeringRefused,
     Voided,
 )
 from controller.core.experiment import Phase
@@ -99,7 +102,7 @@ _NEVER = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 _ENOUGH = 1 << 20
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)|[\x80-\x9f]", re.DOTALL)
 _LATER = "2026-03-01T09:30:00+00:00"
-_KEPT = {"event", "until"}
+_KEPT = {"event", "until", "at"}
 """Fields of events that are no text but times and names of ours."""
 
 
@@ -180,6 +183,15 @@ def _eventful() -> Story:
     story.tell(Paused(why="disk", reason="no room", until=_LATER))
     story.tell(Resumed(why="disk", seconds=3))
     story.tell(Paused(why="infrastructure", slot=0, reason="no engine", until=_LATER))
+    asked: dict[str, Any] = {"request": "r1", "by": "ada", "at": _LATER, "reason": "why not"}
+    story.tell(Steered(verb="instruct", text="be brief", **asked))
+    story.tell(Steered(verb="queue", text="mine", train_sha256="0" * 64, **asked))
+    story.tell(Steered(verb="hold", slot=0, **asked))
+    story.tell(Steered(verb="limit", limits={"hours": 3.0}, **asked))
+    story.tell(Steered(verb="agent", agent="tuner", **asked))
+    story.tell(SteeringRefused(verb="kill", because="it is not running", **asked))
+    story.tell(Steered(verb="rollback", target=0, **asked))
+    story.tell(RolledBack(request="r1", target=0, commit="0" * 40))
     story.tell(Pruned(what="logs", before=2, bytes=3))
     story.tell(Paused(why="person", reason="asked to", by="somebody"))
     story.tell(SessionStopped(reason="a person"))
