@@ -13,19 +13,22 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from controller import failpoints
 from controller.components import Slot
-from controller.core.errors import AgentAway, AgentError
-from controller.core.events import ExperimentOpened, Record
+from controller.core.errors import AgentAway, AgentError, UserError
+from controller.core.events import ExperimentOpened, Record, Verb
 from controller.core.experiment import Experiment
 from controller.core.hardware.disturbance import NoiseConfig
 from controller.core.rules import AbsenceConfig, ReplicatesConfig, Wish
 from controller.core.state import ResearchState
 from controller.core.statistics.certificate import CertifyConfig
+from controller.core.steering_request import SteeringRequest
 from controller.core.values import Change, Disturbance, RehearsalResult, RunOutcome
 from controller.ports import Attempt, Context
 from controller.recovery import recover, sweep
+from controller.store.requests import FOLDER, made, read, remove
 from controller.store.retention import Retention, RetentionConfig
 from controller.store.snapshot import EVERY, standing
 from tests.loop.effort import Effort, Workspaces
@@ -69,16 +72,68 @@ class Workshop:
         return RehearsalResult(result="passed", seconds=0.0)
 
 
+class Person:
+    """Asks for this and that by turns; none of it half-written, as if in a process of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def ask(self, turn: int, context: Context) -> None:
+        """Some of it cannot be granted."""
+        finished, running = context.history[-1].number if context.history else 0, context.running
+        best, keeps = context.frontier.val_bpb or 100.0, context.keeps
+        back = [*keeps.provisional[-2:-1], keeps.certified, keeps.first]
+        wishes: list[tuple[Verb, dict[str, Any]]] = [
+            ("kill", {"target": running[-1].number if running else finished}),
+            ("instruct", {"text": "Be brief."}),
+            ("queue", {"train_py": train_py(best * 0.995, salt=turn), "text": "mine"}),
+            ("kill", {"target": running[0].number if running else finished}),
+            ("requeue", {"target": finished}),
+            ("rollback", {"target": back[turn % len(back)]}),
+            ("limit", {"limits": {"hours": 1000.0 + turn}}),
+            ("hold", {"slot": 1}),
+            ("rollback", {"target": keeps.first}),
+            ("agent", {"agent": ("slow", "nobody")[turn % 2]}),
+        ]
+        verb, fields = wishes[turn % len(wishes)]
+        self._submit(made(verb, "somebody", **fields))
+        if verb == "hold":  # or what is left to do may be waiting for that slot for ever
+            self._submit(made("release", "somebody", **fields))
+
+    def _submit(self, request: SteeringRequest) -> None:
+        outside = self._home.parent / request.id
+        outside.write_text(request.model_dump_json(), encoding="utf-8")
+        (self._home / FOLDER).mkdir(exist_ok=True)
+        outside.rename(self._home / FOLDER / f"{request.id}.json")
+
+
+class Visited(RoomyHome):
+    """Surroundings that hear what persons ask for, as real ones do."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self._home = home
+
+    def requests(self) -> tuple[SteeringRequest, ...]:
+        return read(self._home)
+
+    def answered(self, request: str) -> None:
+        remove(self._home, request)
+
+
 class Moody(Slow):
     """Asked ahead; takes the moods of a language model by turns, beginning at another one in each life."""
 
-    def __init__(self, life: int) -> None:
+    def __init__(self, life: int, person: Person) -> None:
         super().__init__([], repair=insert(90.0, "mended"))
+        self._person = person
         self._turns = itertools.count(life)
 
     def propose(self, context: Context) -> Change:
         turn, best = next(self._turns), context.frontier.val_bpb or 100.0
         number = len(context.history)
+        if turn % 3 == 0:
+            self._person.ask(turn // 3, context)
         moods: list[Step] = [
             insert(best * 0.99, description=f"better {turn}"),
             whole(train_py(best * 0.98, salt=number)),  # of no use once the frontier has moved
@@ -109,11 +164,11 @@ class Restless(FakeMonitor):
         return LOAD if self.looks % 4 else None
 
 
-class Hesitant(RoomyHome):
+class Hesitant(Visited):
     """Somebody who pauses the effort and thinks better of it, again and again."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
         self._turns = itertools.cycle([False, True])
 
     def wish(self) -> Wish:
@@ -129,6 +184,12 @@ class Deadly(Silent):
             signal.pause()
 
 
+def _hired(agent: Moody, name: str) -> list[Moody]:
+    if name != agent.name:
+        raise UserError(f"There is no agent {name!r}.")
+    return [agent]
+
+
 SECOND_SLOT = "an experiment on the second slot"
 """A place of its own to die at: the next process may have no such slot."""
 
@@ -137,7 +198,10 @@ def live(home: Path, place: str | None, more: int, life: int, slots: int) -> Non
     """Begin or go on for so many more experiments; die at `place` if one is given."""
     if place not in (None, SECOND_SLOT):
         failpoints.arm(place)
-    effort = Effort(home, Moody(life), baseline=train_py(100.0))
+    agent = Moody(life, Person(home))
+    effort = Effort(home, agent, baseline=train_py(100.0))
+    effort.components.surroundings = Visited(home)
+    effort.components.hire = lambda name: _hired(agent, name)
     if place == SECOND_SLOT:
         effort.components.observer = Deadly()
     machine = Machine(home.parent / "machine")
@@ -145,7 +209,7 @@ def live(home: Path, place: str | None, more: int, life: int, slots: int) -> Non
     effort.components.slots = [Slot(machine, judge, Restless()) for judge in judges]
     effort.archive.stored = -EVERY  # so that every experiment makes a snapshot
     if place is not None and place.endswith(("paused", "resumed")):
-        effort.components.surroundings = Hesitant()  # each pause takes a second
+        effort.components.surroundings = Hesitant(home)  # each pause takes a second
     effort.components.rehearsal = Workshop()
     effort.components.prune = Retention(home, RetentionConfig(log_bytes=0, call_bytes=0)).prune
     noise = NoiseConfig(retry_seconds=0.001)

@@ -80,7 +80,13 @@ class Story:
     kept: list[Told] = field(default_factory=list)
     """In the order of their verdicts, which is that of their commits."""
     branch: list[Told | Line] = field(default_factory=list)
-    """What has a commit, or is about to have one: keeps, and certificates that took a chain back."""
+    """What has a commit, or is about to have one: keeps, and what took keeps back."""
+    killed: set[int] = field(default_factory=set)
+    """Experiments that a person wanted to be ended."""
+    rolled_back: list[str] = field(default_factory=list)
+    """The requests of rollbacks that were carried out."""
+    answered: set[str] = field(default_factory=set)
+    """Requests of persons."""
     certificates: list[Line] = field(default_factory=list)
     """What was decided of each."""
     settled: list[str] = field(default_factory=list)
@@ -138,7 +144,9 @@ class Story:
             self._frontier = data["base_commit"]
         if data.get("proposal") is not None:
             self._propose(event, data)
-        if event.startswith("certificate_"):
+        if event in ("steered", "steering_refused", "rolled_back"):
+            self._steer(event, data)
+        elif event.startswith("certificate_"):
             self._certify(event, data)
         elif event == "experiment_opened":
             self._open(data)
@@ -190,11 +198,30 @@ class Story:
             due = len(self.settled) + 1 == len(self.certificates) == number + 1
             self.settled.append(data["commit"])
             if due and self.certificates[number]["outcome"] != "certified":
-                base = self.told[self.certificates[number]["base"]]
-                self._frontier, self._incumbent = data["commit"], base.number
-                self._selected_at = base.score if base.score is not None else math.inf
+                self._go_back(self.certificates[number]["base"], data["commit"])
         if not due:
             self.wrong.append(f"{event} of certificate {number} out of turn")
+
+    def _steer(self, event: str, data: Line) -> None:
+        if event == "rolled_back":
+            asked = self.branch[-1] if self.branch else None
+            if not isinstance(asked, dict) or asked.get("request") != data["request"]:
+                self.wrong.append(f"a rollback to {data['target']} that nobody asked for")
+            self.rolled_back.append(data["request"])
+            self._go_back(data["target"], data["commit"])
+            return
+        if data["request"] in self.answered:
+            self.wrong.append(f"the request {data['request']} was answered twice")
+        self.answered.add(data["request"])
+        if event == "steered" and data["verb"] == "rollback":
+            self.branch.append(data)
+        if event == "steered" and data["verb"] == "kill":
+            self.killed.add(data["target"])
+
+    def _go_back(self, target: int, commit: str) -> None:
+        base = self.told[target]
+        self._frontier, self._incumbent = commit, base.number
+        self._selected_at = base.score if base.score is not None else math.inf
 
     def _occupy(self, slot: int, told: Told) -> None:
         before = self.latest.get(slot)
@@ -235,7 +262,10 @@ class Story:
 
     def _decide(self, told: Told, decision: Line) -> None:
         where = f"experiment {told.number}"
-        if told.verdict is not None or told.outcome is None:
+        killed = decision["cause"] == "killed"
+        if killed and (told.number not in self.killed or told.running):
+            self.wrong.append(f"{where} was killed while it ran, or nobody asked for that")
+        if told.verdict is not None or (told.outcome is None and not killed):
             self.wrong.append(f"{where} was decided twice, or before it ran")
         if told.score is not None and any(known.kept for known in self.open):
             self.wrong.append(f"{where} was decided while the frontier was about to move")
@@ -278,7 +308,8 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
         yield f"fsck says {damage[:200]!r}"
     branches = git(home, "for-each-ref", "--format=%(refname)", "refs/heads").split()
     form = "%H|%(trailers:key=Experiment,valueonly,separator=)|%(trailers:key=Val-Bpb,valueonly,separator=)|"
-    form += "%(trailers:key=Journal,valueonly,separator=)|%(trailers:key=Certificate,valueonly,separator=)"
+    form += "%(trailers:key=Journal,valueonly,separator=)|%(trailers:key=Certificate,valueonly,separator=)|"
+    form += "%(trailers:key=Rollback,valueonly,separator=)"
     log = git(home, "log", "--reverse", f"--format={form}", *branches).split()[1:]
     kept = story.branch
     committed = sum(_is_done(story, what) for what in kept)
@@ -286,7 +317,11 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
     if len(branches) != 1 or not committed <= len(log) <= (committed if at_rest else len(kept)):
         yield f"{len(log)} commits on {branches}, and {committed} in the journal"
     for told, line in zip(kept, log, strict=False):
-        commit, number, score, head, certificate = line.split("|")
+        commit, number, score, head, certificate, rollback = line.split("|")
+        if isinstance(told, dict) and "request" in told:
+            if rollback != told["request"] or head not in story.hashes:
+                yield f"commit {line} is not what the journal says of the rollback to {told['target']}"
+            continue
         if not isinstance(told, Told):
             if certificate != str(told["certificate"]) or head not in story.hashes:
                 yield f"commit {line} is not what the journal says of certificate {told['certificate']}"
@@ -308,6 +343,8 @@ def _git(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
 
 def _is_done(story: Story, what: Told | Line) -> bool:
     """Whether the journal has heard of its commit."""
+    if not isinstance(what, Told) and "request" in what:
+        return what["request"] in story.rolled_back
     return what.commit is not None if isinstance(what, Told) else what["certificate"] < len(story.settled)
 
 
@@ -328,10 +365,11 @@ def _ledger(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
 def _runs(home: Path, story: Story, at_rest: bool) -> Iterator[str]:
     folders = {path.name for path in (home / "runs").glob("*")}
     due = {f"{told.number:06d}" for told in story.told if told.attempts}
+    untried = {f"{told.number:06d}" for told in story.told if told.closed} - due  # killed before they began
     # What was opened on a slot last may be about to begin, or about to be closed.
     latest = set() if at_rest else {told.number for told in story.latest.values()}
     last = {f"{number:06d}" for number in latest}
-    if folders - last != due - last or not due <= folders:
+    if folders - last != (due | untried) - last or not due <= folders:
         yield f"folders {sorted(folders ^ due)} are missing or nobody's"
     for told in story.told:
         folder = home / "runs" / f"{told.number:06d}"
