@@ -575,6 +575,7 @@ def _moves(state: ResearchState, situation: Situation) -> list[Move]:
         if experiment.slot >= situation.rules.slots
         and experiment.slot not in situation.busy_slots
         and not experiment.under_way
+        and experiment.number not in state.steering.killed
     ]
     return [Move(*pair) for pair in zip(stranded, _idle_slots(state, situation), strict=False)]
 

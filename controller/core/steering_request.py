@@ -98,7 +98,8 @@ def objection(state: ResearchState, request: SteeringRequest, slots: int) -> str
             return _of_limits(request.limits)
         case "hold" | "release":
             there = request.slot is not None and 0 <= request.slot < slots
-            return None if there else f"There is no slot {request.slot}; there are {slots}, from 0."
+            held = request.verb == "release" and request.slot in state.steering.held
+            return None if there or held else f"There is no slot {request.slot}; there are {slots}, from 0."
         case "agent":
             return None
 

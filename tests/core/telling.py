@@ -29,8 +29,10 @@ from controller.core.events import (
     SessionStarted,
     SlotDisturbed,
     SlotReady,
+    Steered,
     TrainingFinished,
     TrainingStarted,
+    Verb,
     VoidCause,
     Voided,
 )
@@ -293,6 +295,12 @@ class Told:
         for _ in range(times):
             self.opened().judged(9.0).decided(Verdict.DISCARD, Cause.WORSE)
         return self
+
+    # --- a person -------------------------------------------------------------------------------
+
+    def steered(self, verb: Verb, request: str = "asked", **fields: Any) -> Self:
+        """A request that is granted."""
+        return self.tell(Steered(request=request, verb=verb, by="ann", at=after(0), **fields))
 
     # --- slots ----------------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from controller.core import plan
-from controller.core.decision import Bounds, contends, decide, oddity
+from controller.core.decision import Bounds, contends, decide, killed, oddity
 from controller.core.events import (
     AgentFailed,
     AgentReturned,
@@ -31,21 +32,24 @@ from controller.core.events import (
     ProposalRehearsed,
     Quarantined,
     Resumed,
+    RolledBack,
     ScoringFinished,
     ScoringStarted,
     SlotReady,
     TrainingFinished,
     TrainingStarted,
+    Verb,
     VoidCause,
     Voided,
 )
 from controller.core.experiment import Experiment, Phase
 from controller.core.plan import Action, Situation
 from controller.core.rules import NO_REPLICATES, AbsenceConfig, Limits, ReplicatesConfig, Wish
-from controller.core.state import BASELINE, MERGE, REPLICATE, ResearchState
+from controller.core.state import BASELINE, MERGE, PERSON, REPLICATE, ResearchState
 from controller.core.statistics.certificate import NO_CERTIFICATES, CertifyConfig
+from controller.core.steering_request import SteeringRequest, objection, rollback_targets
 from controller.core.values import Cause, Disturbance, Draw, RehearsalResult, Verdict
-from tests.core.telling import Told, at, commit, outcome, score
+from tests.core.telling import Told, after, at, commit, outcome, score
 from tests.support.fakes import LOAD, LOST, SHARED
 
 EXPERIMENTS = 12
@@ -77,6 +81,11 @@ class Player:
         self.foreseen: set[tuple[int, int]] = set()
         self.examined: set[tuple[int, int]] = set()
         self.texts = 0
+        self.requests: list[SteeringRequest] = []
+        """What a person has asked for and nobody has answered."""
+        self.asked_for = 0
+        self.ending: set[int] = set()
+        """Experiments whose run was told to end, since they are killed."""
 
     @property
     def state(self) -> ResearchState:
@@ -97,6 +106,9 @@ class Player:
             assert event.experiment == 0 or self.state.experiments[0].phase is Phase.DONE  # R8
             assert event.slot < self.slots and (not idea or self.state.candidates < EXPERIMENTS)
             assert self.wish.paused is False and self.shortage is None
+            assert event.slot not in self.state.steering.held
+        if isinstance(event, TrainingStarted):
+            assert event.experiment not in self.state.steering.killed
         if isinstance(event, Committed) and frontier.val_bpb is not None:
             known = self.state.experiments[event.experiment].score
             assert known is not None and known.val_bpb < frontier.val_bpb  # R7
@@ -117,6 +129,7 @@ class Player:
             certify=self.certify,
             absence=AbsenceConfig(understudy_after_seconds=100.0),
             wish=self.wish,
+            requests=tuple(self.requests),
             shortage=self.shortage,
             busy_slots=frozenset(action.slot for action in on_slots),
             busy_proposals=frozenset([*(action.proposal for action in with_proposals), *self.asked]),
@@ -148,6 +161,12 @@ class Player:
                 pause = state.pause if slot is None else state.slot(slot).pause
                 assert pause is not None
                 self.record(Resumed(why=pause.event.why, slot=slot, seconds=seconds))
+            case plan.Steer(request=request):
+                self._answer_person(request)
+            case plan.RollBack(request=name, target=target):
+                self.record(RolledBack(request=name, target=target, commit=f"back {name}"))
+            case plan.EndRun(experiment=number):
+                self.ending.add(number)
             case plan.Move(experiment=number, slot=slot):
                 self.record(ExperimentMoved(experiment=number, slot=slot))
             case plan.Drop(proposal=number, reason=reason):
@@ -216,13 +235,17 @@ class Player:
                 certificate=action.certificate,
                 pair=action.pair,
                 stands_in_for=action.stands_in_for,
+                request=action.request,
+                instructions=self.state.steering.untold(self.state.proposals)
+                if self.asks_ahead and action.purpose == "propose"
+                else (),
             )
         )
         self.asked[number] = action
 
     def _answer(self, number: int) -> None:
         proposal = self.state.proposals[number]
-        is_agent = proposal.agent not in (BASELINE, MERGE, REPLICATE)
+        is_agent = proposal.agent not in (BASELINE, MERGE, REPLICATE, PERSON)
         if is_agent and self._fails(0.2):
             if proposal.stands_in_for is None and self.chance.random() < 0.5:
                 failed = AgentFailed(agent=proposal.agent, proposal=number, reason="nonsense")
@@ -248,7 +271,7 @@ class Player:
     def _rebase(self, number: int) -> None:
         frontier = self.state.frontier
         assert frontier is not None
-        if self._fails(0.2):
+        if self.state.proposals[number].agent != PERSON and self._fails(0.2):
             self.record(ProposalDropped(proposal=number, reason="it is stale"))
         else:
             self.record(ProposalRebased(proposal=number, parent=frontier.commit, train_sha256=self._text()))
@@ -302,6 +325,10 @@ class Player:
             self.contenders.add(number)
 
     def _end(self, action: Action) -> None:
+        if isinstance(action, plan.OnSlot) and self._is_to_end(action):
+            self.ending.discard(action.experiment)
+            self._void(action.experiment, "killed")
+            return
         match action:
             case plan.Train() | plan.Score() | plan.Examine() | plan.Look() if self._fails(0.15):
                 self._void(action.experiment, "infrastructure")
@@ -339,6 +366,11 @@ class Player:
             case _:
                 return
 
+    def _is_to_end(self, action: plan.OnSlot) -> bool:
+        """A look may be over before anything is to be void, as a verdict may."""
+        told = action.experiment in self.ending
+        return told and isinstance(action, plan.Train | plan.Score | plan.Examine)
+
     def _void(self, number: int, cause: VoidCause, found: Disturbance | None = None) -> None:
         self.contenders.discard(number)
         attempt = self.state.experiments[number].attempt
@@ -358,7 +390,14 @@ class Player:
     def _decide(self, experiment: Experiment) -> None:
         """A score that was not confirmed while another one was the frontier is not kept either."""
         frontier, found, ended = self.state.frontier, experiment.score, experiment.outcome
-        assert frontier is not None and ended is not None
+        assert frontier is not None
+        if experiment.phase is Phase.OPENED:
+            assert experiment.number in self.state.steering.killed
+            self.record(
+                Decided(experiment=experiment.number, decision=killed("why"), frontier_bpb=frontier.val_bpb)
+            )
+            return
+        assert ended is not None
         if (odd := oddity(experiment, frontier, Bounds(1.0, 1.0))) is not None:
             self.record(odd)
             return
@@ -375,9 +414,42 @@ class Player:
 
     # --- what else may happen -------------------------------------------------------------------
 
+    def ask(self, verb: Verb, **fields: Any) -> None:
+        """Something of the effort, as a person."""
+        self.asked_for += 1
+        name = f"{self.asked_for:06d}"
+        self.requests.append(SteeringRequest(id=name, verb=verb, by="ann", at=after(0.0), **fields))
+
+    def _ask_for_something(self) -> None:
+        number = self.chance.randrange(max(1, self.state.next_number))
+        match self.chance.randrange(6):
+            case 0 | 1:
+                opened = [known.number for known in self.state.open]
+                self.ask("kill", target=self.chance.choice([*opened, number]))
+            case 2:
+                self.ask("rollback", target=self.chance.choice([*rollback_targets(self.state), number]))
+            case 3:
+                self.ask("requeue", target=number)
+            case 4:
+                self.ask("instruct", text="Be brief.")
+            case _:
+                held = self.state.steering.held
+                self.ask("release" if held else "hold", slot=min(held, default=self.slots - 1))
+
+    def _answer_person(self, request: SteeringRequest) -> None:
+        """Now and then the process dies before the request is removed."""
+        if request.id not in self.state.steering.heard:
+            because = objection(self.state, request, self.slots)
+            self.record(request.refused(because) if because else request.granted("text", self._text()))
+            if self._fails(0.1):
+                return
+        self.requests.remove(request)
+
     def something(self) -> None:
-        """Time passes, a person pauses or resumes, the disk fills, the process dies and begins again."""
-        match self.chance.randrange(12):
+        """Time passes, a person pauses or asks for something, the disk fills, the process begins again."""
+        match self.chance.randrange(13):
+            case 12:
+                self._ask_for_something()
             case 0:
                 self.wish = Wish(paused=not self.wish.paused)
             case 1:
@@ -396,6 +468,7 @@ class Player:
         self.contenders.clear()
         self.foreseen.clear()
         self.examined.clear()
+        self.ending.clear()
         self.slots = slots
         self.told.session("claude")
         for number in [number for number, known in self.state.proposals.items() if not known.is_made]:
@@ -428,6 +501,8 @@ def test_whatever_happens_can_be_gone_on_from_and_comes_to_its_end(seed: int) ->
     player.mercy, player.wish, player.shortage = True, Wish(paused=False), None
     if player.chance.random() < 0.5:
         player.restart(player.slots)
+    for slot in range(player.slots):
+        player.ask("release", slot=slot)
     for _ in turns(player, 2000):
         if player.under_way or player.asked:
             player.end_one()
@@ -439,3 +514,4 @@ def test_whatever_happens_can_be_gone_on_from_and_comes_to_its_end(seed: int) ->
     assert end is not None and end.reason == f"limit of {EXPERIMENTS} experiments reached"
     assert (player.state.open, player.state.candidates) == ([], EXPERIMENTS)
     assert player.state.certificate is None
+    assert (player.requests, player.state.steering.killed, player.state.steering.rollback) == ([], {}, None)
