@@ -65,6 +65,11 @@ def mine() -> Told:
     return told.idea(PERSON, "queued", request=told.state.steering.queue[0].request)
 
 
+def mine_while_another_is_kept() -> Told:
+    told = going().opened().steered("queue", text="mine", train_sha256="text")
+    return told.idea(PERSON, "queued", request="asked").kept(1.9, of=1)
+
+
 def doomed(told: Told) -> Told:
     """The latest experiment is to be killed."""
     return told.steered("kill", target=told.state.next_number - 1, reason="it loops")
@@ -91,8 +96,8 @@ BACK = request("rollback", target=0)
         row(
             "one that was answered before the process died is removed, whatever has happened since",
             going().steered("instruct", text="x"),
-            Steer(request(name="r8")),
-            **asked(request(name="r8")),
+            Steer(request(name="asked")),
+            **asked(request(name="asked")),
         ),
         row(
             "a rollback waits for the certificate that is open, and what came after it does not",
@@ -103,27 +108,21 @@ BACK = request("rollback", target=0)
         row(
             "a rollback waits for a keep that is about to be committed",
             going().opened().judged(1.9).decided(Verdict.KEEP),
-            *going().opened().judged(1.9).decided(Verdict.KEEP) and (),
             **asked(BACK),
             busy_slots=frozenset({0}),
         ),
         row(
             "a rollback on record is carried out before anything else",
             going().opened().kept(1.9).steered("rollback", target=0),
-            RollBack("r16", 0),
+            RollBack("asked", 0),
             **asked(request()),
         ),
         row("a person's program is asked for before the agent is", queued(), own(queued())),
         row("it is accepted like an idea", mine(), Accept(1, 0)),
         row(
             "it is made to fit the frontier that it finds",
-            going()
-            .opened(0)
-            .steered("queue", text="m", train_sha256="t")
-            .idea(PERSON, "queued")
-            .kept(1.9, of=1),
+            mine_while_another_is_kept(),
             Rebase(2),
-            Ask(PERSON, "queued", request="r9"),
         ),
         row(
             "a run that is killed is stopped",
