@@ -32,11 +32,14 @@ _LABEL_HEIGHT, _LABEL_LENGTH = 0.16, 2.6
 _HEADROOM = 0.6
 """How much of the way from the best score to the baseline is shown above the baseline."""
 
+_MOST_SHAPES = 2000
+"""More dots of one kind are dots in an image: ten thousand shapes make a file of megabytes."""
+
 Point = tuple[int, float]
 
 
 def draw(state: ResearchState, stairs: Stairs, path: Path) -> None:
-    """Write the picture of all experiments as a PNG file."""
+    """Write the picture of all experiments as an SVG file."""
     figure, axes = _page(_INCHES)
     _frame(axes, state)
     scored = [experiment for experiment in state.finished if experiment.score]
@@ -49,13 +52,11 @@ def draw(state: ResearchState, stairs: Stairs, path: Path) -> None:
     handles, _ = axes.get_legend_handles_labels()
     if handles:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=6, frameon=False, labelcolor=_INK)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a description may hold any script
-        figure.savefig(path, metadata={"Software": None})
+    _save(figure, path)
 
 
 def draw_holdout(kept: Sequence[tuple[int, float, float, float]], last: int, path: Path) -> None:
-    """Write the picture of overfitting as a PNG file: what both scores gained since the first keep.
+    """Write the picture of overfitting as an SVG file: what both scores gained since the first keep.
 
     `kept`: number, val_bpb, the same on fresh rows and its standard error, of each kept experiment, at
     least one; `last`: the number of the last experiment. While the two lines fall together the
@@ -73,11 +74,11 @@ def draw_holdout(kept: Sequence[tuple[int, float, float, float]], last: int, pat
     _style(axes, numbers[-1])
     axes.set_ylabel("change since the first keep\n(bits per byte)", color=_INK)
     axes.legend(loc="upper right", frameon=False, labelcolor=_INK)
-    figure.savefig(path, metadata={"Software": None})
+    _save(figure, path)
 
 
 def draw_curves(runs: Sequence[Experiment], path: Path) -> None:
-    """Write the picture of training losses as a PNG file. Of at least one run with a curve."""
+    """Write the picture of training losses as an SVG file. Of at least one run with a curve."""
     figure, axes = _page(_SMALL_INCHES)
     kinds = {
         "others": (_DISCARD, 0.8, [run for run in runs if _is_other(run)]),
@@ -97,7 +98,7 @@ def draw_curves(runs: Sequence[Experiment], path: Path) -> None:
     axes.set_xlabel("time (% of the budget)", color=_INK)
     axes.set_ylabel("training loss\n(nats per token)", color=_INK)
     axes.legend(loc="upper right", frameon=False, labelcolor=_INK)
-    figure.savefig(path, metadata={"Software": None})
+    _save(figure, path)
 
 
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -135,6 +136,15 @@ def _page(inches: tuple[float, float]) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=inches, dpi=_DOTS_PER_INCH, facecolor="white", layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """The same picture gives the same file. Letters are outlines: no font has to be there."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "glovebox"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a description may hold any script
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _frame(axes: Axes, state: ResearchState) -> None:
@@ -229,6 +239,7 @@ def _dots(axes: Axes, points: Sequence[Point], marker: str, color: str, label: s
             label=label,
             zorder=3,
             clip_on=False,
+            rasterized=len(points) > _MOST_SHAPES,
         )
 
 
@@ -248,6 +259,7 @@ def _failures(axes: Axes, experiments: Sequence[Experiment]) -> None:
                 transform=axes.get_xaxis_transform(),
                 clip_on=False,
                 zorder=4,
+                rasterized=len(numbers) > _MOST_SHAPES,
             )
 
 

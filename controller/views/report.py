@@ -32,12 +32,13 @@ from controller.core.statistics import replicates
 from controller.core.untrusted import clean_line
 from controller.core.values import Cause, Provenance, Verdict
 from controller.files import drop_link
-from controller.views import certificates, chart, costs, curves, spread, steering
+from controller.views import certificates, chart, costs, curves, html, spread, steering
 from controller.views.facts import effect, marks
 from controller.views.stairs import climb
 from controller.views.tables import counts
 
-REPORT, PICTURE, OVERFITTING, CURVES = "report.md", "progress.png", "holdout.png", "curves.png"
+REPORT, PAGE = "report.md", "report.html"
+PICTURE, OVERFITTING, CURVES = "progress.svg", "holdout.svg", "curves.svg"
 
 _NEAR_MISSES = 5
 _COMMIT = 7
@@ -47,21 +48,26 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$#]|://|www\.|(?<![^\W_])_|_(?![^\W_])")
 def write(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write the files and return their paths. Raises UserError if the folder cannot be written."""
     state, stairs = climb(records)
-    report, picture, overfitting, losses = (folder / name for name in (REPORT, PICTURE, OVERFITTING, CURVES))
+    paths = [folder / name for name in (REPORT, PAGE, PICTURE, OVERFITTING, CURVES)]
+    report, page, picture, overfitting, losses = paths
     kept, drawn = _both_scores(state), curves.drawn(state)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (report, picture, overfitting, losses):
+        for path in paths:
             drop_link(path)
         chart.draw(state, stairs, picture)
         if kept:
             chart.draw_holdout(kept, state.next_number - 1, overfitting)
         if drawn:
             chart.draw_curves(drawn, losses)
-        report.write_text(render(records, state), encoding="utf-8")
+        written = [picture, *([overfitting] if kept else []), *([losses] if drawn else [])]
+        account = render(records, state)
+        report.write_text(account, encoding="utf-8")
+        pictures = {path.name: path.read_bytes() for path in written}
+        page.write_text(html.page(account, pictures, _title(state)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from error
-    return [report, picture, *([overfitting] if kept else []), *([losses] if drawn else [])]
+    return [report, page, *written]
 
 
 def render(records: Sequence[Record], state: ResearchState) -> str:
@@ -84,6 +90,10 @@ def render(records: Sequence[Record], state: ResearchState) -> str:
         _provenance(records),
     ]
     return "\n\n".join("\n".join(section) for section in map(list, sections) if section) + "\n"
+
+
+def _title(state: ResearchState) -> str:
+    return f"autoresearch/{clean_line(state.tag or 'nothing yet')}"
 
 
 def escape(text: str, limit: int = 200) -> str:

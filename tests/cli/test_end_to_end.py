@@ -187,7 +187,7 @@ def test_status_report_and_verify(effort: Effort) -> None:
     assert command("verify", "--json").json() == {"problems": []}
     assert command("report").out.splitlines() == [
         str(command.home / "report" / name).encode("ascii", "backslashreplace").decode()
-        for name in ("report.md", "progress.png", "holdout.png")
+        for name in ("report.md", "report.html", "progress.svg", "holdout.svg")
     ]
     assert "NameError" in command("show", "3").out
 

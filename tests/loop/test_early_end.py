@@ -56,7 +56,7 @@ def test_a_hopeless_run_is_discarded_without_a_score(tmp_path: Path, efforts: li
     records = [*read_records(effort.home)]
     told = report.render(records, state)
     assert "not a number or far above that of every kept program: 1. These have no score." in told
-    assert tmp_path / "report" / "curves.png" in report.write(records, tmp_path / "report")
+    assert tmp_path / "report" / "curves.svg" in report.write(records, tmp_path / "report")
 
 
 def test_a_setting_turns_it_off(tmp_path: Path, efforts: list[Effort]) -> None:

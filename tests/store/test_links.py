@@ -92,8 +92,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "runs/000001/experiment.json": close_run,
     "repo/train.py": lambda home: Story(home).repository.reset(),
     "report/report.md": write_report,
-    "report/progress.png": write_report,
-    "report/holdout.png": write_report,
+    "report/report.html": write_report,
+    "report/progress.svg": write_report,
+    "report/holdout.svg": write_report,
 }
 REFUSED = {NAME, "lock", heartbeat.NAME}
 

@@ -63,7 +63,7 @@ from controller.store.repository import GitRepository
 from controller.store.runs import describe
 from controller.system import logs
 from controller.system.clock import SystemClock
-from controller.views import chart, report
+from controller.views import chart, html, report
 from controller.views import facts as views_json
 from controller.views import tables as views
 from controller.views.facts import Exhibit
@@ -306,13 +306,25 @@ def page(text: str) -> Iterator[str]:
         yield f"the page has other elements: {sorted(set(elements(written)) - set(elements(plain)))[:3]}"
 
 
+def published(text: str) -> Iterator[str]:
+    """report.html: its elements are those of a page about nothing in particular."""
+    pages = []
+    for written in (text, "plain"):
+        account = report.render(*effort(written))
+        pages.append(html.page(account, {"progress.svg": b"<svg/>"}, written))
+    if found := unseen(pages[0]):
+        yield f"report.html holds {sorted(found)!r}"
+    if elements_of(pages[0]) != elements_of(pages[1]):
+        yield "report.html has other elements"
+
+
 def pictures(text: str) -> Iterator[str]:
-    """progress.png: drawing it must not fail, and not take long."""
+    """progress.svg: drawing it must not fail, and not take long."""
     state, stairs = climb(effort(text)[0])
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "progress.png"
+        path = Path(folder) / "progress.svg"
         chart.draw(state, stairs, path)
-        if not path.read_bytes().startswith(b"\x89PNG"):
+        if not path.read_bytes().startswith(b"<?xml"):
             yield "no picture"
 
 
@@ -422,6 +434,7 @@ CHANNELS: Mapping[str, Callable[[str], Iterator[str]]] = {
     "JSON": as_json,
     "the ledger": tsv,
     "the report": page,
+    "the published page": published,
     "the picture": pictures,
     "experiment.json": files,
     "log lines": log_lines,
@@ -463,8 +476,13 @@ class _Elements(HTMLParser):
 def elements(markdown: str) -> list[tuple[str, ...]]:
     """Every element of the page that a renderer makes of it, in order, with its attributes."""
     renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    return elements_of(renderer.render(markdown))
+
+
+def elements_of(page: str) -> list[tuple[str, ...]]:
+    """Every element of a page, in order, with its attributes."""
     parser = _Elements()
-    parser.feed(renderer.render(markdown))
+    parser.feed(page)
     parser.close()
     return parser.found
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import struct
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -33,12 +33,12 @@ def row(text: str, start: str) -> list[str]:
 def test_all_files_are_written_and_the_same_journal_gives_the_same_files(tmp_path: Path) -> None:
     paths = report.write(small().records, tmp_path / "a" / "b")
     again = report.write(small().records, tmp_path / "c")
-    assert [path.name for path in paths] == ["report.md", "progress.png", "holdout.png"]
-    assert paths[2].read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in paths] == ["report.md", "report.html", "progress.svg", "holdout.svg"]
+    assert paths[3].read_bytes().startswith(b"<?xml")
     for one, other in zip(paths, again, strict=True):
         assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
-    png = paths[1].read_bytes()
-    assert png.startswith(b"\x89PNG") and struct.unpack(">II", png[16:24]) == (1800, 975)
+    picture = ElementTree.parse(paths[2]).getroot()
+    assert (picture.get("width"), picture.get("height")) == ("864pt", "468pt")
 
 
 def test_the_account_of_a_small_effort() -> None:
@@ -73,7 +73,7 @@ def test_the_account_of_two_slots(tmp_path: Path) -> None:
     hours, minutes, seconds = map(int, span[1].split(":"))
     assert 3600 * hours + 60 * minutes + seconds == round(2 * (ended - began).total_seconds())
     assert span[2] == "100%"
-    assert report.write(story.records, tmp_path)[1].read_bytes().startswith(b"\x89PNG")
+    assert report.write(story.records, tmp_path)[2].read_bytes().startswith(b"<?xml")
 
 
 def test_the_stairs_show_what_had_to_be_beaten_and_what_is_certified() -> None:
@@ -169,15 +169,15 @@ def test_any_effort_can_be_drawn(tmp_path: Path, results: list[float | Cause]) -
     story = Story(tag="$x_1$")
     for result in results:
         story.run("$\\frac{1}{ 深い\x1b[31m _^ %", result)
-    chart.draw(*climb(story.records), tmp_path / "progress.png")
-    assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
+    chart.draw(*climb(story.records), tmp_path / "progress.svg")
+    assert (tmp_path / "progress.svg").read_bytes().startswith(b"<?xml")
     assert report.render(story.records, fold(story.records)).startswith("# autoresearch/\\$x_1\\$")
 
 
 def test_an_empty_journal_is_no_error(tmp_path: Path) -> None:
     paths = report.write([], tmp_path)
     assert "nothing yet" in (tmp_path / "report.md").read_text()
-    assert [path.name for path in paths] == ["report.md", "progress.png"]
+    assert [path.name for path in paths] == ["report.md", "report.html", "progress.svg"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
