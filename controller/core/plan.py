@@ -771,14 +771,21 @@ def _urgent_due(state: ResearchState, situation: Situation) -> list[Ask]:
     is asked to combine them.
     """
     agent = situation.rules.agent
-    queued = state.steering.due(state.proposals) if _has_baseline(state) else ()
-    asks = [Ask(PERSON, "queued", request=one.request) for one in queued]
+    asks = _queued_due(state)
     merges = [Ask(MERGE, "merge", merges=behind) for behind, _ in state.to_merge]
     if _may_ask(state, situation):
         if state.to_repair is not None and not _is_absent(state, situation):
             asks.append(Ask(agent, "fix", fixes=state.to_repair))
         merges += [Ask(agent, "merge", merges=behind) for behind in state.to_combine[:1]]
     return [*asks, *merges][: max(0, _most_candidates(situation) - state.candidates - _urgent_alive(state))]
+
+
+def _queued_due(state: ResearchState) -> list[Ask]:
+    """A person's programs one by one, so that they run in their order."""
+    on_its_way = any(known.agent == PERSON and not known.is_made for known in state.proposals.values())
+    if on_its_way or not _has_baseline(state):
+        return []
+    return [Ask(PERSON, "queued", request=one.request) for one in state.steering.due(state.proposals)[:1]]
 
 
 _NOBODY_IS_ASKED = (MERGE, PERSON)

@@ -307,8 +307,9 @@ def test_a_rollback_behind_what_was_certified_waits_for_an_open_certificate(
     events = [record.data for record in read_records(effort.home)]
     kinds = [type(event) for event in events]
     assert kinds.index(CertificateDecided) < kinds.index(Steered) < kinds.index(RolledBack)
-    state = loop.state
-    assert 4 in state.fallen and state.certified is not None and state.certified.experiment != 4
+    state, (decided, *_) = loop.state, told(effort, CertificateDecided)
+    assert decided.head in state.fallen
+    assert state.certified is not None and state.certified.experiment != decided.head
     at_rest(effort)
 
 
