@@ -46,7 +46,7 @@ from controller.core.errors import (
 )
 from controller.core.untrusted import clean_line
 from controller.store import pause as pause_
-from controller.store import verify
+from controller.store import verified, verify
 from controller.store.journal import read_blob
 from controller.store.lock import HomeLock, home_in_use
 from controller.store.runs import Runs
@@ -310,6 +310,7 @@ def verify_(
         raise UserError("A head is 64 hexadecimal digits, as `glovebox status` prints it.")
     found = verify.examine(config.home, head)
     problems, state = found.problems, found.state
+    verified.write(config.home, problems, state, SystemClock().now())
     if as_json:
         _print_json({"problems": problems})
     for problem in [] if as_json else problems:
