@@ -35,6 +35,9 @@ from controller.app import (
 from controller.app import (
     runner as runner_service,
 )
+from controller.app import (
+    web as web_server,
+)
 from controller.app.home import read_standing, read_state, reap, require_effort
 from controller.core.errors import (
     GloveboxError,
@@ -368,6 +371,18 @@ def continue_(home: Home = None) -> None:
     config = settings.load(home=home)
     require_effort(config.home)
     pause_.write(config.home, paused=False)
+
+
+@app.command()
+def web(
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0: any. Default: 8700.", min=0, max=65535)
+    ] = None,
+) -> None:
+    """Show the effort in a browser, for reading."""
+    web_server.serve(settings.load(home=home, **_section("web", host=host, port=port)))
 
 
 @app.command()
