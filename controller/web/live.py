@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from controller.core.scoring.curve import CurveReader
-from controller.core.untrusted import clean_line, clean_text
+from controller.core.untrusted import clean_text, clip
 from controller.core.values import Curve
 from controller.store.run_log import tail_text
 
@@ -54,4 +54,4 @@ def last_lines(path: Path) -> list[str]:
         text = tail_text(path, _TAIL_BYTES)
     except OSError:
         return []
-    return [clean_line(line, _LINE) for line in clean_text(text, 2 * _TAIL_BYTES).split("\n")[-LINES:]]
+    return [clip(line, _LINE) for line in clean_text(text, 2 * _TAIL_BYTES).split("\n")[-LINES:]]

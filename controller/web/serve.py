@@ -40,6 +40,11 @@ class Server:
         """Whether a signal has asked for the end; open streams then close by themselves."""
         return self._server is not None and self._server.should_exit
 
+    def end(self) -> None:
+        """Ask for the end as a signal does, from another thread."""
+        if self._server is not None:
+            self._server.should_exit = True
+
     def run(self, app: ASGIApp, listening: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM. The caller must handle both: they are raised again at the end."""
         config = uvicorn.Config(

@@ -38,7 +38,7 @@ def ensure(home: Path) -> str:
 def _read(path: Path) -> str:
     """Raises FileNotFoundError, UserError."""
     try:
-        with path.open(encoding="ascii") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="ascii") as file:
             token = file.read(_LONGEST).strip()
             exposed = os.fstat(file.fileno()).st_mode & 0o077
     except FileNotFoundError:
