@@ -23,6 +23,9 @@ from controller.views.facts import TEXT_LIMIT
 from controller.views.tables import detail_lines, log_gone
 from controller.web.follower import Standing
 
+_SHOWN = 8
+"""Lines of one event that are shown at once."""
+_MOST_SAID = 6000
 _GONE = "This text is not in the home."
 Context = dict[str, Any]
 
@@ -73,8 +76,7 @@ def _compared(standing: Standing, experiment: Experiment) -> int | None:
     """The experiment whose program it repeats, or the keep it started from."""
     if experiment.repeats is not None:
         return experiment.repeats
-    steps = [number for number, _ in standing.stairs.frontier if number < experiment.number]
-    return steps[-1] if steps else None
+    return standing.commits.get(experiment.parent)
 
 
 def trail(standing: Standing, number: int) -> list[Record]:
@@ -102,11 +104,14 @@ def loss_points(standing: Standing, numbers: Sequence[int]) -> Context:
 
 def _event(record: Record) -> Context:
     event = record.data
+    lines = clean_text("\n".join(audit.facts(event)), _MOST_SAID).split("\n")
+    shown = len(lines) if len(lines) <= _SHOWN + 2 else _SHOWN
     return {
         "seq": record.seq,
         "time": record.time,
         "name": event.event.replace("_", " "),
-        "said": clean_text("\n".join(audit.facts(event)), 6000),
+        "said": "\n".join(lines[:shown]),
+        "more": "\n".join(lines[shown:]),
         "texts": list(_texts(record)),
     }
 

@@ -56,6 +56,8 @@ class Standing:
     """By slot: its latest experiment that was watched, and what the machine was like."""
     live: dict[int, tuple[int, LiveLog]] = field(default_factory=dict)
     """By experiment that trains: its attempt, and what that has printed."""
+    commits: dict[str, int] = field(default_factory=dict)
+    """By commit: the experiment that it keeps."""
     archive: Archive = field(init=False)
     failure: str | None = None
     """Why the journal was not read further; None: it was, or will be."""
@@ -77,6 +79,8 @@ class Standing:
         self.rows[number : number + 1] = [row_of(experiment)]
         if experiment.phase is not Phase.DONE:
             return
+        if experiment.commit is not None:
+            self.commits[experiment.commit] = number
         if (pair := both_scores(experiment)) is not None:
             self.both.append(pair)
         if experiment.outcome is not None and experiment.outcome.conditions is not None:

@@ -90,13 +90,17 @@ def _verdicts(state: ResearchState) -> list[tuple[str, int]]:
 
 def _scores(state: ResearchState) -> Iterator[Metric]:
     gained, spread, frontier = certificates.total(state), state.pool.spread, state.frontier
-    known = {
-        "frontier_val_bpb": ("Score that has to be beaten, bits per byte.", frontier and frontier.val_bpb),
-        "baseline_val_bpb": ("Score of the baseline, bits per byte.", state.baseline_bpb),
-        "certified_gain_bpb": ("Certified gain, bits per byte.", gained and gained.gain),
-        "sigma_bpb": ("Standard deviation of single runs, bits per byte.", spread and spread.sigma),
-    }
-    for name, (help_, value) in known.items():
+    known = (
+        (
+            "frontier_val_bpb",
+            "Score that has to be beaten, bits per byte.",
+            frontier.val_bpb if frontier else None,
+        ),
+        ("baseline_val_bpb", "Score of the baseline, bits per byte.", state.baseline_bpb),
+        ("certified_gain_bpb", "Certified gain, bits per byte.", gained.gain if gained else None),
+        ("sigma_bpb", "Standard deviation of single runs, bits per byte.", spread.sigma if spread else None),
+    )
+    for name, help_, value in known:
         if value is not None and math.isfinite(value):
             yield _gauge(name, help_, value)
 

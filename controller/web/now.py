@@ -61,8 +61,8 @@ def figures(state: ResearchState, now: dt.datetime) -> Iterator[tuple[str, str, 
         low, high = measured.interval()
         yield "chance (σ)", f"{measured.sigma:.6f}", f"95 % interval {low:.6f} to {high:.6f}"
     most = state.limit("experiments")
-    of = f" of {most:g}" if most is not None else ""
-    yield "experiments", f"{state.verdicts.total()}{of}", counts(state)
+    of = f"of {most:,.0f}: " if most is not None else ""
+    yield "experiments", f"{state.verdicts.total():,}", of + counts(state)
     if (spent := state.spending.total).calls:
         today = costs.money(state.spending.on(now.date().isoformat()))
         yield "spent", f"${spent.usd:,.2f}", f"today {today}; {spent.calls:,} requests"

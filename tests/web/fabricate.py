@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from controller.core.events import (
     AnyEvent,
     ApiAnswered,
@@ -57,7 +59,7 @@ from controller.core.values import (
 from controller.store.journal import GENESIS, NAME, Position, blob_path, encode_line
 from tests.support.efforts import PROVENANCE
 
-NUMBER, SLOT, SEED = 987_654_321, 5150, 60606
+NUMBER, SLOT, SEED = 987_654_321, 515_051_505, 606_060_606
 SCORE, BEFORE, FRESH, COMMIT = 1.357913579, 1.246824682, 1.864218642, "c" * 40
 """Stand in the lines until they are filled in."""
 
@@ -224,7 +226,7 @@ def asked(repeats: int | None) -> tuple[Told, ...]:
 
 
 def _curve(end: float) -> Curve:
-    losses = [end + 2.5 * math.exp(-place / 9) + 0.02 * math.sin(place * 2.1) for place in range(64)]
+    losses = [end + 2.5 * math.exp(-place / 9) + 0.02 * math.sin(place * end) for place in range(64)]
     return Curve(losses=tuple(round(loss, 4) for loss in losses), step=953)
 
 
@@ -246,7 +248,7 @@ CONDITIONS = Conditions(
 
 
 @cache
-def ended(kind: str) -> tuple[Told, ...]:
+def ended(kind: str, variant: int) -> tuple[Told, ...]:
     """From the end of the training to the commit, if there is one."""
     crash = Cause.OOM if kind == "crash" else None
     outcome = RunOutcome(
@@ -256,7 +258,7 @@ def ended(kind: str) -> tuple[Told, ...]:
         cause=crash,
         detail="OutOfMemoryError: CUDA out of memory" if crash else "",
         claim=Claim(val_bpb=SCORE, peak_vram_mb=45060.2, num_steps=953, num_params_M=50.3),
-        curve=_curve(2.9) if crash is None else Curve(),
+        curve=_curve(2.88 + 0.02 * variant) if crash is None else Curve(),
         log_sha256="7" * 64,
         log_bytes=61_234,
         conditions=CONDITIONS,
@@ -312,18 +314,30 @@ class Effort:
     certificates: int = 0
     base: int = 0
     number: int = 0
+    ahead: bool = False
+    """Whether the next proposal is asked for already."""
 
     def begin_next(self) -> None:
-        """Ask for a proposal and leave its experiment in training."""
-        repeats = self.kept if kind_of(self.number) == "replicate" else None
-        for template, seconds in asked(repeats):
+        """Ask for a proposal, unless that is done, and leave its experiment in training."""
+        for template, seconds in self._asked()[self.ahead :]:
             self.writer.fill(template, seconds, self._values(0.0))
+        self.ahead = False
+
+    def think(self) -> None:
+        """Ask for the proposal of the next experiment while one trains."""
+        self.number += 1
+        template, seconds = self._asked()[0]
+        self.writer.fill(template, seconds, self._values(0.0))
+        self.number, self.ahead = self.number - 1, True
+
+    def _asked(self) -> tuple[Told, ...]:
+        return asked(self.kept if kind_of(self.number) == "replicate" else None)
 
     def finish(self) -> None:
         """The end of the experiment that trains."""
         kind, before = kind_of(self.number), self.best
         score = self._score(kind)
-        for template, seconds in ended(kind):
+        for template, seconds in ended(kind, self.number % 7):
             self.writer.fill(template, seconds, self._values(score))
         if kind == "keep":
             self.best, self.kept, self.keeps = score, self.number, self.keeps + 1
@@ -369,8 +383,15 @@ class Effort:
             holdout_e_against=0.1,
         )
         self.writer.tell(CertificateOpened(certificate=number, base=self.base, head=head))
-        told = {"certificate": number, "base": self.base, "head": head, "most_pairs": 12}
-        decided = CertificateDecided(outcome="certified", rule="as told", evidence=evidence, **told)
+        decided = CertificateDecided(
+            certificate=number,
+            base=self.base,
+            head=head,
+            outcome="certified",
+            rule="as told",
+            evidence=evidence,
+            most_pairs=12,
+        )
         self.writer.tell(decided)
         self.writer.tell(CertificateSettled(certificate=number, commit=self.commit))
         self.base, self.certificates = head, number + 1
@@ -386,16 +407,14 @@ def fabricate(home: Path, experiments: int) -> Effort:
     began = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=330 * (experiments + 1))
     effort = Effort(home, Writer(home, began))
     effort.writer.tell(EffortStarted(tag="nov28", base_commit="0" * 40))
-    limits = {"limits": {"dollars": 900.0, "experiments": 20_000}}
+    limits: dict[str, JsonValue] = {"limits": {"dollars": 900.0, "experiments": 20_000}}
     effort.writer.tell(SessionStarted(agent="claude", budget_seconds=300, provenance=ON_GPU, settings=limits))
     for _ in range(experiments):
         effort.begin_next()
         effort.finish()
     effort.writer.now = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=100)
     effort.begin_next()
-    effort.writer.tell(
-        ProposalAsked(proposal=effort.number + 1, agent="claude", purpose="propose", parent=effort.commit)
-    )
+    effort.think()
     effort.writer.write()
     write_log(home, effort.number, 100.0)
     write_log(home, effort.number - 1, 290.0)

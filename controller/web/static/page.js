@@ -75,6 +75,10 @@ function keepCharts(region, fresh) {
 }
 
 function keepMarks(region, fresh) {
+  for (const open of region.querySelectorAll("details[open]")) {
+    const other = [...fresh.querySelectorAll("details")].find((one) => one.id === open.id);
+    if (other) other.open = true;
+  }
   for (const box of region.querySelectorAll("input:checked")) {
     const other = [...fresh.querySelectorAll("input")].find((one) => one.id === box.id);
     if (other) other.checked = true;

@@ -1,6 +1,6 @@
 // A chart on a canvas: points, staircases and lines; to be zoomed by wheel, mouse, buttons and keys.
 
-const MARGIN = { left: 76, right: 14, top: 24, bottom: 34 };
+const MARGIN = { left: 76, right: 26, top: 24, bottom: 38 };
 const REACH = 18; // pixels within which the pointer finds a point
 const STEP = 0.25; // of the width, for each press of an arrow button
 const HOLD = 5; // pixels from which a press is a selection
@@ -97,9 +97,11 @@ export class Plot {
     pen.clip();
     this.scatter(pen, colours, first, last);
     for (const steps of this.data.steps) this.staircase(pen, colours, steps);
+    this.named = [];
     for (const line of this.data.lines) this.line(pen, colours, line);
     this.cursor(pen, colours);
     pen.restore();
+    this.frame.dataset.drawn = `${first} ${last}`;
   }
 
   grid(pen, colours, [first, last], [low, high]) {
@@ -107,7 +109,7 @@ export class Plot {
     pen.lineWidth = 1;
     pen.textBaseline = "middle";
     pen.textAlign = "right";
-    for (const [value, words] of ticks(low, high, Math.max(2, Math.floor(height / 55)), false)) {
+    for (const [value, words] of ticks(low, high, Math.max(2, Math.floor(height / 40)), false)) {
       const place = Math.round(this.up(value)) + 0.5;
       pen.strokeStyle = colours.line;
       pen.beginPath();
@@ -123,7 +125,7 @@ export class Plot {
       pen.fillText(words, this.across(value), y + height + 8);
     }
     pen.textAlign = "right";
-    pen.fillText(this.data.xName, x + width, y + height + 21);
+    pen.fillText(this.data.xName, x + width, y + height + 24);
   }
 
   scatter(pen, colours, first, last) {
@@ -184,7 +186,11 @@ export class Plot {
     pen.textAlign = inside ? "left" : "right";
     pen.textBaseline = "bottom";
     pen.fillStyle = colours[colour];
-    pen.fillText(name, this.across(x) + (inside ? 5 : 0), Math.min(this.up(y), this.box.y + this.box.height) - 4);
+    const left = this.across(x);
+    let top = Math.min(this.up(y), this.box.y + this.box.height) - 4;
+    while (this.named.some((other) => Math.abs(other.left - left) < 60 && Math.abs(other.top - top) < 14)) top -= 14;
+    this.named.push({ left, top });
+    pen.fillText(name, left + (inside ? 5 : 0), top);
   }
 
   cursor(pen, colours) {
@@ -346,7 +352,7 @@ function ticks(low, high, most, integers) {
   const digits = Math.max(0, Math.min(8, -Math.floor(Math.log10(step) + 1e-9)));
   const found = [];
   for (let value = Math.ceil(low / step) * step; value <= high + 1e-12; value += step) {
-    found.push([value, value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })]);
+    found.push([value, (Math.abs(value) < step / 1e6 ? 0 : value).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })]);
   }
   return found;
 }
