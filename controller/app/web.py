@@ -20,7 +20,7 @@ def serve(config: Settings) -> None:
     from controller.web.serve import Server, address, listen
     from controller.web.server import Site
 
-    clock, server = SystemClock(), Server()
+    clock = SystemClock()
 
     def pulse() -> Pulse:
         seen = liveness.check(config.home, clock)
@@ -29,11 +29,11 @@ def serve(config: Settings) -> None:
     with listen(config.web.host, config.web.port) as listening:
         is_local = is_loopback(listening.getsockname()[0])
         token = None if is_local else web_token.Token(web_token.ensure(config.home))
-        signals.stop_on_signals()  # uvicorn handles them meanwhile, and raises them again when it has ended
+        stop = signals.stop_on_signals()
         with Follower(config.home) as follower:
-            app = Site(follower, clock, pulse, token, server.ended).app()
+            app = Site(follower, clock, pulse, token, stop.is_set).app()
             _announce(address(listening), config.home if token else None)
-            server.run(app, listening)
+            Server(app, stop).run(listening)
 
 
 def _announce(address: str, home: Path | None) -> None:

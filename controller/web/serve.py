@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -10,6 +11,8 @@ from starlette.types import ASGIApp
 from controller.core.errors import UserError
 
 _GRACE_SECONDS = 1
+_CHECK_SECONDS = 0.5
+"""How soon it is noticed that uvicorn has ended by itself."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -31,22 +34,10 @@ def address(listening: socket.socket) -> str:
 
 
 class Server:
-    """uvicorn, without its access log: what people read is nobody's business."""
+    """uvicorn in a thread, without its access log: what people read is nobody's business."""
 
-    def __init__(self) -> None:
-        self._server: uvicorn.Server | None = None
-
-    def ended(self) -> bool:
-        """Whether a signal has asked for the end; open streams then close by themselves."""
-        return self._server is not None and self._server.should_exit
-
-    def end(self) -> None:
-        """Ask for the end as a signal does, from another thread."""
-        if self._server is not None:
-            self._server.should_exit = True
-
-    def run(self, app: ASGIApp, listening: socket.socket) -> None:
-        """Serve until SIGINT or SIGTERM. The caller must handle both: they are raised again at the end."""
+    def __init__(self, app: ASGIApp, stop: threading.Event) -> None:
+        """`stop`: set when the end is wanted. Open streams have to end by themselves then."""
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -57,5 +48,14 @@ class Server:
             timeout_graceful_shutdown=_GRACE_SECONDS,
             ws="none",
         )
-        self._server = uvicorn.Server(config)
-        self._server.run(sockets=[listening])
+        self._server, self._stop = uvicorn.Server(config), stop
+
+    def run(self, listening: socket.socket) -> None:
+        """Serve until `stop` is set. In a thread uvicorn leaves signals alone: its own handlers come too late
+        for a signal that arrives while it starts."""
+        thread = threading.Thread(target=self._server.run, args=([listening],), name="server")
+        thread.start()
+        while thread.is_alive() and not self._stop.wait(_CHECK_SECONDS):
+            pass
+        self._server.should_exit = True
+        thread.join()

@@ -16,10 +16,8 @@ VIEWS: tuple[tuple[str, str, tuple[int, int], Scheme], ...] = (
     ("now", "/", DESK, "light"),
     ("now-phone", "/", PHONE, "dark"),
     ("progress", "/progress", DESK, "light"),
-    ("experiments", "/experiments", DESK, "light"),
     ("experiment", "/experiments/970", DESK, "dark"),
     ("compare", "/compare?n=970&n=1067&n=1100", DESK, "light"),
-    ("record", "/record", DESK, "light"),
 )
 
 

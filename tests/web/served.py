@@ -7,7 +7,7 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,7 +44,6 @@ class Served:
     home: Path
     url: str
     follower: Follower
-    server: Server = field(repr=False)
 
     def get(
         self, path: str, headers: Mapping[str, str] = PAGE, method: str = "GET", body: str = ""
@@ -80,15 +79,15 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 @contextlib.contextmanager
 def served(home: Path, token: Token | None = None) -> Iterator[Served]:
     """Serve on a free port of loopback."""
-    server = Server()
+    stop = threading.Event()
     with listen("127.0.0.1", 0) as listening, Follower(home) as follower:
-        app = Site(follower, SystemClock(), lambda: AT_WORK, token, server.ended).app()
-        thread = threading.Thread(target=server.run, args=(app, listening))
+        app = Site(follower, SystemClock(), lambda: AT_WORK, token, stop.is_set).app()
+        thread = threading.Thread(target=Server(app, stop).run, args=(listening,))
         thread.start()
         try:
-            yield Served(home, address(listening), follower, server)
+            yield Served(home, address(listening), follower)
         finally:
-            server.end()
+            stop.set()
             thread.join()
 
 

@@ -274,5 +274,5 @@ def test_text_of_others_stays_text(spoiled: Served, name: str) -> None:
     assert metrics.status == 200 and unseen(metrics.text) == set()
 
 
-OPTIONAL = {("dd", "class"), ("span", "class"), ("p", "class"), ("br",)}
+OPTIONAL = {("dd", "class"), ("span", "class"), ("p", "class"), ("details", "id"), ("summary",)}
 """Elements of ours that long or multi-line texts get and short ones do not."""
