@@ -32,8 +32,8 @@ from controller.web.rows import Row, row_of
 log = structlog.stdlib.get_logger(__name__)
 
 _POLL_SECONDS = 0.2
-_BATCH = 100
-"""Records between two moments in which readers have their turn."""
+_BATCH, _TURN_SECONDS = 200, 0.001
+"""Records between two moments in which readers have their turn, and how long that is: a lock is not fair."""
 _WATCHED = (pause.NAME, verified.NAME)
 """Files besides the journal whose change is worth a new look."""
 
@@ -173,7 +173,7 @@ class Follower:
         archive = self._standing.archive
         records, began = archive.follow(), archive.position.offset
         try:
-            while self._read_batch(records) and not self._stop.is_set():
+            while self._read_batch(records) and not self._stop.wait(_TURN_SECONDS):
                 self.version += 1
         except (GloveboxError, LookupError) as error:
             if began:  # it may be another journal in the same file

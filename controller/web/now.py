@@ -10,7 +10,6 @@ from typing import Any
 from controller.core.experiment import Experiment, Phase
 from controller.core.state import ResearchState, SlotState
 from controller.core.untrusted import clean_line
-from controller.core.values import Verdict
 from controller.store import pause
 from controller.store.runs import Runs
 from controller.views import certificates, conditions, costs, curves, facts, spread
@@ -156,8 +155,3 @@ def waits(standing: Standing, pulse: Pulse, now: dt.datetime) -> Iterator[tuple[
     if not state.open and not state.proposals and pulse.running and not state.stopped:
         agent = clean_line(state.session.agent) if state.session else "the agent"
         yield "proposal", f"waited for, by {agent}"
-
-
-def shown_verdicts(state: ResearchState) -> dict[str, int]:
-    """By verdict, replicates aside."""
-    return {str(verdict): state.count(verdict) for verdict in Verdict}

@@ -17,12 +17,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
 from controller.core.errors import GloveboxError, UserError, VerificationFailed
-from controller.core.keeps import keeps_of
 from controller.ports import Clock
-from controller.web import experiment, metrics, now, progress, record
+from controller.web import compare, experiment, metrics, now, progress, record, table
 from controller.web.follower import Follower, Standing
 from controller.web.now import Pulse
-from controller.web.rows import KINDS, PAGE, SORTS, Query
+from controller.web.rows import Query
 from controller.web.security import SIGN_IN, Guard
 from controller.web.stream import Stream
 from controller.web.templating import STATIC, environment
@@ -79,7 +78,7 @@ class Site:
 
     def experiments(self, request: Request) -> Response:
         query = Query.read(request.query_params)
-        return self._page(request, "experiments", lambda standing: _table(standing, query))
+        return self._page(request, "experiments", lambda standing: table.context(standing, query))
 
     def experiment(self, request: Request) -> Response:
         number = request.path_params["number"]
@@ -91,7 +90,7 @@ class Site:
 
     def compare(self, request: Request) -> Response:
         numbers = _numbers(request)
-        return self._page(request, "compare", lambda standing: experiment.compare(standing, numbers))
+        return self._page(request, "compare", lambda standing: compare.context(standing, numbers))
 
     def record(self, request: Request) -> Response:
         time = self.clock.now()
@@ -192,31 +191,6 @@ def _told(error: Exception) -> tuple[int, str]:
             return 500, f"The journal is damaged: {error}."
         case _:
             return 500, str(error)
-
-
-def _table(standing: Standing, query: Query) -> dict[str, Any]:
-    """For the template `experiments.html`."""
-    found, rows, spending = query.select(standing.rows), standing.rows, standing.state.spending
-    pages = max(1, -(-len(found) // PAGE))
-    page = min(query.page, pages)
-    shown, keeps = found[(page - 1) * PAGE : page * PAGE], keeps_of(standing.state)
-    return {
-        "query": query,
-        "rows": [(row, spending.of(row.proposal), _mark(row.kind, keeps.mark(row.number))) for row in shown],
-        "costly": spending.total.calls > 0,
-        "found": len(found),
-        "page_number": page,
-        "pages": pages,
-        "kinds": KINDS,
-        "sorts": SORTS,
-        "causes": sorted({row.cause for row in rows if row.cause}),
-        "agents": sorted({row.agent for row in rows}),
-        "slots": sorted({row.slot for row in rows}),
-    }
-
-
-def _mark(kind: str, mark: str) -> str:
-    return mark.strip() if kind == "keep" else ""
 
 
 def _numbers(request: Request) -> list[int]:
