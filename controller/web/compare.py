@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from controller.core.experiment import Experiment
 from controller.views.tables import detail_lines
-from controller.web.experiment import Context, Line, diff_lines, find, text_of
+from controller.web.experiment import SKETCH, Context, Line, diff_lines, find, text_of
 from controller.web.follower import Standing
 
 
@@ -34,6 +34,6 @@ def _changes(one: Sequence[str], other: Sequence[str], first: int, second: int) 
 def _side_by_side(standing: Standing, experiments: Sequence[Experiment]) -> list[tuple[str, list[str]]]:
     """Each detail that not all have in common, with its value for each."""
     told = [dict(detail_lines(standing.state, experiment)) for experiment in experiments]
-    names = dict.fromkeys(name for details in told for name in details)
+    names = dict.fromkeys(name for details in told for name in details if name != SKETCH)
     values = [(name, [details.get(name, "") for details in told]) for name in names]
     return [(name, found) for name, found in values if len(set(found)) > 1]

@@ -22,6 +22,8 @@ from controller.views.facts import TEXT_LIMIT
 from controller.views.tables import detail_lines, log_gone
 from controller.web.follower import Standing
 
+SKETCH = "training loss"
+"""Among the details, a line of bars; a chart says it better."""
 _SHOWN = 8
 """Lines of one event that are shown at once."""
 _MOST_SAID = 6000
@@ -52,7 +54,7 @@ def find(standing: Standing, number: int) -> Experiment:
 def context(standing: Standing, number: int) -> Context:
     """For the template `experiment.html`. Raises Unknown, VerificationFailed."""
     experiment, state = find(standing, number), standing.state
-    details = list(detail_lines(state, experiment))
+    details = [line for line in detail_lines(state, experiment) if line[0] != SKETCH]
     records = trail(standing, number)
     curve = curve_of(standing, experiment)
     excerpt = Runs(standing.home).excerpt(number) or log_gone(state, number)

@@ -20,7 +20,7 @@ from controller.web.server import Site
 from controller.web.token import Token
 from tests.support.hostile import effort
 
-AT_WORK = Pulse(True, 0.0, "A controller is at work: training experiment 3.")
+AT_WORK = Pulse(True, 0.0, "A controller is at work.")
 PAGE = {"Accept": "text/html"}
 
 

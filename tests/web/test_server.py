@@ -49,7 +49,7 @@ def test_now_says_what_happens(small: Served) -> None:
     assert 'href="/experiments/10"' in text and "left of 5:00" in text
     assert "step   294 | loss" in text and "proposal 11" in text
     assert "1905 MHz (at least 1830)" in text and "0.4 GiB used by others" in text
-    assert "A controller is at work: training experiment 3." in text
+    assert "A controller is at work." in text
 
 
 def test_an_experiment_tells_its_story_in_order(small: Served) -> None:
