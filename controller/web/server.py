@@ -64,7 +64,7 @@ class Site:
             Route(SIGN_IN, self.signed_in, methods=["POST"]),
             Mount("/static", _Static(directory=STATIC)),
         ]
-        handlers: dict[Any, Any] = {GloveboxError: self.refused, HTTPException: self.refused}
+        handlers: dict[Any, Any] = {kind: self.refused for kind in (GloveboxError, HTTPException, OSError)}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), token=self.token)
 
     # --- pages ----------------------------------------------------------------------------------------------
@@ -159,7 +159,8 @@ class Site:
             max_age=_MONTH_SECONDS,
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            # Behind a proxy that adds TLS, only the browser knows that there is some.
+            secure=request.headers.get("origin", "").startswith("https://"),
         )
         return response
 
@@ -189,6 +190,8 @@ def _told(error: Exception) -> tuple[int, str]:
             return 400, str(error)
         case VerificationFailed():
             return 500, f"The journal is damaged: {error}."
+        case OSError():
+            return 503, f"The home cannot be read: {error.strerror or 'its disk failed'}."
         case _:
             return 500, str(error)
 

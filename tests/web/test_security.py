@@ -151,6 +151,13 @@ def test_signing_in_gives_a_cookie_that_scripts_and_other_sites_do_not_get(guard
     assert guarded.get("/", {"Cookie": cookie.split(";")[0]}).status == 200
 
 
+def test_behind_tls_the_cookie_stays_behind_tls(guarded: Served) -> None:
+    host = {"Host": "box.example", "Origin": "https://box.example"}
+    assert "Secure" in guarded.get("/sign-in", host, "POST", f"token={SECRET}").headers["set-cookie"]
+    host = {"Host": "box.example", "Origin": "http://box.example"}
+    assert "Secure" not in guarded.get("/sign-in", host, "POST", f"token={SECRET}").headers["set-cookie"]
+
+
 def test_a_form_of_another_site_signs_nobody_in(guarded: Served) -> None:
     for told in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
         assert guarded.get("/sign-in", told, "POST", f"token={SECRET}").status == 403

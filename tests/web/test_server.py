@@ -179,6 +179,16 @@ def test_a_broken_journal_is_a_sentence_on_every_page(short: Effort, tmp_path: P
         assert "glovebox_journal_intact 0.0" in site.get("/metrics").text
 
 
+def test_what_is_gone_from_the_disk_is_a_sentence(short: Effort, tmp_path: Path) -> None:
+    home = shutil.copytree(short.home, tmp_path / "home")
+    with served(home) as site:
+        site.caught_up(short.writer.head)
+        (home / "runs" / "000003").mkdir(parents=True)
+        (home / "runs" / "000003" / "run.log").mkdir()
+        answer = site.get("/experiments/3", {})
+        assert (answer.status, answer.text) == (503, "The home cannot be read: Is a directory.\n")
+
+
 # --- the stream ---------------------------------------------------------------------------------------------
 
 
