@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.skipif(
 MANY = 10_000
 FIRST_PAINT, UPDATE = 0.3, 1.0
 """Seconds."""
+TRIES = 6
+"""Another test may have both CPUs while a page is painted."""
 LOOKS: tuple[tuple[tuple[int, int], Scheme], ...] = ((DESK, "light"), (PHONE, "dark"))
 HOSTILE_VIEWS = ("", "progress", "experiments", "experiments/1", "experiments/5", "compare?n=1&n=4", "record")
 
@@ -135,7 +138,11 @@ def test_the_first_paint_comes_at_once(browser: Browser, large: Large) -> None:
     with at(browser, large.url, "") as page:
         is_read(page)
     for path in ("", "progress", "experiments", "experiments/97"):
-        seconds = min(first_paint(browser, large.url + path) for _ in range(2))
+        seconds = math.inf
+        for _ in range(TRIES):
+            seconds = min(seconds, first_paint(browser, large.url + path))
+            if seconds < FIRST_PAINT:
+                break
         print(f"first paint of /{path}: {1000 * seconds:.0f} ms")
         assert seconds < FIRST_PAINT, path
 

@@ -4,6 +4,7 @@
 import { wire } from "./charts.js";
 
 const GAP = 300; // milliseconds between two updates
+const LOG_GAP = 1000; // the same where a run has printed something, and nothing else has happened
 const AGAIN = 5000; // after the stream was refused
 
 const connection = document.getElementById("connection");
@@ -11,6 +12,7 @@ let shown = document.body.dataset.version;
 let printed = null;
 let wanted = { version: shown, printed: 0 };
 let busy = false;
+let timer = 0;
 let last = 0;
 
 function say(words) {
@@ -26,11 +28,15 @@ function isDue() {
 }
 
 async function update() {
+  clearTimeout(timer);
   if (busy || document.hidden || !isDue()) return;
-  const wait = last + GAP - performance.now();
+  const wait = last + (wanted.version !== shown ? GAP : LOG_GAP) - performance.now();
+  if (wait > 0) {
+    timer = setTimeout(update, wait);
+    return;
+  }
   busy = true;
   try {
-    if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
     const seen = wanted;
     const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "error" });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -46,7 +52,7 @@ async function update() {
     last = performance.now();
     busy = false;
   }
-  if (isDue()) setTimeout(update, shown === null ? AGAIN : 0);
+  if (isDue()) timer = setTimeout(update, shown === null ? AGAIN : 0);
 }
 
 // Regions are replaced only if they say something else; charts, marks and focus stay.
