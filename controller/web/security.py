@@ -19,8 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.web.token import Token
 
 SIGN_IN = "/sign-in"
-_OPEN = (SIGN_IN, "/health", "/static/")
-"""What can be read without the token: nothing of the home is in it."""
 _SAFE = frozenset({"GET", "HEAD"})
 
 POLICY = "; ".join(
@@ -45,6 +43,11 @@ HEADERS: Mapping[str, str] = {
     "cache-control": "no-store",
 }
 """Of every response, unless it says otherwise itself."""
+
+
+def is_open(path: str) -> bool:
+    """Whether a path can be read without the token: nothing of the home may be in any answer to it."""
+    return path in (SIGN_IN, "/health") or path.startswith("/static/")
 
 
 def is_loopback(host: str) -> bool:
@@ -138,7 +141,7 @@ class Guard:
         headers, path = Headers(scope=scope), scope["path"]
         if (why := objection(scope["method"], headers, loopback=self._token is None)) is not None:
             return PlainTextResponse(why + "\n", 403)
-        if self._token is None or path.startswith(_OPEN) or is_admitted(headers, self._token):
+        if self._token is None or is_open(path) or is_admitted(headers, self._token):
             return None
         if scope["method"] in _SAFE and "text/html" in headers.get("accept", ""):
             return RedirectResponse(SIGN_IN, 303)

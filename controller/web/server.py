@@ -22,7 +22,7 @@ from controller.web import compare, experiment, metrics, now, progress, record, 
 from controller.web.follower import Follower, Standing
 from controller.web.now import Pulse
 from controller.web.rows import Query
-from controller.web.security import SIGN_IN, Guard
+from controller.web.security import SIGN_IN, Guard, is_open
 from controller.web.stream import Stream
 from controller.web.templating import STATIC, environment
 from controller.web.token import Token
@@ -173,7 +173,7 @@ class Site:
 
     def refused(self, request: Request, error: Exception) -> Response:
         status, sentence = _told(error)
-        if "text/html" not in request.headers.get("accept", ""):
+        if "text/html" not in request.headers.get("accept", "") or is_open(request.url.path):
             return PlainTextResponse(sentence + "\n", status)
         return self._page(request, "error", lambda _: {"sentence": sentence, "status": status}, status)
 

@@ -9,6 +9,7 @@ import pytest
 
 from controller.core.state import ResearchState, fold
 from controller.store.journal import NAME, read_records
+from controller.store.snapshot import EVERY
 from controller.views.report import _both_scores
 from controller.views.stairs import climb
 from controller.web.follower import Follower, Standing
@@ -54,6 +55,15 @@ def test_it_follows_line_by_line_and_says_so(effort: Effort) -> None:
     follower.look()
     assert follower.version > before and same(known(follower).state, fold(read_records(effort.home)))
     assert known(follower).rows[8].kind == "replicate"
+
+
+def test_finished_experiments_do_not_stay_in_memory(tmp_path: Path) -> None:
+    follower = Follower(fabricate(tmp_path / "home", 3 * EVERY).home)
+    follower.look()
+    standing = known(follower)
+    assert len(standing.rows) == 3 * EVERY + 1
+    assert len(standing.state.experiments._kept[1]) <= 2 * EVERY
+    assert standing.state.experiments[1].number == 1
 
 
 def test_a_line_that_is_half_written_is_waited_for(effort: Effort) -> None:

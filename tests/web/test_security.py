@@ -134,6 +134,20 @@ def test_what_needs_no_token_tells_nothing_of_the_home(guarded: Served) -> None:
     for path in ("/health", "/sign-in", "/static/style.css"):
         answer = guarded.get(path)
         assert answer.status == 200 and "nov28" not in answer.text
+    for path in (
+        "/static/none",
+        "/static/../",
+        "/static/%2e%2e/server.py",
+        "/sign-in/",
+        "/sign-inn",
+        "/healthy",
+    ):
+        for method in ("GET", "PUT", "HEAD"):
+            answer = guarded.get(path, PAGE, method)
+            assert (
+                answer.status != 200 and "nov28" not in answer.text and str(guarded.home) not in answer.text
+            )
+    assert "nov28" not in guarded.get("/sign-in", PAGE, "PUT").text
 
 
 def test_the_token_may_stand_in_a_header(guarded: Served) -> None:
