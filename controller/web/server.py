@@ -12,19 +12,18 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Scope
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from controller.core.errors import GloveboxError, UserError, VerificationFailed
 from controller.ports import Clock
-from controller.web import compare, experiment, metrics, now, progress, record, table
+from controller.web import assets, compare, experiment, metrics, now, progress, record, table
 from controller.web.follower import Follower, Standing
 from controller.web.now import Pulse
 from controller.web.rows import Query
 from controller.web.security import SIGN_IN, Guard, is_open
 from controller.web.stream import Stream
-from controller.web.templating import STATIC, environment
+from controller.web.templating import environment
 from controller.web.token import Token
 
 _MOST_COMPARED = 6
@@ -62,7 +61,7 @@ class Site:
             Route("/health", self.health),
             Route(SIGN_IN, self.sign_in, methods=["GET"]),
             Route(SIGN_IN, self.signed_in, methods=["POST"]),
-            Mount("/static", _Static(directory=STATIC)),
+            Route("/static/{name}", assets.serve),
         ]
         handlers: dict[Any, Any] = {kind: self.refused for kind in (GloveboxError, HTTPException, OSError)}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), token=self.token)
@@ -215,14 +214,3 @@ async def _shown(request: Request) -> str:
             return ""
     fields: Mapping[str, list[str]] = parse_qs(body.decode("ascii", "replace"))
     return fields.get("token", [""])[0].strip()
-
-
-class _Static(StaticFiles):
-    """An address with a query changes with its content (templating.address_of); any other is asked for again,
-    which costs a comparison of dates."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        forever = "public, max-age=31536000, immutable"
-        response.headers["cache-control"] = forever if scope["query_string"] else "no-cache"
-        return response

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from markupsafe import Markup
 from controller.core.untrusted import clean_text
 from controller.views.costs import moment
 from controller.views.facts import TEXT_LIMIT
+from controller.web.assets import address_of
 
 FOLDER = Path(__file__).parent
-STATIC = FOLDER / "static"
 
 SHAPES = {
     "keep": "●",
@@ -76,10 +75,3 @@ def clock(seconds: float | None) -> str:
 
 def gigabytes(value: float | None) -> str:
     return "" if value is None else f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
-
-
-@cache
-def address_of(name: str) -> str:
-    """Where a static file is served; another address once its content is another."""
-    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:10]
-    return f"/static/{name}?{digest}"

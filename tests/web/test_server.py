@@ -104,6 +104,19 @@ def test_bad_input_is_one_sentence(small: Served, path: str, status: int, senten
     assert sentence in plain.text and plain.text.count("\n") == 1
 
 
+def test_a_file_is_sent_once_for_each_content(small: Served) -> None:
+    address = re.search(r'href="(/static/style\.css\?\w+)"', small.get("/").text)
+    assert address is not None
+    first = small.get(address[1], {})
+    assert first.headers["content-type"] == "text/css; charset=utf-8" and b"--ink" in first.body
+    assert "immutable" in first.headers["cache-control"]
+    for path in ("/static/style.css", "/static/style.css?other"):
+        assert small.get(path, {}).headers["cache-control"] == "no-cache"
+    again = small.get("/static/style.css", {"If-None-Match": first.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    assert small.get("/static/page.js", {}).headers["content-type"].startswith("text/javascript")
+
+
 def test_another_method_is_refused(small: Served) -> None:
     assert small.get("/", method="POST").status == 405
 
