@@ -11,11 +11,11 @@ DEMO_HOME ?= $(CURDIR)/home-demo
 BOOTSTRAP := sandbox_image/bootstrap
 BIN := .venv/bin
 
-.PHONY: help up down logs status image prepare demo test check bench aa attacks chaos clean engine controller-image env env-dev
+.PHONY: help up down logs status image prepare demo test check bench aa attacks chaos clean engine screenshots controller-image env env-dev
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: image controller-image ## start the research as a service that survives crashes and reboots
 	@$(BOOTSTRAP)/service.sh up
@@ -58,6 +58,9 @@ aa: image env-dev ## how often chance is kept and certified: simulated, and in c
 
 attacks: image env-dev ## try to forge a score in every way we know; honest models are scored for comparison
 	@PYTHONPATH=harness $(BIN)/python -m tests.attacks
+
+screenshots: env-dev ## pictures of the web pages of a made-up effort, into docs/web/; needs Chromium
+	@$(BIN)/python -m tests.web.screenshots
 
 chaos: image env-dev ## kill the controller N times (default 100) on real containers and check for damage
 	@PYTHONPATH=harness $(BIN)/python -m tests.chaos $(N) $(CHAOS)

@@ -35,6 +35,9 @@ from controller.app import (
 from controller.app import (
     runner as runner_service,
 )
+from controller.app import (
+    web as web_server,
+)
 from controller.app.home import read_standing, read_state, reap, require_effort
 from controller.core.errors import (
     GloveboxError,
@@ -46,7 +49,7 @@ from controller.core.errors import (
 )
 from controller.core.untrusted import clean_line
 from controller.store import pause as pause_
-from controller.store import verify
+from controller.store import verified, verify
 from controller.store.journal import read_blob
 from controller.store.lock import HomeLock, home_in_use
 from controller.store.runs import Runs
@@ -316,6 +319,7 @@ def verify_(
         raise UserError("A head is 64 hexadecimal digits, as `glovebox status` prints it.")
     found = verify.examine(config.home, head)
     problems, state = found.problems, found.state
+    verified.write(config.home, problems, state, SystemClock().now())
     if as_json:
         _print_json({"problems": problems})
     for problem in [] if as_json else problems:
@@ -447,6 +451,18 @@ def agent_(
     config = settings.load(home=home, agent=name)
     choose.require_known(name)
     steer.ask(config.home, "agent", reason, agent=name)
+
+
+@app.command()
+def web(
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0: any. Default: 8700.", min=0, max=65535)
+    ] = None,
+) -> None:
+    """Show the effort in a browser, for reading."""
+    web_server.serve(settings.load(home=home, **_section("web", host=host, port=port)))
 
 
 @app.command()

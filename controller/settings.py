@@ -44,6 +44,7 @@ from controller.observers.notify import NotifyConfig
 from controller.sandbox.rehearsal import RehearsalConfig
 from controller.store.retention import RetentionConfig
 from controller.system import dotenv, text_files, variables
+from controller.web.config import WebConfig
 
 SETTINGS_FILE = "glovebox.toml"
 PROJECT = Path(__file__).resolve().parent.parent
@@ -125,6 +126,7 @@ class Settings(BaseSettings):
     judge: JudgeConfig = JudgeConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()
     claude: ClaudeConfig = ClaudeConfig()
+    web: WebConfig = WebConfig()
     anthropic_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key")
     )

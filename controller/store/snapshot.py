@@ -117,11 +117,11 @@ class Archive:
 
     def records(self, number: int) -> list[Record]:
         """The lines of one experiment, oldest first. Raises VerificationFailed if one of them is damaged."""
-        return [record for record in self._lines_around(number) if record.experiment == number]
+        return [record for record in self.around(number) if record.experiment == number]
 
     def experiment(self, number: int) -> Experiment:
         """An experiment as `fold` gives it. Raises VerificationFailed if its lines are damaged."""
-        lines = list(self._lines_around(number))
+        lines = list(self.around(number))
         proposal = next(
             r.data.proposal for r in lines if isinstance(r.data, ExperimentOpened) and r.experiment == number
         )
@@ -143,8 +143,9 @@ class Archive:
             self._forgotten = min(len(self.experiments), oldest, state.next_number - EVERY)
             state.experiments.forget(self._forgotten, self.experiment)
 
-    def _lines_around(self, number: int) -> Iterator[Record]:
-        """First the start of its proposal's session, then the lines from the question to its last one."""
+    def around(self, number: int) -> Iterator[Record]:
+        """First the start of its proposal's session, then the lines from the question to its last one, those
+        of other slots among them. Raises VerificationFailed if one of them is damaged."""
         begin = self.experiments[number]
         if session := bisect.bisect(self.sessions, begin):
             yield from read_lines(self.home, self.sessions[session - 1], self.sessions[session - 1] + 1)

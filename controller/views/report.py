@@ -34,6 +34,7 @@ from controller.core.values import Cause, Provenance, Verdict
 from controller.files import drop_link
 from controller.views import certificates, chart, costs, curves, html, spread, steering
 from controller.views.facts import effect, marks
+from controller.views.holdout import BothScores, both_scores
 from controller.views.stairs import climb
 from controller.views.tables import counts
 
@@ -230,13 +231,9 @@ def _kept(state: ResearchState) -> Iterator[str]:
         )
 
 
-def _both_scores(state: ResearchState) -> list[tuple[int, float, float, float]]:
-    """Number, val_bpb, the same on fresh rows, and the standard error of that, of every kept experiment."""
-    return [
-        (experiment.number, score.val_bpb, score.on_fresh_rows, score.fresh.fresh_error)
-        for experiment in _verdicts(state, Verdict.KEEP)
-        if (score := experiment.score) and score.fresh and score.on_fresh_rows is not None
-    ]
+def _both_scores(state: ResearchState) -> list[BothScores]:
+    """Of every kept experiment."""
+    return [pair for kept in _verdicts(state, Verdict.KEEP) if (pair := both_scores(kept)) is not None]
 
 
 def _holdout(state: ResearchState) -> Iterator[str]:

@@ -21,15 +21,19 @@ class Stairs:
     frontier: list[Step] = field(default_factory=list)
     certified: list[Step] = field(default_factory=list)
 
+    def follow(self, state: ResearchState) -> None:
+        """Note where both stand after one more record."""
+        latest = state.order[-1] if state.order else 0
+        _step(self.frontier, latest, state.frontier)
+        _step(self.certified, latest, state.certified)
+
 
 def climb(records: Iterable[Record]) -> tuple[ResearchState, Stairs]:
     """The state that the records add up to, and the way there."""
     state, stairs = ResearchState(), Stairs()
     for record in records:
         apply(state, record)
-        latest = state.order[-1] if state.order else 0
-        _step(stairs.frontier, latest, state.frontier)
-        _step(stairs.certified, latest, state.certified)
+        stairs.follow(state)
     return state, stairs
 
 

@@ -191,12 +191,13 @@ def _details(state: ResearchState, experiment: Experiment) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("verdict", verdict_text(experiment))
-    for name, value in _detail_lines(state, experiment):
+    for name, value in detail_lines(state, experiment):
         table.add_row(name, Text(clean_text(value, TEXT_LIMIT)))
     return table
 
 
-def _detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tuple[str, str]]:
+def detail_lines(state: ResearchState, experiment: Experiment) -> Iterable[tuple[str, str]]:
+    """Names and values of what is known about one experiment; not yet safe to show."""
     proposal, outcome, score = experiment.proposal, experiment.outcome, experiment.score
     yield "description", description(experiment)
     yield "hypothesis", proposal.hypothesis

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Controller, runner and reaper as a service: service.sh up|down|logs|status|prepare
+# Controller, runner, reaper and web server as a service: service.sh up|down|logs|status|prepare
 #
 # Variables in addition to those of packages.sh, also read from .env: ANTHROPIC_API_KEY or
 # GLOVEBOX_ANTHROPIC_API_KEY_FILE, for the key.
@@ -30,6 +30,9 @@ export_variables() {
     elif is_rootless; then # root in a container is the user who started the engine, and the only usable one
         GLOVEBOX_UID=0 GLOVEBOX_GID=0 GLOVEBOX_RUNNER_UID=0 GLOVEBOX_REAPER_UID=0 GLOVEBOX_SOCKET_GID=0
     fi
+    host=$(from_settings GLOVEBOX_WEB__HOST GLOVEBOX_WEB__PORT) || exit
+    eval "$host"
+    export GLOVEBOX_WEB__HOST=${GLOVEBOX_WEB__HOST:-127.0.0.1} GLOVEBOX_WEB__PORT=${GLOVEBOX_WEB__PORT:-8700}
     GLOVEBOX_KEY_FILE=$PWD/.secrets/anthropic_api_key
     GLOVEBOX_DOTENV=$PWD/.secrets/settings.env
     service_settings=$(from_settings --service)
@@ -67,10 +70,20 @@ make_home() {
     chmod 2750 "$GLOVEBOX_HOME/runner/socket"
 }
 
+# What a browser has to show; the server itself can write nothing. Never through a link.
+make_web_token() {
+    local token=$GLOVEBOX_HOME/web-token
+    if [ ! -e "$token" ] && [ ! -L "$token" ]; then
+        (umask 077 && set -o noclobber && python3 -c 'import secrets; print(secrets.token_urlsafe(32))' >"$token")
+    fi
+    if is_root; then chown -h "$GLOVEBOX_UID:$GLOVEBOX_GID" "$token"; fi
+}
+
 # The part of .env for the service's containers, mounted where they read .env, with the same syntax.
 make_settings_file() {
     mkdir -p -m 700 "${GLOVEBOX_DOTENV%/*}"
     (umask 077 && touch "$GLOVEBOX_DOTENV")
+    (umask 022 && : >"${GLOVEBOX_DOTENV%/*}/empty") # the web server's settings
     printf '%s\n' "$service_settings" >"$GLOVEBOX_DOTENV" # in place, because it is mounted
     if is_root; then chown "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_DOTENV"; fi
 }
@@ -200,6 +213,7 @@ main() {
     case ${1:-} in
         up)
             make_home
+            make_web_token
             make_key_file
             make_settings_file
             make_runner_settings
@@ -209,6 +223,7 @@ main() {
             if renews_runner; then compose stop controller; fi
             compose up --detach --remove-orphans ${key_changed:-}
             say "the research goes on by itself in $GLOVEBOX_HOME; look at it with: make status, make logs; end it with: make down"
+            say "in a browser: http://$GLOVEBOX_WEB__HOST:$GLOVEBOX_WEB__PORT/ with the token in $GLOVEBOX_HOME/web-token"
             ;;
         prepare)
             make_home

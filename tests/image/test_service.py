@@ -171,7 +171,17 @@ def test_who_has_what(project: Path) -> None:
 
     assert {name for name in parts if holds(name, SOCKET)} == {"runner", "reaper", "operator"}
     assert {name for name in parts if parts[name].get("secrets")} == {"controller"}
-    assert {name for name in parts if parts[name].get("network_mode") != "none"} == {"controller"}
+    assert {name for name in parts if parts[name].get("network_mode") != "none"} == {"controller", "web"}
+    assert not set(parts["controller"]["networks"]) & set(parts["web"]["networks"])
+    published = [
+        (port["host_ip"], port["published"]) for name in parts for port in parts[name].get("ports", ())
+    ]
+    assert published == [("127.0.0.1", "8700")]
+    assert holds("web", home) == [True, False, False, True]
+    hidden = [mount["target"] for mount in parts["web"]["volumes"] if mount["type"] == "tmpfs"]
+    assert hidden == [f"{home}/data", f"{home}/runner"]
+    assert parts["web"]["volumes"][3]["source"] == str(project / ".secrets" / "empty")
+    assert set(parts["web"]["environment"]) == {"GLOVEBOX_HOME"}
     assert "0" not in parts["controller"].get("group_add", [])
     assert holds("controller", home) == [False, True, True, True, True]
     for part in ("data", "harness", "runner", "glovebox.toml"):
@@ -186,10 +196,10 @@ def test_who_has_what(project: Path) -> None:
         assert not service.get("privileged") and service["restart"] == (
             "no" if name == "operator" else "unless-stopped"
         ), name
-        sources = [mount["source"] for mount in service.get("volumes", ())]
+        sources = [mount["source"] for mount in service.get("volumes", ()) if "source" in mount]
         reaches = any(f"{SOCKET}/".startswith(f"{source}/") for source in sources)
         assert reaches == (name in ("runner", "reaper", "operator")), name
-        assert name in ("controller", "operator") or home not in sources, name
+        assert name in ("controller", "operator", "web") or home not in sources, name
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
@@ -225,6 +235,27 @@ def test_a_home_for_the_service_belongs_to_whom_it_should(project: Path) -> None
         owners = {path.name: path.stat().st_uid for path in (project / "home").iterdir()}
         assert owners == {"data": 10000, "harness": 10000, "glovebox.toml": 10000, "runner": 10010}
         assert socket.st_gid == 10000
+
+
+def test_the_token_of_the_web_server_is_made_once_for_the_service_alone(project: Path) -> None:
+    path = project / "home" / "web-token"
+    call(project, "make_home; make_web_token", GLOVEBOX_HOME=str(project / "home"))
+    first = path.read_text()
+    assert len(first) > 40 and path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_uid == (10000 if os.getuid() == 0 else os.getuid())
+    call(project, "make_web_token", GLOVEBOX_HOME=str(project / "home"))
+    assert path.read_text() == first
+    path.unlink()
+    path.symlink_to(project / "elsewhere")
+    call(project, "make_web_token", GLOVEBOX_HOME=str(project / "home"))
+    assert not (project / "elsewhere").exists()
+
+
+def test_where_the_web_server_is_published_may_be_chosen(project: Path) -> None:
+    (project / ".env").write_text("GLOVEBOX_WEB__HOST=10.0.0.7\n")
+    show = 'printf "%s\\n" "$GLOVEBOX_WEB__HOST:$GLOVEBOX_WEB__PORT" >told'
+    call(project, show, GLOVEBOX_WEB__PORT="9000")
+    assert (project / "told").read_text() == "10.0.0.7:9000\n"
 
 
 def test_a_folder_that_is_no_home_is_not_taken_over(project: Path) -> None:

@@ -1,0 +1,216 @@
+"""The pages and their addresses."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from controller.core.errors import GloveboxError, UserError, VerificationFailed
+from controller.ports import Clock
+from controller.web import assets, compare, experiment, metrics, now, progress, record, table
+from controller.web.follower import Follower, Standing
+from controller.web.now import Pulse
+from controller.web.rows import Query
+from controller.web.security import SIGN_IN, Guard, is_open
+from controller.web.stream import Stream
+from controller.web.templating import environment
+from controller.web.token import Token
+
+_MOST_COMPARED = 6
+_LONGEST_FORM = 4096
+_MONTH_SECONDS = 30 * 86400
+
+
+@dataclass
+class Site:
+    """All that the pages are made from."""
+
+    follower: Follower
+    clock: Clock
+    pulse: Callable[[], Pulse]
+    token: Token | None
+    """None: bound to loopback, where nobody has to show one."""
+    ended: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self.stream = Stream(self.follower, secrets.token_hex(4), self.ended)
+
+    def app(self) -> ASGIApp:
+        routes = [
+            Route("/", self.now),
+            Route("/progress", self.progress),
+            Route("/experiments", self.experiments),
+            Route("/experiments/{number:int}", self.experiment),
+            Route("/experiments/{number:int}/texts/{name}", self.text),
+            Route("/compare", self.compare),
+            Route("/record", self.record),
+            Route("/data/progress.json", self.points),
+            Route("/data/losses.json", self.losses),
+            Route("/events", self.events),
+            Route("/metrics", self.metrics),
+            Route("/health", self.health),
+            Route(SIGN_IN, self.sign_in, methods=["GET"]),
+            Route(SIGN_IN, self.signed_in, methods=["POST"]),
+            Route("/static/{name}", assets.serve),
+        ]
+        handlers: dict[Any, Any] = {kind: self.refused for kind in (GloveboxError, HTTPException, OSError)}
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), token=self.token)
+
+    # --- pages ----------------------------------------------------------------------------------------------
+
+    def now(self, request: Request) -> Response:
+        pulse, time = self.pulse(), self.clock.now()
+        return self._page(request, "now", lambda standing: now.context(standing, pulse, time))
+
+    def progress(self, request: Request) -> Response:
+        return self._page(request, "progress", progress.context)
+
+    def experiments(self, request: Request) -> Response:
+        query = Query.read(request.query_params)
+        return self._page(request, "experiments", lambda standing: table.context(standing, query))
+
+    def experiment(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        return self._page(request, "experiment", lambda standing: experiment.context(standing, number))
+
+    def text(self, request: Request) -> Response:
+        number, name = request.path_params["number"], request.path_params["name"]
+        return self._page(request, "text", lambda standing: experiment.named_text(standing, number, name))
+
+    def compare(self, request: Request) -> Response:
+        numbers = _numbers(request)
+        return self._page(request, "compare", lambda standing: compare.context(standing, numbers))
+
+    def record(self, request: Request) -> Response:
+        time = self.clock.now()
+        return self._page(request, "record", lambda standing: record.context(standing, time))
+
+    def _page(
+        self, request: Request, name: str, context: Callable[[Standing], dict[str, Any]], status: int = 200
+    ) -> Response:
+        with self.follower.standing() as standing:
+            version = self.stream.version()
+            told = self._frame(standing) | context(standing)
+        html = environment().get_template(f"{name}.html").render(told, page=name, version=version)
+        return HTMLResponse(html, status)
+
+    def _frame(self, standing: Standing) -> dict[str, Any]:
+        """What every page shows."""
+        state = standing.state
+        return {
+            "tag": state.tag,
+            "home": str(standing.home),
+            "begun": state.seq >= 0,
+            "complete": standing.complete,
+            "failure": standing.failure,
+            "experiments": len(standing.rows),
+            "pulse": self.pulse(),
+        }
+
+    # --- data -----------------------------------------------------------------------------------------------
+
+    def points(self, request: Request) -> Response:
+        with self.follower.standing() as standing:
+            told = progress.points(standing) | {"both": progress.both_scores(standing)["rows"]}
+        return JSONResponse(told)
+
+    def losses(self, request: Request) -> Response:
+        numbers = _numbers(request)
+        with self.follower.standing() as standing:
+            return JSONResponse(experiment.loss_points(standing, numbers))
+
+    async def events(self, request: Request) -> Response:
+        return self.stream.open()
+
+    def metrics(self, request: Request) -> Response:
+        pulse = self.pulse()
+        with self.follower.standing() as standing:
+            content = metrics.render(standing, pulse, self.stream.listeners)
+        return Response(content, headers={"content-type": metrics.CONTENT_TYPE})
+
+    async def health(self, request: Request) -> Response:
+        return PlainTextResponse("at work\n")
+
+    # --- the token ------------------------------------------------------------------------------------------
+
+    def sign_in(self, request: Request) -> Response:
+        return self._form()
+
+    async def signed_in(self, request: Request) -> Response:
+        if self.token is None:
+            return RedirectResponse("/", 303)
+        if not self.token.is_token(await _shown(request)):
+            return self._form("This is not the token; the home's file web-token has it.", 403)
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
+            self.token.cookie,
+            self.token.session,
+            max_age=_MONTH_SECONDS,
+            httponly=True,
+            samesite="strict",
+            # Behind a proxy that adds TLS, only the browser knows that there is some.
+            secure=request.headers.get("origin", "").startswith("https://"),
+        )
+        return response
+
+    def _form(self, wrong: str = "", status: int = 200) -> Response:
+        html = environment().get_template("sign-in.html").render(wrong=wrong, page="sign-in")
+        # With `no-referrer` browsers would hide where the form comes from, which is checked.
+        return HTMLResponse(html, status, {"referrer-policy": "same-origin"})
+
+    # --- errors ---------------------------------------------------------------------------------------------
+
+    def refused(self, request: Request, error: Exception) -> Response:
+        status, sentence = _told(error)
+        if "text/html" not in request.headers.get("accept", "") or is_open(request.url.path):
+            return PlainTextResponse(sentence + "\n", status)
+        return self._page(request, "error", lambda _: {"sentence": sentence, "status": status}, status)
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    match error:
+        case HTTPException(status_code=404):
+            return 404, "There is no such page."
+        case HTTPException():
+            return error.status_code, f"{error.detail}."
+        case experiment.Unknown():
+            return 404, str(error)
+        case UserError():
+            return 400, str(error)
+        case VerificationFailed():
+            return 500, f"The journal is damaged: {error}."
+        case OSError():
+            return 503, f"The home cannot be read: {error.strerror or 'its disk failed'}."
+        case _:
+            return 500, str(error)
+
+
+def _numbers(request: Request) -> list[int]:
+    """The experiments that an address names, each once. Raises UserError."""
+    given = dict.fromkeys(request.query_params.getlist("n"))
+    if not 1 <= len(given) <= _MOST_COMPARED:
+        raise UserError(f"Name one to {_MOST_COMPARED} experiments, `?n=3&n=7`.")
+    if not all(number.isascii() and number.isdigit() and len(number) < 10 for number in given):
+        raise UserError("n is the number of an experiment.")
+    return [int(number) for number in given]
+
+
+async def _shown(request: Request) -> str:
+    """The token in a form; empty if there is none."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_FORM:
+            return ""
+    fields: Mapping[str, list[str]] = parse_qs(body.decode("ascii", "replace"))
+    return fields.get("token", [""])[0].strip()
