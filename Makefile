@@ -39,9 +39,11 @@ demo: image env ## a few minutes of real research in the foreground
 	@$(BOOTSTRAP)/demo.sh "$(DEMO_HOME)"
 
 # In the order of the folders, so that no file that takes minutes comes last; and threads of one process that wait
-# for each other leave the CPU to the other process.
+# for each other leave the CPU to the other process. Byte code is kept wherever this is run: hundreds of processes
+# import the same modules.
 test: image env-dev ## run all tests
-	@LC_ALL=C.UTF-8 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+	@$(BIN)/python -m compileall -q controller harness
+	@LC_ALL=C.UTF-8 OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
 		--no-loadscope-reorder $(PYTEST)
 
 check: env-dev ## lint, format, types, import rules

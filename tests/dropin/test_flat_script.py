@@ -133,11 +133,12 @@ def ended_in_time(try_it: Try, text: str, budget: float) -> Trial:
     return try_it(text, budget)
 
 
-def test_it_is_scored_as_it_claims(try_it: Try) -> None:
+def test_it_is_scored_as_it_claims_and_uses_its_time(try_it: Try) -> None:
     trial = ended_in_time(try_it, FLAT, 40.0)
     score, claim = trial.judgement, trial.outcome.claim
     assert isinstance(score, Score), trial.as_text()
     assert not trial.outcome.killed_at_limit and claim.num_steps is not None and claim.num_steps > 11
+    assert trial.outcome.seconds > 0.9 * 40
     assert claim.val_bpb == pytest.approx(score.val_bpb, abs=0.002)
     assert 1 < score.val_bpb < 4
 

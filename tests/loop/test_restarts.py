@@ -200,8 +200,12 @@ def test_what_was_half_written_for_another_slot_long_ago_is_removed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_going_on_after_any_journal_line_gives_the_same_story(tmp_path: Path, efforts: list[Effort]) -> None:
+def test_going_on_after_any_journal_line_gives_the_same_story(
+    tmp_path: Path, efforts: list[Effort], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also if the line was written by the thread in which an agent was asked ahead."""
+    # The loop asks ahead when it next looks, and each training here lasts until it has asked.
+    monkeypatch.setattr("controller.loop._LONGEST_WAIT", 0.2)
     whole_effort = start(efforts, tmp_path / "whole", Thinker())
     reference = live(whole_effort)
     assert verdicts(reference) == [

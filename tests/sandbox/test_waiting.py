@@ -161,7 +161,8 @@ def test_beside_a_gpu_they_wait_by_default_and_answer_in_float16(make_bench: Cal
     make_data(bench.home / "data")
     config = JudgeConfig(batch_tokens=128, leak_fraction=0.01, total_seconds=100)
     judge = judge_of(bench, config)
-    trial = Trial(bench, judge, TRAINS, AHEAD_SECONDS)
+    until_they_wait = TRAINS.replace("prepare.time_left() > 0", "prepare.time_left() > 5")
+    trial = Trial(bench, judge, until_they_wait, AHEAD_SECONDS)
     try:
         trial.train()
         assert trial.waited == set(ALL)

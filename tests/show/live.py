@@ -28,12 +28,14 @@ SETTINGS = {
 }
 
 
-def run(home: Path, server: MessagesServer, experiments: int, budget: float, **changes: str) -> None:
+def run(
+    home: Path, server: MessagesServer, experiments: int, budget: float, train: str = TRAIN, **changes: str
+) -> None:
     """The effort, from where it stands to its limit, with `changes` to the environment.
 
     Raises CalledProcessError.
     """
-    with start(home, server, experiments, budget, **changes) as process:
+    with start(home, server, experiments, budget, train, **changes) as process:
         if process.wait() != 0:
             raise subprocess.CalledProcessError(process.returncode, process.args)
 
@@ -46,10 +48,10 @@ def stopped(home: Path, server: MessagesServer, experiments: int, budget: float)
 
 
 def start(
-    home: Path, server: MessagesServer, experiments: int, budget: float, **changes: str
+    home: Path, server: MessagesServer, experiments: int, budget: float, train: str = TRAIN, **changes: str
 ) -> subprocess.Popen[bytes]:
-    """The same, left running."""
-    (home.parent / "train.py").write_text(TRAIN, encoding="utf-8")
+    """The same, left running. `train`: the first train.py."""
+    (home.parent / "train.py").write_text(train, encoding="utf-8")
     environment = {
         **SETTINGS,
         "ANTHROPIC_API_KEY": KEY,
