@@ -36,6 +36,9 @@ from controller.app import (
     runner as runner_service,
 )
 from controller.app import (
+    watch as watching,
+)
+from controller.app import (
     web as web_server,
 )
 from controller.app.home import read_standing, read_state, reap, require_effort
@@ -236,6 +239,13 @@ def status(home: Home = None, as_json: Json = False) -> None:
         if pausing:
             then = "it begins when nothing runs" if seen.running else "the next controller will wait"
             print(f"A pause was requested; {then}.")
+
+
+@app.command()
+def watch(home: Home = None) -> None:
+    """Show in the terminal what a service is doing, as `run` does; Ctrl-C ends the view and nothing else."""
+    config = settings.load(home=home)
+    watching.watch(config.home, sys.stdout, signals.stop_on_signals(), SystemClock())
 
 
 @app.command("log")

@@ -60,7 +60,7 @@ class Experiments:
         stop: threading.Event,
         changed: Callable[[], None],
     ) -> None:
-        """`changed` is called when the situation is another one although nothing was recorded."""
+        """`changed` is called when the situation is another one before an action has ended."""
         self.contenders: set[int] = set()
         """Experiments that are being confirmed."""
         self.examined: set[tuple[int, int]] = set()
@@ -172,6 +172,7 @@ class Experiments:
                 budget_seconds=attempt.budget_seconds,
             )
         )
+        self._changed()  # an agent that is asked ahead is asked now, and not when the loop looks again
         return self._state.experiments[number]
 
     def _require_room(self) -> None:

@@ -99,11 +99,12 @@ class Terminal:
     nobody would catch an exception.
     """
 
-    def __init__(self, stream: TextIO, clock: Clock) -> None:
+    def __init__(self, stream: TextIO, clock: Clock, state: ResearchState | None = None) -> None:
+        """`state`: where the effort stands already, for one that is watched from the middle on."""
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an arrow must not break the view in a Latin-1 terminal
         self._clock = clock
-        self._state = ResearchState()
+        self._state = state or ResearchState()
         self._since = clock.now()
         self._progress: dict[int, tuple[float, float]] = {}
         """By experiment: seconds of its training, and their limit."""
@@ -116,6 +117,8 @@ class Terminal:
             redirect_stdout=False,
             redirect_stderr=False,
         )
+        for experiment in self._state.finished[-_LAST:]:
+            self._print(_verdict_line(experiment))
         self._live.start()
         self._console.show_cursor(True)  # if we are killed, a hidden cursor would stay hidden
 
@@ -125,9 +128,12 @@ class Terminal:
     def recorded(self, record: Record, state: ResearchState) -> None:
         self._state, self._since = state, self._clock.now()
         for line in self._news(record):
-            line.no_wrap, line.overflow = True, "ellipsis"
-            self._console.print(line)
+            self._print(line)
         self._live.refresh()
+
+    def _print(self, line: Text) -> None:
+        line.no_wrap, line.overflow = True, "ellipsis"
+        self._console.print(line)
 
     def training(self, experiment: int, elapsed: float, limit: float) -> None:
         self._progress[experiment] = (elapsed, limit)
