@@ -77,6 +77,8 @@ def _effort(state: ResearchState) -> Iterator[Metric]:
     yield faults
     paused = state.pause is not None or any(slot.pause for slot in state.slots.values())
     yield _gauge("paused", "Whether nothing new begins on some slot for now.", float(paused))
+    held = len(state.steering.held)
+    yield _gauge("held_slots", "Slots that a person has paused by themselves.", held)
     yield _gauge("agent_absent", "Whether the agent cannot be reached.", float(state.absence is not None))
     yield _gauge("stopped", "Whether the last session has ended.", float(state.stopped is not None))
     yield _counter("worked_seconds", "How long controllers were at work.", state.worked_seconds)

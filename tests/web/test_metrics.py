@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -10,9 +11,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from controller.core.state import fold
 from controller.core.values import Verdict
 from controller.store.journal import read_records
+from tests.support.glovebox import PROJECT
 from tests.support.hostile import TEXTS
 from tests.web.fabricate import Effort
 from tests.web.served import Served, served, write_hostile
+
+ONCE_MEASURED = ("certified_gain_bpb", "sigma_bpb", "slot_faults")
+"""There is no sample of these in an effort that has just begun."""
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -52,6 +57,14 @@ def test_the_values_are_those_of_the_journal(text: str, short: Effort) -> None:
     assert told["glovebox_journal_lines_total",] == state.seq + 1
     assert told["glovebox_open_experiments",] == 1 and told["glovebox_open_proposals",] == 1
     assert told["glovebox_controller_up",] == 1 and told["glovebox_journal_intact",] == 1
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(text: str) -> None:
+    dashboard = json.loads((PROJECT / "docs" / "web" / "grafana.json").read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for query in asked for name in re.findall(r"glovebox_\w+", query)}
+    there = {name for name, *_ in samples(text)} | {f"glovebox_{name}" for name in ONCE_MEASURED}
+    assert len(named) > 12 and named <= there
 
 
 def test_the_holdout_is_not_among_them(text: str, short: Effort) -> None:
