@@ -288,6 +288,8 @@ class Experiments:
         with self._effort.lock:
             frontier, state = self._frontier, self._state
             margin = state.margin(self._components.rules.keep)
+            if experiment.number in state.steering.killed and experiment.phase is not Phase.OPENED:
+                return  # granted a moment ago: it is void first
             found = self._verdict(experiment, margin)
             if not isinstance(found, Decision):
                 self._effort.record(found)

@@ -7,6 +7,9 @@ world. Each action runs in a thread of its own, which records its result under t
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -18,7 +21,7 @@ from controller.core.events import ProposalDropped, Resumed, SessionStopped
 from controller.core.plan import Action, Situation
 from controller.core.rules import Rules
 from controller.core.state import ResearchState
-from controller.core.steering import in_force
+from controller.core.steering import in_force, new_session
 from controller.core.untrusted import clean_line
 from controller.experiments import Experiments
 from controller.proposals.acceptance import accept
@@ -68,6 +71,7 @@ class Loop:
         """
         self._components.prune(self.state, self.effort.record)  # what the last process did not live to remove
         self._proposer.begin_session()
+        self._forget_answered()
         try:
             try:
                 reason = self._work()
@@ -80,10 +84,18 @@ class Loop:
         self.effort.record(SessionStopped(reason=reason))
         return reason
 
-    def limit(self) -> str | None:
-        """The limit that is reached before anything is begun; None if a person may be about to change it."""
-        situation = self._situation()
-        return None if situation.requests else plan.limit(self.state, situation)
+    def limit(self, settings: Mapping[str, Any] | None = None) -> str | None:
+        """The limit that is reached before anything is begun; None if a person may be about to change it.
+
+        `settings`: those of the session that is about to begin.
+        """
+        situation, steering = self._situation(), self.state.steering
+        if [*plan.steering(self.state, situation)]:
+            return None
+        if settings is not None:
+            steering = new_session(steering, self.state.session, settings)
+        rules = in_force(self._components.rules, steering)
+        return plan.limit(self.state, replace(situation, rules=rules))
 
     @property
     def _rules(self) -> Rules:
@@ -181,11 +193,21 @@ class Loop:
             case _:
                 threads.start(action, lambda: self._experiments.perform(action, self._situation))
 
+    def _forget_answered(self) -> None:
+        """Requests whose answer is on record, and whose files a dead process left."""
+        for request in self._components.surroundings.requests():
+            if request.id in self.state.steering.heard:
+                steering.forget(self._components, request)
+
     def _steer(self, action: plan.Steer | plan.RollBack) -> None:
+        """With another agent or another limit there may be more to propose."""
         before = self._components.agents
         steering.perform(self.effort, self._components, action)
-        if self._components.agents is not before:
+        changed = self._components.agents is not before
+        if changed or (isinstance(action, plan.Steer) and action.request.verb == "limit"):
             self._proposer.exhausted, self._proposer.understudy_failed = None, False
+        if changed:
+            self._proposer.dismiss({agent.name for agent in before})
 
     def _note_pause(self, action: plan.Pause | plan.Resume) -> None:
         """A full disk may have no room for the line that says so."""

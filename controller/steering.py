@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import structlog
+
 from controller.components import Components
 from controller.core import plan
-from controller.core.errors import UserError
+from controller.core.errors import InfrastructureError, UserError
 from controller.core.events import RolledBack, Steered, SteeringRefused
 from controller.core.plan import OnRequest
 from controller.core.rules import Rules
@@ -15,6 +17,8 @@ from controller.core.steering_request import SteeringRequest, objection
 from controller.core.untrusted import clean_line
 from controller.ports import Agent
 from controller.store.effort import Effort
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 def perform(effort: Effort, components: Components, action: OnRequest) -> None:
@@ -27,10 +31,16 @@ def perform(effort: Effort, components: Components, action: OnRequest) -> None:
 
 
 def _answer(effort: Effort, components: Components, request: SteeringRequest) -> None:
-    """Once: a request whose answer is on record and whose file is still there is only removed."""
-    if request.id not in effort.state.steering.heard:
-        effort.record(_granted_or_refused(effort, components, request))
-    components.surroundings.answered(request.id)
+    effort.record(_granted_or_refused(effort, components, request))
+    forget(components, request)
+
+
+def forget(components: Components, request: SteeringRequest) -> None:
+    """Remove a request whose answer is on record. One that stays is not answered again."""
+    try:
+        components.surroundings.answered(request.id)
+    except InfrastructureError as error:
+        log.warning("request_not_removed", request=request.id, error=clean_line(str(error)))
 
 
 def _granted_or_refused(

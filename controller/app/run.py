@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from controller import recovery
 from controller.app import agent as choose
 from controller.app.home import read_standing
@@ -22,6 +24,7 @@ from controller.core.program import source
 from controller.core.program.policy import check
 from controller.core.rules import Limits, Rules, Wish
 from controller.core.state import ResearchState, apply
+from controller.core.untrusted import clean_line
 from controller.core.values import Provenance
 from controller.loop import Loop
 from controller.observers.terminal import observer
@@ -38,6 +41,8 @@ from controller.store.snapshot import Archive, Snapshot
 from controller.system import text_files
 from controller.system.clock import SystemClock
 from controller.views.facts import baseline_failed
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def run(
     state, archive = read_standing(config.home)
     agents = [agent, *([understudy] if understudy else [])]
     if (name := _instead(config, state)) is not None:
-        agents = choose.hire(config, name)
+        agents = _hired(config, name) or agents
     plan = _plan(config, state)
     machine = Machine.assemble(config)
     with contextlib.ExitStack() as resources:
@@ -97,7 +102,8 @@ def run(
         recovery.sweep(config.home, components, loop.state)
         recovery.recover(components, machine.sandbox, loop.state)
         require_fit(state, provenance, config, components.surroundings.wish())
-        if (reason := loop.limit()) is not None:
+        settings = config.model_dump(mode="json", exclude={"anthropic_api_key", "notify"})
+        if (reason := loop.limit(settings)) is not None:
             # A service that is restarted at its limit must not fill the journal with sessions.
             return _ended(reason, loop.state)
         loop.effort.record(
@@ -105,7 +111,7 @@ def run(
                 agent=agents[0].name,
                 budget_seconds=config.budget.wall_seconds,
                 provenance=provenance,
-                settings=config.model_dump(mode="json", exclude={"anthropic_api_key", "notify"}),
+                settings=settings,
             )
         )
         return _ended(loop.run(), loop.state)
@@ -115,6 +121,15 @@ def _instead(config: Settings, state: ResearchState) -> str | None:
     """The agent that a person has chosen instead of the one in the settings; None if those changed since."""
     last = state.session.settings.get("agent") if state.session else None
     return state.steering.agent if last == config.agent else None
+
+
+def _hired(config: Settings, name: str) -> list[Agent] | None:
+    """None if that agent cannot be had any more: the one in the settings works until a person says more."""
+    try:
+        return choose.hire(config, name)
+    except UserError as error:
+        log.warning("agent_not_changed", agent=clean_line(name), error=clean_line(str(error)))
+        return None
 
 
 def rules(config: Settings, agents: Sequence[Agent], machine: Machine) -> Rules:

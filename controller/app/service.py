@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import structlog
@@ -81,17 +81,33 @@ def stay(work: Callable[[], str], home: Path, stop: threading.Event) -> str:
     What passes by itself is worth another start of the service. Raises what `work` does.
     """
     while True:
+        before = _asked(home)
         try:
             reason = work()
         except (UserError, VerificationFailed) as error:
-            if not isinstance(error, NotReady) or isinstance(error, Unfit):
-                log.error("needs_a_person", reason=clean_line(str(error), _SENTENCE))
-                stop.wait()
-            raise
-        log.info("nothing_left_to_do")
-        while not requests.read(home):
-            if stop.wait(_WAIT_SECONDS):
+            if isinstance(error, NotReady) and not isinstance(error, Unfit):
+                raise
+            log.error("needs_a_person", reason=clean_line(str(error), _SENTENCE))
+            if not _wait_for_request(home, before, stop):
+                raise
+        else:
+            log.info("nothing_left_to_do")
+            if not _wait_for_request(home, before, stop):
                 return reason
+
+
+def _wait_for_request(home: Path, before: Collection[str], stop: threading.Event) -> bool:
+    """False if it is time to stop. `before`: those that a whole session has not answered. The next would not
+    either.
+    """
+    while _asked(home) <= set(before):
+        if stop.wait(_WAIT_SECONDS):
+            return False
+    return True
+
+
+def _asked(home: Path) -> set[str]:
+    return {request.id for request in requests.read(home)}
 
 
 def _channels(config: Settings) -> Iterator[Notifier]:

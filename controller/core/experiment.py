@@ -117,7 +117,7 @@ _PREDECESSORS: Mapping[type[AnyEvent], frozenset[Phase]] = {
     Quarantined: frozenset({Phase.JUDGED}),
     Decided: frozenset({Phase.OPENED, Phase.TRAINED, Phase.JUDGED}),
     Committed: frozenset({Phase.DECIDED}),
-    Voided: frozenset({Phase.OPENED, Phase.TRAINING, Phase.TRAINED, Phase.SCORING, Phase.QUARANTINED}),
+    Voided: frozenset(set(Phase) - {Phase.DECIDED, Phase.DONE}),
 }
 
 
@@ -204,15 +204,21 @@ def _require_possible(experiment: Experiment, record: Record) -> None:
         raise ImpossibleHistory(f"{event.event} speaks of experiment {record.experiment}, which is not open")
     if experiment.phase not in _PREDECESSORS.get(type(event), frozenset()):
         raise ImpossibleHistory(f"{event.event} cannot follow {experiment.phase}")
-    if (
-        isinstance(event, Decided)
-        and experiment.phase is Phase.OPENED
-        and event.decision.cause is not Cause.KILLED
-    ):
-        raise ImpossibleHistory(f"experiment {experiment.number} was decided before it ran")
+    if isinstance(event, Decided):
+        _require_verdict_is_due(experiment, event.decision)
     noted = {ClaimMismatch: experiment.claim_mismatch, Quarantined: experiment.quarantine}
     if noted.get(type(event)) is not None:
         raise ImpossibleHistory(f"{event.event} stands twice for one attempt")
+
+
+def _require_verdict_is_due(experiment: Experiment, decision: Decision) -> None:
+    """What has not run has no verdict, unless it is killed, and what is killed has no other."""
+    killed = decision.cause is Cause.KILLED
+    if killed != (experiment.phase is Phase.OPENED):
+        when = "while it was under way" if killed else "before it ran"
+        raise ImpossibleHistory(f"experiment {experiment.number} was decided {when}")
+    if killed and decision.verdict is not Verdict.DISCARD:
+        raise ImpossibleHistory(f"experiment {experiment.number} was killed, and is {decision.verdict}")
 
 
 def trailers(experiment: Experiment, head: str) -> dict[str, str]:

@@ -310,11 +310,12 @@ def due(state: ResearchState, situation: Situation) -> list[Action]:
 
 def steering(state: ResearchState, situation: Situation) -> Iterator[OnRequest]:
     """A rollback that is on record is carried out; then requests are answered, the oldest first."""
-    if (granted := state.steering.rollback) is not None:
+    granted, committing = state.steering.rollback, any(e.phase is Phase.DECIDED for e in state.open)
+    if granted is not None and not committing:
         yield RollBack(granted.request, granted.target or 0)
         return
     for request in situation.requests:
-        if request.id in state.steering.heard or not waits(state, request):
+        if request.id not in state.steering.heard and not waits(state, request):
             yield Steer(request)
             return  # what may be granted next depends on this one
 
@@ -489,7 +490,7 @@ def on_slots(state: ResearchState, situation: Situation) -> Iterator[Action]:
     """The next step of each open experiment."""
     yield from _moves(state, situation)
     for experiment in state.open:
-        if experiment.number in state.steering.killed and experiment.phase not in _VERDICT_IS_DUE:
+        if experiment.number in state.steering.killed and experiment.phase is not Phase.DECIDED:
             yield _kill(state, situation, experiment)
             continue
         if experiment.slot in situation.busy_slots:
@@ -961,8 +962,8 @@ def stop(state: ResearchState, situation: Situation) -> Stop | None:
     """Why to end now; None to go on. Experiments that are under way are seen through first."""
     if situation.busy_slots or any(experiment.under_way for experiment in state.open):
         return None
-    if [*steering(state, situation)]:
-        return None  # it may change a limit
+    if [*steering(state, situation)] or state.steering.rollback or state.steering.killed:
+        return None  # what a person has asked for is done first; it may change a limit
     if any(slot.pause is not None and slot.faults == 0 for slot in state.slots.values()):
         return None  # that it is over is to go on record first
     return _end(state, situation)
@@ -1050,6 +1051,10 @@ def _may_go_on(state: ResearchState, situation: Situation) -> bool:
     return _wanted_pause(situation) is None and _end(state, situation) is None
 
 
+_LONGEST_SECONDS = 1e9
+"""A limit that is further away than thirty years may be beyond the calendar."""
+
+
 def wake_at(state: ResearchState, situation: Situation) -> dt.datetime | None:
     """The next moment at which a rule may say something else by the clock alone; None if there is none."""
     times = [state.absence.until if state.absence else None]
@@ -1061,7 +1066,8 @@ def wake_at(state: ResearchState, situation: Situation) -> dt.datetime | None:
     if after is not None and state.absence is not None:
         moments.append(situation.now + dt.timedelta(seconds=after - situation.absent_seconds))
     if (hours := situation.rules.limits.hours) is not None:
-        moments.append(situation.now + dt.timedelta(seconds=3600 * hours - situation.worked_seconds))
+        seconds = min(3600 * hours - situation.worked_seconds, _LONGEST_SECONDS)
+        moments.append(situation.now + dt.timedelta(seconds=seconds))
     return min((moment for moment in moments if moment > situation.now), default=None)
 
 

@@ -366,7 +366,7 @@ def apply(state: ResearchState, record: Record) -> None:
         case SlotDisturbed() | SlotReady():
             _wait(state, event)
         case Steered() | SteeringRefused():
-            state.steering = steering_.steered(state.steering, event)
+            _steer(state, event, record.time)
         case RolledBack():
             _roll_back(state, event)
         case _:
@@ -415,14 +415,33 @@ def _fall_back(state: ResearchState, commit: str) -> None:
     _take_back(state, fallen)
 
 
+def _steer(state: ResearchState, event: Steered | SteeringRefused, time: str) -> None:
+    """Another agent is not absent, as far as is known; and with more money one may be asked again."""
+    state.steering = steering_.steered(state.steering, event)
+    if isinstance(event, Steered) and event.verb == "agent":
+        state.absence = None
+    elif isinstance(event, Steered) and event.verb == "limit" and state.absence is not None:
+        state.absence = replace(state.absence, until=time)
+
+
+def rollback_targets(state: ResearchState) -> set[int]:
+    """Programs that the frontier can go back to: the provisional keeps, and everything that was certified,
+    the first keep included. What was taken back is not among them, and neither is the frontier."""
+    now = state.frontier.experiment if state.frontier else None
+    good = [decided for decided in state.certificates if decided.outcome == "certified"]
+    first = good[0].base if good else state.certified.experiment if state.certified else None
+    known = {first, *(decided.head for decided in good), *state.chain}
+    return {number for number in known if number not in (None, now) and number not in state.fallen}
+
+
 def _roll_back(state: ResearchState, event: RolledBack) -> None:
     """A person wants an earlier program to be the frontier. If it is older than the last one that was
     certified, chains are certified against it from now on."""
-    state.steering = steering_.rolled_back(state.steering, event)
-    standing = [number for number in state.order if number in state.kept and number not in state.fallen]
-    if event.target not in standing:
+    if event.target not in rollback_targets(state):
         raise ImpossibleHistory(f"experiment {event.target} is no program to go back to")
-    target = state.experiments[event.target]
+    standing = [number for number in state.order if number in state.kept and number not in state.fallen]
+    target, fallen = state.experiments[event.target], standing[standing.index(event.target) + 1 :]
+    state.steering = steering_.rolled_back(state.steering, event, _built_on(state, fallen))
     selected_at = target.score.val_bpb if target.score else None
     state.frontier = _incumbent(state, target.number, event.commit, selected_at)
     if target.number in state.chain:
@@ -430,7 +449,15 @@ def _roll_back(state: ResearchState, event: RolledBack) -> None:
     else:
         state.chain = []
         state.certified = _incumbent(state, target.number, target.commit or event.commit, selected_at)
-    _take_back(state, standing[standing.index(target.number) + 1 :])
+    _take_back(state, fallen)
+
+
+def _built_on(state: ResearchState, fallen: Sequence[int]) -> list[int]:
+    """The open experiments whose parent is one of these keeps: they would bring its change back."""
+    parents = {state.experiments[number].commit for number in fallen}
+    if state.frontier is not None and state.frontier.experiment in fallen:
+        parents.add(state.frontier.commit)
+    return [known.number for known in state.open if known.repeats is None and known.parent in parents]
 
 
 def _take_back(state: ResearchState, fallen: Sequence[int]) -> None:
@@ -498,7 +525,7 @@ def _begin_session(state: ResearchState, event: SessionStarted, time: str) -> No
 
     So does a pause that a person asked for. Disk and machine are looked at anew.
     """
-    state.steering = steering_.new_session(state.steering, state.session, event)
+    state.steering = steering_.new_session(state.steering, state.session, event.settings)
     if state.obstacle is not None:  # begun all the same, for a reason: app/run.py
         state.lacked_in_a_row = 0
     state.session, state.stopped = event, None
@@ -539,8 +566,9 @@ def _propose(
             _drop(state, proposal, event)
         case ProposalRefused():
             del state.proposals[event.proposal]
-            state.refused_in_a_row += 1
-            state.last_refusal = event.detail
+            if proposal.agent != PERSON:
+                state.refused_in_a_row += 1
+                state.last_refusal = event.detail
         case AgentFailed():
             del state.proposals[event.proposal]
             state.agent_errors_in_a_row += 1
@@ -769,8 +797,12 @@ def _measure(state: ResearchState, finished: Experiment) -> None:
 
 
 def _pair(state: ResearchState, finished: Experiment) -> None:
-    """A run of a certificate that is still open; what is finished later is a replicate like any other."""
+    """A run of a certificate that is still open. What is finished later is a replicate like any other; what a
+    person has killed is asked for again.
+    """
     certificate, proposal = state.certificate, finished.proposal
+    if finished.cause is Cause.KILLED:
+        return
     if certificate is None or certificate.number != proposal.certificate or state.unsettled is not None:
         return
     scored = run_of(finished)

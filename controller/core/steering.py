@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,15 +100,22 @@ def steered(before: Steering, event: Steered | SteeringRefused) -> Steering:
             return replace(now, agent=event.agent)
 
 
-def rolled_back(before: Steering, event: RolledBack) -> Steering:
-    """After the repository has heard of it. Raises ImpossibleHistory if nobody asked for that."""
-    if before.rollback is None or before.rollback.request != event.request:
-        raise ImpossibleHistory(f"nobody asked for the rollback {event.request}")
-    return replace(before, rollback=None)
+def rolled_back(before: Steering, event: RolledBack, doomed: Iterable[int]) -> Steering:
+    """After the repository has heard of it. `doomed`: what was built on what is taken back, and is killed.
+
+    Raises ImpossibleHistory if nobody asked for that.
+    """
+    asked = before.rollback
+    if asked is None or (asked.request, asked.target) != (event.request, event.target):
+        raise ImpossibleHistory(f"nobody asked for the rollback {event.request} to {event.target}")
+    killed = dict.fromkeys(doomed, asked) | before.killed
+    return replace(before, rollback=None, killed=killed)
 
 
 def killed_by(asked: Steered) -> str:
     """Who killed an experiment, and why."""
+    if asked.verb == "rollback":
+        return f"killed by {asked.by}, who went back to experiment {asked.target}"
     return f"killed by {asked.by}" + (f": {asked.reason}" if asked.reason else "")
 
 
@@ -135,16 +142,19 @@ def answered(before: Steering, event: AnyEvent, proposal: Proposal) -> Steering:
             return before
 
 
-def new_session(before: Steering, last: SessionStarted | None, now: SessionStarted) -> Steering:
-    """What a person changed holds in the next session too, unless the setting itself was changed since."""
+def new_session(before: Steering, last: SessionStarted | None, settings: Mapping[str, Any]) -> Steering:
+    """What a person changed holds in the next session too, unless the setting itself was changed since.
+
+    `settings`: those of the next session.
+    """
     if last is None:
         return before
-    earlier, later = _limits(last), _limits(now)
+    earlier, later = _limits(last.settings), _limits(settings)
     kept = {name: value for name, value in before.limits.items() if earlier.get(name) == later.get(name)}
-    same_agent = last.settings.get("agent") == now.settings.get("agent")
+    same_agent = last.settings.get("agent") == settings.get("agent")
     return replace(before, limits=kept, agent=before.agent if same_agent else None)
 
 
-def _limits(session: SessionStarted) -> Mapping[str, Any]:
-    limits = session.settings.get("limits")
+def _limits(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    limits = settings.get("limits")
     return limits if isinstance(limits, Mapping) else {}

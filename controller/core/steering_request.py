@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterator
 
 from pydantic import Field, field_validator
 
-from controller.core.events import CertificateDecided, Steered, SteeringRefused, Verb
+from controller.core.events import Steered, SteeringRefused, Verb
 from controller.core.experiment import Phase
 from controller.core.program import policy
-from controller.core.state import ResearchState
+from controller.core.state import ResearchState, rollback_targets
 from controller.core.steering import LIMITS
 from controller.core.untrusted import clean_line, clean_text
 from controller.core.values import Value
@@ -19,6 +18,8 @@ from controller.core.values import Value
 INSTRUCTION_CHARACTERS = 4000
 """Of one instruction, at most."""
 REASON_CHARACTERS = 500
+MOST = 1_000_000
+"""Of experiments, hours or dollars; a century has fewer hours."""
 
 
 class SteeringRequest(Value):
@@ -44,7 +45,10 @@ class SteeringRequest(Value):
     @classmethod
     def _require_time(cls, at: str) -> str:
         """The views show it as one."""
-        return dt.datetime.fromisoformat(at).astimezone(dt.UTC).isoformat(timespec="seconds")
+        try:
+            return dt.datetime.fromisoformat(at).astimezone(dt.UTC).isoformat(timespec="seconds")
+        except OverflowError as error:  # at an end of the calendar
+            raise ValueError(str(error)) from error
 
     def granted(self, text: str = "", train_sha256: str = "") -> Steered:
         """What goes on record; `text` and the blob's name as the verb needs them."""
@@ -59,7 +63,7 @@ class SteeringRequest(Value):
             text=clean_text(text, INSTRUCTION_CHARACTERS),
             train_sha256=train_sha256,
             limits=self.limits,
-            agent=self.agent,
+            agent=clean_line(self.agent),
         )
 
     def refused(self, because: str) -> SteeringRefused:
@@ -86,8 +90,7 @@ def objection(state: ResearchState, request: SteeringRequest, slots: int) -> str
         case "instruct":
             return _of_instruction(request.text)
         case "queue":
-            found = policy.check(request.train_py, None)
-            return f"It cannot be run: {found.detail}." if found else None
+            return _of_program(state, request.train_py)
         case "kill":
             return _of_kill(state, request.target)
         case "requeue":
@@ -105,7 +108,7 @@ def objection(state: ResearchState, request: SteeringRequest, slots: int) -> str
 
 
 def _of_instruction(text: str) -> str | None:
-    if not text.strip():
+    if not clean_text(text, INSTRUCTION_CHARACTERS).strip():
         return "The instruction is empty."
     if len(text) > INSTRUCTION_CHARACTERS:
         return f"The instruction has {len(text)} characters; {INSTRUCTION_CHARACTERS} is the most."
@@ -128,32 +131,30 @@ def _of_requeue(state: ResearchState, number: int | None) -> str | None:
         return f"There is no experiment {number}; `glovebox log` lists all of them."
     if state.experiments[number].repeats is not None:
         return f"Experiment {number} only repeats {state.experiments[number].repeats}; queue that one."
+    if state.experiments[number].digest == _frontier_digest(state):
+        return f"Experiment {number} is the frontier's program, which runs again by itself now and then."
     return None
 
 
+def _of_program(state: ResearchState, train_py: str) -> str | None:
+    if (found := policy.check(train_py, None)) is not None:
+        return f"It cannot be run: {found.detail}."
+    if policy.digest(train_py) == _frontier_digest(state):
+        return "It is the frontier's program, which runs again by itself now and then."
+    return None
+
+
+def _frontier_digest(state: ResearchState) -> str | None:
+    number = state.frontier.experiment if state.frontier else None
+    return state.experiments[number].digest if number is not None else None
+
+
 def _of_rollback(state: ResearchState, number: int | None) -> str | None:
-    places = sorted(set(rollback_targets(state)))
+    places = sorted(rollback_targets(state))
     if number in places:
         return None
     named = ", ".join(map(str, places)) or "there is none"
     return f"The frontier cannot go back to experiment {number}; it can to: {named}."
-
-
-def rollback_targets(state: ResearchState) -> Iterator[int]:
-    """Programs that the frontier can go back to: the provisional keeps, and everything that was certified,
-    the first keep included. What was taken back is not among them, and neither is the frontier."""
-    now = state.frontier.experiment if state.frontier else None
-    good = [decided for decided in state.certificates if decided.outcome == "certified"]
-    for number in [*_first(state, good), *(decided.head for decided in good), *state.chain]:
-        if number != now and number not in state.fallen:
-            yield number
-
-
-def _first(state: ResearchState, good: list[CertificateDecided]) -> list[int]:
-    if good:
-        return [good[0].base]
-    certified = state.certified.experiment if state.certified else None
-    return [certified] if certified is not None else []
 
 
 def _of_limits(limits: dict[str, float | None]) -> str | None:
@@ -162,7 +163,10 @@ def _of_limits(limits: dict[str, float | None]) -> str | None:
     if unknown := sorted(set(limits) - set(LIMITS)):
         return f"There is no limit {clean_line(unknown[0], 60)}; the limits are {', '.join(LIMITS)}."
     for name, value in limits.items():
-        whole = name != "experiments" or value is None or value == int(value)
-        if value is not None and not (math.isfinite(value) and value > 0 and whole):
-            return f"The limit on {name} must be a{' whole' if name == 'experiments' else ''} number above 0."
+        if value is None:
+            continue
+        possible = math.isfinite(value) and 0 < value <= MOST
+        if not possible or (name == "experiments" and value != int(value)):
+            kind = "whole number" if name == "experiments" else "number"
+            return f"The limit on {name} must be a {kind} above 0, and {MOST:,} at most."
     return None

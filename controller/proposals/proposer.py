@@ -7,7 +7,7 @@ the end of the process nor a verdict loses it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -72,14 +72,30 @@ class Proposer:
         Nobody knows what such a call cost: it keeps what was reserved for it.
         """
         with self._effort.lock:
-            for call, sent in [*self._state.spending.open.items()]:
+            self._give_up(reason, lambda proposal: True)
+
+    def dismiss(self, agents: Collection[str]) -> None:
+        """Give up what those of these agents are asked who are not to be asked any more. The caller holds the
+        effort's lock.
+        """
+        gone = set(agents) - set(self._agents())
+        for number, proposal in [*self._state.proposals.items()]:
+            if proposal.agent in gone and not proposal.is_made:
+                self.break_off(number)
+        self._give_up("another agent is asked from now on", lambda proposal: proposal.agent in gone)
+
+    def _give_up(self, reason: str, is_meant: Callable[[Proposal], bool]) -> None:
+        """Give calls and questions that have no answer an end."""
+        meant = {number for number, known in self._state.proposals.items() if is_meant(known)}
+        for call, sent in [*self._state.spending.open.items()]:
+            if sent.request.proposal in meant or sent.request.proposal not in self._state.proposals:
                 cost = sent.request.reserved_usd
                 self._effort.record(
                     ApiFailed(call=call, status=None, error=reason, seconds=0.0, cost_usd=cost)
                 )
-            for number, proposal in [*self._state.proposals.items()]:
-                if not proposal.is_made:
-                    self._effort.record(ProposalDropped(proposal=number, reason=reason, unanswered=True))
+        for number in sorted(meant):
+            if not self._state.proposals[number].is_made:
+                self._effort.record(ProposalDropped(proposal=number, reason=reason, unanswered=True))
 
     def break_off(self, proposal: int | None = None) -> None:
         """End what is being done with one proposal, or with all of them."""

@@ -71,6 +71,8 @@ class _Pass:
     """By certificate: the same between what came of it and the repository's hearing of it."""
     rolling_back: dict[str, set[str]] = field(default_factory=dict)
     """By request: the same between a person's wish to roll back and the repository's hearing of it."""
+    rolled_back: dict[str, str] = field(default_factory=dict)
+    """By request: the commit of it."""
     branch: list[int | CertificateDecided | Steered] = field(default_factory=list)
     """What the commits of the branch are, base aside: kept experiments, chains that were taken back by a
     certificate, and rollbacks."""
@@ -127,6 +129,7 @@ class _Pass:
             self.branch.append(event.experiment)
         elif isinstance(event, RolledBack) and rollback is not None:
             self.branch.append(rollback)
+            self.rolled_back[event.request] = event.commit
         elif isinstance(event, CertificateSettled):
             decided = self.state.certificates[-1]
             if decided.outcome != "certified":
@@ -185,16 +188,17 @@ def _check_snapshot(told: _Pass) -> Iterator[str]:
 def _decide_again(record: Record, event: Decided, state: ResearchState) -> Iterator[str]:
     experiment = next((known for known in state.open if known.number == event.experiment), None)
     frontier = state.frontier
-    if experiment is not None and event.decision.cause is Cause.KILLED:
-        if experiment.number not in state.steering.killed:
-            where = f"{journal.NAME} line {record.seq + 1}"
-            yield f"{where}: experiment {event.experiment} was killed, and nobody asked for that"
-        return
-    if experiment is None or frontier is None or experiment.outcome is None:
+    if experiment is None or frontier is None:
         return  # apply() has the words for it
     where = f"{journal.NAME} line {record.seq + 1}: experiment {event.experiment}"
     if event.frontier_bpb != frontier.val_bpb:
         yield f"{where} was measured against {event.frontier_bpb}, not the frontier"
+    if event.decision.cause is Cause.KILLED:
+        if experiment.number not in state.steering.killed:
+            yield f"{where} was killed, and nobody asked for that"
+        return
+    if experiment.outcome is None:
+        return
     for other in state.open:
         if other.phase is Phase.DECIDED and experiment.score is not None:
             yield f"{where} was decided before experiment {other.number} was committed"
@@ -413,6 +417,8 @@ def _check_rolled_back(
     if {name: trailers.get(name) for name in due} != due:
         yield f"{where} stands where a person went back to experiment {asked.target}"
         return
+    if told.rolled_back.get(asked.request, commit) != commit:
+        yield f"{where} stands where the journal has {told.rolled_back[asked.request][:7]}"
     if trailers.get("Journal") not in told.rolling_back[asked.request]:
         yield f"{where} was made from a journal that is not this one: lines are missing"
     if repository.files(commit) != repository.files(target):

@@ -209,6 +209,7 @@ class Story:
                 self.wrong.append(f"a rollback to {data['target']} that nobody asked for")
             self.rolled_back.append(data["request"])
             self._go_back(data["target"], data["commit"])
+            self.killed |= {told.number for told in self.open if told.repeats is None}
             return
         if data["request"] in self.answered:
             self.wrong.append(f"the request {data['request']} was answered twice")

@@ -45,9 +45,9 @@ from controller.core.events import (
 from controller.core.experiment import Experiment, Phase
 from controller.core.plan import Action, Situation
 from controller.core.rules import NO_REPLICATES, AbsenceConfig, Limits, ReplicatesConfig, Wish
-from controller.core.state import BASELINE, MERGE, PERSON, REPLICATE, ResearchState
+from controller.core.state import BASELINE, MERGE, PERSON, REPLICATE, ResearchState, rollback_targets
 from controller.core.statistics.certificate import NO_CERTIFICATES, CertifyConfig
-from controller.core.steering_request import SteeringRequest, objection, rollback_targets
+from controller.core.steering_request import SteeringRequest, objection
 from controller.core.values import Cause, Disturbance, Draw, RehearsalResult, Verdict
 from tests.core.telling import Told, after, at, commit, outcome, score
 from tests.support.fakes import LOAD, LOST, SHARED
@@ -391,6 +391,9 @@ class Player:
         """A score that was not confirmed while another one was the frontier is not kept either."""
         frontier, found, ended = self.state.frontier, experiment.score, experiment.outcome
         assert frontier is not None
+        doomed = experiment.number in self.state.steering.killed
+        if doomed and experiment.phase is not Phase.OPENED:
+            return
         if experiment.phase is Phase.OPENED:
             assert experiment.number in self.state.steering.killed
             self.record(
@@ -427,7 +430,9 @@ class Player:
                 opened = [known.number for known in self.state.open]
                 self.ask("kill", target=self.chance.choice([*opened, number]))
             case 2:
-                self.ask("rollback", target=self.chance.choice([*rollback_targets(self.state), number]))
+                self.ask(
+                    "rollback", target=self.chance.choice([*sorted(rollback_targets(self.state)), number])
+                )
             case 3:
                 self.ask("requeue", target=number)
             case 4:
@@ -438,12 +443,10 @@ class Player:
 
     def _answer_person(self, request: SteeringRequest) -> None:
         """Now and then the process dies before the request is removed."""
-        if request.id not in self.state.steering.heard:
-            because = objection(self.state, request, self.slots)
-            self.record(request.refused(because) if because else request.granted("text", self._text()))
-            if self._fails(0.1):
-                return
-        self.requests.remove(request)
+        because = objection(self.state, request, self.slots)
+        self.record(request.refused(because) if because else request.granted("text", self._text()))
+        if not self._fails(0.1):
+            self.requests.remove(request)
 
     def something(self) -> None:
         """Time passes, a person pauses or asks for something, the disk fills, the process begins again."""
@@ -469,6 +472,8 @@ class Player:
         self.foreseen.clear()
         self.examined.clear()
         self.ending.clear()
+        heard = self.state.steering.heard
+        self.requests = [request for request in self.requests if request.id not in heard]
         self.slots = slots
         self.told.session("claude")
         for number in [number for number, known in self.state.proposals.items() if not known.is_made]:
@@ -501,6 +506,7 @@ def test_whatever_happens_can_be_gone_on_from_and_comes_to_its_end(seed: int) ->
     player.mercy, player.wish, player.shortage = True, Wish(paused=False), None
     if player.chance.random() < 0.5:
         player.restart(player.slots)
+    player.requests = []
     for slot in range(player.slots):
         player.ask("release", slot=slot)
     for _ in turns(player, 2000):

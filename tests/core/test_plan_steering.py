@@ -20,6 +20,7 @@ from controller.core.plan import (
     Accept,
     Action,
     Ask,
+    Commit,
     Decide,
     EndRun,
     Rebase,
@@ -30,11 +31,13 @@ from controller.core.plan import (
     Void,
     due,
     stop,
+    wake_at,
 )
 from controller.core.rules import Limits
-from controller.core.state import PERSON
+from controller.core.state import PERSON, REPLICATE, rollback_targets
+from controller.core.statistics.certificate import CertifyConfig
 from controller.core.steering import in_force
-from controller.core.steering_request import SteeringRequest, rollback_targets
+from controller.core.steering_request import SteeringRequest
 from controller.core.values import Cause, Verdict
 from tests.core.telling import AGENT, Told, after, at
 from tests.core.test_plan import check, going, row
@@ -94,9 +97,9 @@ BACK = request("rollback", target=0)
             **asked(request(name="q1"), request(name="q2")),
         ),
         row(
-            "one that was answered before the process died is removed, whatever has happened since",
+            "one that was answered before the process died is not answered again",
             going().steered("instruct", text="x"),
-            Steer(request(name="asked")),
+            IDEA,
             **asked(request(name="asked")),
         ),
         row(
@@ -157,7 +160,29 @@ BACK = request("rollback", target=0)
             Decide(1, 1),
             IDEA,
         ),
-        row("a score that came first counts", doomed(going().opened().judged(1.9)), Decide(1, 0)),
+        row(
+            "a score that came after the kill was granted does not count",
+            doomed(going().opened().judged(1.9)),
+            Void(1, 0, "killed", WHY),
+        ),
+        row(
+            "a keep that came before it stands",
+            doomed(going().opened().judged(1.9).decided(Verdict.KEEP)),
+            Commit(1, 0),
+        ),
+        row(
+            "a rollback on record waits for a keep that came first",
+            going()
+            .opened(0)
+            .opened(1)
+            .kept(1.9, of=1)
+            .judged(1.8, 2)
+            .decided(Verdict.KEEP, of=2)
+            .steered("rollback", target=0),
+            Commit(2, 1),
+            slots=2,
+            exhausted="nothing left",
+        ),
         row("nothing is opened on a slot that is held", going().steered("hold", slot=0)),
         row("an idea waits for it", going().idea().steered("hold", slot=0)),
         row(
@@ -245,7 +270,7 @@ def test_a_rollback_takes_back_what_was_kept_since() -> None:
     told = going()
     for number, val_bpb in enumerate((1.9, 1.8, 1.7), 1):
         told.opened().kept(val_bpb, of=number)
-    assert list(rollback_targets(told.state)) == [0, 1, 2]
+    assert rollback_targets(told.state) == {0, 1, 2}
     told.steered("rollback", target=1)
     assert told.state.steering.rollback is not None
     name = told.state.steering.rollback.request
@@ -254,12 +279,50 @@ def test_a_rollback_takes_back_what_was_kept_since() -> None:
     assert state.frontier is not None and state.certified is not None
     assert (state.frontier.experiment, state.frontier.commit, state.frontier.val_bpb) == (1, "back", 1.9)
     assert (state.chain, sorted(state.fallen), state.certified.experiment) == ([1], [2, 3], 0)
-    assert list(rollback_targets(state)) == [0]
+    assert rollback_targets(state) == {0}
     with pytest.raises(ImpossibleHistory, match="nobody asked"):
         told.tell(RolledBack(request=name, target=0, commit="back"))
 
 
+def test_a_rollback_kills_what_was_built_on_what_it_takes_back() -> None:
+    told = going().opened(0).opened(1).kept(1.9, of=1).opened(0).steered("rollback", target=0)
+    told.tell(RolledBack(request="asked", target=0, commit="back"))
+    assert list(told.state.steering.killed) == [3] and [known.number for known in told.state.open] == [2, 3]
+    assert due(told.state, at(slots=2))[:2] == [Train(2, 1), Decide(3, 0)]
+
+
+def test_half_of_a_pair_that_is_killed_is_asked_for_again() -> None:
+    told = going().replicated(0, 2.0, 2.01, 2.02).opened().kept(1.9)
+    told.tell(CertificateOpened(certificate=0, base=0, head=4))
+    known = at(certify=CertifyConfig(share=1.0, keeps=1, pairs=4))
+    first, *_ = due(told.state, known)
+    assert isinstance(first, Ask) and first.repeats is not None
+    told.idea(REPLICATE, "replicate", repeats=first.repeats, certificate=0, pair=first.pair)
+    number = told.opened(proposal=told.state.next_proposal - 1).state.next_number - 1
+    doomed(told).decided(Verdict.DISCARD, Cause.KILLED, of=number)
+    assert first in due(told.state, known)
+
+
+def test_another_agent_is_not_absent_and_more_money_is_asked_about_at_once() -> None:
+    told = going().absent(None).steered("limit", limits={"dollars": 5.0})
+    assert told.state.absence is not None and told.state.absence.until is not None
+    assert told.steered("agent", agent="other").state.absence is None
+
+
+def test_a_persons_refused_program_is_no_fault_of_the_agents() -> None:
+    told = mine().tell(ProposalRefused(proposal=1, cause="no-op", detail="it is the frontier"))
+    assert told.state.refused_in_a_row == 0
+
+
+def test_a_limit_beyond_the_calendar_is_none() -> None:
+    assert wake_at(going().state, at(limits=Limits(hours=1e9))) is not None
+
+
 def test_only_a_killed_experiment_is_decided_without_having_run() -> None:
+    with pytest.raises(ImpossibleHistory, match="while it was under way"):
+        doomed(going().opened().judged(1.9)).decided(Verdict.DISCARD, Cause.KILLED)
+    with pytest.raises(ImpossibleHistory, match="was killed, and is keep"):
+        doomed(going().opened()).decided(Verdict.KEEP, Cause.KILLED)
     with pytest.raises(ImpossibleHistory, match="before it ran"):
         going().opened().decided(Verdict.DISCARD, Cause.WORSE)
     told = doomed(going().opened()).decided(Verdict.DISCARD, Cause.KILLED)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,32 +12,33 @@ from typing import Any
 
 import pytest
 
-from controller.core.errors import AgentError, Interrupted, UserError
+from controller.core.errors import AgentAway, AgentError, Interrupted, UserError
 from controller.core.events import (
     AnyEvent,
     CertificateDecided,
     Decided,
     ProposalAsked,
+    ProposalDropped,
     RolledBack,
     Steered,
     SteeringRefused,
     Verb,
     Voided,
 )
-from controller.core.rules import ReplicatesConfig
-from controller.core.state import PERSON
+from controller.core.rules import Limits, ReplicatesConfig
+from controller.core.state import PERSON, rollback_targets
 from controller.core.statistics.certificate import CertifyConfig
-from controller.core.steering_request import rollback_targets
-from controller.core.values import Cause, RunOutcome, Verdict
+from controller.core.values import Cause, Change, RunOutcome, Verdict
 from controller.loop import Loop
-from controller.ports import Agent, Attempt
+from controller.ports import Agent, Attempt, Context
 from controller.recovery import recover
 from controller.store import requests
-from controller.store.journal import read_records
+from controller.store.journal import Journal, read_records
 from controller.store.pause import HomeSurroundings
 from controller.store.snapshot import standing
 from controller.store.verify import verify
-from tests.loop.effort import Effort, Workspaces, start, verdicts
+from controller.system.clock import SystemClock
+from tests.loop.effort import BASELINE, Effort, Workspaces, start, verdicts
 from tests.loop.slow import PATIENCE, Slow, Step, Watch, fails, insert, whole
 from tests.support.fakes import FakeJudge, FakeTrainer, train_py
 
@@ -274,7 +278,7 @@ def test_the_frontier_goes_back_and_what_came_since_is_taken_back(
     effort.agent = Slow([whole(train_py(2.85))])
     effort.begin_with(effort.agent)
     effort.components.surroundings = HomeSurroundings(effort.home, 0)
-    assert list(rollback_targets(standing(effort.home)[0])) == [0, 1, 2]
+    assert rollback_targets(standing(effort.home)[0]) == {0, 1, 2}
     request = ask(effort, "rollback", target=1)
     loop = effort.loop(experiments=5)
     loop.run()
@@ -285,6 +289,45 @@ def test_the_frontier_goes_back_and_what_came_since_is_taken_back(
     assert effort.git_log()[5:] == ["Back to experiment 1: a person asked for it", "another text"]
     assert state.chain == [1, 4] and state.frontier is not None and state.frontier.experiment == 4
     at_rest(effort)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "finding"),
+    [
+        (RolledBack, {"target": 1}, "nobody asked for the rollback"),
+        (RolledBack, {"commit": "0" * 40}, "stands where the journal has 0000000"),
+        (Steered, {"verb": "kill"}, "nobody asked for the rollback"),
+        (Decided, {"frontier_bpb": 9.0}, "was measured against 9.0"),
+    ],
+)
+def test_a_forged_rollback_is_named(
+    kind: type[AnyEvent], changes: dict[str, Any], finding: str, steered: Path, tmp_path: Path
+) -> None:
+    """The last event of the kind is another one, in an unbroken chain."""
+    home = Path(shutil.copytree(steered, tmp_path / "home"))
+    assert verify(home) == []
+    records = [record.data for record in read_records(home)]
+    last = max(place for place, event in enumerate(records) if isinstance(event, kind))
+    records[last] = records[last].model_copy(update=changes)
+    (home / "audit.jsonl").unlink()
+    (home / "snapshot.json").unlink(missing_ok=True)
+    journal = Journal(home, SystemClock())
+    for event in records:
+        journal.append(event)
+    journal.close()
+    assert any(finding in problem for problem in verify(home)), verify(home)
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of an effort that was rolled back."""
+    steps = (insert(2.9), insert(2.8))
+    effort, _ = effort_with([], tmp_path_factory.mktemp("steered"), *steps)
+    effort.loop(experiments=3).run()
+    ask(effort, "rollback", target=0)
+    effort.loop(experiments=3).run()
+    effort.close()
+    return effort.home
 
 
 def test_a_rollback_behind_what_was_certified_waits_for_an_open_certificate(
@@ -349,6 +392,40 @@ def test_another_agent_is_asked_from_then_on(tmp_path: Path, efforts: list[Effor
     at_rest(effort)
 
 
+def test_the_one_who_was_asked_before_is_not_waited_for(tmp_path: Path, efforts: list[Effort]) -> None:
+    """Its answer never comes; that it is absent is no matter of the other one's."""
+    asked, other = threading.Event(), Slow([insert(2.8), insert(2.7)], name="other")
+
+    def hangs(context: Context) -> Change:
+        asked.set()
+        assert context.services.stop.wait(PATIENCE), "nobody gives it up"
+        raise AgentAway("The API is down.", None)
+
+    effort, _ = effort_with(efforts, tmp_path, hangs)
+    effort.components.hire = hiring(other)
+
+    def person() -> None:
+        assert asked.wait(PATIENCE)
+        ask(effort, "agent", agent="other")
+
+    loop = effort.loop(experiments=2)
+    with_person(person, loop)
+    assert loop.state.absence is None and loop.state.experiments[1].proposal.agent == "other"
+    (dropped,) = told(effort, ProposalDropped)
+    assert dropped.unanswered and loop.state.spending.open == {}
+    at_rest(effort)
+
+
+def test_a_setting_that_was_changed_since_is_the_later_wish(tmp_path: Path, efforts: list[Effort]) -> None:
+    effort, _ = effort_with(efforts, tmp_path, insert(2.9))
+    ask(effort, "limit", limits={"experiments": 1.0})
+    assert effort.loop(experiments=9).run() == "limit of 1 experiments reached"
+    effort.rule(limits=Limits(experiments=9))
+    loop = Loop(effort.components, standing(effort.home)[0], budget_seconds=20.0)
+    assert loop.limit() == loop.limit({}) == "limit of 1 experiments reached"
+    assert loop.limit({"limits": {"experiments": 9}}) is None
+
+
 def hiring(agent: Agent) -> Callable[[str], Sequence[Agent]]:
     def hire(name: str) -> list[Agent]:
         if name != agent.name:
@@ -393,6 +470,11 @@ def test_nothing_begins_on_a_slot_that_is_held(tmp_path: Path, efforts: list[Eff
         ("limit", {"limits": {"experiments": 1.5}}, "whole number above 0"),
         ("limit", {"limits": {"hours": -1.0}}, "above 0"),
         ("limit", {"limits": {"dollars": float("inf")}}, "above 0"),
+        ("limit", {"limits": {"experiments": float("nan")}}, "whole number above 0"),
+        ("limit", {"limits": {"hours": 1e8}}, "1,000,000 at most"),
+        ("requeue", {"target": 0}, "is the frontier's program"),
+        ("queue", {"train_py": BASELINE}, "is the frontier's program"),
+        ("instruct", {"text": "\u200b"}, "is empty"),
         ("agent", {"agent": "other"}, "no other agent"),
         ("hold", {"slot": 1}, "There is no slot 1"),
         ("release", {}, "There is no slot None"),
@@ -418,8 +500,13 @@ def test_a_request_that_cannot_be_read_is_set_aside(tmp_path: Path, efforts: lis
     (folder / "0.json").write_text("{", encoding="utf-8")
     (folder / "1.json").write_text((folder / f"{good}.json").read_text(), encoding="utf-8")
     (folder / "2.json").mkdir()
+    os.mkfifo(folder / "3.json")
+    (folder / "4.json").symlink_to(folder / f"{good}.json")
+    (folder / "5.json").write_text(
+        json.dumps({"id": "5", "verb": "instruct", "by": "x", "at": "9999-12-31T23:59:59-10:00"})
+    )
     effort.loop(experiments=2).run()
-    assert sorted(path.name for path in folder.iterdir()) == ["0.unreadable", "1.unreadable", "2.unreadable"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{n}.unreadable" for n in range(6)]
     assert [steered.text for steered in told(effort, Steered)] == ["Be brief."]
 
 
