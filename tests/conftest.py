@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from controller.sandbox.engine.docker_sandbox import DockerSandbox
 from controller.sandbox.inputs import sealed
 from controller.system.clock import SystemClock
 from tests.loop.effort import Effort
+from tests.support.forked import PRELOADED
 
 _TELL_A_PROGRAM = (
     "GLOVEBOX_",
@@ -49,6 +51,7 @@ def pytest_configure() -> None:
     for name in sorted(os.environ):
         if name.startswith(_TELL_A_PROGRAM) and name not in _OF_THE_SUITE:
             del os.environ[name]
+    multiprocessing.set_forkserver_preload(PRELOADED)
     os.environ["LANG"] = "C.UTF-8"  # for children; `make test` starts this process so
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -91,7 +91,6 @@ def test_what_names_no_place_is_refused(text: str) -> None:
 @pytest.mark.timeout(900)
 def test_killed_at_every_place_it_tells_one_story(tmp_path: Path) -> None:
     """Every other life has a second slot."""
-    PROCESSES.set_forkserver_preload(["tests.chaos.pretended"])
     home = tmp_path / "home"
     for life, place in enumerate([*AT_THE_BEGINNING, *IN_BETWEEN, *MENDING, *AT_THE_END]):
         more = 1 if place in AT_THE_END else FAR_AWAY

@@ -84,10 +84,10 @@ def test_what_one_might_choose_by_is_shown_without_the_hidden_score(told: Gloveb
 def test_report(told: Glovebox) -> None:
     said = told("report", "--output", "account")
     assert said.status == 0
-    report, *pictures = (told.folder / line for line in said.out.splitlines())
+    report, page, *pictures = (told.folder / line for line in said.out.splitlines())
     assert "+0.6543" in report.read_text() and _head(told.home) in report.read_text()
-    assert len(pictures) == 2
-    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert page.name == "report.html" and len(pictures) == 2
+    assert all(picture.read_bytes().startswith(b"<?xml") for picture in pictures)
     (told.folder / "taken").write_text("")
     told("report", "--output", "taken").refused(2, "taken")
 

@@ -21,6 +21,10 @@ from controller.sandbox.inputs import sealed
 from controller.store.journal import Journal
 from controller.system.clock import SystemClock
 from tests.cli.corpus import write_corpus
+from tests.support import forked
+
+_OF_AN_INTERPRETER = {"LANG", "LC", "PYTHONCOERCECLOCALE", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS"}
+"""Beginnings of variables that only a start of the interpreter reads."""
 
 PROJECT = Path(__file__).parents[2]
 NO_ENGINE = "unix:///nowhere/engine.sock"
@@ -62,6 +66,9 @@ class Glovebox:
 
     def __call__(self, *arguments: str, timeout: float = 120, **extra: str) -> Said:
         """`extra` are environment variables."""
+        if not self.prefix and not _OF_AN_INTERPRETER & {name.split("_")[0] for name in self._given(extra)}:
+            environment = self.env(**extra)
+            return Said(*forked.run(arguments, environment, self.folder, self.umask, timeout))
         done = subprocess.run(
             self.command(*arguments),
             env=self.env(**extra),
@@ -74,6 +81,9 @@ class Glovebox:
             check=False,
         )
         return Said(done.returncode, done.stdout, done.stderr)
+
+    def _given(self, extra: Mapping[str, str]) -> set[str]:
+        return {*self.environment, *extra}
 
     def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
         """Start the command and leave it running; stderr is joined to stdout."""
