@@ -64,5 +64,5 @@ CONTROLS: Mapping[str, Control] = {
 }
 ANYTIME = ("pause", "continue", "instruct", "queue", "limit", "agent")
 """What needs no experiment."""
-OF_ONE: tuple[Verb, ...] = ("kill", "requeue", "rollback")
-"""What is done with an experiment."""
+OF_ONE: Mapping[Verb, str] = {"kill": "Kill #{}", "requeue": "Run #{} again", "rollback": "Roll back to #{}"}
+"""What is done with an experiment, and the words of the link to it."""

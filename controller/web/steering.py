@@ -89,8 +89,8 @@ def place(verb: str, fields: Fields) -> str:
 
 
 def possible(state: ResearchState, number: int) -> list[tuple[str, str]]:
-    """What can be done with an experiment now: verb and title."""
-    return [(verb, CONTROLS[verb].title) for verb in OF_ONE if _may(state, verb, number)]
+    """What can be done with an experiment now: verbs, and the words of the links to them."""
+    return [(verb, words.format(number)) for verb, words in OF_ONE.items() if _may(state, verb, number)]
 
 
 def _may(state: ResearchState, verb: Verb, number: int) -> bool:

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(
     not CHROMIUM.exists(), reason="there is no Chromium: apt-get install chromium"
 )
 LOOKS: tuple[tuple[tuple[int, int], Scheme, tuple[str, ...]], ...] = (
-    (DESK, "light", ("", "steer/instruct", "steer/limit", "steer/rollback?experiment=2")),
-    (PHONE, "dark", ("", "experiments/2", "steer/queue", "steer/pause?slot=0", "steer/kill?experiment=10")),
+    (DESK, "light", ("", "steer/limit", "steer/rollback?experiment=2")),
+    (PHONE, "dark", ("", "steer/queue", "steer/kill?experiment=10")),
 )
 
 
@@ -103,7 +103,7 @@ def test_an_instruction_is_shown_until_it_is_answered(
 
 def test_a_kill_takes_a_second_step(signed_in: tuple[Page, Watch], site: Served, effort: Effort) -> None:
     page, _ = signed_in
-    asks(page, "Kill an experiment", "Kill")
+    asks(page, f"Kill #{effort.number}", "Kill")
     page.get_by_role("button", name="Kill").click()  # the browser asks for the tick
     assert "/steer/kill" in page.url and requests.read(site.home) == ()
     page.get_by_label("I mean it").focus()
@@ -135,7 +135,7 @@ def test_a_file_is_read_into_the_form_and_a_refusal_loses_nothing(
     program = "\nif 1:\n\tbuild_model = 1  # \u00e9\n"
     (tmp_path / "mine.py").write_text(program + "def", encoding="utf-8")
     asks(page, "Queue a train.py", "Queue")
-    page.get_by_label("A file").set_input_files(tmp_path / "mine.py")
+    page.get_by_label("From a file").set_input_files(tmp_path / "mine.py")
     expect(page.get_by_label("train.py")).to_have_value(program + "def")
     page.get_by_label("Description").fill("mine")
     page.get_by_role("button", name="Queue").click()
