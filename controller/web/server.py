@@ -169,8 +169,7 @@ class Site:
     def _steer(self, request: Request, verb: str, fields: Mapping[str, str]) -> Response:
         client = request.client.host if request.client else "from nowhere"
         try:
-            with self.follower.standing() as standing:
-                steering.ask(standing.home, standing, verb, fields, client)
+            steering.ask(self.follower, verb, fields, client)
         except UserError as error:  # nobody has to type it again
             return self._control(request, verb, fields, str(error), 400)
         return RedirectResponse(steering.place(verb, fields), 303)

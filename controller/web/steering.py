@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -25,8 +24,9 @@ from controller.core.untrusted import clean_line
 from controller.store import pause, requests
 from controller.views import steering
 from controller.web.controls import ANYTIME, CONTROLS, OF_ONE
-from controller.web.follower import Standing
+from controller.web.follower import Follower, Standing
 from controller.web.forms import whole_number
+from controller.web.rows import Row
 
 ALL = "all"
 """In place of a slot's number."""
@@ -34,10 +34,12 @@ Context = dict[str, Any]
 Fields = Mapping[str, str]
 
 
-def ask(home: Path, standing: Standing, verb: str, fields: Fields, client: str) -> None:
+def ask(follower: Follower, verb: str, fields: Fields, client: str) -> None:
     """Put down what a form asks for, unless it is plain that it would be refused. Raises UserError."""
     by, reason = clean_line(f"web, {client}", 100), clean_line(fields.get("reason", ""), REASON_CHARACTERS)
-    if standing.state.seq < 0:
+    with follower.standing() as standing:
+        home, begun = standing.home, standing.state.seq >= 0
+    if not begun:
         raise UserError("No effort was started here yet.")
     if CONTROLS[verb].is_final and fields.get("sure") != "yes":
         raise UserError("This cannot be taken back: tick that you mean it.")
@@ -45,10 +47,19 @@ def ask(home: Path, standing: Standing, verb: str, fields: Fields, client: str) 
         pause.write(home, paused=verb == "pause", reason=reason, by=by)
         return
     request = asked(verb, fields, by, reason)
-    because = objection(standing.state, request, slots_of(standing.state))
+    because = _objection(follower, request)
     if because is not None:
         raise UserError(because)
     requests.submit(home, request)
+
+
+def _objection(follower: Follower, request: SteeringRequest) -> str | None:
+    if request.verb == "queue":  # it needs no state, and takes seconds in which others want to read
+        return objection(ResearchState(), request, 0)
+    with follower.standing() as standing:
+        if not standing.complete:
+            return "The journal is being read; ask again in a moment."
+        return objection(standing.state, request, slots_of(standing.state))
 
 
 def asked(verb: str, fields: Fields, by: str, reason: str = "") -> SteeringRequest:
@@ -101,8 +112,7 @@ def _may(state: ResearchState, verb: Verb, number: int) -> bool:
 
 def form(standing: Standing, verb: str, fields: Fields, wrong: str = "") -> Context:
     """For the template `control.html`; `fields`: what was typed, or chosen by a link."""
-    state, number = standing.state, fields.get("experiment", "")
-    row = standing.rows[int(number)] if number.isdigit() and int(number) < len(standing.rows) else None
+    state = standing.state
     return {
         "verb": verb,
         "control": CONTROLS[verb],
@@ -110,12 +120,21 @@ def form(standing: Standing, verb: str, fields: Fields, wrong: str = "") -> Cont
         # A program keeps its tabs, so that it is not cleaned: it is what the same person has just sent.
         "program": Markup("\n") + escape(fields.get("train_py", "")),
         "wrong": wrong,
-        "row": row,
+        "row": _row(standing, fields),
         "slots": [ALL, *map(str, sorted({*_known(state), *state.steering.held}))],
         "limits": [(name, _in_force(state, name)) for name in LIMITS],
         "targets": sorted(set(rollback_targets(state))) if verb == "rollback" else [],
         "longest": {"reason": REASON_CHARACTERS, "instruction": INSTRUCTION_CHARACTERS},
     }
+
+
+def _row(standing: Standing, fields: Fields) -> Row | None:
+    """The experiment that it is about."""
+    try:
+        number = whole_number(fields, "experiment")
+    except UserError:
+        return None
+    return standing.rows[number] if number < len(standing.rows) else None
 
 
 def _known(state: ResearchState) -> range:

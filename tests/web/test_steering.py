@@ -106,6 +106,8 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("kill", {"experiment": RUNNING, "sure": "on"}, "tick that you mean it"),
     ("kill", {"experiment": 3, "sure": "yes"}, "Experiment 3 is not running."),
     ("kill", {"experiment": "x", "sure": "yes"}, "Name one experiment by its number."),
+    ("requeue", {"experiment": "\N{SUPERSCRIPT TWO}"}, "Name one experiment by its number."),
+    ("queue", {"train_py": "build_model = 1\0"}, "It cannot be run"),
     ("rollback", {"experiment": 2}, "tick that you mean it"),
     ("rollback", {"experiment": 3, "sure": "yes"}, "cannot go back to experiment 3"),
     ("requeue", {"experiment": 99}, "There is no experiment 99"),
@@ -194,6 +196,14 @@ def test_controls_are_there_for_those_who_signed_in(site: Served) -> None:
     for number, verbs in ((RUNNING, {"kill"}), (1, {"requeue"}), (2, {"requeue", "rollback"}), (8, set())):
         text = site.get(f"/experiments/{number}", SIGNED_IN | PAGE).text
         assert {verb for verb in ("kill", "requeue", "rollback") if f"/steer/{verb}?" in text} == verbs
+
+
+def test_nothing_is_asked_of_a_home_without_an_effort(tmp_path: Path) -> None:
+    with served(tmp_path) as site:
+        for verb, fields in (("pause", {"slot": "all"}), ("agent", {"agent": "tuner"})):
+            answer = ask(site, verb, **fields)
+            assert answer.status == 400 and "No effort was started" in answer.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_confirmation_comes_from_us_and_not_from_the_address(site: Served) -> None:
