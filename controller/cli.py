@@ -471,7 +471,7 @@ def web(
         int | None, typer.Option(help="Port to listen on; 0: any. Default: 8700.", min=0, max=65535)
     ] = None,
 ) -> None:
-    """Show the effort in a browser, for reading."""
+    """Show the effort in a browser, and steer it from there."""
     web_server.serve(settings.load(home=home, **_section("web", host=host, port=port)))
 
 

@@ -10,14 +10,10 @@ from controller.app.home import read_standing, require_effort
 from controller.app.run import read_train
 from controller.core.errors import UserError
 from controller.core.events import Verb
-from controller.core.state import ResearchState
-from controller.core.steering_request import objection
+from controller.core.steering_request import limit_value, objection, slots_of
 from controller.store import requests
 from controller.store.lock import home_in_use
 from controller.store.pause import who
-
-_MOST_SLOTS = 32
-"""How many there are is for the controller to say."""
 
 
 def instruct(home: Path, text: str, reason: str) -> None:
@@ -39,16 +35,7 @@ def queue(home: Path, file: Path, description: str, reason: str) -> None:
 
 def limit(home: Path, given: Mapping[str, str | None], reason: str) -> None:
     """Change limits; `given` by name, as the person wrote them. Raises UserError."""
-    ask(home, "limit", reason, limits={name: _number(name, text) for name, text in given.items() if text})
-
-
-def _number(name: str, text: str) -> float | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"The limit on {name} is a number or none, not {text!r}.") from None
+    ask(home, "limit", reason, limits={name: limit_value(name, text) for name, text in given.items() if text})
 
 
 def ask(home: Path, verb: Verb, reason: str, **fields: Any) -> None:
@@ -59,14 +46,8 @@ def ask(home: Path, verb: Verb, reason: str, **fields: Any) -> None:
     require_effort(home)
     request = requests.made(verb, who(), reason=reason, **fields)
     state, _ = read_standing(home)
-    because = objection(state, request, _slots(state))
+    because = objection(state, request, slots_of(state))
     if because is not None:
         raise UserError(because)
     requests.submit(home, request)
     print("Asked." if home_in_use(home) else "No controller is at work; the next one will hear of it.")
-
-
-def _slots(state: ResearchState) -> int:
-    """As the last session said."""
-    slots = state.session.settings.get("slots") if state.session else None
-    return len(slots) if isinstance(slots, list) and slots else _MOST_SLOTS

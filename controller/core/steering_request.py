@@ -7,6 +7,7 @@ import math
 
 from pydantic import Field, field_validator
 
+from controller.core.errors import UserError
 from controller.core.events import Steered, SteeringRefused, Verb
 from controller.core.experiment import Phase
 from controller.core.program import policy
@@ -20,6 +21,8 @@ INSTRUCTION_CHARACTERS = 4000
 REASON_CHARACTERS = 500
 MOST = 1_000_000
 """Of experiments, hours or dollars; a century has fewer hours."""
+_MOST_SLOTS = 32
+"""How many there are is for the controller to say."""
 
 
 class SteeringRequest(Value):
@@ -76,6 +79,22 @@ class SteeringRequest(Value):
             reason=clean_line(self.reason, REASON_CHARACTERS),
             because=clean_line(because, REASON_CHARACTERS),
         )
+
+
+def limit_value(name: str, text: str) -> float | None:
+    """A limit as a person wrote it. Raises UserError."""
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"The limit on {name} is a number or none, not {clean_line(text, 60)!r}.") from None
+
+
+def slots_of(state: ResearchState) -> int:
+    """How many slots there are, as the last session said; without one, as many as there can be."""
+    slots = state.session.settings.get("slots") if state.session else None
+    return len(slots) if isinstance(slots, list) and slots else _MOST_SLOTS
 
 
 def waits(state: ResearchState, request: SteeringRequest) -> bool:

@@ -1,7 +1,8 @@
-"""A person's request to pause or go on, stored in the home: `glovebox pause` and `glovebox continue`.
+"""A person's request to pause or go on, in the home: `glovebox pause` and `glovebox continue`, or a page.
 
 A file, not a signal: any process that may write to the home can create it, it says who asked and why, and it
-survives a restart. The loop journals the result as Paused and Resumed.
+survives a restart. It lies beside the other requests, so that a page has to be able to write to that folder
+alone. The loop journals the result as Paused and Resumed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from controller.core.untrusted import clean_line
 from controller.files import write_atomic
 from controller.store import requests
 
-NAME = "pause.json"
+NAME = f"{requests.FOLDER}/pause"
+"""Without the suffix of those that are answered and removed."""
 NO_PAUSE = Wish(paused=False)
 _LONGEST = 4096
 
@@ -30,8 +32,7 @@ _LONGEST = 4096
 def read(home: Path) -> Wish:
     """The last request; NO_PAUSE if there is none that can be read."""
     try:
-        with (home / NAME).open("rb") as file:
-            told = json.loads(file.read(_LONGEST))
+        told = json.loads(requests.read_file(home / NAME, _LONGEST))
         by, reason = clean_line(str(told["by"])), clean_line(str(told["reason"]))
         at = dt.datetime.fromisoformat(told["at"]).astimezone(dt.UTC)
         return Wish(told["paused"] is True, by, reason, at)
@@ -39,11 +40,15 @@ def read(home: Path) -> Wish:
         return NO_PAUSE
 
 
-def write(home: Path, *, paused: bool, reason: str = "") -> None:
-    """Replace the last request. Raises UserError if it cannot be written."""
+def write(home: Path, *, paused: bool, reason: str = "", by: str = "") -> None:
+    """Replace the last request; `by`: who made it, unless it is the account of this process.
+
+    Raises UserError if it cannot be written.
+    """
     now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
-    told = {"paused": paused, "by": who(), "reason": clean_line(reason), "at": now}
+    told = {"paused": paused, "by": clean_line(by) or who(), "reason": clean_line(reason), "at": now}
     try:
+        requests.make(home)
         write_atomic(home / NAME, json.dumps(told).encode("ascii") + b"\n")
     except OSError as error:
         if not paused:

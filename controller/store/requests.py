@@ -1,6 +1,6 @@
 """Persons' requests to an effort, as files in the home: one each, until a controller has answered it.
 
-Files, for the reasons that pause.json is one: any process that may write to the home can make a request, with
+Files, for the reasons that a pause is one: any process that may write to the home can make a request, with
 a controller at work or without, and it survives a restart. The loop journals the answer as Steered or
 SteeringRefused and removes the file.
 """
@@ -11,12 +11,11 @@ import datetime as dt
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 
 from controller.core.errors import InfrastructureError, UserError
 from controller.core.events import Verb
@@ -46,15 +45,18 @@ def submit(home: Path, request: SteeringRequest) -> None:
     """Put a request down for the controller. Raises UserError if it cannot be written."""
     path = home / FOLDER / f"{request.id}{_SUFFIX}"
     try:
-        make_folder(path.parent)
-        _give_to_owner(home, path.parent)
+        make(home)
         write_atomic(path, request.model_dump_json(ensure_ascii=True).encode("ascii") + b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _give_to_owner(home: Path, folder: Path) -> None:
-    """Root may ask for something in another account's home, whose controller has to remove the request."""
+def make(home: Path) -> None:
+    """Make the folder. If root asks for something in another account's home, that account's controller has to
+    be able to remove the request. Raises OSError.
+    """
+    folder = home / FOLDER
+    make_folder(folder)
     if os.geteuid() == 0:
         owner = home.stat()
         os.chown(folder, owner.st_uid, owner.st_gid)
@@ -62,34 +64,44 @@ def _give_to_owner(home: Path, folder: Path) -> None:
 
 def read(home: Path) -> tuple[SteeringRequest, ...]:
     """Those that wait for an answer, oldest first. One that cannot be read is renamed for a person to see."""
-    return tuple(_readable(home / FOLDER))
+    return tuple(_readable(home / FOLDER, _set_aside))
 
 
-def _readable(folder: Path) -> Iterator[SteeringRequest]:
+def waiting(home: Path) -> tuple[SteeringRequest, ...]:
+    """The same for those who only look: nothing is renamed."""
+    return tuple(_readable(home / FOLDER, lambda path, error: None))
+
+
+def names(home: Path) -> list[str]:
+    """Of the files that wait, oldest first."""
     try:
-        paths = [path for path in folder.iterdir() if path.suffix == _SUFFIX and path.name[0] != "."]
+        found = sorted(path.name for path in (home / FOLDER).iterdir() if path.suffix == _SUFFIX)
     except OSError:  # nobody has asked for anything yet
-        return
-    for name in sorted(path.name for path in paths)[:_AT_ONCE]:
+        return []
+    return [name for name in found if not name.startswith(".")]
+
+
+def _readable(folder: Path, spoiled: Callable[[Path, Exception], None]) -> Iterator[SteeringRequest]:
+    for name in names(folder.parent)[:_AT_ONCE]:
         try:
-            request = SteeringRequest.model_validate_json(_content(folder / name))
+            request = SteeringRequest.model_validate_json(read_file(folder / name, _MAX_BYTES))
             if request.id != name.removesuffix(_SUFFIX):
                 raise ValueError(f"it calls itself {clean_line(request.id)}")
         except FileNotFoundError:
             continue
-        except (OSError, ValidationError, ValueError) as error:
-            _set_aside(folder / name, error)
+        except (OSError, ValueError) as error:
+            spoiled(folder / name, error)
             continue
         yield request
 
 
-def _content(path: Path) -> bytes:
-    """Of a plain file; anything else might make the controller wait. Raises OSError, ValueError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no plain file")
-        return file.read(_MAX_BYTES)
+def read_file(path: Path, most: int) -> bytes:
+    """The beginning of a file that less trusted processes may have put here: no link is followed, and no pipe
+    is waited for. Raises OSError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no file")
+        return file.read(most)
 
 
 def _set_aside(path: Path, error: Exception) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from controller.core.events import AnyEvent, RolledBack, Steered, SteeringRefused
 from controller.core.state import ResearchState
+from controller.core.steering_request import SteeringRequest
 from controller.core.untrusted import clean_line
 from controller.views.costs import moment
 
@@ -50,6 +51,14 @@ def lines(state: ResearchState) -> Iterator[tuple[str, str]]:
         yield "limits changed", clean_line(changed)
     if steering.agent is not None:
         yield "agent changed", clean_line(steering.agent)
+
+
+def waiting(state: ResearchState, requests: Iterable[SteeringRequest]) -> Iterator[tuple[str, str]]:
+    """The requests that nobody has answered yet, in the words that the answer would have."""
+    for one in requests:
+        if one.id not in state.steering.heard:
+            text = f"experiment {one.target} again" if one.verb == "requeue" else one.text
+            yield "asked for", f"{sentence(one.granted(text))}; not answered yet"
 
 
 def _who(one: Steered) -> str:

@@ -1,1 +1,1 @@
-"""`glovebox web`: a home in a browser, for reading."""
+"""`glovebox web`: a home in a browser."""

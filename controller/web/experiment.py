@@ -20,6 +20,7 @@ from controller.store.runs import Runs
 from controller.views import audit, curves
 from controller.views.facts import TEXT_LIMIT
 from controller.views.tables import detail_lines, log_gone
+from controller.web import steering
 from controller.web.follower import Standing
 
 SKETCH = "training loss"
@@ -70,6 +71,7 @@ def context(standing: Standing, number: int) -> Context:
         "before": number - 1 if number else None,
         "after": number + 1 if number + 1 < len(standing.rows) else None,
         "compared": _compared(standing, experiment),
+        "possible": steering.possible(state, number),
     }
 
 
@@ -82,7 +84,8 @@ def _compared(standing: Standing, experiment: Experiment) -> int | None:
 
 def trail(standing: Standing, number: int) -> list[Record]:
     """Everything that led to an experiment, happened to it and came of it. Raises VerificationFailed."""
-    return audit.trail(standing.archive.around(number), number)
+    records = {record.seq: record for record in [*standing.wishes, *standing.archive.around(number)]}
+    return audit.trail([records[seq] for seq in sorted(records)], number)
 
 
 def curve_of(standing: Standing, experiment: Experiment) -> Curve | None:

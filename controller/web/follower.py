@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +16,16 @@ from pathlib import Path
 import structlog
 
 from controller.core.errors import GloveboxError
-from controller.core.events import Record
+from controller.core.events import Record, Steered
 from controller.core.experiment import Phase
 from controller.core.state import ResearchState, apply
 from controller.core.untrusted import clean_line
 from controller.core.values import Conditions
-from controller.store import pause, verified
+from controller.store import pause, requests, verified
 from controller.store.journal import NAME as JOURNAL
 from controller.store.runs import Runs
 from controller.store.snapshot import Archive
+from controller.views import steering
 from controller.views.holdout import BothScores, both_scores
 from controller.views.stairs import Stairs
 from controller.web.live import LiveLog
@@ -35,7 +37,8 @@ _POLL_SECONDS = 0.2
 _BATCH, _TURN_SECONDS = 200, 0.001
 """Records between two moments in which readers have their turn, and how long that is: a lock is not fair."""
 _WATCHED = (pause.NAME, verified.NAME)
-"""Files besides the journal whose change is worth a new look."""
+"""Files besides the journal and the requests whose change is worth a new look."""
+_ANSWERS = 6
 
 Identity = tuple[int, int] | None
 """Device and inode of the journal; None while there is none."""
@@ -58,6 +61,10 @@ class Standing:
     """By experiment that trains: its attempt, and what that has printed."""
     commits: dict[str, int] = field(default_factory=dict)
     """By commit: the experiment that it keeps."""
+    answers: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_ANSWERS))
+    """What came of persons' latest requests: when, and in words."""
+    wishes: list[Record] = field(default_factory=list)
+    """Persons' requests that were granted: an experiment's story may begin with one of long before."""
     archive: Archive = field(init=False)
     failure: str | None = None
     """Why the journal was not read further; None: it was, or will be."""
@@ -73,6 +80,10 @@ class Standing:
         apply(state, record)
         self.archive.forget(state)
         self.stairs.follow(state)
+        if (answer := steering.sentence(record.data)) is not None:
+            self.answers.append((record.time, answer))
+        if isinstance(record.data, Steered):
+            self.wishes.append(record)
         if (number := record.experiment) is None:
             return
         experiment = state.experiments[number]
@@ -146,7 +157,7 @@ class Follower:
         elif not standing.complete:
             self._complete()
         self._look_at_logs()
-        seen = [_modified(self._home / name) for name in _WATCHED]
+        seen = [requests.names(self._home), *(_modified(self._home / name) for name in _WATCHED)]
         if seen != self._seen:
             self._seen = seen
             self.version += 1

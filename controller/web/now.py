@@ -14,6 +14,7 @@ from controller.store import pause
 from controller.store.runs import Runs
 from controller.views import certificates, conditions, costs, curves, facts, spread
 from controller.views.tables import counts
+from controller.web import steering
 from controller.web.follower import Standing
 from controller.web.live import last_lines
 
@@ -41,6 +42,7 @@ def context(standing: Standing, pulse: Pulse, now: dt.datetime) -> Context:
         "waits": list(waits(standing, pulse, now)),
         "latest": [standing.rows[number] for number in reversed(state.order[-_LATEST:])],
         "frontier": state.frontier.experiment if state.frontier else None,
+        **steering.overview(standing),
     }
 
 
@@ -72,6 +74,8 @@ def _slot(standing: Standing, number: int, slot: SlotState, now: dt.datetime) ->
     experiment = state.experiments[slot.experiment] if slot.experiment is not None else None
     return {
         "number": number,
+        "is_held": number in state.steering.held,
+        "possible": [] if experiment is None else steering.possible(state, experiment.number),
         "run": None if experiment is None else _run(standing, experiment, now),
         "notes": list(_notes(slot)),
         "machine": list(conditions.lines(watched[1])) if watched else [],

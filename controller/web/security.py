@@ -1,8 +1,9 @@
-"""Who may read, and what a browser may do with it: pure checks, and the middleware that applies them.
+"""Who may read and steer, and what a browser may do: pure checks, and the middleware that applies them.
 
-On loopback there is no token: whoever can reach it has an account on this machine. But so has every web page
-that a browser on this machine shows. Hence a request must name a loopback host (or a page of another site
-could point its own name here: DNS rebinding), and must not come from a page of another site.
+Whoever changes anything has to show the token. On loopback, reading needs none: whoever can reach it has an
+account on this machine. But so has every web page that a browser on this machine shows. Hence a request must
+name a loopback host (or a page of another site could point its own name here: DNS rebinding), and must not
+come from a page of another site.
 """
 
 from __future__ import annotations
@@ -115,12 +116,13 @@ def is_admitted(headers: Mapping[str, str], token: Token) -> bool:
 
 
 class Guard:
-    """Refuses what may not be read, and sets the headers of everything. An ASGI middleware."""
+    """Refuses what may not be read or changed, and sets the headers of everything. An ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, token: Token | None) -> None:
-        """`token` None: bound to loopback, where nobody has to show one."""
+    def __init__(self, app: ASGIApp, token: Token, *, loopback: bool) -> None:
+        """`loopback`: bound to it, where nobody has to show the token to read."""
         self._app = app
         self._token = token
+        self._loopback = loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -139,11 +141,12 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers, path = Headers(scope=scope), scope["path"]
-        if (why := objection(scope["method"], headers, loopback=self._token is None)) is not None:
+        if (why := objection(scope["method"], headers, loopback=self._loopback)) is not None:
             return PlainTextResponse(why + "\n", 403)
-        if self._token is None or is_open(path) or is_admitted(headers, self._token):
+        reads = scope["method"] in _SAFE
+        if (reads and self._loopback) or is_open(path) or is_admitted(headers, self._token):
             return None
-        if scope["method"] in _SAFE and "text/html" in headers.get("accept", ""):
+        if reads and "text/html" in headers.get("accept", ""):
             return RedirectResponse(SIGN_IN, 303)
         wanted = {"www-authenticate": 'Bearer realm="glovebox"'}
         return PlainTextResponse("The token in the home's file web-token is needed.\n", 401, wanted)

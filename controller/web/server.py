@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -17,11 +17,12 @@ from starlette.types import ASGIApp
 
 from controller.core.errors import GloveboxError, UserError, VerificationFailed
 from controller.ports import Clock
-from controller.web import assets, compare, experiment, metrics, now, progress, record, table
+from controller.web import assets, compare, experiment, forms, metrics, now, progress, record, steering, table
+from controller.web.controls import CONTROLS
 from controller.web.follower import Follower, Standing
 from controller.web.now import Pulse
 from controller.web.rows import Query
-from controller.web.security import SIGN_IN, Guard, is_open
+from controller.web.security import SIGN_IN, Guard, is_admitted, is_open
 from controller.web.stream import Stream
 from controller.web.templating import environment
 from controller.web.token import Token
@@ -29,6 +30,8 @@ from controller.web.token import Token
 _MOST_COMPARED = 6
 _LONGEST_FORM = 4096
 _MONTH_SECONDS = 30 * 86400
+_WITH_ORIGIN = "same-origin"
+"""With `no-referrer` browsers would hide where a form comes from, which is checked."""
 
 
 @dataclass
@@ -38,8 +41,9 @@ class Site:
     follower: Follower
     clock: Clock
     pulse: Callable[[], Pulse]
-    token: Token | None
-    """None: bound to loopback, where nobody has to show one."""
+    token: Token
+    loopback: bool
+    """Bound to it, where nobody has to show the token to read."""
     ended: Callable[[], bool]
 
     def __post_init__(self) -> None:
@@ -62,9 +66,13 @@ class Site:
             Route(SIGN_IN, self.sign_in, methods=["GET"]),
             Route(SIGN_IN, self.signed_in, methods=["POST"]),
             Route("/static/{name}", assets.serve),
+            Route("/steer/{verb}", self.control, methods=["GET"]),
+            Route("/steer/{verb}", self.steer, methods=["POST"]),
         ]
         handlers: dict[Any, Any] = {kind: self.refused for kind in (GloveboxError, HTTPException, OSError)}
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), token=self.token)
+        return Guard(
+            Starlette(routes=routes, exception_handlers=handlers), self.token, loopback=self.loopback
+        )
 
     # --- pages ----------------------------------------------------------------------------------------------
 
@@ -100,14 +108,16 @@ class Site:
     ) -> Response:
         with self.follower.standing() as standing:
             version = self.stream.version()
-            told = self._frame(standing) | context(standing)
+            told = self._frame(request, standing) | context(standing)
         html = environment().get_template(f"{name}.html").render(told, page=name, version=version)
         return HTMLResponse(html, status)
 
-    def _frame(self, standing: Standing) -> dict[str, Any]:
+    def _frame(self, request: Request, standing: Standing) -> dict[str, Any]:
         """What every page shows."""
         state = standing.state
         return {
+            "asked": CONTROLS.get(request.query_params.get("asked", "")),
+            "steers": is_admitted(request.headers, self.token),
             "tag": state.tag,
             "home": str(standing.home),
             "begun": state.seq >= 0,
@@ -141,15 +151,47 @@ class Site:
     async def health(self, request: Request) -> Response:
         return PlainTextResponse("at work\n")
 
+    # --- steering -------------------------------------------------------------------------------------------
+
+    def control(self, request: Request) -> Response:
+        """The form. On loopback its address can be read without the token, and it would be of no use."""
+        verb = _verb(request)
+        if not is_admitted(request.headers, self.token):
+            return RedirectResponse(SIGN_IN, 303)
+        return self._control(request, verb, request.query_params)
+
+    async def steer(self, request: Request) -> Response:
+        """Only those who have shown the token get here: Guard."""
+        verb = _verb(request)
+        fields = await forms.read(request, CONTROLS[verb].most)
+        return await run_in_threadpool(self._steer, request, verb, fields)
+
+    def _steer(self, request: Request, verb: str, fields: Mapping[str, str]) -> Response:
+        client = request.client.host if request.client else "from nowhere"
+        try:
+            steering.ask(self.follower, verb, fields, client)
+        except UserError as error:  # nobody has to type it again
+            return self._control(request, verb, fields, str(error), 400)
+        return RedirectResponse(steering.place(verb, fields), 303)
+
+    def _control(
+        self, request: Request, verb: str, fields: Mapping[str, str], wrong: str = "", status: int = 200
+    ) -> Response:
+        def told(standing: Standing) -> dict[str, Any]:
+            return steering.form(standing, verb, fields, wrong)
+
+        response = self._page(request, "control", told, status)
+        response.headers["referrer-policy"] = _WITH_ORIGIN
+        return response
+
     # --- the token ------------------------------------------------------------------------------------------
 
     def sign_in(self, request: Request) -> Response:
         return self._form()
 
     async def signed_in(self, request: Request) -> Response:
-        if self.token is None:
-            return RedirectResponse("/", 303)
-        if not self.token.is_token(await _shown(request)):
+        fields = await forms.read(request, _LONGEST_FORM)
+        if not self.token.is_token(fields.get("token", "").strip()):
             return self._form("This is not the token; the home's file web-token has it.", 403)
         response = RedirectResponse("/", 303)
         response.set_cookie(
@@ -165,8 +207,7 @@ class Site:
 
     def _form(self, wrong: str = "", status: int = 200) -> Response:
         html = environment().get_template("sign-in.html").render(wrong=wrong, page="sign-in")
-        # With `no-referrer` browsers would hide where the form comes from, which is checked.
-        return HTMLResponse(html, status, {"referrer-policy": "same-origin"})
+        return HTMLResponse(html, status, {"referrer-policy": _WITH_ORIGIN})
 
     # --- errors ---------------------------------------------------------------------------------------------
 
@@ -205,12 +246,9 @@ def _numbers(request: Request) -> list[int]:
     return [int(number) for number in given]
 
 
-async def _shown(request: Request) -> str:
-    """The token in a form; empty if there is none."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LONGEST_FORM:
-            return ""
-    fields: Mapping[str, list[str]] = parse_qs(body.decode("ascii", "replace"))
-    return fields.get("token", [""])[0].strip()
+def _verb(request: Request) -> str:
+    """Raises HTTPException."""
+    verb: str = request.path_params["verb"]
+    if verb not in CONTROLS:
+        raise HTTPException(404)
+    return verb

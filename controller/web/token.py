@@ -1,4 +1,4 @@
-"""web-token: the secret that whoever reads from beyond loopback has to know."""
+"""web-token: the secret of whoever steers from a browser, or reads from beyond loopback."""
 
 from __future__ import annotations
 

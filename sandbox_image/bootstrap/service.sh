@@ -58,10 +58,10 @@ make_home() {
         chown -R "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"
     fi
     # Each of these is mounted separately, so it must exist.
-    mkdir -p "$GLOVEBOX_HOME"/data "$GLOVEBOX_HOME"/harness "$GLOVEBOX_HOME"/runner/socket
+    mkdir -p "$GLOVEBOX_HOME"/data "$GLOVEBOX_HOME"/harness "$GLOVEBOX_HOME"/requests "$GLOVEBOX_HOME"/runner/socket
     touch "$GLOVEBOX_HOME/glovebox.toml"
     if is_root; then
-        chown -h "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"/{data,harness,glovebox.toml}
+        chown -h "$GLOVEBOX_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME"/{data,harness,requests,glovebox.toml}
         if [ "$(stat -c %u "$GLOVEBOX_HOME/runner")" != "$GLOVEBOX_RUNNER_UID" ]; then
             chown -hR "$GLOVEBOX_RUNNER_UID:$GLOVEBOX_GID" "$GLOVEBOX_HOME/runner"
         fi
@@ -70,7 +70,7 @@ make_home() {
     chmod 2750 "$GLOVEBOX_HOME/runner/socket"
 }
 
-# What a browser has to show; the server itself can write nothing. Never through a link.
+# What a browser has to show; the server itself cannot write there. Never through a link.
 make_web_token() {
     local token=$GLOVEBOX_HOME/web-token
     if [ ! -e "$token" ] && [ ! -L "$token" ]; then

@@ -47,7 +47,7 @@ def test_beyond_loopback_it_makes_a_token_and_says_where(glovebox: Glovebox) -> 
     process.stdout.close()
 
 
-def test_on_loopback_it_writes_nothing(glovebox: Glovebox) -> None:
+def test_a_home_that_is_not_there_is_not_made(glovebox: Glovebox) -> None:
     process, _ = started(glovebox)
     process.terminate()
     assert process.wait(10) == 0

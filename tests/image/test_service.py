@@ -177,10 +177,11 @@ def test_who_has_what(project: Path) -> None:
         (port["host_ip"], port["published"]) for name in parts for port in parts[name].get("ports", ())
     ]
     assert published == [("127.0.0.1", "8700")]
-    assert holds("web", home) == [True, False, False, True]
+    assert holds("web", home) == [True, False, False, False, True]
+    assert holds("web", f"{home}/requests") == [False]
     hidden = [mount["target"] for mount in parts["web"]["volumes"] if mount["type"] == "tmpfs"]
     assert hidden == [f"{home}/data", f"{home}/runner"]
-    assert parts["web"]["volumes"][3]["source"] == str(project / ".secrets" / "empty")
+    assert parts["web"]["volumes"][4]["source"] == str(project / ".secrets" / "empty")
     assert set(parts["web"]["environment"]) == {"GLOVEBOX_HOME"}
     assert "0" not in parts["controller"].get("group_add", [])
     assert holds("controller", home) == [False, True, True, True, True]
@@ -233,7 +234,9 @@ def test_a_home_for_the_service_belongs_to_whom_it_should(project: Path) -> None
     assert (project / "home" / "glovebox.toml").read_text() == ""
     if os.getuid() == 0:
         owners = {path.name: path.stat().st_uid for path in (project / "home").iterdir()}
-        assert owners == {"data": 10000, "harness": 10000, "glovebox.toml": 10000, "runner": 10010}
+        assert owners == {"runner": 10010} | dict.fromkeys(
+            ("data", "harness", "requests", "glovebox.toml"), 10000
+        )
         assert socket.st_gid == 10000
 
 

@@ -333,6 +333,7 @@ def test_free_space_is_that_of_the_file_system(tmp_path: Path) -> None:
     "content", [b"", b"{", b"[]", b'{"paused": true}', b'{"paused": 1, "by": "", "reason": ""}', b"[" * 9999]
 )
 def test_a_wish_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / pause.NAME).parent.mkdir()
     (tmp_path / pause.NAME).write_bytes(content)
     assert not pause.read(tmp_path).paused
 

@@ -160,6 +160,9 @@ def _eventful() -> Story:
     story.tell(SlotDisturbed(experiment=5, disturbance=noise, looks=9, until=_LATER))
     story.tell(SlotReady(experiment=5, seconds=9))
     story.tell(ExperimentMoved(experiment=5, slot=1))
+    asked: dict[str, Any] = {"request": "r1", "by": "ada", "at": _LATER, "reason": "why not"}
+    story.tell(Steered(verb="rollback", target=0, **asked))
+    story.tell(RolledBack(request="r1", target=0, commit="0" * 40))
     story.tell(CertificateOpened(certificate=0, base=0, head=1))
     story.tell(
         CertificateDecided(
@@ -183,15 +186,12 @@ def _eventful() -> Story:
     story.tell(Paused(why="disk", reason="no room", until=_LATER))
     story.tell(Resumed(why="disk", seconds=3))
     story.tell(Paused(why="infrastructure", slot=0, reason="no engine", until=_LATER))
-    asked: dict[str, Any] = {"request": "r1", "by": "ada", "at": _LATER, "reason": "why not"}
     story.tell(Steered(verb="instruct", text="be brief", **asked))
     story.tell(Steered(verb="queue", text="mine", train_sha256="0" * 64, **asked))
     story.tell(Steered(verb="hold", slot=0, **asked))
     story.tell(Steered(verb="limit", limits={"hours": 3.0}, **asked))
     story.tell(Steered(verb="agent", agent="tuner", **asked))
     story.tell(SteeringRefused(verb="kill", because="it is not running", **asked))
-    story.tell(Steered(verb="rollback", target=0, **asked))
-    story.tell(RolledBack(request="r1", target=0, commit="0" * 40))
     story.tell(Pruned(what="logs", before=2, bytes=3))
     story.tell(Paused(why="person", reason="asked to", by="somebody"))
     story.tell(SessionStopped(reason="a person"))

@@ -323,6 +323,15 @@ class Effort:
             self.writer.fill(template, seconds, self._values(0.0))
         self.ahead = False
 
+    def begin_queued(self, request: str) -> None:
+        """Leave the experiment that a person's request led to in training."""
+        asked_for = ProposalAsked(
+            proposal=self.number, agent="person", purpose="queued", parent=self.commit, request=request
+        )
+        self.writer.tell(asked_for)
+        for template, seconds in asked(None)[3:]:  # nobody is asked for a text
+            self.writer.fill(template, seconds, self._values(0.0))
+
     def think(self) -> None:
         """Ask for the proposal of the next experiment while one trains."""
         self.number += 1

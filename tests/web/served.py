@@ -20,6 +20,8 @@ from controller.web.server import Site
 from controller.web.token import Token
 from tests.support.hostile import effort
 
+SECRET = "a-token-that-nobody-guesses-0123456789"
+SIGNED_IN = {"Cookie": f"{Token(SECRET).cookie}={Token(SECRET).session}"}
 AT_WORK = Pulse(True, 0.0, "A controller is at work.")
 PAGE = {"Accept": "text/html"}
 
@@ -77,11 +79,11 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 @contextlib.contextmanager
-def served(home: Path, token: Token | None = None) -> Iterator[Served]:
-    """Serve on a free port of loopback."""
+def served(home: Path, *, loopback: bool = True) -> Iterator[Served]:
+    """Serve on a free port of loopback, if need be as if it were none; the token is SECRET."""
     stop = threading.Event()
     with listen("127.0.0.1", 0) as listening, Follower(home) as follower:
-        app = Site(follower, SystemClock(), lambda: AT_WORK, token, stop.is_set).app()
+        app = Site(follower, SystemClock(), lambda: AT_WORK, Token(SECRET), loopback, stop.is_set).app()
         thread = threading.Thread(target=Server(app, stop).run, args=(listening,))
         thread.start()
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import signal
@@ -16,16 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from controller.store.journal import NAME
-from controller.web.token import Token
 from tests.support.glovebox import PROJECT
 from tests.support.hostile import TEXTS
-from tests.web.browser import CHROMIUM, DESK, PHONE, Scheme, Watch, chromium, drawn, opened
+from tests.web.browser import (
+    CHROMIUM,
+    DESK,
+    PHONE,
+    Scheme,
+    Watch,
+    chromium,
+    drawn,
+    is_accessible,
+    is_well_laid_out,
+    opened,
+)
 from tests.web.fabricate import REPLY, Effort, fabricate, reports, sha
-from tests.web.served import Served, served, until, write_hostile
+from tests.web.served import SECRET, Served, served, until, write_hostile
 
 pytestmark = pytest.mark.skipif(
     not CHROMIUM.exists(), reason="there is no Chromium: apt-get install chromium"
@@ -97,16 +105,6 @@ def views(experiments: int) -> tuple[str, ...]:
         "record",
         "experiments/999999",
     )
-
-
-def is_well_laid_out(page: Page) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
-
-
-def is_accessible(page: Page) -> None:
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert serious == [], json.dumps(serious, indent=1)[:3000]
 
 
 @pytest.mark.parametrize(("size", "scheme"), LOOKS)
@@ -300,8 +298,7 @@ def test_marks_and_focus_outlive_an_update(browser: Browser, tmp_path: Path) -> 
 
 
 def test_signing_in(browser: Browser, short: Effort) -> None:
-    secret = "a-token-that-nobody-guesses-0123456789"
-    with served(short.home, Token(secret)) as site:
+    with served(short.home, loopback=False) as site:
         site.caught_up(short.writer.head)
         with opened(browser, site.url, PHONE) as (page, watch):
             page.goto(site.url + "progress")
@@ -310,11 +307,11 @@ def test_signing_in(browser: Browser, short: Effort) -> None:
             page.get_by_role("button", name="Sign in").click()
             expect(page.get_by_role("alert")).to_contain_text("This is not the token")
             watch.wrong.clear()  # the browser notes the refusal
-            page.get_by_label("Token").fill(secret)
+            page.get_by_label("Token").fill(SECRET)
             page.get_by_label("Token").press("Enter")
             expect(page.get_by_role("heading", name="Slots")).to_be_visible()
             expect(page.locator("#connection")).to_have_text("Live")
-            assert page.evaluate("document.cookie") == "" and secret not in page.url
+            assert page.evaluate("document.cookie") == "" and SECRET not in page.url
             assert watch.wrong == []
 
 

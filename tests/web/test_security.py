@@ -13,9 +13,7 @@ from controller.web import token as web_token
 from controller.web.security import HEADERS, host_of, is_foreign, is_loopback
 from controller.web.token import NAME, Token, ensure
 from tests.web.fabricate import Effort
-from tests.web.served import PAGE, Served, served
-
-SECRET = "a-token-that-nobody-guesses-0123456789"
+from tests.web.served import PAGE, SECRET, Served, served
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,7 @@ def test_a_link_in_the_place_of_the_token_is_not_written_through(tmp_path: Path)
 @pytest.fixture(scope="module")
 def guarded(short: Effort) -> Iterator[Served]:
     """Served as beyond loopback."""
-    with served(short.home, Token(SECRET)) as site:
+    with served(short.home, loopback=False) as site:
         site.caught_up(short.writer.head)
         yield site
 
@@ -166,9 +164,10 @@ def test_signing_in_gives_a_cookie_that_scripts_and_other_sites_do_not_get(guard
 
 
 def test_behind_tls_the_cookie_stays_behind_tls(guarded: Served) -> None:
-    host = {"Host": "box.example", "Origin": "https://box.example"}
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Host": "box.example"}
+    host = form | {"Origin": "https://box.example"}
     assert "Secure" in guarded.get("/sign-in", host, "POST", f"token={SECRET}").headers["set-cookie"]
-    host = {"Host": "box.example", "Origin": "http://box.example"}
+    host = form | {"Origin": "http://box.example"}
     assert "Secure" not in guarded.get("/sign-in", host, "POST", f"token={SECRET}").headers["set-cookie"]
 
 
@@ -178,7 +177,8 @@ def test_a_form_of_another_site_signs_nobody_in(guarded: Served) -> None:
 
 
 def test_a_form_without_an_end_is_not_read_to_it(guarded: Served) -> None:
-    assert guarded.get("/sign-in", {}, "POST", "token=" + "a" * 100_000).status == 403
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert guarded.get("/sign-in", form, "POST", "token=" + "a" * 100_000).status == 413
 
 
 @pytest.mark.parametrize(

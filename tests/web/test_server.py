@@ -18,7 +18,7 @@ from controller.store.journal import GENESIS, NAME, read_records
 from controller.web.stream import MOST
 from tests.support.hostile import TEXTS, unseen
 from tests.web.fabricate import REPLY, REQUEST, TRAIN, Effort, fabricate, sha
-from tests.web.served import Served, served, until, write_hostile
+from tests.web.served import SIGNED_IN, Served, served, until, write_hostile
 
 HOLDOUT = "1.4"
 VIEWS = (
@@ -118,7 +118,7 @@ def test_a_file_is_sent_once_for_each_content(small: Served) -> None:
 
 
 def test_another_method_is_refused(small: Served) -> None:
-    assert small.get("/", method="POST").status == 405
+    assert small.get("/", SIGNED_IN, "POST").status == 405
 
 
 def holdouts(effort: Effort) -> list[str]:

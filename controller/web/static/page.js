@@ -125,6 +125,16 @@ function tick() {
   }
 }
 
+// --- a file that is read into a text ----------------------------------------------------------------------
+
+for (const input of document.querySelectorAll("input[data-into]")) {
+  input.closest("label").hidden = false; // without a script, it would send nothing
+  input.addEventListener("change", async () => {
+    const [file] = input.files;
+    if (file) document.getElementById(input.dataset.into).value = await file.text();
+  });
+}
+
 for (const form of document.querySelectorAll("[data-filter]")) {
   form.addEventListener("change", () => form.requestSubmit());
 }
