@@ -79,9 +79,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
 
 
 @contextmanager
-def at(browser: Browser, url: str, path: str, *look: object) -> Iterator[Page]:
+def at(
+    browser: Browser, url: str, path: str, size: tuple[int, int] = DESK, scheme: Scheme = "light"
+) -> Iterator[Page]:
     """A view, drawn; nothing may have gone wrong on it when the block ends."""
-    with opened(browser, url, *look) as (page, watch):  # type: ignore[arg-type]
+    with opened(browser, url, size, scheme) as (page, watch):
         page.goto(url + path)
         drawn(page)
         yield page

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from controller.core.errors import UserError
 from controller.web.rows import Query, Row
 
 
-def row(number: int, kind: str = "discard", score: float | None = 2.0, **told: object) -> Row:
-    values: dict[str, object] = {
+def row(number: int, kind: str = "discard", score: float | None = 2.0, **told: Any) -> Row:
+    values: dict[str, Any] = {
         "slot": number % 2,
         "cause": "",
         "phase": "done",
@@ -24,7 +26,7 @@ def row(number: int, kind: str = "discard", score: float | None = 2.0, **told: o
         "opened_at": "",
         "finished_at": None,
     }
-    return Row(number=number, kind=kind, val_bpb=score, **{**values, **told})  # type: ignore[arg-type]
+    return Row(number=number, kind=kind, val_bpb=score, **{**values, **told})
 
 
 ROWS = [

@@ -145,7 +145,8 @@ def test_the_points_of_the_chart_are_those_of_the_journal(small: Served, short: 
     state = fold(read_records(short.home))
     assert told["bpb"] == [e.score.val_bpb if e.score else None for e in state.experiments]
     assert [told["kinds"][int(kind)] for kind in told["kind"]][-2:] == ["discard", "open"]
-    assert told["frontier"][0] == [0, state.experiments[0].score.val_bpb]  # type: ignore[union-attr]
+    first = state.experiments[0].score
+    assert first is not None and told["frontier"][0] == [0, first.val_bpb]
 
 
 def test_what_verify_said_last(short: Effort, tmp_path: Path) -> None:
