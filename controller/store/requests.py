@@ -22,7 +22,7 @@ from controller.core.events import Verb
 from controller.core.program.policy import MAX_BYTES
 from controller.core.steering_request import SteeringRequest
 from controller.core.untrusted import clean_line
-from controller.files import make_folder, write_atomic
+from controller.files import sync_folder, write_atomic
 
 FOLDER = "requests"
 _SUFFIX, _UNREADABLE = ".json", ".unreadable"
@@ -56,7 +56,9 @@ def make(home: Path) -> None:
     be able to remove the request. Raises OSError.
     """
     folder = home / FOLDER
-    make_folder(folder)
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        sync_folder(home)
     if os.geteuid() == 0:
         owner = home.stat()
         os.chown(folder, owner.st_uid, owner.st_gid)

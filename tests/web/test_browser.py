@@ -26,7 +26,6 @@ from tests.web.browser import (
     PHONE,
     Scheme,
     Watch,
-    chromium,
     drawn,
     is_accessible,
     is_well_laid_out,
@@ -46,12 +45,6 @@ TRIES = 6
 """Another test may have both CPUs while a page is painted."""
 LOOKS: tuple[tuple[tuple[int, int], Scheme], ...] = ((DESK, "light"), (PHONE, "dark"))
 HOSTILE_VIEWS = ("", "progress", "experiments", "experiments/1", "experiments/5", "compare?n=1&n=4", "record")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from tests.web.browser import (
     PHONE,
     Scheme,
     Watch,
-    chromium,
     is_accessible,
     is_well_laid_out,
     opened,
@@ -31,12 +30,6 @@ LOOKS: tuple[tuple[tuple[int, int], Scheme, tuple[str, ...]], ...] = (
     (DESK, "light", ("", "steer/limit", "steer/rollback?experiment=2")),
     (PHONE, "dark", ("", "steer/queue", "steer/kill?experiment=10")),
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
