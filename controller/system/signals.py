@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from types import FrameType
@@ -13,11 +14,14 @@ def stop_on_signals() -> threading.Event:
     Under `nohup`, which ignores SIGHUP, SIGHUP stays ignored.
     """
     stop = threading.Event()
+    asked: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.set()
+        asked.append(number)
+        # Not here: the interrupted thread may be about to wait for the event, and hold its lock.
+        _thread.start_new_thread(stop.set, ())
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
