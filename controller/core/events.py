@@ -453,10 +453,9 @@ Verb = Literal["instruct", "queue", "kill", "requeue", "rollback", "limit", "age
 """What a person may ask of an effort. `hold` and `release` are `pause` and `continue` for one slot."""
 
 
-class Steered(Value):
-    """A person's request is granted: core/steering_request.py. What comes of it stands in later events."""
+class Answered(Value):
+    """What both answers to a person's request say of it."""
 
-    event: Literal["steered"] = "steered"
     request: str
     """Its id."""
     verb: Verb
@@ -465,6 +464,12 @@ class Steered(Value):
     at: str
     """When, UTC."""
     reason: str = ""
+
+
+class Steered(Answered):
+    """A person's request is granted: core/steering_request.py. What comes of it stands in later events."""
+
+    event: Literal["steered"] = "steered"
     target: int | None = None
     """With `kill`, `requeue` and `rollback`: the experiment."""
     slot: int | None = None
@@ -479,15 +484,10 @@ class Steered(Value):
     """With `agent`: its name."""
 
 
-class SteeringRefused(Value):
+class SteeringRefused(Answered):
     """A person's request cannot be granted. Nothing changes."""
 
     event: Literal["steering_refused"] = "steering_refused"
-    request: str
-    verb: Verb
-    by: str
-    at: str
-    reason: str = ""
     because: str
     """Why not, in a sentence."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -56,11 +57,7 @@ class SteeringRequest(Value):
     def granted(self, text: str = "", train_sha256: str = "") -> Steered:
         """What goes on record; `text` and the blob's name as the verb needs them."""
         return Steered(
-            request=self.id,
-            verb=self.verb,
-            by=clean_line(self.by),
-            at=self.at,
-            reason=clean_line(self.reason, REASON_CHARACTERS),
+            **self._told(),
             target=self.target,
             slot=self.slot,
             text=clean_text(text, INSTRUCTION_CHARACTERS),
@@ -71,14 +68,18 @@ class SteeringRequest(Value):
 
     def refused(self, because: str) -> SteeringRefused:
         """What goes on record if it cannot be granted."""
-        return SteeringRefused(
-            request=self.id,
-            verb=self.verb,
-            by=clean_line(self.by),
-            at=self.at,
-            reason=clean_line(self.reason, REASON_CHARACTERS),
-            because=clean_line(because, REASON_CHARACTERS),
-        )
+        return SteeringRefused(**self._told(), because=clean_line(because, REASON_CHARACTERS))
+
+    def _told(self) -> dict[str, Any]:
+        """What both answers say of it."""
+        reason = clean_line(self.reason, REASON_CHARACTERS)
+        return {
+            "request": self.id,
+            "verb": self.verb,
+            "by": clean_line(self.by),
+            "at": self.at,
+            "reason": reason,
+        }
 
 
 def limit_value(name: str, text: str) -> float | None:

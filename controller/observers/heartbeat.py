@@ -82,7 +82,7 @@ class Heartbeat:
             self.show("; ".join(f"experiment {known.number}: {known.phase}" for known in under_way), seconds)
         elif pauses:
             self.show(paused(pauses[0]))
-        elif state.steering.held and not state.open:
+        elif state.steering.held and not state.open and state.slots.keys() <= state.steering.held.keys():
             self.show(f"waiting: slot {min(state.steering.held)} is paused by a person")
         elif noises:
             self.show(f"waiting {waiting(noises[0])}")
